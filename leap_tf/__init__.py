@@ -1,0 +1,1 @@
+"""Leap for TensorFlow and Keras."""

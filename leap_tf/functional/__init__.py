@@ -1,0 +1,20 @@
+"""Keras models and optimizers as pure functions of their variables."""
+
+from leap_tf.functional.fresh_layers import fresh_values, layer_variables
+from leap_tf.functional.model import Batch, FunctionalModel, unpack_batch
+from leap_tf.functional.optimizer import FunctionalOptimizer, OptimizerReset, refuse_hidden_state
+from leap_tf.functional.saved_arrays import SavedArrays, pack_arrays, unpack_arrays
+
+__all__ = [
+    "Batch",
+    "FunctionalModel",
+    "FunctionalOptimizer",
+    "OptimizerReset",
+    "SavedArrays",
+    "fresh_values",
+    "layer_variables",
+    "pack_arrays",
+    "refuse_hidden_state",
+    "unpack_arrays",
+    "unpack_batch",
+]

@@ -1,0 +1,171 @@
+"""A Keras model and its loss as one pure function of the model's variables."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+ErrorFunction = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+
+
+class Batch(NamedTuple):
+    """Inputs, targets and optional weights of some examples."""
+
+    inputs: tf.Tensor
+    targets: tf.Tensor
+    sample_weight: tf.Tensor | None = None
+
+
+class Evaluation(NamedTuple):
+    """What a model does on a batch: scalar loss, error per example, and the state after it."""
+
+    loss: tf.Tensor
+    errors: tf.Tensor
+    state: list[tf.Tensor]
+
+
+class FunctionalModel:
+    """The loss of a Keras model as a function of its parameters and state.
+
+    *Parameters* are the trainable variables. *State* is everything else a layer carries:
+    running statistics of batch norm, seeds of dropout.
+
+    Args:
+        model: a built Keras model.
+        loss: a Keras loss object.
+        error: from targets and outputs to one number per example, the figure that curves and
+            tables show. By default the share of wrong labels if `loss` is a classification
+            loss, else the loss of each example.
+
+    Raises:
+        TypeError: `loss` is not a loss object.
+        ValueError: the model is not built or has nothing to train.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        loss: keras.losses.Loss,
+        error: ErrorFunction | None = None,
+    ):
+        if not model.built:
+            raise ValueError(
+                "The model has no variables yet. Give it an Input layer, or call it once on a "
+                "batch, before meta-learning it."
+            )
+        if not isinstance(loss, keras.losses.Loss):
+            raise TypeError(
+                f"loss must be a keras.losses.Loss, and is {loss!r}. Write for example "
+                "keras.losses.SparseCategoricalCrossentropy(from_logits=True)."
+            )
+        if not model.trainable_variables:
+            raise ValueError("The model has no trainable variables, so there is nothing to learn.")
+        self.model = model
+        self.loss = loss
+        self.error = error or default_error(self.loss)
+        self._seed_states = [
+            index
+            for index, variable in enumerate(model.non_trainable_variables)
+            if variable.path.endswith("seed_generator_state")
+        ]
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """The Keras variables behind the parameters, in order."""
+        return self.model.trainable_variables
+
+    def parameters(self) -> list[tf.Tensor]:
+        """Returns the current values of the trainable variables."""
+        return [tf.convert_to_tensor(variable.value) for variable in self.variables]
+
+    def state(self, seed: int) -> list[tf.Tensor]:
+        """Returns the current values of all other variables.
+
+        Args:
+            seed: what the random layers draw from, so that every task has its own dropout.
+        """
+        state = [
+            tf.convert_to_tensor(variable.value)
+            for variable in self.model.non_trainable_variables
+        ]
+        for order, index in enumerate(self._seed_states):
+            draw = np.random.default_rng([seed, order]).integers(2**31)
+            state[index] = tf.cast(tf.stack([draw, 0]), state[index].dtype)
+        return state
+
+    def evaluate(
+        self,
+        parameters: Sequence[tf.Tensor],
+        state: Sequence[tf.Tensor],
+        batch: Batch,
+        training: bool,
+    ) -> Evaluation:
+        """Runs the model on a batch.
+
+        Args:
+            parameters: values for the trainable variables.
+            state: values for the other variables.
+            batch: examples; the leading dimension is theirs.
+            training: whether batch norm uses batch statistics, dropout drops, and
+                regularisers count.
+
+        Returns:
+            The mean loss in float32 or wider, the error of each example, the new state.
+        """
+        outputs, new_state, penalties = self.model.stateless_call(
+            list(parameters), list(state), batch.inputs, training=training, return_losses=True
+        )
+        loss = self.loss(batch.targets, outputs, sample_weight=batch.sample_weight)
+        if training and penalties:
+            loss += tf.add_n([tf.cast(penalty, loss.dtype) for penalty in penalties])
+        errors = tf.cast(self.error(batch.targets, outputs), tf.float32)
+        return Evaluation(
+            loss=loss,
+            errors=tf.reshape(errors, [-1]),
+            state=[tf.convert_to_tensor(value) for value in new_state],
+        )
+
+
+def unpack_batch(element) -> Batch:
+    """Reads a `tf.data` element as (inputs, targets) or (inputs, targets, sample_weight).
+
+    Raises:
+        ValueError: the element has another form.
+    """
+    if isinstance(element, (tuple, list)) and len(element) in (2, 3):
+        return Batch(*element)
+    raise ValueError(
+        "A task's data set must give (inputs, targets) or (inputs, targets, sample_weight), and "
+        f"gives {tf.nest.map_structure(lambda tensor: tensor.shape, element)}."
+    )
+
+
+def default_error(loss: keras.losses.Loss) -> ErrorFunction:
+    """Returns the error that people quote for a loss: wrong labels, else the loss itself."""
+    if isinstance(loss, keras.losses.SparseCategoricalCrossentropy):
+        return lambda targets, outputs: 1.0 - _as_float(
+            keras.metrics.sparse_categorical_accuracy(targets, outputs)
+        )
+    if isinstance(loss, keras.losses.CategoricalCrossentropy):
+        return lambda targets, outputs: 1.0 - _as_float(
+            keras.metrics.categorical_accuracy(targets, outputs)
+        )
+    if isinstance(loss, keras.losses.BinaryCrossentropy):
+        threshold = 0.0 if loss.get_config().get("from_logits") else 0.5
+        return lambda targets, outputs: 1.0 - _as_float(
+            keras.metrics.binary_accuracy(targets, outputs, threshold=threshold)
+        )
+
+    unreduced = type(loss).from_config({**loss.get_config(), "reduction": None})
+
+    def loss_of_each_example(targets, outputs):
+        values = unreduced(targets, outputs)
+        return tf.reduce_mean(tf.reshape(values, [tf.shape(values)[0], -1]), axis=-1)
+
+    return loss_of_each_example
+
+
+def _as_float(tensor):
+    return tf.cast(tensor, tf.float32)

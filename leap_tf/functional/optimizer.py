@@ -1,0 +1,134 @@
+"""A Keras optimizer as a pure function: gradients, parameters and slots in, new ones out.
+
+Keras has `optimizer.stateless_apply`, and refuses it on the TensorFlow backend because that
+backend overrides a handful of methods for `tf.distribute` in a way that needs real variables.
+None of this project's loops runs under a distribution strategy, so the copy made here gets
+the backend-neutral methods back. The optimizer's own arithmetic is untouched.
+
+The two private classes below exist in Keras 3.15; `pyproject.toml` holds Keras to that minor
+version and `tests/functional/test_optimizer.py` compares every built-in optimizer with its
+ordinary self.
+"""
+
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+from keras.src.backend.tensorflow.optimizer import TFOptimizer
+from keras.src.optimizers.base_optimizer import BaseOptimizer
+
+
+class FunctionalOptimizer:
+    """The update rule of a Keras optimizer, free of variables.
+
+    One instance serves any number of concurrent tasks, since nothing in it changes.
+
+    Args:
+        optimizer: any Keras optimizer, with any schedule, clipping or weight decay. It is
+            copied from its configuration and stays untouched.
+        variables: the Keras variables whose values will be updated, in order.
+
+    Raises:
+        ValueError: the optimizer keeps state that a task loop cannot honour.
+    """
+
+    def __init__(self, optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable]):
+        refuse_hidden_state(optimizer, role="inner_optimizer")
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            raise ValueError(
+                "A LossScaleOptimizer cannot run in the functional task loop. Train in "
+                "'mixed_bfloat16', which needs no loss scaling, or use leap_tf.LeapOptimizer "
+                "with the LossScaleOptimizer inside it."
+            )
+        self._optimizer = _backend_neutral_copy(optimizer)
+        self._optimizer.build(list(variables))
+        self._initial_slots = [variable.numpy() for variable in self._optimizer.variables]
+
+    def initial_slots(self) -> list[tf.Tensor]:
+        """Returns fresh slots: iteration 0, no momentum, the configured learning rate."""
+        return [tf.convert_to_tensor(value) for value in self._initial_slots]
+
+    def apply(
+        self,
+        gradients: Sequence[tf.Tensor | None],
+        parameters: Sequence[tf.Tensor],
+        slots: Sequence[tf.Tensor],
+    ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        """Makes one optimizer step.
+
+        Args:
+            gradients: one per parameter; None where the loss does not depend on it.
+            parameters: current values, in the order the optimizer was given the variables.
+            slots: the optimizer's own state, as `initial_slots` or the last `apply` gave it.
+
+        Returns:
+            New parameters and new slots.
+        """
+        new_parameters, new_slots = self._optimizer.stateless_apply(
+            list(slots), list(gradients), list(parameters)
+        )
+        return (
+            [tf.convert_to_tensor(value) for value in new_parameters],
+            [tf.convert_to_tensor(value) for value in new_slots],
+        )
+
+
+class OptimizerReset:
+    """Puts a Keras optimizer back to its unused state; Keras itself has no way to do so.
+
+    Args:
+        optimizer: a built optimizer that has made no step yet.
+    """
+
+    def __init__(self, optimizer: keras.optimizers.Optimizer):
+        self._optimizer = optimizer
+        self._initial = {id(variable): variable.numpy() for variable in optimizer.variables}
+
+    def __call__(self) -> None:
+        """Assigns every slot, the iteration count and the learning rate their first values."""
+        for variable in self._optimizer.variables:
+            variable.assign(self._initial[id(variable)])
+
+    def keep(self, variable: keras.Variable) -> None:
+        """Makes the variable's present value the one that a reset gives back."""
+        self._initial[id(variable)] = variable.numpy()
+
+
+def refuse_hidden_state(optimizer: keras.optimizers.Optimizer, role: str) -> None:
+    """Raises ValueError if a step of `optimizer` is not one step of a gradient path.
+
+    Args:
+        optimizer: the optimizer to look at, wrapped ones included.
+        role: the argument's name, for the message.
+    """
+    if not isinstance(optimizer, keras.optimizers.Optimizer):
+        raise TypeError(
+            f"{role} must be a keras.optimizers.Optimizer, and is a {type(optimizer).__name__}."
+        )
+    if optimizer.gradient_accumulation_steps:
+        raise ValueError(
+            f"{role} has gradient_accumulation_steps={optimizer.gradient_accumulation_steps}: "
+            "most of its steps do not move the parameters, and the path would be made of "
+            "micro-batches. Give the task larger batches instead."
+        )
+    if optimizer.use_ema:
+        raise ValueError(
+            f"{role} has use_ema=True, which replaces the parameters by their average behind "
+            "the path's back. Build it without EMA."
+        )
+    wrapped = getattr(optimizer, "inner_optimizer", None)
+    if wrapped is not None:
+        refuse_hidden_state(wrapped, role)
+
+
+def _backend_neutral_copy(optimizer):
+    original = type(optimizer)
+    neutral_methods = {
+        name: getattr(BaseOptimizer, name)
+        for name in vars(TFOptimizer)
+        if not name.startswith("__")
+        and callable(getattr(BaseOptimizer, name, None))
+        and getattr(original, name) is getattr(TFOptimizer, name)
+    }
+    functional = type(f"Functional{original.__name__}", (original,), neutral_methods)
+    return functional.from_config(optimizer.get_config())

@@ -1,0 +1,458 @@
+"""Leap for plain `model.fit`: a Keras optimizer that records the path it walks.
+
+Keras calls `optimizer.scale_loss(loss)` inside the tape of every train step and
+`optimizer.apply(gradients, variables)` after it. Between the two, `LeapOptimizer` knows a
+whole point of the gradient path (loss, gradient, and the parameters before the step), hands
+it to `leap_tf.geometry` and lets the wrapped optimizer make the step. Path, initialization
+and sums are optimizer variables, so one traced train function serves every task.
+
+    task(model) opens    model, slots and schedule go back to the initialization; path empty
+    each train step      one more point on the path
+    task(model) closes   the path's meta-gradient joins the sum over the meta-batch
+    meta_update()        the meta-optimizer moves the initialization; the model becomes it
+"""
+
+import contextlib
+import weakref
+from collections.abc import Iterator, Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from leap_tf.functional import (
+    OptimizerReset,
+    SavedArrays,
+    fresh_values,
+    layer_variables,
+    pack_arrays,
+    refuse_hidden_state,
+    unpack_arrays,
+)
+from leap_tf.geometry import PathGeometry, PathPoint, accumulator_dtype, extend_path
+from leap_tf.learners.recorded_path import RecordedPath
+
+_STATE_KEY = "initial_state"
+
+
+@keras.saving.register_keras_serializable(package="leap_tf")
+class LeapOptimizer(keras.optimizers.Optimizer):
+    """Wraps a Keras optimizer so that training a model also meta-learns its initialization.
+
+        optimizer = LeapOptimizer(SGD(0.1), meta_optimizer=SGD(0.1))
+        model.compile(optimizer, loss=...)
+        for task in meta_batch:
+            with optimizer.task(model):
+                model.fit(task)
+        optimizer.meta_update()
+
+    In a loop of your own, pass the loss through `scale_loss` inside the tape:
+
+        with tf.GradientTape() as tape:
+            loss = optimizer.scale_loss(loss_of(model(x, training=True), y))
+        optimizer.apply(tape.gradient(loss, variables), variables)
+
+    Steps outside `task` train as ever and record nothing. Under `mixed_float16` put a
+    `LossScaleOptimizer` *inside* and compile with `auto_scale_loss=False`; the path is made
+    of unscaled losses and gradients, and steps that the loss scaling skips leave no point.
+
+    Args:
+        inner_optimizer: the unused Keras optimizer that trains on tasks.
+        meta_optimizer: the unused Keras optimizer that moves the initialization.
+        distance: "length" or "energy", see `leap_tf.geometry.PathGeometry`.
+        include_loss: whether the loss is a coordinate of the path.
+        stabilizer: whether a rising loss counts as a falling one.
+        task_layers: names of layers that start fresh on every task (heads). They are trained
+            but not meta-learned and are no part of the path.
+        seed: what the fresh layers are drawn from.
+        name: the optimizer's name.
+
+    Raises:
+        ValueError: a combination that cannot be right, with what to do instead.
+    """
+
+    def __init__(
+        self,
+        inner_optimizer: keras.optimizers.Optimizer,
+        meta_optimizer: keras.optimizers.Optimizer,
+        distance: str = "length",
+        include_loss: bool = True,
+        stabilizer: bool = True,
+        task_layers: Sequence[str] = (),
+        seed: int = 0,
+        name: str = "leap",
+        **kwargs,
+    ):
+        if kwargs:
+            raise ValueError(
+                f"LeapOptimizer takes no {sorted(kwargs)}: set them on the inner_optimizer."
+            )
+        _check_optimizers(inner_optimizer, meta_optimizer)
+        super().__init__(learning_rate=0.0, name=name)
+        self.inner_optimizer = inner_optimizer
+        self.meta_optimizer = meta_optimizer
+        self.geometry = PathGeometry(distance, include_loss, stabilizer)
+        self.task_layers = tuple(task_layers)
+        self.seed = seed
+        self._loss = None
+        self._in_task = False
+        self._model: weakref.ref[keras.Model] | None = None
+        self._initial_state = SavedArrays()
+
+    # -- the contract: task, meta_gradients, meta_update ------------------------------------
+
+    @contextlib.contextmanager
+    def task(self, model: keras.Model) -> Iterator[None]:
+        """Trains `model` on one task: from the current initialization, recording the path.
+
+        On leaving, the model keeps what it learned on the task until the next `task` or
+        `meta_update`. A task whose path is not finite is left out and counted in
+        `skipped_tasks`; a task left by an exception leaves no trace.
+
+        Args:
+            model: the model whose variables this optimizer trains; the same one every time.
+
+        Raises:
+            ValueError: the model cannot be trained by this optimizer, or no step was made.
+            RuntimeError: another task is still open.
+        """
+        if self._in_task:
+            raise RuntimeError("A task is already open; tasks of one LeapOptimizer do not nest.")
+        self._attach(model)
+        self._tasks_started.assign_add(1)
+        self._restore_initialization(model)
+        self._path.clear()
+        self._in_task = True
+        self._recording.assign(True)
+        try:
+            yield
+        finally:
+            self._recording.assign(False)
+            self._in_task = False
+        self._finish_task()
+
+    def meta_gradients(self) -> list[tf.Tensor]:
+        """Returns the mean meta-gradient of the finished tasks since the last `meta_update`.
+
+        One tensor per meta-learned variable, in the order of `meta_variables`.
+
+        Raises:
+            RuntimeError: a task is still open, or none has finished.
+            FloatingPointError: every task of the meta-batch diverged.
+        """
+        if self._in_task:
+            raise RuntimeError("Leave the task's `with` block before asking for meta-gradients.")
+        tasks = int(self._tasks.numpy()) if self.built else 0
+        skipped = self.skipped_tasks
+        if not tasks and skipped:
+            raise FloatingPointError(
+                f"All {skipped} tasks of this meta-batch diverged (loss or path not finite). The "
+                "initialization is unchanged. Lower the inner learning rate or clip gradients."
+            )
+        if not tasks:
+            raise RuntimeError("No task has finished: train inside `with optimizer.task(model):`.")
+        return [total.value / tf.cast(tasks, total.dtype) for total in self._meta_sum]
+
+    def meta_update(self) -> None:
+        """Moves the initialization by the mean meta-gradient and clears the sums.
+
+        Afterwards the model *is* the new initialization, ready to be saved.
+
+        Raises:
+            As `meta_gradients`.
+        """
+        gradients = [
+            tf.cast(gradient, variable.dtype)
+            for gradient, variable in zip(self.meta_gradients(), self._initialization)
+        ]
+        self.meta_optimizer.apply(gradients, self._initialization)
+        for variable in (*self._meta_sum, self._tasks, self._skipped):
+            variable.assign(tf.zeros_like(variable.value))
+        model = self._model and self._model()
+        if model is not None:
+            self._restore_initialization(model)
+
+    @property
+    def meta_variables(self) -> list[keras.Variable]:
+        """The model's meta-learned variables: all trainable ones outside `task_layers`."""
+        return [self._trainable_variables[index] for index in self._meta_indices]
+
+    @property
+    def skipped_tasks(self) -> int:
+        """How many tasks of the current meta-batch were left out because they diverged."""
+        return int(self._skipped.numpy()) if self.built else 0
+
+    @property
+    def path_length(self) -> float:
+        """Length of the last task's path (eq. 7, p = 1)."""
+        return float(self._path.value().length)
+
+    @property
+    def path_energy(self) -> float:
+        """Energy of the last task's path (eq. 7, p = 2)."""
+        return float(self._path.value().energy)
+
+    # -- the hooks Keras calls --------------------------------------------------------------
+
+    @tf.autograph.experimental.do_not_convert
+    def scale_loss(self, loss):
+        """Remembers the loss of this step, then scales it as the inner optimizer wishes."""
+        self._loss = loss
+        return self.inner_optimizer.scale_loss(loss)
+
+    def apply(self, grads, trainable_variables=None):
+        """Adds this step's point to the path, then makes the inner optimizer's step."""
+        gradients = list(grads)
+        if trainable_variables is not None:
+            trainable_variables = list(trainable_variables)
+        if not self.built:
+            self.build(trainable_variables)
+        if self._loss is None:
+            raise RuntimeError(
+                "LeapOptimizer has not seen the loss of this step. In a loop of your own, call "
+                "`loss = optimizer.scale_loss(loss)` inside the tape. Under model.fit, another "
+                "optimizer hides this one: compile with auto_scale_loss=False and put the "
+                "LossScaleOptimizer inside, LeapOptimizer(LossScaleOptimizer(...), ...)."
+            )
+        loss, self._loss = self._loss, None
+        self._check_complete(gradients, trainable_variables)
+        tf.cond(
+            self._is_recorded(gradients),
+            lambda: self._record(loss, self._unscaled(gradients)),
+            lambda: None,
+        )
+        self.inner_optimizer.apply(gradients, trainable_variables)
+
+    def build(self, variables):
+        if self.built:
+            return
+        if tf.distribute.has_strategy():
+            raise ValueError(
+                "LeapOptimizer does not run under tf.distribute: a task is trained in one place. "
+                "Train different tasks in parallel instead, with leap_tf.MetaTrainer."
+            )
+        variables = list(variables)
+        overwritten = [v.path for v in variables if getattr(v, "overwrite_with_gradient", False)]
+        if overwritten:
+            raise ValueError(
+                f"The gradients of {overwritten} are new values, not gradients (float8 training), "
+                "so there is no path to follow. Use a float32 or mixed policy."
+            )
+        with tf.init_scope():  # fit may build in the middle of tracing its train function
+            self._build(variables)
+
+    @property
+    def variables(self):
+        inner, meta = self.inner_optimizer.variables, self.meta_optimizer.variables
+        return self._variables + inner + meta
+
+    @property
+    def learning_rate(self):
+        return self.inner_optimizer.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, learning_rate):
+        """Sets the inner learning rate: for good outside a task, till its end inside one."""
+        self.inner_optimizer.learning_rate = learning_rate
+        if self.built and not self._in_task:
+            self._reset_inner_optimizer.keep(self.inner_optimizer.learning_rate)
+
+    @property
+    def iterations(self):
+        return self.inner_optimizer.iterations
+
+    def finalize_variable_values(self, var_list):
+        self.inner_optimizer.finalize_variable_values(var_list)
+
+    # -- saving -----------------------------------------------------------------------------
+
+    def get_config(self):
+        return {
+            "inner_optimizer": keras.saving.serialize_keras_object(self.inner_optimizer),
+            "meta_optimizer": keras.saving.serialize_keras_object(self.meta_optimizer),
+            "distance": self.geometry.distance,
+            "include_loss": self.geometry.include_loss,
+            "stabilizer": self.geometry.stabilizer,
+            "task_layers": list(self.task_layers),
+            "seed": self.seed,
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        for key in ("inner_optimizer", "meta_optimizer"):
+            config[key] = keras.saving.deserialize_keras_object(
+                config[key], custom_objects=custom_objects
+            )
+        return cls(**config)
+
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        if self._initial_state.value is not None:
+            packed = pack_arrays(self._initial_state.value)
+            store[_STATE_KEY] = np.frombuffer(packed, dtype=np.uint8)
+
+    def load_own_variables(self, store):
+        arrays = {key: store[key] for key in store.keys()}  # noqa: SIM118, not a mapping
+        packed = arrays.pop(_STATE_KEY, None)
+        super().load_own_variables(arrays)
+        if packed is not None:
+            self._initial_state.value = unpack_arrays(np.asarray(packed).tobytes())
+
+    # -- inside -----------------------------------------------------------------------------
+
+    def _build(self, variables):
+        self.inner_optimizer.build(variables)
+        super().build(variables)
+        self._reset_inner_optimizer = OptimizerReset(self.inner_optimizer)
+        heads = set(self.task_layers)
+        self._meta_indices = [
+            index
+            for index, variable in enumerate(variables)
+            if not heads & set(variable.path.split("/"))
+        ]
+        self._path = RecordedPath(self.add_variable, self.meta_variables)
+        self._initialization = [
+            self.add_variable(shape=variable.shape, dtype=variable.dtype, name=f"theta_{index}")
+            for index, variable in enumerate(self.meta_variables)
+        ]
+        self._meta_sum = [
+            self.add_variable(
+                shape=variable.shape,
+                dtype=accumulator_dtype(tf.as_dtype(variable.dtype)).name,
+                name=f"meta_sum_{index}",
+            )
+            for index, variable in enumerate(self.meta_variables)
+        ]
+        self._tasks = self.add_variable(shape=(), dtype="int32", name="tasks")
+        self._skipped = self.add_variable(shape=(), dtype="int32", name="skipped_tasks")
+        self._tasks_started = self.add_variable(shape=(), dtype="int32", name="tasks_started")
+        self._initialized = self.add_variable(shape=(), dtype="bool", name="initialized")
+        self._recording = self.add_variable(shape=(), dtype="bool", name="recording")
+        self.meta_optimizer.build(self._initialization)
+
+    def _attach(self, model):
+        """Binds the optimizer to its model; at first sight the model is the initialization."""
+        compiled = getattr(model, "optimizer", None)
+        if compiled is not None and compiled is not self:
+            raise ValueError(
+                f"The model is compiled with {type(compiled).__name__}, which is not this "
+                "LeapOptimizer. Compile it with this one; under mixed_float16 with "
+                "auto_scale_loss=False and the LossScaleOptimizer inside."
+            )
+        self.build(model.trainable_variables)
+        known = {id(variable) for variable in self._trainable_variables}
+        if known != {id(variable) for variable in model.trainable_variables}:
+            raise ValueError(
+                "The model's trainable variables are not those this LeapOptimizer was built "
+                "with. Use one optimizer per model, and set `trainable` before the first task."
+            )
+        heads = {id(variable) for variable in layer_variables(model, self.task_layers)}
+        if heads & {id(variable) for variable in self.meta_variables}:
+            raise ValueError(
+                f"The variables of task_layers={list(self.task_layers)} do not carry their "
+                "layer's name in their path. Give these layers unique names."
+            )
+        self._model = weakref.ref(model)
+        if not self._initialized.numpy():
+            for theta, variable in zip(self._initialization, self.meta_variables):
+                theta.assign(variable.value)
+            self._initialized.assign(True)
+        if self._initial_state.value is None:
+            self._initial_state.value = [v.numpy() for v in model.non_trainable_variables]
+
+    def _restore_initialization(self, model):
+        """Makes the model the initialization, with fresh task layers and an unused optimizer."""
+        for variable, theta in zip(self.meta_variables, self._initialization):
+            variable.assign(theta.value)
+        for variable, value in zip(model.non_trainable_variables, self._initial_state.value):
+            if not variable.path.endswith("seed_generator_state"):
+                variable.assign(value)
+        task_number = int(self._tasks_started.numpy())
+        fresh = fresh_values(model, self.task_layers, seed=self.seed + task_number)
+        for variable in layer_variables(model, self.task_layers):
+            variable.assign(fresh[id(variable)])
+        self._reset_inner_optimizer()
+
+    def _finish_task(self):
+        path = self._path.value()
+        if path.points == 0:
+            raise ValueError(
+                "No training step was recorded in this task. Train the model inside the `with` "
+                "block, on a data set that has at least one batch."
+            )
+        ends = [path.last.loss, path.length, *path.meta_gradient]
+        if not all(bool(tf.reduce_all(tf.math.is_finite(tensor))) for tensor in ends):
+            self._skipped.assign_add(1)
+            return
+        for total, gradient in zip(self._meta_sum, path.meta_gradient):
+            total.assign_add(gradient)
+        self._tasks.assign_add(1)
+
+    def _is_recorded(self, gradients):
+        """Whether this step becomes a point: in a task, and not skipped by loss scaling."""
+        recorded = tf.convert_to_tensor(self._recording.value)
+        if isinstance(self.inner_optimizer, keras.optimizers.LossScaleOptimizer):
+            finite = [
+                tf.reduce_all(tf.math.is_finite(tf.convert_to_tensor(gradient)))
+                for gradient in gradients
+                if gradient is not None
+            ]
+            recorded = tf.logical_and(recorded, tf.reduce_all(finite))
+        return recorded
+
+    def _record(self, loss, gradients):
+        point = PathPoint(
+            position=[tf.convert_to_tensor(v.value) for v in self.meta_variables],
+            loss=loss,
+            gradient=[gradients[index] for index in self._meta_indices],
+        )
+        self._path.assign(extend_path(self._path.value(), point, self.geometry))
+
+    def _unscaled(self, gradients):
+        """Dense gradients of the loss itself; zero where the loss does not depend on a weight."""
+        if isinstance(self.inner_optimizer, keras.optimizers.LossScaleOptimizer):
+            scale = self.inner_optimizer.dynamic_scale.value
+        else:
+            scale = self.inner_optimizer.loss_scale_factor or 1.0
+        return [
+            tf.zeros(variable.shape, variable.dtype)
+            if gradient is None
+            else tf.convert_to_tensor(gradient) / tf.cast(scale, gradient.dtype)
+            for gradient, variable in zip(gradients, self._trainable_variables)
+        ]
+
+    def _check_complete(self, gradients, trainable_variables):
+        variables = trainable_variables or self._trainable_variables
+        expected = [id(variable) for variable in self._trainable_variables]
+        if [id(variable) for variable in variables] != expected or len(gradients) != len(expected):
+            raise ValueError(
+                f"LeapOptimizer must be given the gradients of all {len(expected)} variables it "
+                "was built with, in the same order, in every step."
+            )
+
+
+def _check_optimizers(inner_optimizer, meta_optimizer):
+    for role, optimizer in (
+        ("inner_optimizer", inner_optimizer),
+        ("meta_optimizer", meta_optimizer),
+    ):
+        refuse_hidden_state(optimizer, role)
+        if isinstance(optimizer, LeapOptimizer):
+            raise ValueError(f"{role} is a LeapOptimizer; they do not nest.")
+        if optimizer.built:
+            raise ValueError(
+                f"{role} has been used already, so its state is not that of a fresh start. Pass "
+                "a new optimizer."
+            )
+    if inner_optimizer is meta_optimizer:
+        raise ValueError("inner_optimizer and meta_optimizer must be two different objects.")
+    scaled = meta_optimizer.loss_scale_factor or isinstance(
+        meta_optimizer, keras.optimizers.LossScaleOptimizer
+    )
+    if scaled:
+        raise ValueError(
+            "meta_optimizer scales a loss, and there is none: meta-gradients are unscaled. Put "
+            "loss scaling on the inner_optimizer."
+        )

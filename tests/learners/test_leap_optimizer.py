@@ -1,0 +1,464 @@
+"""LeapOptimizer under plain `model.fit`: the original's numbers, and the contract around them."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from leap_tf.learners import LeapOptimizer
+from tests import golden
+
+MSE = keras.losses.MeanSquaredError()
+CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def leap(inner=None, meta=None, **options):
+    return LeapOptimizer(
+        inner or keras.optimizers.SGD(0.1), meta or keras.optimizers.SGD(0.1), **options
+    )
+
+
+def regression_model(*layers):
+    layers = layers or (keras.layers.Dense(4, activation="tanh"), keras.layers.Dense(1))
+    return keras.Sequential([keras.layers.Input((3,)), *layers])
+
+
+def batches(seed=0, count=6):
+    rng = np.random.default_rng(seed)
+    inputs = rng.normal(size=(count * 4, 3)).astype("float32")
+    return tf.data.Dataset.from_tensor_slices((inputs, inputs.sum(axis=1, keepdims=True))).batch(4)
+
+
+def values(variables):
+    return [np.array(variable) for variable in variables]
+
+
+def assert_same(actual, expected):
+    for a, b in zip(actual, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def assert_changed(actual, expected):
+    assert any(not np.array_equal(a, b) for a, b in zip(actual, expected, strict=True))
+
+
+@pytest.mark.parametrize("switches", golden.SWITCHES, ids=lambda s: "-".join(map(str, s.values())))
+@pytest.mark.parametrize("case, tolerance", [("a_sgd_lr0.1", 1e-5), ("c_adam_lr0.01", 1e-3)])
+def test_fit_gives_the_meta_gradients_of_the_original(case, tolerance, switches):
+    model = golden.build_model()
+    optimizer = leap(golden.OPTIMIZERS[case](), **switches)
+    model.compile(optimizer, loss=CROSS_ENTROPY)
+    for task in range(golden.TASKS):
+        with optimizer.task(model):
+            model.fit(golden.task_dataset(task), verbose=0)
+    expected = golden.to_keras(golden.meta_gradient(case, "float32", switches))
+    assert golden.relative_error(optimizer.meta_gradients(), expected) < tolerance
+
+
+@pytest.mark.parametrize(
+    "compile_options",
+    [{"run_eagerly": True}, {"steps_per_execution": 4}, {"jit_compile": True}],
+    ids=lambda options: next(iter(options)),
+)
+def test_every_way_of_running_fit_records_the_same_path(compile_options):
+    model = golden.build_model()
+    optimizer = leap()
+    model.compile(optimizer, loss=CROSS_ENTROPY, **compile_options)
+    for task in range(golden.TASKS):
+        with optimizer.task(model):
+            model.fit(golden.task_dataset(task), verbose=0)
+    expected = golden.to_keras(
+        golden.meta_gradient("a_sgd_lr0.1", "float32", golden.SWITCHES[0])
+    )
+    assert golden.relative_error(optimizer.meta_gradients(), expected) < 1e-5
+
+
+@pytest.mark.parametrize("in_graph", [False, True])
+def test_a_gradient_tape_loop_hands_over_the_loss(in_graph):
+    model, optimizer = golden.build_model("float64"), leap()
+
+    def step(inputs, labels):
+        with tf.GradientTape() as tape:
+            loss = optimizer.scale_loss(CROSS_ENTROPY(labels, model(inputs, training=True)))
+        gradients = tape.gradient(loss, model.trainable_variables)
+        optimizer.apply(gradients, model.trainable_variables)
+
+    for task in range(golden.TASKS):
+        run = tf.function(step) if in_graph else step
+        with optimizer.task(model):
+            for batch in golden.task_dataset(task, "float64"):
+                run(*batch)
+    expected = golden.to_keras(
+        golden.meta_gradient("a_sgd_lr0.1", "float64", golden.SWITCHES[0])
+    )
+    assert optimizer.meta_gradients()[0].dtype == tf.float64
+    assert golden.relative_error(optimizer.meta_gradients(), expected) < 1e-6
+
+
+def test_every_task_starts_from_the_initialization_with_an_unused_optimizer():
+    model = regression_model(
+        keras.layers.Dense(4), keras.layers.BatchNormalization(), keras.layers.Dense(1)
+    )
+    schedule = keras.optimizers.schedules.CosineDecay(0.1, 12)
+    optimizer = leap(keras.optimizers.Adam(schedule))
+    model.compile(optimizer, loss=MSE)
+    start = values(model.weights)
+    ends = []
+    for _ in range(2):
+        with optimizer.task(model):
+            assert_same(values(model.weights), start)
+            assert int(optimizer.iterations.numpy()) == 0
+            model.fit(batches(), shuffle=False, verbose=0)
+        ends.append(values(model.weights))
+    assert_changed(ends[0], start)
+    assert_same(ends[1], ends[0])
+
+
+def test_meta_update_descends_on_the_mean_and_the_model_becomes_the_initialization():
+    model = regression_model()
+    optimizer = leap(meta=keras.optimizers.SGD(0.5))
+    model.compile(optimizer, loss=MSE)
+    start = values(model.trainable_variables)
+    for seed in range(3):
+        with optimizer.task(model):
+            model.fit(batches(seed), verbose=0)
+    gradients = values(optimizer.meta_gradients())
+    optimizer.meta_update()
+    for variable, theta, gradient in zip(model.trainable_variables, start, gradients):
+        np.testing.assert_allclose(variable.numpy(), theta - 0.5 * gradient, rtol=1e-5, atol=1e-7)
+    with pytest.raises(RuntimeError, match="No task has finished"):
+        optimizer.meta_gradients()
+
+
+def test_steps_outside_a_task_train_and_record_nothing():
+    model, optimizer = regression_model(), leap()
+    model.compile(optimizer, loss=MSE)
+    start = values(model.weights)
+    model.fit(batches(), verbose=0)
+    assert_changed(values(model.weights), start)
+    with pytest.raises(RuntimeError, match="No task has finished"):
+        optimizer.meta_gradients()
+
+
+def test_a_task_left_by_an_exception_leaves_no_trace():
+    model, optimizer = regression_model(), leap()
+    model.compile(optimizer, loss=MSE)
+    start = model.get_weights()
+
+    class Interrupted(Exception):
+        pass
+
+    with pytest.raises(Interrupted), optimizer.task(model):
+        model.fit(batches(), verbose=0)
+        raise Interrupted
+    with optimizer.task(model):
+        model.fit(batches(), shuffle=False, verbose=0)
+    once = values(optimizer.meta_gradients())
+
+    other = keras.models.clone_model(model)
+    other.set_weights(start)
+    undisturbed = leap()
+    other.compile(undisturbed, loss=MSE)
+    with undisturbed.task(other):
+        other.fit(batches(), shuffle=False, verbose=0)
+    assert_same(once, values(undisturbed.meta_gradients()))
+
+
+def test_task_layers_start_fresh_and_are_not_meta_learned():
+    model = regression_model(
+        keras.layers.Dense(4, name="encoder"), keras.layers.Dense(1, name="head")
+    )
+    optimizer = leap(task_layers=["head"])
+    model.compile(optimizer, loss=MSE)
+    heads = []
+    for _ in range(2):
+        with optimizer.task(model):
+            heads.append(values(model.get_layer("head").weights))
+            model.fit(batches(), verbose=0)
+    assert_changed(heads[0], heads[1])
+    encoder = model.get_layer("encoder").trainable_variables
+    assert [id(v) for v in optimizer.meta_variables] == [id(v) for v in encoder]
+    assert [tuple(g.shape) for g in optimizer.meta_gradients()] == [(3, 4), (4,)]
+
+
+def test_the_head_is_no_part_of_the_path():
+    """With a frozen encoder and no loss in the path, only the head moves: length zero."""
+    model = regression_model(
+        keras.layers.Dense(4, name="encoder"), keras.layers.Dense(1, name="head")
+    )
+    optimizer = leap(task_layers=["head"], include_loss=False)
+    encoder = model.get_layer("encoder")
+    encoder.kernel.assign(tf.zeros((3, 4)))
+    model.compile(optimizer, loss=keras.losses.MeanSquaredError())
+    with optimizer.task(model):
+        model.fit(batches().map(lambda x, y: (tf.zeros_like(x), y * 0 + 1)), verbose=0)
+    gradient = optimizer.meta_gradients()[0]
+    np.testing.assert_array_equal(gradient, np.zeros((3, 4)))
+
+
+def test_a_diverging_task_is_left_out_and_counted():
+    model, optimizer = regression_model(), leap()
+    model.compile(optimizer, loss=MSE)
+    with optimizer.task(model):
+        model.fit(batches(), shuffle=False, verbose=0)
+    alone = values(optimizer.meta_gradients())
+    with optimizer.task(model):
+        model.fit(batches().map(lambda x, y: (x * np.inf, y)), verbose=0)
+    assert optimizer.skipped_tasks == 1
+    assert_same(values(optimizer.meta_gradients()), alone)
+
+
+def test_a_meta_batch_that_diverges_altogether_is_an_error():
+    model, optimizer = regression_model(), leap()
+    model.compile(optimizer, loss=MSE)
+    with optimizer.task(model):
+        model.fit(batches().map(lambda x, y: (x * np.nan, y)), verbose=0)
+    with pytest.raises(FloatingPointError, match="All 1 tasks"):
+        optimizer.meta_update()
+
+
+def test_mixed_precision_records_unscaled_values_and_skips_skipped_steps():
+    keras.mixed_precision.set_dtype_policy("mixed_float16")
+    try:
+        model = regression_model(
+            keras.layers.Dense(4, activation="tanh"), keras.layers.Dense(1, dtype="float32")
+        )
+    finally:
+        keras.mixed_precision.set_dtype_policy("float32")
+    reference = keras.models.clone_model(model)
+    reference.set_weights(model.get_weights())
+    lengths = {}
+    for scale in (1.0, 2.0**10):
+        model.set_weights(reference.get_weights())
+        scaled = keras.optimizers.LossScaleOptimizer(
+            keras.optimizers.SGD(0.05), initial_scale=scale
+        )
+        optimizer = leap(scaled)
+        model.compile(optimizer, loss=MSE, auto_scale_loss=False)
+        with optimizer.task(model):
+            model.fit(batches(), shuffle=False, verbose=0)
+        lengths[scale] = optimizer.path_length
+        assert optimizer.meta_gradients()[0].dtype == tf.float32
+    assert lengths[1.0] == pytest.approx(lengths[2.0**10], rel=0.02)
+
+    overflowing = leap(
+        keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.05), initial_scale=2.0**40)
+    )
+    model.compile(overflowing, loss=MSE, auto_scale_loss=False)
+    with overflowing.task(model):
+        model.fit(batches(count=40), verbose=0)
+    assert overflowing.skipped_tasks == 0
+    assert np.isfinite(overflowing.path_length)
+
+
+def test_a_plain_loss_scale_factor_does_not_change_the_path():
+    gradients = []
+    model = golden.build_model()
+    start = model.get_weights()
+    for factor in (None, 64.0):
+        model.set_weights(start)
+        optimizer = leap(keras.optimizers.SGD(0.1, loss_scale_factor=factor))
+        model.compile(optimizer, loss=CROSS_ENTROPY)
+        with optimizer.task(model):
+            model.fit(golden.task_dataset(0), verbose=0)
+        gradients.append(optimizer.meta_gradients())
+    assert golden.relative_error(gradients[1], gradients[0]) < 1e-6
+
+
+def test_unused_and_sparse_gradients():
+    class Model(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.embedding = keras.layers.Embedding(5, 2)
+            self.unused = keras.layers.Dense(3, name="unused")
+            self.out = keras.layers.Dense(1)
+
+        def build(self, shape):
+            self.unused.build((None, 2))
+            super().build(shape)
+
+        def call(self, inputs):
+            return self.out(self.embedding(inputs))
+
+    model = Model()
+    model(np.zeros((1,), "int32"))
+    optimizer = leap()
+    model.compile(optimizer, loss=MSE)
+    dataset = tf.data.Dataset.from_tensor_slices(([[0, 1], [1, 2]], [[0.0, 1.0], [1.0, 2.0]]))
+    with optimizer.task(model), pytest.warns(UserWarning, match="Gradients do not exist"):
+        model.fit(dataset, verbose=0)
+    by_path = dict(zip([v.path for v in optimizer.meta_variables], optimizer.meta_gradients()))
+    embedding = next(g for path, g in by_path.items() if "embedding" in path)
+    unused = next(g for path, g in by_path.items() if path.endswith("unused/kernel"))
+    assert np.any(embedding[0])
+    np.testing.assert_array_equal(embedding[3:], np.zeros((2, 2)))
+    np.testing.assert_array_equal(unused, np.zeros_like(unused))
+
+
+def test_the_learning_rate_is_the_inner_one_and_resets_with_the_task():
+    model, optimizer = regression_model(), leap()
+    model.compile(optimizer, loss=MSE)
+    with optimizer.task(model):
+        model.fit(batches(), verbose=0)
+        optimizer.learning_rate = 0.01
+    with optimizer.task(model):
+        assert float(optimizer.learning_rate.numpy()) == pytest.approx(0.1)
+        model.fit(batches(), verbose=0)
+    optimizer.learning_rate = 0.02
+    with optimizer.task(model):
+        assert float(optimizer.learning_rate.numpy()) == pytest.approx(0.02)
+        model.fit(batches(), verbose=0)
+
+
+def half_done(inner):
+    """A model with batch norm, two tasks into a meta-batch."""
+    model = regression_model(
+        keras.layers.Dense(4), keras.layers.BatchNormalization(), keras.layers.Dense(1)
+    )
+    optimizer = leap(inner, keras.optimizers.Adam(0.01), distance="energy")
+    model.compile(optimizer, loss=MSE)
+    for seed in range(2):
+        with optimizer.task(model):
+            model.fit(batches(seed), shuffle=False, verbose=0)
+    optimizer.meta_update()
+    with optimizer.task(model):
+        model.fit(batches(3), shuffle=False, verbose=0)
+    return model, optimizer
+
+
+def finish(model, optimizer):
+    with optimizer.task(model):
+        model.fit(batches(4), shuffle=False, verbose=0)
+    optimizer.meta_update()
+    return values(model.weights)
+
+
+def test_a_keras_file_saved_in_mid_batch_continues_to_the_bit(tmp_path):
+    model, optimizer = half_done(keras.optimizers.Adam(0.05))
+    model.save(tmp_path / "model.keras")
+    expected = finish(model, optimizer)
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert loaded.optimizer.geometry == optimizer.geometry
+    assert_same(finish(loaded, loaded.optimizer), expected)
+
+
+def test_a_checkpoint_saved_in_mid_batch_continues_to_the_bit(tmp_path):
+    model, optimizer = half_done(keras.optimizers.SGD(0.05, momentum=0.9))
+    saved = tf.train.Checkpoint(model=model, optimizer=optimizer).save(tmp_path / "ckpt")
+    expected = finish(model, optimizer)
+    other = regression_model(
+        keras.layers.Dense(4), keras.layers.BatchNormalization(), keras.layers.Dense(1)
+    )
+    restored = leap(
+        keras.optimizers.SGD(0.05, momentum=0.9), keras.optimizers.Adam(0.01), distance="energy"
+    )
+    other.compile(restored, loss=MSE)
+    restored.build(other.trainable_variables)
+    tf.train.Checkpoint(model=other, optimizer=restored).restore(saved).assert_consumed()
+    assert_same(finish(other, restored), expected)
+
+
+def test_configuration_round_trip():
+    optimizer = leap(
+        keras.optimizers.RMSprop(keras.optimizers.schedules.ExponentialDecay(0.1, 5, 0.9)),
+        keras.optimizers.Adam(0.01),
+        include_loss=False,
+        task_layers=["head"],
+        seed=3,
+    )
+    copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(optimizer))
+    assert copy.get_config() == optimizer.get_config()
+    assert isinstance(copy.inner_optimizer, keras.optimizers.RMSprop)
+
+
+@pytest.mark.parametrize(
+    "build, message",
+    [
+        (lambda: leap(clipnorm=1.0), "set them on the inner_optimizer"),
+        (lambda: leap(keras.optimizers.SGD(gradient_accumulation_steps=2)), "larger batches"),
+        (lambda: leap(keras.optimizers.SGD(use_ema=True)), "without EMA"),
+        (lambda: leap(meta=keras.optimizers.SGD(use_ema=True)), "meta_optimizer has use_ema"),
+        (
+            lambda: leap(
+                keras.optimizers.LossScaleOptimizer(
+                    keras.optimizers.SGD(gradient_accumulation_steps=2)
+                )
+            ),
+            "larger batches",
+        ),
+        (
+            lambda: leap(meta=keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD())),
+            "meta-gradients are unscaled",
+        ),
+        (lambda: leap(meta=keras.optimizers.SGD(loss_scale_factor=2.0)), "unscaled"),
+        (lambda: leap(leap()), "do not nest"),
+        (lambda: leap(distance="fisher"), "distance must be one of"),
+    ],
+)
+def test_combinations_that_cannot_be_right_are_refused(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_optimizers_must_be_optimizers_unused_and_two():
+    with pytest.raises(TypeError, match="must be a keras.optimizers.Optimizer"):
+        LeapOptimizer("sgd", keras.optimizers.SGD())
+    used = keras.optimizers.SGD()
+    used.build(regression_model().trainable_variables)
+    with pytest.raises(ValueError, match="has been used already"):
+        leap(used)
+    shared = keras.optimizers.SGD()
+    with pytest.raises(ValueError, match="two different objects"):
+        leap(shared, shared)
+
+
+def test_misuse_is_refused_with_what_to_do():
+    model, optimizer = regression_model(), leap()
+    model.compile(optimizer, loss=MSE)
+    with pytest.raises(ValueError, match="No training step was recorded"), optimizer.task(model):
+        pass
+    with optimizer.task(model):
+        with pytest.raises(RuntimeError, match="do not nest"), optimizer.task(model):
+            pass
+        with pytest.raises(RuntimeError, match="Leave the task"):
+            optimizer.meta_gradients()
+        model.fit(batches(), verbose=0)
+    other = regression_model()
+    with pytest.raises(ValueError, match="not those this LeapOptimizer was built"):
+        with optimizer.task(other):
+            pass
+    other.compile(keras.optimizers.SGD())
+    with pytest.raises(ValueError, match="compiled with SGD"), optimizer.task(other):
+        pass
+    with pytest.raises(ValueError, match="no layer named"):
+        with leap(task_layers=["nose"]).task(regression_model()):
+            pass
+
+
+def test_an_optimizer_that_hides_the_loss_is_named():
+    keras.mixed_precision.set_dtype_policy("mixed_float16")
+    try:
+        model = regression_model()
+    finally:
+        keras.mixed_precision.set_dtype_policy("float32")
+    optimizer = leap()
+    model.compile(optimizer, loss=MSE)
+    with pytest.raises(ValueError, match="auto_scale_loss=False"), optimizer.task(model):
+        pass
+    with pytest.raises(RuntimeError, match="auto_scale_loss=False"):
+        model.fit(batches(), verbose=0)
+
+
+def test_distribution_strategies_are_refused():
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        model, optimizer = regression_model(), leap()
+        with pytest.raises(ValueError, match="does not run under tf.distribute"):
+            optimizer.build(model.trainable_variables)
+
+
+def test_gradients_of_some_variables_only_are_refused():
+    model, optimizer = regression_model(), leap()
+    optimizer.build(model.trainable_variables)
+    optimizer.scale_loss(tf.constant(1.0))
+    with pytest.raises(ValueError, match="all 4 variables"):
+        optimizer.apply([tf.zeros((3, 4))], model.trainable_variables[:1])
