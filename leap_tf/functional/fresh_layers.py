@@ -26,9 +26,7 @@ def layer_variables(model: keras.Model, layer_names: Sequence[str]) -> list[kera
     return [variable for layer in _find_layers(model, layer_names) for variable in layer.weights]
 
 
-def fresh_values(
-    model: keras.Model, layer_names: Sequence[str], seed: int
-) -> dict[int, tf.Tensor]:
+def fresh_values(model: keras.Model, layer_names: Sequence[str], seed: int) -> dict[int, tf.Tensor]:
     """Draws new values for every weight of the named layers.
 
     Args:

@@ -87,8 +87,7 @@ class FunctionalModel:
             seed: what the random layers draw from, so that every task has its own dropout.
         """
         state = [
-            tf.convert_to_tensor(variable.value)
-            for variable in self.model.non_trainable_variables
+            tf.convert_to_tensor(variable.value) for variable in self.model.non_trainable_variables
         ]
         for order, index in enumerate(self._seed_states):
             draw = np.random.default_rng([seed, order]).integers(2**31)
@@ -145,17 +144,17 @@ def unpack_batch(element) -> Batch:
 def default_error(loss: keras.losses.Loss) -> ErrorFunction:
     """Returns the error that people quote for a loss: wrong labels, else the loss itself."""
     if isinstance(loss, keras.losses.SparseCategoricalCrossentropy):
-        return lambda targets, outputs: 1.0 - _as_float(
-            keras.metrics.sparse_categorical_accuracy(targets, outputs)
+        return lambda targets, outputs: (
+            1.0 - _as_float(keras.metrics.sparse_categorical_accuracy(targets, outputs))
         )
     if isinstance(loss, keras.losses.CategoricalCrossentropy):
-        return lambda targets, outputs: 1.0 - _as_float(
-            keras.metrics.categorical_accuracy(targets, outputs)
+        return lambda targets, outputs: (
+            1.0 - _as_float(keras.metrics.categorical_accuracy(targets, outputs))
         )
     if isinstance(loss, keras.losses.BinaryCrossentropy):
         threshold = 0.0 if loss.get_config().get("from_logits") else 0.5
-        return lambda targets, outputs: 1.0 - _as_float(
-            keras.metrics.binary_accuracy(targets, outputs, threshold=threshold)
+        return lambda targets, outputs: (
+            1.0 - _as_float(keras.metrics.binary_accuracy(targets, outputs, threshold=threshold))
         )
 
     unreduced = type(loss).from_config({**loss.get_config(), "reduction": None})

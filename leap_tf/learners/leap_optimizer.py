@@ -26,10 +26,18 @@ from leap_tf.functional import (
     fresh_values,
     layer_variables,
     pack_arrays,
-    refuse_hidden_state,
     unpack_arrays,
 )
 from leap_tf.geometry import PathGeometry, PathPoint, accumulator_dtype, extend_path
+from leap_tf.learners.leap_optimizer_refusals import (
+    LOSS_NOT_SEEN,
+    refuse_nameless_task_layers,
+    refuse_other_optimizer,
+    refuse_other_variables,
+    refuse_partial_step,
+    refuse_untrackable,
+    refuse_wrapped,
+)
 from leap_tf.learners.recorded_path import RecordedPath
 
 _STATE_KEY = "initial_state"
@@ -87,7 +95,9 @@ class LeapOptimizer(keras.optimizers.Optimizer):
             raise ValueError(
                 f"LeapOptimizer takes no {sorted(kwargs)}: set them on the inner_optimizer."
             )
-        _check_optimizers(inner_optimizer, meta_optimizer)
+        if isinstance(inner_optimizer, LeapOptimizer) or isinstance(meta_optimizer, LeapOptimizer):
+            raise ValueError("LeapOptimizers do not nest; wrap an ordinary Keras optimizer.")
+        refuse_wrapped(inner_optimizer, meta_optimizer)
         super().__init__(learning_rate=0.0, name=name)
         self.inner_optimizer = inner_optimizer
         self.meta_optimizer = meta_optimizer
@@ -208,14 +218,9 @@ class LeapOptimizer(keras.optimizers.Optimizer):
         if not self.built:
             self.build(trainable_variables)
         if self._loss is None:
-            raise RuntimeError(
-                "LeapOptimizer has not seen the loss of this step. In a loop of your own, call "
-                "`loss = optimizer.scale_loss(loss)` inside the tape. Under model.fit, another "
-                "optimizer hides this one: compile with auto_scale_loss=False and put the "
-                "LossScaleOptimizer inside, LeapOptimizer(LossScaleOptimizer(...), ...)."
-            )
+            raise RuntimeError(LOSS_NOT_SEEN)
         loss, self._loss = self._loss, None
-        self._check_complete(gradients, trainable_variables)
+        refuse_partial_step(self._trainable_variables, gradients, trainable_variables)
         tf.cond(
             self._is_recorded(gradients),
             lambda: self._record(loss, self._unscaled(gradients)),
@@ -226,18 +231,8 @@ class LeapOptimizer(keras.optimizers.Optimizer):
     def build(self, variables):
         if self.built:
             return
-        if tf.distribute.has_strategy():
-            raise ValueError(
-                "LeapOptimizer does not run under tf.distribute: a task is trained in one place. "
-                "Train different tasks in parallel instead, with leap_tf.MetaTrainer."
-            )
         variables = list(variables)
-        overwritten = [v.path for v in variables if getattr(v, "overwrite_with_gradient", False)]
-        if overwritten:
-            raise ValueError(
-                f"The gradients of {overwritten} are new values, not gradients (float8 training), "
-                "so there is no path to follow. Use a float32 or mixed policy."
-            )
+        refuse_untrackable(variables)
         with tf.init_scope():  # fit may build in the middle of tracing its train function
             self._build(variables)
 
@@ -334,26 +329,12 @@ class LeapOptimizer(keras.optimizers.Optimizer):
 
     def _attach(self, model):
         """Binds the optimizer to its model; at first sight the model is the initialization."""
-        compiled = getattr(model, "optimizer", None)
-        if compiled is not None and compiled is not self:
-            raise ValueError(
-                f"The model is compiled with {type(compiled).__name__}, which is not this "
-                "LeapOptimizer. Compile it with this one; under mixed_float16 with "
-                "auto_scale_loss=False and the LossScaleOptimizer inside."
-            )
+        refuse_other_optimizer(self, model)
         self.build(model.trainable_variables)
-        known = {id(variable) for variable in self._trainable_variables}
-        if known != {id(variable) for variable in model.trainable_variables}:
-            raise ValueError(
-                "The model's trainable variables are not those this LeapOptimizer was built "
-                "with. Use one optimizer per model, and set `trainable` before the first task."
-            )
-        heads = {id(variable) for variable in layer_variables(model, self.task_layers)}
-        if heads & {id(variable) for variable in self.meta_variables}:
-            raise ValueError(
-                f"The variables of task_layers={list(self.task_layers)} do not carry their "
-                "layer's name in their path. Give these layers unique names."
-            )
+        refuse_other_variables(self._trainable_variables, model.trainable_variables)
+        refuse_nameless_task_layers(
+            self.task_layers, layer_variables(model, self.task_layers), self.meta_variables
+        )
         self._model = weakref.ref(model)
         if not self._initialized.numpy():
             for theta, variable in zip(self._initialization, self.meta_variables):
@@ -422,37 +403,3 @@ class LeapOptimizer(keras.optimizers.Optimizer):
             else tf.convert_to_tensor(gradient) / tf.cast(scale, gradient.dtype)
             for gradient, variable in zip(gradients, self._trainable_variables)
         ]
-
-    def _check_complete(self, gradients, trainable_variables):
-        variables = trainable_variables or self._trainable_variables
-        expected = [id(variable) for variable in self._trainable_variables]
-        if [id(variable) for variable in variables] != expected or len(gradients) != len(expected):
-            raise ValueError(
-                f"LeapOptimizer must be given the gradients of all {len(expected)} variables it "
-                "was built with, in the same order, in every step."
-            )
-
-
-def _check_optimizers(inner_optimizer, meta_optimizer):
-    for role, optimizer in (
-        ("inner_optimizer", inner_optimizer),
-        ("meta_optimizer", meta_optimizer),
-    ):
-        refuse_hidden_state(optimizer, role)
-        if isinstance(optimizer, LeapOptimizer):
-            raise ValueError(f"{role} is a LeapOptimizer; they do not nest.")
-        if optimizer.built:
-            raise ValueError(
-                f"{role} has been used already, so its state is not that of a fresh start. Pass "
-                "a new optimizer."
-            )
-    if inner_optimizer is meta_optimizer:
-        raise ValueError("inner_optimizer and meta_optimizer must be two different objects.")
-    scaled = meta_optimizer.loss_scale_factor or isinstance(
-        meta_optimizer, keras.optimizers.LossScaleOptimizer
-    )
-    if scaled:
-        raise ValueError(
-            "meta_optimizer scales a loss, and there is none: meta-gradients are unscaled. Put "
-            "loss scaling on the inner_optimizer."
-        )

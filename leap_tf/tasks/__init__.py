@@ -1,13 +1,21 @@
 """Task distributions over `tf.data` and `tensorflow-datasets`."""
 
+from leap_tf.tasks.alphabets import alphabet_splits, alphabet_task
 from leap_tf.tasks.arrays import ArrayTask
-from leap_tf.tasks.sinusoids import Sinusoids
-from leap_tf.tasks.task import FiniteTasks, Task, TaskDistribution
+from leap_tf.tasks.datasets import MissingDataError, open_dataset
+from leap_tf.tasks.sinusoids import Sinusoids, sinusoid_splits
+from leap_tf.tasks.task import FiniteTasks, Task, TaskDistribution, TaskSplits
 
 __all__ = [
     "ArrayTask",
     "FiniteTasks",
+    "MissingDataError",
     "Sinusoids",
     "Task",
     "TaskDistribution",
+    "TaskSplits",
+    "alphabet_splits",
+    "alphabet_task",
+    "open_dataset",
+    "sinusoid_splits",
 ]

@@ -7,9 +7,9 @@ Finn et al., "Model-Agnostic Meta-Learning", ICML 2017, section 5.1: A in [0.1, 
 import dataclasses
 
 import numpy as np
-import tensorflow as tf
 
 from leap_tf.tasks.arrays import ArrayTask
+from leap_tf.tasks.task import TaskSplits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,5 +36,29 @@ class Sinusoids:
             train=(inputs[0], targets[0]),
             test=(inputs[1], targets[1]),
             batch_size=self.batch_size,
-            prepare=tf.identity,
         )
+
+
+def sinusoid_splits(
+    seed: int = 0,
+    data_dir: str | None = None,
+    examples: int = 100,
+    batch_size: int = 10,
+    validation_tasks: int = 20,
+    test_tasks: int = 50,
+) -> TaskSplits:
+    """Makes a distribution of sinusoids and fixed tasks to validate and judge by.
+
+    Args:
+        seed: decides the fixed tasks.
+        data_dir: unused, since nothing is read; every `splits` function takes it.
+        examples, batch_size: as for `Sinusoids`.
+        validation_tasks, test_tasks: how many fixed tasks of each kind.
+    """
+    family = Sinusoids(examples, batch_size)
+    rng = np.random.default_rng([seed, 0])
+    return TaskSplits(
+        train=family,
+        validation=family.sample(validation_tasks, rng),
+        test=family.sample(test_tasks, rng),
+    )

@@ -5,6 +5,7 @@ the same batches for the same seed, on any thread, and every task of a distribut
 batches of the same structure and dtypes (the number of examples in a batch may differ).
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -69,3 +70,12 @@ class FiniteTasks:
         while len(order) < count:
             order.extend(rng.permutation(len(self.tasks)).tolist())
         return [self.tasks[index] for index in order[:count]]
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskSplits:
+    """Disjoint tasks: to meta-train on, to validate on meanwhile, and to judge by in the end."""
+
+    train: TaskDistribution
+    validation: Sequence[Task]
+    test: Sequence[Task]

@@ -84,9 +84,15 @@ def test_ascending_quadratic(distance, stabilizer, increments):
 def test_length_and_energy_of_a_hand_drawn_path():
     # (θ, f): (0, 0; 0) → (3, 0; 4) → (3, 2; 3), segments of length 5 and √5.
     points = [
-        PathPoint([tf.constant([0.0]), tf.constant(0.0)], tf.constant(0.0), [tf.ones(1), tf.ones(())]),
-        PathPoint([tf.constant([3.0]), tf.constant(0.0)], tf.constant(4.0), [tf.ones(1), tf.ones(())]),
-        PathPoint([tf.constant([3.0]), tf.constant(2.0)], tf.constant(3.0), [tf.ones(1), tf.ones(())]),
+        PathPoint(
+            [tf.constant([0.0]), tf.constant(0.0)], tf.constant(0.0), [tf.ones(1), tf.ones(())]
+        ),
+        PathPoint(
+            [tf.constant([3.0]), tf.constant(0.0)], tf.constant(4.0), [tf.ones(1), tf.ones(())]
+        ),
+        PathPoint(
+            [tf.constant([3.0]), tf.constant(2.0)], tf.constant(3.0), [tf.ones(1), tf.ones(())]
+        ),
     ]
     path = walk(points, PathGeometry())
     np.testing.assert_allclose(path.length, 5 + 5**0.5, rtol=1e-6)
@@ -143,7 +149,9 @@ def test_one_point_makes_no_segment():
 
 def test_a_loss_that_is_not_finite_is_not_hidden():
     points = quadratic_path(0.1, steps=2)
-    path = walk([points[0], points[1]._replace(loss=tf.constant(np.nan, tf.float64))], PathGeometry())
+    path = walk(
+        [points[0], points[1]._replace(loss=tf.constant(np.nan, tf.float64))], PathGeometry()
+    )
     assert np.isnan(path.length)
     assert np.isnan(path.meta_gradient[0])
 

@@ -67,9 +67,7 @@ def test_every_way_of_running_fit_records_the_same_path(compile_options):
     for task in range(golden.TASKS):
         with optimizer.task(model):
             model.fit(golden.task_dataset(task), verbose=0)
-    expected = golden.to_keras(
-        golden.meta_gradient("a_sgd_lr0.1", "float32", golden.SWITCHES[0])
-    )
+    expected = golden.to_keras(golden.meta_gradient("a_sgd_lr0.1", "float32", golden.SWITCHES[0]))
     assert golden.relative_error(optimizer.meta_gradients(), expected) < 1e-5
 
 
@@ -88,9 +86,7 @@ def test_a_gradient_tape_loop_hands_over_the_loss(in_graph):
         with optimizer.task(model):
             for batch in golden.task_dataset(task, "float64"):
                 run(*batch)
-    expected = golden.to_keras(
-        golden.meta_gradient("a_sgd_lr0.1", "float64", golden.SWITCHES[0])
-    )
+    expected = golden.to_keras(golden.meta_gradient("a_sgd_lr0.1", "float64", golden.SWITCHES[0]))
     assert optimizer.meta_gradients()[0].dtype == tf.float64
     assert golden.relative_error(optimizer.meta_gradients(), expected) < 1e-6
 

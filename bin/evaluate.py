@@ -1,0 +1,30 @@
+"""Judges a finished run: its learned initialization against no pretraining.
+
+python bin/evaluate.py --output_dir=runs/unicode --gin_param='judge.steps = 50'
+"""
+
+from absl import app, flags
+
+from leap_tf.training import one_thread_per_task
+
+_GIN_PARAM = flags.DEFINE_multi_string(
+    "gin_param", [], "Binding over the run's configuration, such as 'judge.target_error = 0.1'."
+)
+_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "The run's folder.", required=True)
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Folder of prepared TFDS data sets; $TFDS_DATA_DIR by default."
+)
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"Unknown arguments: {argv[1:]}")
+    one_thread_per_task()  # before anything else touches TensorFlow
+    from leap_tf.experiments import session
+
+    with session.one_line_errors():
+        session.evaluate(_OUTPUT_DIR.value, _GIN_PARAM.value, _DATA_DIR.value)
+
+
+if __name__ == "__main__":
+    app.run(main)

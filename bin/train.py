@@ -1,0 +1,33 @@
+"""Meta-trains a study and judges what was learned.
+
+    python bin/train.py --gin_file=gin_configs/unicode_cpu.gin --output_dir=runs/unicode
+
+The same command goes on with a run that was stopped.
+"""
+
+from absl import app, flags
+
+from leap_tf.training import one_thread_per_task
+
+_GIN_FILE = flags.DEFINE_multi_string("gin_file", None, "Configuration file.", required=True)
+_GIN_PARAM = flags.DEFINE_multi_string(
+    "gin_param", [], "Binding over the files, such as 'study.seed = 1'."
+)
+_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "The run's folder.", required=True)
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Folder of prepared TFDS data sets; $TFDS_DATA_DIR by default."
+)
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"Unknown arguments: {argv[1:]}")
+    one_thread_per_task()  # before anything else touches TensorFlow
+    from leap_tf.experiments import session
+
+    with session.one_line_errors():
+        session.train(_GIN_FILE.value, _GIN_PARAM.value, _OUTPUT_DIR.value, _DATA_DIR.value)
+
+
+if __name__ == "__main__":
+    app.run(main)

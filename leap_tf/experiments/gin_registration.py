@@ -1,0 +1,96 @@
+"""Everything a gin file can name. The only module of the library that knows gin.
+
+Keras classes are registered as functions that call them: gin would otherwise subclass them,
+and Keras saves and copies objects by their class.
+"""
+
+import inspect
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+
+import gin
+import keras
+
+from leap_tf.experiments.judgement import judge
+from leap_tf.experiments.meta_training import meta_train
+from leap_tf.experiments.study import study
+from leap_tf.learners import Leap
+from leap_tf.models import conv_net, mlp
+from leap_tf.tasks import alphabet_splits, sinusoid_splits
+from leap_tf.training import MetaTrainer
+
+
+class ConfigurationError(ValueError):
+    """A gin file or binding cannot be used."""
+
+
+def _calling(cls: type) -> Callable:
+    def build(*args, **kwargs):
+        return cls(*args, **kwargs)
+
+    build.__name__ = cls.__name__
+    build.__doc__ = cls.__doc__
+    build.__signature__ = inspect.signature(cls)  # type: ignore[attr-defined]
+    return build
+
+
+configured_study = gin.external_configurable(study, "study", denylist=["data_dir"])
+configured_meta_train = gin.external_configurable(
+    meta_train, "meta_train", denylist=["study", "run"]
+)
+configured_judge = gin.external_configurable(judge, "judge", denylist=["study", "run"])
+
+gin.external_configurable(conv_net, module="models")
+gin.external_configurable(mlp, module="models")
+gin.external_configurable(alphabet_splits, module="tasks", denylist=["seed", "data_dir"])
+gin.external_configurable(sinusoid_splits, module="tasks", denylist=["seed", "data_dir"])
+gin.external_configurable(_calling(MetaTrainer), "MetaTrainer", denylist=["model", "seed"])
+gin.external_configurable(_calling(Leap), "Leap", module="learners")
+for _class in (
+    keras.optimizers.SGD,
+    keras.optimizers.Adam,
+    keras.optimizers.AdamW,
+    keras.optimizers.RMSprop,
+):
+    gin.external_configurable(_calling(_class), _class.__name__, module="keras.optimizers")
+for _class in (
+    keras.optimizers.schedules.CosineDecay,
+    keras.optimizers.schedules.ExponentialDecay,
+):
+    gin.external_configurable(_calling(_class), _class.__name__, module="keras.schedules")
+for _class in (
+    keras.losses.SparseCategoricalCrossentropy,
+    keras.losses.CategoricalCrossentropy,
+    keras.losses.BinaryCrossentropy,
+    keras.losses.MeanSquaredError,
+):
+    gin.external_configurable(_calling(_class), _class.__name__, module="keras.losses")
+
+
+def read_configuration(files: Sequence[str | os.PathLike], bindings: Sequence[str] = ()) -> str:
+    """Reads gin files and bindings, later ones over earlier ones.
+
+    Args:
+        files: at least one gin file.
+        bindings: such as "meta_train.meta_steps = 10".
+
+    Returns:
+        The whole configuration as text, in an order of its own.
+
+    Raises:
+        ConfigurationError: a file is missing, or names something that does not exist.
+    """
+    missing = [str(file) for file in files if not pathlib.Path(file).is_file()]
+    if missing:
+        raise ConfigurationError(
+            f"No such gin file: {', '.join(missing)}. The project's own are in gin_configs/."
+        )
+    gin.clear_config()
+    try:
+        gin.parse_config_files_and_bindings(
+            [str(file) for file in files], list(bindings), finalize_config=True
+        )
+    except (ValueError, SyntaxError, RuntimeError, OSError) as error:
+        raise ConfigurationError(f"The configuration cannot be read: {error}") from error
+    return gin.config_str()

@@ -1,0 +1,56 @@
+"""Trains a study into its run directory."""
+
+import keras
+
+from leap_tf.experiments.plots import plot_learning_curve
+from leap_tf.experiments.run_directory import RunDirectory
+from leap_tf.experiments.study import Study
+from leap_tf.training import MetricsLog, read_metrics
+
+
+def meta_train(
+    study: Study,
+    run: RunDirectory,
+    meta_steps: int = 100,
+    validation_freq: int = 10,
+    patience: int | None = None,
+    checkpoint_seconds: float = 30.0,
+    verbose: bool = True,
+) -> None:
+    """Meta-trains, or goes on with it, and leaves the learned initialization in the folder.
+
+    Args:
+        study: what to train.
+        run: the run's folder.
+        meta_steps: meta-updates to have made in the end.
+        validation_freq: meta-steps from one validation to the next.
+        patience: validations without a lower error after which training stops and the best
+            initialization is taken; None trains to the end and takes the last.
+        checkpoint_seconds: least time between two checkpoints.
+        verbose: whether to show progress.
+    """
+    trainer = study.trainer
+    callbacks: list[keras.callbacks.Callback] = [
+        MetricsLog(run.metrics),
+        keras.callbacks.TensorBoard(run.tensorboard, write_graph=False),
+    ]
+    if patience is not None:
+        callbacks.append(
+            keras.callbacks.EarlyStopping(
+                "val_error", mode="min", patience=patience, restore_best_weights=True
+            )
+        )
+    trainer.fit(
+        study.tasks.train,
+        meta_steps,
+        validation_tasks=study.tasks.validation,
+        validation_freq=validation_freq,
+        callbacks=callbacks,
+        checkpoint_dir=run.checkpoints,
+        checkpoint_seconds=checkpoint_seconds,
+        verbose=verbose,
+    )
+    if trainer.stop_requested:
+        return
+    trainer.model.save(run.initialization)
+    plot_learning_curve(read_metrics(run.metrics), run.plots / "learning_curve.png")

@@ -1,0 +1,92 @@
+"""The two pictures of a run: meta-training over meta-steps, and adaptation over steps."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import matplotlib.figure
+import numpy as np
+from numpy.typing import ArrayLike
+
+from leap_tf.training import Evaluation
+
+_COLOURS = ("#1b6ca8", "#b5651d", "#4f7942", "#7a4988")
+
+
+def plot_learning_curve(entries: Sequence[Mapping[str, float]], path: pathlib.Path) -> None:
+    """Draws training loss, error and, if there is one, validation error over meta-steps.
+
+    Args:
+        entries: lines of metrics.jsonl.
+        path: where the PNG goes.
+    """
+    figure = matplotlib.figure.Figure(figsize=(9, 3.6), layout="constrained")
+    loss, error = figure.subplots(1, 2)
+    steps = [entry["meta_step"] for entry in entries]
+    loss.plot(steps, [entry["loss"] for entry in entries], color=_COLOURS[0])
+    loss.set(title="Mean training loss along the paths", ylabel="loss")
+    error.plot(
+        steps, [entry["error"] for entry in entries], color=_COLOURS[0], label="training batches"
+    )
+    validated = [entry for entry in entries if "val_error" in entry]
+    if validated:
+        error.plot(
+            [entry["meta_step"] for entry in validated],
+            [entry["val_error"] for entry in validated],
+            color=_COLOURS[1],
+            marker="o",
+            markersize=3,
+            label="held-out examples of validation tasks",
+        )
+    error.set(title="Error", ylabel="error")
+    error.legend(frameon=False)
+    for axes in (loss, error):
+        axes.set(xlabel="meta-step", ylim=(0, None))
+        _tidy(axes)
+    figure.savefig(path, dpi=120)
+
+
+def plot_adaptation(
+    evaluations: Mapping[str, Evaluation], path: pathlib.Path, window: int = 5
+) -> None:
+    """Draws the training error over gradient steps, mean over tasks with one standard error.
+
+    Args:
+        evaluations: from a name, as the legend shows it, to its evaluation.
+        path: where the PNG goes.
+        window: batches in the running mean that smooths the curves.
+    """
+    figure = matplotlib.figure.Figure(figsize=(6.4, 4), layout="constrained")
+    axes = figure.subplots()
+    for colour, (name, evaluation) in zip(_COLOURS, evaluations.items()):
+        shortest = min(len(task.training_errors) for task in evaluation.tasks)
+        curves = np.stack(
+            [running_mean(task.training_errors[:shortest], window) for task in evaluation.tasks]
+        )
+        mean, spread = curves.mean(axis=0), curves.std(axis=0) / np.sqrt(len(curves))
+        steps = np.arange(shortest)
+        axes.plot(steps, mean, color=colour, label=name)
+        axes.fill_between(steps, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
+    tasks = len(next(iter(evaluations.values())).tasks)
+    axes.set(
+        title=f"Adaptation to {tasks} held-out tasks",
+        xlabel="gradient step",
+        ylabel=f"training error (mean of {window} batches)",
+        ylim=(0, None),
+        xlim=(0, None),
+    )
+    axes.legend(frameon=False)
+    _tidy(axes)
+    figure.savefig(path, dpi=120)
+
+
+def running_mean(values: ArrayLike, window: int) -> np.ndarray:
+    """Returns the mean of the last `window` values at each position, fewer at the start."""
+    totals = np.cumsum(np.concatenate([[0.0], np.asarray(values, np.float64)]))
+    ends = np.arange(1, len(totals))
+    starts = np.maximum(ends - window, 0)
+    return (totals[ends] - totals[starts]) / (ends - starts)
+
+
+def _tidy(axes):
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", alpha=0.3)

@@ -1,0 +1,111 @@
+"""The folder a run leaves behind, and the rule that two runs never share one.
+
+config.gin              every binding of the configuration; what a restart is held against
+operative_config.gin    the bindings that were used, defaults included
+environment.json        versions, machine and threads
+metrics.jsonl           one line per meta-step
+tensorboard/            the same as TensorBoard events
+checkpoints/            what a restart goes on from
+initialization.keras    the learned initialization, once training is over
+evaluation.json         learned against fresh initialization on held-out tasks
+plots/                  learning_curve.png, adaptation.png
+"""
+
+import difflib
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+
+import tensorflow as tf
+
+_PACKAGES = ("tensorflow", "keras", "tensorflow-datasets", "numpy", "gin-config", "leap-tf")
+
+
+class RunDirectoryError(ValueError):
+    """The folder holds something else than this run."""
+
+
+class RunDirectory:
+    """Paths inside a run's folder.
+
+    Args:
+        path: the folder; made when the run starts.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = pathlib.Path(path)
+        self.config = self.path / "config.gin"
+        self.operative_config = self.path / "operative_config.gin"
+        self.environment = self.path / "environment.json"
+        self.metrics = self.path / "metrics.jsonl"
+        self.tensorboard = self.path / "tensorboard"
+        self.checkpoints = self.path / "checkpoints"
+        self.initialization = self.path / "initialization.keras"
+        self.evaluation = self.path / "evaluation.json"
+        self.plots = self.path / "plots"
+
+    def claim(self, config: str) -> None:
+        """Makes the folder this run's, or finds that it is already.
+
+        Args:
+            config: the run's whole configuration, as text.
+
+        Raises:
+            RunDirectoryError: the folder holds another run, or files that are no run's.
+        """
+        if self.config.exists():
+            present = self.config.read_text()
+            if present != config:
+                changes = difflib.unified_diff(
+                    present.splitlines(),
+                    config.splitlines(),
+                    "in the folder",
+                    "now",
+                    n=0,
+                    lineterm="",
+                )
+                raise RunDirectoryError(
+                    f"{self.path} holds a run with another configuration. Give another "
+                    "--output_dir, or the same configuration to go on with it:\n"
+                    + "\n".join(changes)
+                )
+        elif self.path.exists() and any(self.path.iterdir()):
+            raise RunDirectoryError(
+                f"{self.path} is not empty and holds no run. Give a new --output_dir."
+            )
+        self.plots.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.config, config)
+        write_atomically(self.environment, json.dumps(describe_environment(), indent=2) + "\n")
+
+    def require_config(self) -> pathlib.Path:
+        """Returns the configuration file of a run that exists.
+
+        Raises:
+            RunDirectoryError: there is none.
+        """
+        if not self.config.exists():
+            raise RunDirectoryError(
+                f"{self.path} holds no run (no config.gin). Give the --output_dir of a training."
+            )
+        return self.config
+
+
+def describe_environment() -> dict:
+    """Returns versions and machine, for whoever wants to repeat a run."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "intra_op_threads": tf.config.threading.get_intra_op_parallelism_threads(),
+        "inter_op_threads": tf.config.threading.get_inter_op_parallelism_threads(),
+        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+    }
+
+
+def write_atomically(path: pathlib.Path, text: str) -> None:
+    """Writes a file that is either whole or not there."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    partial.replace(path)

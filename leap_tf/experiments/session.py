@@ -1,0 +1,78 @@
+"""What the binaries do: read a configuration, build its study, train it, judge it."""
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator, Sequence
+
+import gin
+
+from leap_tf.experiments.gin_registration import (
+    configured_judge,
+    configured_meta_train,
+    configured_study,
+    read_configuration,
+)
+from leap_tf.experiments.interruption import stop_on_signals
+from leap_tf.experiments.run_directory import RunDirectory, write_atomically
+
+Path = str | os.PathLike
+
+_LOGGER = logging.getLogger("leap_tf")
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Ends the process with one line for what a user can mend; the traceback goes to DEBUG."""
+    try:
+        yield
+    except (ValueError, TypeError, OSError, FloatingPointError) as error:
+        _LOGGER.debug("Traceback of the error below", exc_info=True)
+        raise SystemExit(f"{type(error).__name__}: {error}") from None
+
+
+def train(
+    gin_files: Sequence[Path],
+    gin_params: Sequence[str],
+    output_dir: Path,
+    data_dir: Path | None = None,
+) -> None:
+    """Trains and judges the configured study in `output_dir`, or goes on with it there.
+
+    Args:
+        gin_files: configuration files.
+        gin_params: bindings over them.
+        output_dir: the run's folder.
+        data_dir: folder of prepared data sets.
+
+    Raises:
+        ConfigurationError, RunDirectoryError, MissingDataError: what was asked for cannot be
+            done; nothing has been written over.
+    """
+    run = RunDirectory(output_dir)
+    run.claim(read_configuration(gin_files, gin_params))
+    study = configured_study(data_dir=data_dir)
+    initial_weights = study.trainer.model.get_weights()
+    with stop_on_signals(study.trainer):
+        configured_meta_train(study=study, run=run)
+    study.trainer.model.set_weights(initial_weights)
+    print(configured_judge(study=study, run=run))
+    write_atomically(run.operative_config, gin.operative_config_str())
+    print(f"Learned initialization, metrics, evaluation and plots are in {run.path}.")
+
+
+def evaluate(output_dir: Path, gin_params: Sequence[str], data_dir: Path | None = None) -> None:
+    """Judges a finished run again, perhaps with other steps or another target.
+
+    Args:
+        output_dir: the run's folder.
+        gin_params: bindings over its configuration, such as "judge.steps = 50".
+        data_dir: folder of prepared data sets.
+
+    Raises:
+        RunDirectoryError: the folder holds no finished run.
+    """
+    run = RunDirectory(output_dir)
+    read_configuration([run.require_config()], gin_params)
+    study = configured_study(data_dir=data_dir)
+    print(configured_judge(study=study, run=run))

@@ -1,0 +1,78 @@
+"""Finding prepared TFDS data sets on this machine, and saying what to do if there are none."""
+
+import os
+import pathlib
+
+import tensorflow_datasets as tfds
+
+# Data sets that this project can draw itself, with no network.
+DRAWN_OFFLINE = ("unicode_alphabets",)
+
+
+class MissingDataError(FileNotFoundError):
+    """A data set is not prepared on this machine."""
+
+
+def open_dataset(name: str, data_dir: str | os.PathLike | None = None) -> tfds.core.DatasetBuilder:
+    """Opens a data set that is prepared on this machine; nothing is ever downloaded.
+
+    A data set of this project's own (`unicode_alphabets`) is drawn at first use, which takes
+    about a minute.
+
+    Args:
+        name: the TFDS name.
+        data_dir: the folder that holds it. Otherwise the environment's `TFDS_DATA_DIR` is
+            searched, then `~/tensorflow_datasets`.
+
+    Returns:
+        A builder whose data can be read.
+
+    Raises:
+        MissingDataError: the data set is in none of these folders. Says how to get it.
+        ValueError: TFDS knows no data set of this name.
+    """
+    folders = _search_path(data_dir)
+    if name in DRAWN_OFFLINE:
+        import leap_tf.tasks.unicode_alphabets  # noqa: F401, registers the builder with TFDS
+    for folder in folders:
+        builder = _builder(name, folder)
+        if (pathlib.Path(builder.data_path) / "dataset_info.json").exists():
+            return builder
+    if name in DRAWN_OFFLINE:
+        return _draw(name, folders)
+    raise MissingDataError(
+        f"The data set {name!r} is not prepared in {' or '.join(map(str, folders))}. Either "
+        f"download it once, with `tfds build {name} --data_dir={folders[0]}` on a machine that "
+        "has a network, or point --data_dir (or TFDS_DATA_DIR) at a folder that holds it. "
+        "`unicode_alphabets` needs neither."
+    )
+
+
+def _search_path(data_dir):
+    if data_dir:
+        return [pathlib.Path(data_dir).expanduser()]
+    home = pathlib.Path("~/tensorflow_datasets").expanduser()
+    configured = os.environ.get("TFDS_DATA_DIR")
+    return [pathlib.Path(configured).expanduser(), home] if configured else [home]
+
+
+def _builder(name, folder):
+    try:
+        return tfds.builder(name, data_dir=folder, try_gcs=False)
+    except tfds.core.DatasetNotFoundError as error:
+        raise ValueError(f"TensorFlow Datasets knows no data set named {name!r}.") from error
+
+
+def _draw(name, folders):
+    for folder in folders:
+        existing = next(path for path in (folder, *folder.parents) if path.exists())
+        if os.access(existing, os.W_OK):
+            builder = _builder(name, folder)
+            builder.download_and_prepare(
+                download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+            )
+            return builder
+    raise MissingDataError(
+        f"{name!r} has to be drawn first, and {' and '.join(map(str, folders))} cannot be written "
+        "to. Give a --data_dir that can."
+    )

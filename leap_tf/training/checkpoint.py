@@ -1,0 +1,182 @@
+"""Checkpoints of meta-training: everything that decides how it goes on.
+
+Initialization, meta-optimizer, random state (a seed and the meta-step, from which every
+random number is derived), history and the state of early stopping are in a
+`tf.train.Checkpoint`. Reading one runs no code: numbers, JSON and arrays without pickle.
+"""
+
+import json
+import logging
+import pathlib
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+
+from leap_tf.functional import SavedArrays
+
+_LOGGER = logging.getLogger("leap_tf")
+
+# What TensorFlow raises when files of a checkpoint are missing, cut short or altered.
+_UNREADABLE = (
+    tf.errors.DataLossError,
+    tf.errors.NotFoundError,
+    tf.errors.OutOfRangeError,
+    tf.errors.FailedPreconditionError,
+    tf.errors.InvalidArgumentError,
+    tf.errors.InternalError,
+    tf.errors.UnimplementedError,
+)
+
+
+class CheckpointMismatchError(ValueError):
+    """A checkpoint belongs to another model or another run."""
+
+
+class CheckpointUnreadableError(OSError):
+    """A checkpoint's files are missing, cut short or altered."""
+
+
+class Progress(tf.train.experimental.PythonState):
+    """How far meta-training has come, as JSON in the checkpoint.
+
+    Attributes:
+        seed: the run's seed.
+        meta_step: meta-updates made.
+        stopped: whether a callback has ended the training.
+        epochs: numbers of the meta-steps in `history`.
+        history: one list of values per metric.
+        stopping: state of each `keras.callbacks.EarlyStopping`, in order.
+    """
+
+    FIELDS = ("seed", "meta_step", "stopped", "epochs", "history", "stopping")
+
+    def __init__(self, seed: int):
+        self.seed = seed
+        self.meta_step = 0
+        self.stopped = False
+        self.epochs: list[int] = []
+        self.history: dict[str, list[float]] = {}
+        self.stopping: list[dict] = []
+
+    def serialize(self) -> str:
+        return json.dumps({field: getattr(self, field) for field in self.FIELDS})
+
+    def deserialize(self, string_value) -> None:
+        for field, value in json.loads(tf.compat.as_text(string_value)).items():
+            if field in self.FIELDS:
+                setattr(self, field, value)
+
+
+class TrainingState:
+    """What is saved and restored.
+
+    Args:
+        variables: the model's variables, in order.
+        meta_optimizer: built on the meta-learned variables.
+        seed: the run's seed.
+    """
+
+    def __init__(
+        self,
+        variables: Sequence[keras.Variable],
+        meta_optimizer: keras.optimizers.Optimizer,
+        seed: int,
+    ):
+        self.progress = Progress(seed)
+        self.best_weights = SavedArrays()
+        self._seed = seed
+        self._paths = [variable.path for variable in variables]
+        self._checkpoint = tf.train.Checkpoint(
+            model=[variable.value for variable in variables],
+            meta_optimizer=[variable.value for variable in meta_optimizer.variables],
+            progress=self.progress,
+            best_weights=self.best_weights,
+        )
+
+    def save(self, path: str | pathlib.Path) -> None:
+        """Writes one checkpoint under exactly this prefix."""
+        self._checkpoint.write(str(path))
+
+    def load(self, path: str | pathlib.Path) -> None:
+        """Reads a checkpoint.
+
+        Raises:
+            CheckpointUnreadableError: its files are missing or damaged.
+            CheckpointMismatchError: it is of another model, meta-optimizer or seed.
+        """
+        try:
+            self._checkpoint.read(str(path)).assert_consumed()
+        except _UNREADABLE as error:
+            raise CheckpointUnreadableError(
+                f"The checkpoint {path} cannot be read: {_first_line(error)}"
+            ) from error
+        except (AssertionError, ValueError) as error:
+            raise CheckpointMismatchError(
+                f"The checkpoint {path} does not fit this model and meta-optimizer, whose "
+                f"variables are {self._paths}. Build the model and the optimizers as they were "
+                f"when it was saved. TensorFlow says: {_first_line(error)}"
+            ) from error
+        if self.progress.seed != self._seed:
+            raise CheckpointMismatchError(
+                f"The checkpoint {path} is of a run with seed {self.progress.seed}, this one has "
+                f"seed {self._seed}. Give the same seed, or another directory."
+            )
+
+
+class CheckpointFolder:
+    """The last few checkpoints of a run, and how to get back to the newest good one.
+
+    Args:
+        folder: where they are; made when the first one is written.
+        keep: how many are kept.
+    """
+
+    def __init__(self, folder: str | pathlib.Path, keep: int = 3):
+        self._folder = pathlib.Path(folder)
+        self._keep = keep
+
+    def save(self, state: TrainingState) -> None:
+        """Writes a checkpoint of the present meta-step and removes the oldest ones.
+
+        The index is what makes a checkpoint count, and TensorFlow renames it into place
+        last: a process killed while saving leaves the earlier checkpoints as they were.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        state.save(self._folder / f"step-{state.progress.meta_step:08d}")
+        for path in self._newest_first()[self._keep :]:
+            for file in self._folder.glob(f"{path.name}.*"):
+                file.unlink()
+
+    def restore(self, state: TrainingState) -> bool:
+        """Restores the newest readable checkpoint; says so if a newer one is damaged.
+
+        Returns:
+            Whether there was any checkpoint.
+
+        Raises:
+            CheckpointMismatchError: the checkpoint is of another run.
+            CheckpointUnreadableError: there are checkpoints, and none can be read.
+        """
+        candidates = self._newest_first()
+        for path in candidates:
+            try:
+                state.load(path)
+            except CheckpointUnreadableError as error:
+                _LOGGER.warning("%s Falling back to the checkpoint before it.", error)
+                continue
+            return True
+        if candidates:
+            raise CheckpointUnreadableError(
+                f"None of the {len(candidates)} checkpoints in {self._folder} can be read. Start "
+                "again in another directory; nothing has been overwritten."
+            )
+        return False
+
+    def _newest_first(self):
+        indices = sorted(self._folder.glob("step-*.index"), reverse=True)
+        return [index.with_suffix("") for index in indices]
+
+
+def _first_line(error):
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

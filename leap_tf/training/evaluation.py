@@ -1,0 +1,94 @@
+"""How a task was learned, in figures: held-out error, area under the curve, steps to a target."""
+
+import dataclasses
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskEvaluation:
+    """One task, adapted from an initialization and judged on its held-out examples.
+
+    Attributes:
+        name: the task's name.
+        error: mean error on the held-out examples after the last step.
+        loss: mean loss on them.
+        examples: how many held-out examples there were.
+        training_errors: [K] error on each training batch, before the step it caused.
+        training_losses: [K] loss on each training batch, before the step it caused.
+    """
+
+    name: str
+    error: float
+    loss: float
+    examples: int
+    training_errors: np.ndarray
+    training_losses: np.ndarray
+
+    @property
+    def area_under_error(self) -> float:
+        """Area under the curve of the training error, 0–100. See `area_under_curve`."""
+        return area_under_curve(self.training_errors)
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Several tasks, adapted from the same initialization."""
+
+    tasks: tuple[TaskEvaluation, ...]
+
+    @property
+    def error(self) -> float:
+        """Mean over the tasks of the held-out error."""
+        return float(np.mean([task.error for task in self.tasks]))
+
+    @property
+    def loss(self) -> float:
+        """Mean over the tasks of the held-out loss."""
+        return float(np.mean([task.loss for task in self.tasks]))
+
+    @property
+    def area_under_error(self) -> float:
+        """Mean over the tasks of the area under the training error, 0–100."""
+        return float(np.mean([task.area_under_error for task in self.tasks]))
+
+    def steps_to(self, target: float, window: int = 10) -> list[int | None]:
+        """Returns for each task the steps to a training error of `target`, None if never."""
+        return [steps_to(task.training_errors, target, window) for task in self.tasks]
+
+
+def area_under_curve(errors: ArrayLike) -> float:
+    """Returns the mean height of a curve in percent, 100/(K−1) Σᵢ (eᵢ + eᵢ₊₁)/2.
+
+    The trapezoid rule over the K points of a training-error curve, scaled to 0–100 as in the
+    paper's table 3: a curve that stays at 1 has area 100, whatever its length.
+
+    Args:
+        errors: [K] errors in [0, 1]. Of a single point the area is that point.
+    """
+    curve = np.asarray(errors, np.float64)
+    if len(curve) == 1:
+        return 100.0 * float(curve[0])
+    return 100.0 * float(np.mean((curve[1:] + curve[:-1]) / 2.0))
+
+
+def steps_to(errors: ArrayLike, target: float, window: int = 10) -> int | None:
+    """Returns how many gradient steps bring the training error down to `target`.
+
+    One batch is a noisy measure, so the error is averaged over the last `window` batches.
+
+    Args:
+        errors: [K] errors, each before its step.
+        target: the error to reach.
+        window: batches in the running mean; fewer at the start.
+
+    Returns:
+        The number of steps made before the first batch at which the mean is at most the
+        target, or None if it never is.
+    """
+    curve = np.asarray(errors, np.float64)
+    for step in range(len(curve)):
+        if np.mean(curve[max(0, step + 1 - window) : step + 1]) <= target:
+            return step
+    return None

@@ -1,0 +1,42 @@
+"""Keras's `EarlyStopping` across a restart: its memory, saved and put back.
+
+Keras forgets it when training begins. It is a few numbers and the best weights.
+"""
+
+from collections.abc import Sequence
+
+import keras
+
+from leap_tf.training.checkpoint import TrainingState
+
+_NUMBERS = ("wait", "best", "best_epoch", "stopped_epoch")
+
+
+def remember_stopping(state: TrainingState, callbacks: Sequence[keras.callbacks.Callback]) -> None:
+    """Copies the memory of every `EarlyStopping` into what a checkpoint saves."""
+    stoppers = _stoppers(callbacks)
+    state.progress.stopping = [
+        {name: _as_number(getattr(stopper, name)) for name in _NUMBERS}
+        | {"best_weights": len(stopper.best_weights or [])}
+        for stopper in stoppers
+    ]
+    weights = [array for stopper in stoppers for array in stopper.best_weights or []]
+    state.best_weights.value = weights or None
+
+
+def recall_stopping(state: TrainingState, callbacks: Sequence[keras.callbacks.Callback]) -> None:
+    """Puts back what `remember_stopping` saved; call it after `on_train_begin`."""
+    weights = list(state.best_weights.value or [])
+    for stopper, memory in zip(_stoppers(callbacks), state.progress.stopping):
+        for name in _NUMBERS:
+            setattr(stopper, name, memory[name])
+        count = memory["best_weights"]
+        stopper.best_weights, weights = weights[:count] or None, weights[count:]
+
+
+def _stoppers(callbacks):
+    return [item for item in callbacks if isinstance(item, keras.callbacks.EarlyStopping)]
+
+
+def _as_number(value):
+    return value if value is None or isinstance(value, int) else float(value)
