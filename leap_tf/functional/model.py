@@ -1,5 +1,6 @@
 """A Keras model and its loss as one pure function of the model's variables."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -65,6 +66,7 @@ class FunctionalModel:
         self.model = model
         self.loss = loss
         self.error = error or default_error(self.loss)
+        self._takes_training = "training" in inspect.signature(model.call).parameters
         self._seed_states = [
             index
             for index, variable in enumerate(model.non_trainable_variables)
@@ -114,7 +116,11 @@ class FunctionalModel:
             The mean loss in float32 or wider, the error of each example, the new state.
         """
         outputs, new_state, penalties = self.model.stateless_call(
-            list(parameters), list(state), batch.inputs, training=training, return_losses=True
+            list(parameters),
+            list(state),
+            batch.inputs,
+            return_losses=True,
+            **({"training": training} if self._takes_training else {}),
         )
         loss = self.loss(batch.targets, outputs, sample_weight=batch.sample_weight)
         if training and penalties:

@@ -121,14 +121,17 @@ def refuse_hidden_state(optimizer: keras.optimizers.Optimizer, role: str) -> Non
         refuse_hidden_state(wrapped, role)
 
 
+class _BackendNeutral(TFOptimizer):
+    """The methods that TensorFlow's optimizer overrides, as Keras's base class has them."""
+
+
+for _name, _method in vars(BaseOptimizer).items():
+    if callable(_method) and _name in vars(TFOptimizer) and not _name.startswith("__"):
+        setattr(_BackendNeutral, _name, _method)
+
+
 def _backend_neutral_copy(optimizer):
+    # As second base, the neutral methods come before TensorFlow's and after the optimizer's own.
     original = type(optimizer)
-    neutral_methods = {
-        name: getattr(BaseOptimizer, name)
-        for name in vars(TFOptimizer)
-        if not name.startswith("__")
-        and callable(getattr(BaseOptimizer, name, None))
-        and getattr(original, name) is getattr(TFOptimizer, name)
-    }
-    functional = type(f"Functional{original.__name__}", (original,), neutral_methods)
+    functional = type(f"Functional{original.__name__}", (original, _BackendNeutral), {})
     return functional.from_config(optimizer.get_config())

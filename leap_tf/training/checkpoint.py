@@ -17,16 +17,9 @@ from leap_tf.functional import SavedArrays
 
 _LOGGER = logging.getLogger("leap_tf")
 
-# What TensorFlow raises when files of a checkpoint are missing, cut short or altered.
-_UNREADABLE = (
-    tf.errors.DataLossError,
-    tf.errors.NotFoundError,
-    tf.errors.OutOfRangeError,
-    tf.errors.FailedPreconditionError,
-    tf.errors.InvalidArgumentError,
-    tf.errors.InternalError,
-    tf.errors.UnimplementedError,
-)
+# What TensorFlow raises when files of a checkpoint are missing, cut short or altered. Most are
+# OpErrors; its checkpoint reader adds two kinds of its own.
+_UNREADABLE = (tf.errors.OpError, RuntimeError, IndexError)
 
 
 class CheckpointMismatchError(ValueError):

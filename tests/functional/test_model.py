@@ -1,0 +1,107 @@
+"""Models and layers as functions: what is checked, what counts as an error, what is fresh."""
+
+import random
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from leap_tf.functional import FunctionalModel, fresh_values, layer_variables
+from leap_tf.functional.model import default_error
+from leap_tf.functional.saved_arrays import SavedArrays
+
+
+def model():
+    return keras.Sequential(
+        [
+            keras.layers.Input((4,)),
+            keras.Sequential(
+                [keras.layers.Dense(3, name="inside"), keras.layers.BatchNormalization()],
+                name="encoder",
+            ),
+            keras.layers.Dense(2, name="head"),
+        ]
+    )
+
+
+def test_fresh_values_depend_on_the_seed_alone():
+    network = model()
+    state = random.getstate()
+    first, again, other = (fresh_values(network, ["head"], seed) for seed in (1, 1, 2))
+    assert random.getstate() == state
+    kernel, bias = network.get_layer("head").weights
+    assert set(first) == {id(kernel), id(bias)}
+    np.testing.assert_array_equal(first[id(kernel)], again[id(kernel)])
+    assert np.any(first[id(kernel)] != other[id(kernel)])
+    assert np.any(first[id(kernel)] != kernel.numpy())
+    limit = np.sqrt(6 / (3 + 2))  # of Glorot's uniform initializer
+    assert np.all(np.abs(first[id(kernel)]) <= limit)
+
+
+def test_nested_layers_are_found_by_name():
+    network = model()
+    assert [v.path for v in layer_variables(network, ["inside"])] == [
+        v.path for v in network.layers[0].layers[0].weights
+    ]
+    with pytest.raises(ValueError, match="no layer named \\['tail'\\]; it has .*inside"):
+        layer_variables(network, ["tail"])
+
+
+def test_whole_submodels_can_be_fresh():
+    network = model()
+    values = fresh_values(network, ["encoder"], seed=3)
+    assert set(values) == {id(variable) for variable in network.get_layer("encoder").weights}
+
+
+@pytest.mark.parametrize(
+    "loss, targets, outputs, errors",
+    [
+        (
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            [0, 1],
+            [[2.0, 1.0], [2.0, 1.0]],
+            [0.0, 1.0],
+        ),
+        (
+            keras.losses.CategoricalCrossentropy(),
+            [[1.0, 0.0], [0.0, 1.0]],
+            [[0.9, 0.1], [0.9, 0.1]],
+            [0.0, 1.0],
+        ),
+        (
+            keras.losses.BinaryCrossentropy(from_logits=True),
+            [[1.0], [1.0]],
+            [[0.3], [-0.3]],
+            [0.0, 1.0],
+        ),
+        (keras.losses.BinaryCrossentropy(), [[1.0], [1.0]], [[0.6], [0.4]], [0.0, 1.0]),
+        (keras.losses.MeanSquaredError(), [[0.0, 0.0], [1.0, 1.0]], [[1.0, 3.0]] * 2, [5.0, 2.0]),
+    ],
+)
+def test_the_error_people_quote(loss, targets, outputs, errors):
+    result = default_error(loss)(tf.constant(targets), tf.constant(outputs))
+    np.testing.assert_allclose(np.ravel(result), errors, rtol=1e-6)
+
+
+def test_what_cannot_be_learned_is_refused():
+    mse = keras.losses.MeanSquaredError()
+    with pytest.raises(ValueError, match="no variables yet"):
+        FunctionalModel(keras.Sequential([keras.layers.Dense(1)]), mse)
+    with pytest.raises(TypeError, match=r"keras\.losses\.Loss"):
+        FunctionalModel(model(), "mse")
+    frozen = model()
+    frozen.trainable = False
+    with pytest.raises(ValueError, match="nothing to learn"):
+        FunctionalModel(frozen, mse)
+
+
+def test_saved_arrays_round_trip():
+    arrays, other = SavedArrays(), SavedArrays()
+    other.deserialize(arrays.serialize())
+    assert other.value is None
+    arrays.value = [np.arange(3.0), np.array(7, np.int64)]
+    other.deserialize(arrays.serialize())
+    for a, b in zip(arrays.value, other.value, strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert a.dtype == b.dtype

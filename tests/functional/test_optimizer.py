@@ -1,0 +1,94 @@
+"""Functional optimizers do what the ordinary ones do, step for step."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from leap_tf.functional import FunctionalOptimizer, OptimizerReset, refuse_hidden_state
+
+OPTIMIZERS = {
+    "sgd": lambda: keras.optimizers.SGD(0.1),
+    "nesterov": lambda: keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True),
+    "adam": lambda: keras.optimizers.Adam(0.01, amsgrad=True),
+    "adamw": lambda: keras.optimizers.AdamW(0.01, weight_decay=0.1),
+    "adamax": lambda: keras.optimizers.Adamax(0.01),
+    "nadam": lambda: keras.optimizers.Nadam(0.01),
+    "rmsprop": lambda: keras.optimizers.RMSprop(0.01, centered=True, momentum=0.5),
+    "adagrad": lambda: keras.optimizers.Adagrad(0.1),
+    "adadelta": lambda: keras.optimizers.Adadelta(0.1),
+    "ftrl": lambda: keras.optimizers.Ftrl(0.1),
+    "lion": lambda: keras.optimizers.Lion(0.01),
+    "lamb": lambda: keras.optimizers.Lamb(0.01),
+    "adafactor": lambda: keras.optimizers.Adafactor(0.01),
+    "muon": lambda: keras.optimizers.Muon(0.01),
+    "schedule": lambda: keras.optimizers.SGD(
+        keras.optimizers.schedules.CosineDecay(0.1, 20), global_clipnorm=0.5
+    ),
+    "loss scale": lambda: keras.optimizers.SGD(0.1, loss_scale_factor=4.0, clipvalue=0.3),
+}
+
+
+def variables():
+    rng = np.random.default_rng(0)
+    return [
+        keras.Variable(rng.normal(size=shape).astype("float32"), name=name)
+        for name, shape in (("kernel", (3, 4)), ("bias", (4,)), ("scale", ()))
+    ]
+
+
+def gradient(values):
+    return [tf.sin(3.0 * value) + value for value in values]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_functional_steps_equal_ordinary_steps(name):
+    ordinary, model = OPTIMIZERS[name](), variables()
+    if name == "muon":  # it takes matrices only
+        model = model[:1]
+    functional = FunctionalOptimizer(OPTIMIZERS[name](), model)
+    parameters = [tf.convert_to_tensor(variable.value) for variable in model]
+
+    @tf.function
+    def run(parameters):
+        slots = functional.initial_slots()
+        for _ in tf.range(20):
+            parameters, slots = functional.apply(gradient(parameters), parameters, slots)
+        return parameters
+
+    after = run(parameters)
+    for variable, value in zip(model, parameters):
+        np.testing.assert_array_equal(variable.numpy(), value)  # nothing was assigned
+    ordinary.build(model)
+    for _ in range(20):
+        ordinary.apply(gradient([variable.value for variable in model]), model)
+    for variable, value in zip(model, after):
+        np.testing.assert_allclose(variable.numpy(), value, rtol=2e-5, atol=2e-6)
+
+
+def test_a_reset_optimizer_starts_over():
+    optimizer, model = keras.optimizers.Adam(0.01), variables()
+    optimizer.build(model)
+    reset = OptimizerReset(optimizer)
+    first = [variable.numpy() for variable in optimizer.variables]
+    optimizer.apply(gradient([variable.value for variable in model]), model)
+    optimizer.learning_rate = 0.5
+    assert int(optimizer.iterations.numpy()) == 1
+    reset()
+    for variable, value in zip(optimizer.variables, first):
+        np.testing.assert_array_equal(variable.numpy(), value)
+    optimizer.learning_rate = 0.25
+    reset.keep(optimizer.learning_rate)
+    reset()
+    assert float(optimizer.learning_rate.numpy()) == 0.25
+
+
+def test_hidden_state_is_refused():
+    with pytest.raises(ValueError, match="mixed_bfloat16"):
+        FunctionalOptimizer(
+            keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD()), variables()
+        )
+    with pytest.raises(ValueError, match="larger batches"):
+        FunctionalOptimizer(keras.optimizers.SGD(gradient_accumulation_steps=4), variables())
+    with pytest.raises(ValueError, match="role has use_ema"):
+        refuse_hidden_state(keras.optimizers.SGD(use_ema=True), role="role")

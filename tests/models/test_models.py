@@ -1,0 +1,90 @@
+"""The ConvNet and its batch norm: the paper's numbers, Keras's arithmetic."""
+
+import keras
+import numpy as np
+import pytest
+
+from leap_tf.models import BatchNormalization, conv_net, mlp
+
+
+def test_the_conv_net_is_the_papers():
+    model = conv_net()
+    assert (
+        model.count_params() - sum(int(np.prod(v.shape)) for v in model.non_trainable_variables)
+        == 113_236
+    )
+    assert len(model.trainable_variables) == 18
+    assert model.get_layer("flatten").output.shape == (None, 64)
+    norms = [layer for layer in model.layers if isinstance(layer, BatchNormalization)]
+    assert {(norm.momentum, norm.epsilon) for norm in norms} == {(0.9, 1e-5)}
+    assert conv_net((32, 32, 3), classes=7).output_shape == (None, 7)
+
+
+def test_pooling_before_relu_gives_what_the_papers_order_gives():
+    model = conv_net(blocks=2, filters=4)
+    features = images = keras.Input((28, 28, 1))
+    for block in (1, 2):
+        features = model.get_layer(f"conv{block}")(features)
+        features = model.get_layer(f"norm{block}")(features)
+        features = keras.layers.MaxPool2D(2)(keras.layers.ReLU()(features))
+    paper = keras.Model(images, model.get_layer("head")(keras.layers.Flatten()(features)))
+    inputs = np.random.default_rng(0).normal(size=(5, 28, 28, 1)).astype("float32")
+    np.testing.assert_allclose(model(inputs), paper(inputs), rtol=1e-6, atol=1e-6)
+
+
+def both_norms():
+    fused, plain = BatchNormalization(), keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5)
+    rng = np.random.default_rng(0)
+    for norm in (fused, plain):
+        norm.build((None, 4, 4, 3))
+    for a, b in zip(fused.weights, plain.weights):
+        value = rng.uniform(0.5, 1.5, size=a.shape)
+        a.assign(value)
+        b.assign(value)
+    return fused, plain, rng.normal(2.0, 3.0, size=(6, 4, 4, 3)).astype("float32")
+
+
+def test_fused_batch_norm_is_kerass():
+    fused, plain, inputs = both_norms()
+    np.testing.assert_allclose(
+        fused(inputs, training=True), plain(inputs, training=True), rtol=1e-4, atol=1e-5
+    )
+    np.testing.assert_allclose(fused.moving_mean.numpy(), plain.moving_mean.numpy(), rtol=1e-5)
+
+
+def test_its_running_variance_is_unbiased_as_in_pytorch():
+    fused, _, inputs = both_norms()
+    before = fused.moving_variance.numpy().copy()
+    fused(inputs, training=True)
+    expected = 0.9 * before + 0.1 * inputs.reshape(-1, 3).var(axis=0, ddof=1)
+    np.testing.assert_allclose(fused.moving_variance.numpy(), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("training", [False, None])
+def test_outside_training_it_uses_the_running_statistics(training):
+    fused, plain, inputs = both_norms()
+    before = fused.moving_mean.numpy().copy()
+    np.testing.assert_allclose(
+        fused(inputs, training=training), plain(inputs, training=training), rtol=1e-5, atol=1e-5
+    )
+    np.testing.assert_array_equal(fused.moving_mean.numpy(), before)
+
+
+def test_what_cannot_be_fused_goes_kerass_way():
+    flat = BatchNormalization()
+    inputs = np.random.default_rng(0).normal(size=(8, 3)).astype("float32")
+    outputs = flat(inputs, training=True).numpy()
+    np.testing.assert_allclose(outputs.mean(axis=0), np.zeros(3), atol=1e-5)
+    frozen, _, images = both_norms()
+    frozen.trainable = False
+    before = frozen.moving_mean.numpy().copy()
+    frozen(images, training=True)
+    np.testing.assert_array_equal(frozen.moving_mean.numpy(), before)
+
+
+def test_models_survive_saving(tmp_path):
+    for model in (conv_net(blocks=2, filters=4), mlp(inputs=3, outputs=2)):
+        model.save(tmp_path / "model.keras")
+        loaded = keras.saving.load_model(tmp_path / "model.keras")
+        for a, b in zip(model.get_weights(), loaded.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)

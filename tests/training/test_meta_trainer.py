@@ -1,0 +1,477 @@
+"""The outer loop: learning, determinism, restarts, callbacks, bad input."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import leap_tf
+from leap_tf.tasks import ArrayTask, FiniteTasks
+from leap_tf.training import MetricsLog, ProgressDisplay, read_metrics
+from tests import golden
+
+MSE = keras.losses.MeanSquaredError()
+
+
+def trainer(seed=0, model=None, **options):
+    keras.utils.set_random_seed(seed)
+    settings = {
+        "loss": MSE,
+        "inner_optimizer": keras.optimizers.SGD(0.02),
+        "meta_optimizer": keras.optimizers.Adam(0.02),
+        "steps_per_task": 8,
+        "meta_batch_size": 5,
+        "parallel_tasks": 2,
+        "seed": seed,
+    }
+    return leap_tf.MetaTrainer(model or leap_tf.mlp(), **(settings | options))
+
+
+def held_out(count=6):
+    return leap_tf.Sinusoids().sample(count, np.random.default_rng(99))
+
+
+def weights(of):
+    return [array.copy() for array in of.model.get_weights()]
+
+
+def assert_same(actual, expected):
+    for a, b in zip(actual, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+class RecordedTask:
+    """One of the original's recorded tasks."""
+
+    def __init__(self, number):
+        self.number = number
+        self.name = f"recorded {number}"
+
+    def train_batches(self, seed):
+        return golden.task_dataset(self.number)
+
+    def test_batches(self):
+        return golden.task_dataset(self.number)
+
+
+def test_a_meta_step_descends_on_the_originals_meta_gradient():
+    model = golden.build_model()
+    before = model.get_weights()
+    learner = leap_tf.MetaTrainer(
+        model,
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        keras.optimizers.SGD(0.1),
+        keras.optimizers.SGD(0.5),
+        meta_batch_size=2,
+    )
+    learner.fit(FiniteTasks([RecordedTask(0), RecordedTask(1)]), 1, verbose=False)
+    moved = [(a - b) / 0.5 for a, b in zip(before, model.get_weights())]
+    expected = golden.to_keras(golden.meta_gradient("a_sgd_lr0.1", "float32", golden.SWITCHES[0]))
+    assert golden.relative_error(moved, expected) < 1e-5
+
+
+def test_meta_training_makes_new_tasks_easier():
+    learner = trainer()
+    before = learner.evaluate(held_out())
+    history = learner.fit(leap_tf.Sinusoids(), 40, verbose=False)
+    after = learner.evaluate(held_out())
+    assert after.error < 0.7 * before.error
+    assert after.area_under_error < 0.7 * before.area_under_error
+    assert len(history.history["loss"]) == 40
+    assert history.history["path_length"][-1] < history.history["path_length"][0]
+
+
+def test_evaluation_changes_nothing_and_repeats():
+    learner = trainer()
+    start = weights(learner)
+    first, again = learner.evaluate(held_out()), learner.evaluate(held_out())
+    assert_same(weights(learner), start)
+    for a, b in zip(first.tasks, again.tasks):
+        assert (a.name, a.error, a.loss) == (b.name, b.error, b.loss)
+        np.testing.assert_array_equal(a.training_errors, b.training_errors)
+    assert len(learner.evaluate(held_out(), steps=3).tasks[0].training_errors) == 3
+
+
+@pytest.mark.parametrize("parallel_tasks", [1, 3])
+def test_results_do_not_depend_on_parallel_tasks(parallel_tasks):
+    ends = []
+    for tasks in (2, parallel_tasks):
+        learner = trainer(parallel_tasks=tasks)
+        learner.fit(leap_tf.Sinusoids(), 4, verbose=False)
+        ends.append(weights(learner))
+    assert_same(*ends)
+
+
+def test_the_seed_decides_everything():
+    ends = []
+    for seed in (1, 1, 2):
+        learner = trainer(seed)
+        learner.fit(leap_tf.Sinusoids(), 3, verbose=False)
+        ends.append(weights(learner))
+    assert_same(ends[0], ends[1])
+    assert not np.array_equal(ends[0][0], ends[2][0])
+
+
+def test_task_layers_are_fresh_for_each_task_and_never_move():
+    model = leap_tf.mlp()
+    head = [array.copy() for array in model.get_layer("head").get_weights()]
+    encoder = model.layers[0].get_weights()[0].copy()
+    learner = trainer(model=model, task_layers=["head"])
+    learner.fit(leap_tf.Sinusoids(), 2, verbose=False)
+    assert_same(model.get_layer("head").get_weights(), head)
+    assert not np.array_equal(model.layers[0].get_weights()[0], encoder)
+    first = learner.evaluate(held_out(2), steps=1)
+    assert len({task.training_errors[0] for task in first.tasks}) == 2
+
+
+def test_batch_norm_state_of_the_initialization_never_moves():
+    model = keras.Sequential(
+        [keras.layers.Input((1,)), keras.layers.Dense(4), keras.layers.BatchNormalization()]
+    )
+    norm = model.layers[1]
+    learner = trainer(model=model)
+    learner.fit(leap_tf.Sinusoids(), 2, verbose=False)
+    learner.evaluate(held_out(2))
+    np.testing.assert_array_equal(norm.moving_mean.numpy(), np.zeros(4))
+    np.testing.assert_array_equal(norm.moving_variance.numpy(), np.ones(4))
+
+
+def test_keras_callbacks_see_meta_steps_as_epochs(tmp_path):
+    learner = trainer()
+    seen = []
+    stopping = keras.callbacks.EarlyStopping("loss", mode="min", patience=100)
+    history = learner.fit(
+        leap_tf.Sinusoids(),
+        3,
+        validation_tasks=held_out(2),
+        validation_freq=2,
+        callbacks=[
+            keras.callbacks.LambdaCallback(on_epoch_end=lambda step, logs: seen.append(step)),
+            keras.callbacks.CSVLogger(tmp_path / "log.csv"),
+            keras.callbacks.TensorBoard(tmp_path / "board"),
+            stopping,
+        ],
+        verbose=False,
+    )
+    assert seen == history.epoch == [0, 1, 2]
+    assert len(history.history["val_error"]) == 1
+    assert (tmp_path / "log.csv").read_text().count("\n") == 4
+    assert list((tmp_path / "board").rglob("events*"))
+    assert not hasattr(learner.model, "optimizer")
+    assert stopping.best == min(history.history["loss"])
+
+
+def test_early_stopping_ends_with_the_best_weights():
+    learner = trainer()
+    best = {}
+
+    def remember(step, logs):
+        if logs["loss"] < best.get("loss", np.inf):
+            best.update(loss=logs["loss"], weights=weights(learner), step=step)
+
+    history = learner.fit(
+        leap_tf.Sinusoids(),
+        30,
+        callbacks=[
+            keras.callbacks.LambdaCallback(on_epoch_end=remember),
+            keras.callbacks.EarlyStopping(
+                "loss", mode="min", patience=2, restore_best_weights=True
+            ),
+        ],
+        verbose=False,
+    )
+    assert len(history.epoch) == best["step"] + 3 < 30
+    assert_same(weights(learner), best["weights"])
+
+
+def test_a_restart_ends_bit_identical(tmp_path):
+    straight = trainer()
+    expected = straight.fit(leap_tf.Sinusoids(), 6, held_out(2), 2, verbose=False)
+    for meta_steps in (2, 3, 6):  # each a new process, as far as the trainer knows
+        resumed = trainer()
+        history = resumed.fit(
+            leap_tf.Sinusoids(), meta_steps, held_out(2), 2, checkpoint_dir=tmp_path, verbose=False
+        )
+        assert resumed.meta_step == meta_steps
+    assert_same(weights(resumed), weights(straight))
+    assert history.history == expected.history
+    assert history.epoch == expected.epoch
+    for a, b in zip(resumed.meta_optimizer.variables, straight.meta_optimizer.variables):
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+
+
+def test_early_stopping_remembers_across_a_restart(tmp_path):
+    def run(meta_steps, folder):
+        learner = trainer()
+        stopping = keras.callbacks.EarlyStopping(
+            "loss", mode="min", patience=2, restore_best_weights=True
+        )
+        history = learner.fit(
+            leap_tf.Sinusoids(),
+            meta_steps,
+            callbacks=[stopping],
+            checkpoint_dir=folder,
+            verbose=False,
+        )
+        return learner, history, stopping
+
+    straight, expected, _ = run(30, tmp_path / "straight")
+    stopped_at = len(expected.epoch)
+    for meta_steps in (stopped_at - 1, 30):
+        resumed, history, stopping = run(meta_steps, tmp_path / "resumed")
+    assert history.history == expected.history
+    assert stopping.best == min(expected.history["loss"])
+    assert_same(weights(resumed), weights(straight))
+    again, history, _ = run(30, tmp_path / "resumed")  # it has stopped: nothing more to do
+    assert len(history.epoch) == stopped_at
+    assert_same(weights(again), weights(straight))
+
+
+def test_a_requested_stop_saves_whole_meta_steps(tmp_path):
+    learner = trainer()
+    stop = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda step, logs: learner.request_stop() if step == 1 else None
+    )
+    learner.fit(leap_tf.Sinusoids(), 5, callbacks=[stop], checkpoint_dir=tmp_path, verbose=False)
+    assert learner.stop_requested
+    assert learner.meta_step == 2
+    resumed, straight = trainer(), trainer()
+    resumed.fit(leap_tf.Sinusoids(), 5, checkpoint_dir=tmp_path, verbose=False)
+    straight.fit(leap_tf.Sinusoids(), 5, verbose=False)
+    assert_same(weights(resumed), weights(straight))
+
+
+@pytest.mark.parametrize("moment", ["in a task", "in validation", "in a callback"])
+def test_an_exception_anywhere_leaves_a_state_to_go_on_from(tmp_path, moment):
+    learner = trainer()
+
+    def explode(*_):
+        raise KeyboardInterrupt
+
+    class Exploding(leap_tf.Sinusoids):
+        def sample(self, count, rng):
+            if moment == "in a task" and learner.meta_step == 2:
+                explode()
+            return super().sample(count, rng)
+
+    class Validation(list):
+        def __iter__(self):
+            if moment == "in validation" and learner.meta_step == 2:
+                explode()
+            return super().__iter__()
+
+    late = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda step, logs: explode() if moment == "in a callback" and step == 2 else 0
+    )
+    with pytest.raises(KeyboardInterrupt):
+        learner.fit(
+            Exploding(),
+            5,
+            Validation(held_out(1)),
+            callbacks=[late],
+            checkpoint_dir=tmp_path,
+            checkpoint_seconds=0,
+            verbose=False,
+        )
+    resumed, straight = trainer(), trainer()
+    resumed.fit(leap_tf.Sinusoids(), 5, held_out(1), checkpoint_dir=tmp_path, verbose=False)
+    straight.fit(leap_tf.Sinusoids(), 5, held_out(1), verbose=False)
+    assert_same(weights(resumed), weights(straight))
+
+
+def test_save_and_load(tmp_path):
+    learner = trainer()
+    learner.fit(leap_tf.Sinusoids(), 2, verbose=False)
+    learner.save(tmp_path / "saved")
+    learner.fit(leap_tf.Sinusoids(), 4, verbose=False)
+    other = trainer()
+    other.load(tmp_path / "saved")
+    assert other.meta_step == 2
+    other.fit(leap_tf.Sinusoids(), 4, verbose=False)
+    assert_same(weights(other), weights(learner))
+
+
+def damage(path, how):
+    content = path.read_bytes()
+    if how == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif how == "flipped":
+        middle = len(content) // 3
+        path.write_bytes(content[:middle] + bytes([content[middle] ^ 0xFF]) + content[middle + 1 :])
+    elif how == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("suffix", ["data-00000-of-00001", "index"])
+@pytest.mark.parametrize("how", ["truncated", "flipped", "empty", "missing"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, how, suffix, caplog):
+    learner = trainer()
+    learner.fit(
+        leap_tf.Sinusoids(), 3, checkpoint_dir=tmp_path, checkpoint_seconds=0, verbose=False
+    )
+    damage(tmp_path / f"step-00000003.{suffix}", how)
+    resumed = trainer()
+    resumed.fit(leap_tf.Sinusoids(), 3, checkpoint_dir=tmp_path, verbose=False)
+    assert_same(weights(resumed), weights(learner))
+    if (how, suffix) != ("missing", "index"):  # without an index there is no checkpoint at all
+        assert "Falling back to the checkpoint before it" in caplog.text
+
+
+def test_if_no_checkpoint_can_be_read_training_does_not_start_over(tmp_path):
+    learner = trainer()
+    learner.fit(
+        leap_tf.Sinusoids(), 2, checkpoint_dir=tmp_path, checkpoint_seconds=0, verbose=False
+    )
+    for path in tmp_path.glob("*.data*"):
+        damage(path, "truncated")
+    with pytest.raises(leap_tf.CheckpointUnreadableError, match="None of the 2 checkpoints"):
+        trainer().fit(leap_tf.Sinusoids(), 3, checkpoint_dir=tmp_path, verbose=False)
+
+
+def test_a_checkpoint_of_something_else_is_refused(tmp_path):
+    learner = trainer()
+    learner.fit(leap_tf.Sinusoids(), 1, checkpoint_dir=tmp_path, verbose=False)
+    for other in (
+        trainer(model=leap_tf.mlp(hidden=(40, 41))),
+        trainer(model=leap_tf.mlp(hidden=(40,))),
+        trainer(meta_optimizer=keras.optimizers.SGD(0.1)),
+    ):
+        with pytest.raises(leap_tf.CheckpointMismatchError, match="does not fit this model"):
+            other.fit(leap_tf.Sinusoids(), 2, checkpoint_dir=tmp_path, verbose=False)
+    with pytest.raises(leap_tf.CheckpointMismatchError, match="seed 0, this one has seed 1"):
+        trainer(1).fit(leap_tf.Sinusoids(), 2, checkpoint_dir=tmp_path, verbose=False)
+
+
+def constant_task(name, value, count=12):
+    inputs = np.full((count, 1), value, np.float32)
+    return ArrayTask(name, (inputs, inputs), (inputs, inputs), batch_size=4)
+
+
+def test_diverging_tasks_are_left_out_and_counted():
+    good, bad = constant_task("good", 1.0), constant_task("bad", np.nan)
+    mixed = trainer(meta_batch_size=2)
+    history = mixed.fit(FiniteTasks([bad, good]), 1, verbose=False)
+    assert history.history["tasks_skipped"] == [1]
+    assert np.isfinite(history.history["loss"][0])
+    alone = trainer(meta_batch_size=1)
+    alone.fit(FiniteTasks([good]), 1, verbose=False)
+    assert_same(weights(mixed), weights(alone))
+
+
+def test_if_all_tasks_diverge_the_last_good_initialization_is_saved(tmp_path):
+    class Worsening(leap_tf.Sinusoids):
+        def sample(self, count, rng):
+            if learner.meta_step < 2:
+                return super().sample(count, rng)
+            return [constant_task("bad", np.inf)] * count
+
+    learner = trainer()
+    with pytest.raises(leap_tf.MetaTrainingDivergedError, match="All 5 tasks of meta-step 3"):
+        learner.fit(Worsening(), 5, checkpoint_dir=tmp_path, verbose=False)
+    restored = trainer()
+    restored.fit(leap_tf.Sinusoids(), 2, checkpoint_dir=tmp_path, verbose=False)
+    assert restored.meta_step == 2
+    assert_same(weights(restored), weights(learner))
+    assert all(np.isfinite(array).all() for array in weights(restored))
+
+
+def classification(labels, empty=False):
+    class Labelled:
+        name = "labelled"
+
+        def train_batches(self, seed):
+            inputs = np.ones((len(labels), 1), np.float32)
+            batches = tf.data.Dataset.from_tensor_slices((inputs, np.array(labels))).batch(2)
+            return batches.take(0) if empty else batches
+
+        def test_batches(self):
+            return self.train_batches(0)
+
+    return FiniteTasks([Labelled()])
+
+
+def test_bad_tasks_are_named():
+    def classifier():
+        return trainer(
+            model=leap_tf.mlp(outputs=3),
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        )
+
+    with pytest.raises(ValueError, match="'labelled' has data the model or loss cannot take"):
+        classifier().fit(classification([0, 1, 2, 3]), 1, verbose=False)
+    with pytest.raises(ValueError, match="'labelled' gave no training batch"):
+        classifier().fit(classification([0, 1], empty=True), 1, verbose=False)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"steps_per_task": 0}, "steps_per_task must be at least 1"),
+        ({"meta_batch_size": 0}, "meta_batch_size must be at least 1"),
+        ({"parallel_tasks": -1}, "at least one thread"),
+        ({"task_layers": ["nose"]}, "no layer named"),
+        ({"meta_optimizer": keras.optimizers.SGD(use_ema=True)}, "meta_optimizer has use_ema"),
+        (
+            {"inner_optimizer": keras.optimizers.SGD(gradient_accumulation_steps=2)},
+            "larger batches",
+        ),
+    ],
+)
+def test_settings_that_cannot_be_right_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        trainer(**options)
+
+
+def test_everything_fresh_leaves_nothing_to_learn():
+    model = leap_tf.mlp()
+    with pytest.raises(ValueError, match="nothing is left to meta-learn"):
+        trainer(model=model, task_layers=[layer.name for layer in model.layers])
+
+
+def test_a_used_meta_optimizer_is_refused():
+    used = trainer().meta_optimizer
+    with pytest.raises(ValueError, match="has been used already"):
+        trainer(meta_optimizer=used)
+
+
+def test_metrics_log_holds_each_meta_step_once(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    learner = trainer()
+    learner.fit(leap_tf.Sinusoids(), 3, callbacks=[MetricsLog(path)], verbose=False)
+    path.write_text(path.read_text() + '{"meta_step": 4, "los')  # killed while writing
+    other = trainer()
+    other.fit(leap_tf.Sinusoids(), 1, verbose=False)
+    other.fit(leap_tf.Sinusoids(), 3, callbacks=[MetricsLog(path)], verbose=False)
+    entries = read_metrics(path)
+    assert [entry["meta_step"] for entry in entries] == [1, 2, 3]
+    assert all(json.loads(line) for line in path.read_text().splitlines())
+    assert entries[0]["gradient_steps"] == 40
+
+
+class Stream:
+    def __init__(self, terminal):
+        self.terminal, self.text = terminal, ""
+
+    def isatty(self):
+        return self.terminal
+
+    def write(self, text):
+        self.text += text
+
+    def flush(self):
+        pass
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(terminal):
+    stream = Stream(terminal)
+    learner = trainer()
+    display = ProgressDisplay(seconds=0.0, stream=stream)
+    learner.fit(leap_tf.Sinusoids(), 2, callbacks=[display], verbose=False)
+    assert "steps/s" in stream.text
+    assert ("meta-step 2/2" in stream.text) == (not terminal)
+    assert ("2/2" in stream.text) and ("\r" in stream.text) == terminal
