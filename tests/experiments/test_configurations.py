@@ -1,0 +1,48 @@
+"""Every shipped gin file is read, and builds what it says."""
+
+import pathlib
+
+import gin
+import keras
+import pytest
+
+from leap_tf.experiments import gin_registration
+from leap_tf.experiments.gin_registration import ConfigurationError, read_configuration
+
+CONFIGURATIONS = sorted((pathlib.Path(__file__).parents[2] / "gin_configs").glob("*.gin"))
+
+
+@pytest.fixture(autouse=True)
+def _no_configuration_left_behind():
+    yield
+    gin.clear_config()
+
+
+@pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.stem)
+def test_shipped_configurations_build_their_trainer(path):
+    text = read_configuration([path], ["study.seed = 7"])
+    assert "study.seed = 7" in text
+    seed, trainer, model = (
+        gin.query_parameter(f"study.{name}") for name in ("seed", "trainer", "model")
+    )
+    built = trainer.scoped_configurable_fn(model=model.scoped_configurable_fn(), seed=seed)
+    assert built.seed == 7
+    assert built.meta_optimizer.built
+
+
+def test_keras_objects_stay_kerass_own_classes():
+    read_configuration([CONFIGURATIONS[0]], ["inner/SGD.learning_rate = 0.5"])
+    optimizer = gin.get_configurable("inner/SGD")()
+    assert type(optimizer) is keras.optimizers.SGD
+    assert float(optimizer.learning_rate.numpy()) == 0.5
+
+
+def test_later_bindings_win():
+    text = read_configuration([CONFIGURATIONS[0]], ["study.seed = 1", "study.seed = 2"])
+    assert "study.seed = 2" in text
+
+
+def test_data_and_run_directories_cannot_be_bound():
+    assert gin_registration.configured_study
+    with pytest.raises(ConfigurationError, match="data_dir"):
+        read_configuration([CONFIGURATIONS[0]], ["study.data_dir = 'x'"])

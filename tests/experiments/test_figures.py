@@ -1,0 +1,84 @@
+"""Figures of merit, tables and curves, from hand-computed numbers."""
+
+import numpy as np
+import pytest
+
+from leap_tf.experiments.judgement import as_record, table
+from leap_tf.experiments.plots import running_mean
+from leap_tf.training import Evaluation, TaskEvaluation, ThreadPool, area_under_curve, steps_to
+
+
+def evaluation(*curves):
+    return Evaluation(
+        tuple(
+            TaskEvaluation(
+                f"task {index}", curve[-1], 2 * curve[-1], 10, np.array(curve), np.array(curve)
+            )
+            for index, curve in enumerate(curves)
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    "curve, area",
+    [([1, 1, 1, 1], 100), ([0.3], 30), ([1, 0], 50), ([1, 0.5, 0], 50), ([1, 0, 0], 25)],
+)
+def test_area_under_the_curve(curve, area):
+    assert area_under_curve(curve) == pytest.approx(area)
+
+
+def test_steps_to_a_target_are_counted_on_a_running_mean():
+    curve = [1.0, 0.0, 0.9, 0.3, 0.2, 0.1]
+    assert steps_to(curve, 0.1, window=1) == 1  # one lucky batch
+    assert steps_to(curve, 0.5, window=2) == 1
+    assert steps_to(curve, 0.25, window=2) == 4
+    assert steps_to(curve, 0.05, window=2) is None
+    assert steps_to(curve, 1.0) == 0
+
+
+def test_running_mean():
+    np.testing.assert_allclose(running_mean([1, 3, 5, 7], 2), [1, 2, 4, 6])
+    np.testing.assert_allclose(running_mean([2.0], 5), [2.0])
+
+
+def test_the_table():
+    text = table(
+        {
+            "learned": evaluation([1.0, 0.2], [1.0, 0.4]),
+            "fresh": evaluation([1.0, 1.0], [1.0, 0.8]),
+        },
+        target_error=0.7,
+    )
+    learned, fresh = text.splitlines()[2:]
+    assert learned.split() == "learned 0.300 ± 0.100 65.0 ± 5.0 1 (2 of 2 tasks)".split()
+    assert fresh.split() == "fresh 0.900 ± 0.100 95.0 ± 5.0 not reached (0 of 2 tasks)".split()
+
+
+def test_records_are_plain_numbers():
+    record = as_record(evaluation([1.0, 0.2]), target_error=0.7)
+    assert record["error"] == pytest.approx(0.2)
+    assert record["tasks"][0]["steps_to_target"] == 1
+    assert record["tasks"][0]["training_errors"] == [1.0, 0.2]
+
+
+def test_a_pool_gives_results_in_order_and_ends_early():
+    pool, seen = ThreadPool(3), []
+
+    def work(item):
+        seen.append(item)
+        return item * item
+
+    assert list(pool.map(work, range(20))) == [item * item for item in range(20)]
+    seen.clear()
+    results = pool.map(work, range(1000))
+    assert next(results) == 0
+    results.close()
+    assert len(seen) <= 10
+
+    def fail(item):
+        if item == 2:
+            raise ValueError("item 2")
+        return item
+
+    with pytest.raises(ValueError, match="item 2"):
+        list(pool.map(fail, range(5)))

@@ -1,0 +1,199 @@
+"""The binaries as people use them: in processes of their own, killed, stopped, misused."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+
+from leap_tf.experiments.run_directory import RunDirectory, RunDirectoryError
+from leap_tf.training import read_metrics
+
+ROOT = pathlib.Path(__file__).parents[2]
+SMALL = [
+    "MetaTrainer.meta_batch_size = 2",
+    "MetaTrainer.steps_per_task = 5",
+    "sinusoid_splits.test_tasks = 3",
+    "sinusoid_splits.validation_tasks = 2",
+    "meta_train.validation_freq = 2",
+    "meta_train.checkpoint_seconds = 0.0",
+]
+
+
+def command(binary, output_dir, *bindings, gin_file="gin_configs/sinusoid.gin"):
+    arguments = [sys.executable, str(ROOT / "bin" / binary), f"--output_dir={output_dir}"]
+    if binary == "train.py":
+        arguments.append(f"--gin_file={ROOT / gin_file}")
+        bindings = (*SMALL, *bindings)
+    return [*arguments, *(f"--gin_param={binding}" for binding in bindings)]
+
+
+def run(*arguments, **options):
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"} | options.pop("env", {})
+    return subprocess.run(
+        command(*arguments, **options), capture_output=True, text=True, env=environment
+    )
+
+
+def start(*arguments):
+    return subprocess.Popen(
+        command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for_meta_step(process, folder, meta_step):
+    metrics = RunDirectory(folder).metrics
+    while process.poll() is None:
+        if metrics.exists() and metrics.read_text().count("\n") >= meta_step:
+            return
+        time.sleep(0.002)
+    raise AssertionError(f"The run ended before meta-step {meta_step}: {process.communicate()}")
+
+
+def learned(folder):
+    return keras.saving.load_model(RunDirectory(folder).initialization).get_weights()
+
+
+def without_times(folder):
+    return [
+        {name: value for name, value in entry.items() if name != "seconds"}
+        for entry in read_metrics(RunDirectory(folder).metrics)
+    ]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    result = run("train.py", folder, "meta_train.meta_steps = 12")
+    assert result.returncode == 0, result.stderr
+    return folder, result
+
+
+def test_a_run_leaves_everything_in_its_folder(finished):
+    folder, result = finished
+    directory = RunDirectory(folder)
+    assert "meta_train.meta_steps = 12" in directory.config.read_text()
+    assert "mlp.hidden = (40, 40)" in directory.operative_config.read_text()
+    environment = json.loads(directory.environment.read_text())
+    assert environment["packages"]["keras"] == keras.__version__
+    assert environment["intra_op_threads"] == 1
+    assert [entry["meta_step"] for entry in read_metrics(directory.metrics)] == list(range(1, 13))
+    assert "val_error" in read_metrics(directory.metrics)[1]
+    assert list(directory.tensorboard.rglob("events*"))
+    assert list(directory.checkpoints.glob("*.index"))
+    for picture in ("learning_curve.png", "adaptation.png"):
+        assert (directory.plots / picture).read_bytes().startswith(b"\x89PNG")
+    assert "study.seed = 0" in directory.config.read_text()
+    assert "meta-step 12/12" in result.stderr
+    assert "\r" not in result.stderr  # no progress bar where there is no terminal
+
+
+def test_the_table_compares_learned_with_fresh(finished):
+    folder, result = finished
+    record = json.loads(RunDirectory(folder).evaluation.read_text())
+    learned_row, fresh_row = (
+        record["results"][name] for name in ("learned initialization", "no pretraining")
+    )
+    assert learned_row["transductive"] is fresh_row["transductive"] is False
+    assert [t["name"] for t in learned_row["tasks"]] == [t["name"] for t in fresh_row["tasks"]]
+    assert learned_row["error"] < fresh_row["error"]
+    assert f"{learned_row['error']:.3f} ±" in result.stdout
+    assert f"{fresh_row['area_under_error']:.1f} ±" in result.stdout
+    assert "3 held-out tasks" in result.stdout
+
+
+def test_evaluate_prints_the_same_table_again(finished):
+    folder, trained = finished
+    result = run("evaluate.py", folder)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() in trained.stdout
+    other = run("evaluate.py", folder, "judge.steps = 2", "judge.target_error = 3.0")
+    assert "steps to error 3" in other.stdout
+    record = json.loads(RunDirectory(folder).evaluation.read_text())
+    assert len(record["results"]["no pretraining"]["tasks"][0]["training_errors"]) == 2
+
+
+@pytest.mark.parametrize("kills", [(1,), (3, 7, 11)])
+def test_a_run_that_is_killed_and_started_again_ends_bit_identical(finished, tmp_path, kills):
+    arguments = ("train.py", tmp_path / "run", "meta_train.meta_steps = 12")
+    for meta_step in kills:
+        process = start(*arguments)
+        wait_for_meta_step(process, tmp_path / "run", meta_step)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+    result = run(*arguments)
+    assert result.returncode == 0, result.stderr
+    for a, b in zip(learned(tmp_path / "run"), learned(finished[0]), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert without_times(tmp_path / "run") == without_times(finished[0])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_leaves(finished, tmp_path, number):
+    arguments = ("train.py", tmp_path / "run", "meta_train.meta_steps = 12")
+    process = start(*arguments)
+    wait_for_meta_step(process, tmp_path / "run", 2)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "The same command goes on from there" in errors
+    assert "Traceback" not in errors
+    assert run(*arguments).returncode == 0
+    for a, b in zip(learned(tmp_path / "run"), learned(finished[0]), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    "bindings, message",
+    [
+        (["MetaTrainer.stepz = 3"], "doesn't have a parameter named 'stepz'"),
+        (["Leep.distance = 'length'"], "Leep"),
+        (["mlp.hidden ="], "cannot be read"),
+        (["study.tasks = @alphabet_splits", "alphabet_splits.dataset = 'omniglot'"], "tfds build"),
+        (["Leap.distance = 'width'"], "distance must be one of"),
+    ],
+)
+def test_bad_configurations_end_in_one_line(tmp_path, bindings, message):
+    result = run(
+        "train.py",
+        tmp_path / "run",
+        *bindings,
+        env={"TFDS_DATA_DIR": str(tmp_path), "HOME": str(tmp_path)},
+    )
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_missing_gin_file_is_named(tmp_path):
+    result = run("train.py", tmp_path / "run", gin_file="gin_configs/no_such.gin")
+    assert result.returncode == 1
+    assert "No such gin file" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_evaluating_what_was_never_trained_says_so(tmp_path):
+    result = run("evaluate.py", tmp_path)
+    assert result.returncode == 1
+    assert "holds no run" in result.stderr
+
+
+def test_a_run_directory_belongs_to_one_configuration(tmp_path):
+    run_directory = RunDirectory(tmp_path / "run")
+    run_directory.claim("a = 1\nb = 2\n")
+    run_directory.claim("a = 1\nb = 2\n")
+    with pytest.raises(RunDirectoryError, match=r"(?s)another configuration.*-b = 2\n\+b = 3"):
+        run_directory.claim("a = 1\nb = 3\n")
+    assert run_directory.config.read_text() == "a = 1\nb = 2\n"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("precious")
+    with pytest.raises(RunDirectoryError, match="not empty and holds no run"):
+        RunDirectory(tmp_path / "other").claim("a = 1\n")
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["thesis.txt"]
