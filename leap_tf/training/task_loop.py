@@ -139,7 +139,11 @@ class TaskLoop:
             ],
         )
         memory = self._learner.observe(progress.memory, point)
-        parameters, slots = self._optimizer.apply(gradients, progress.parameters, progress.slots)
+        # The learner looks first: what it lets go of makes room for the optimizer's step.
+        with tf.control_dependencies(tf.nest.flatten(memory)):
+            parameters, slots = self._optimizer.apply(
+                gradients, progress.parameters, progress.slots
+            )
         return _Progress(
             step=progress.step + 1,
             parameters=parameters,
