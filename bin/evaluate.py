@@ -3,6 +3,10 @@
 python bin/evaluate.py --output_dir=runs/unicode --gin_param='judge.steps = 50'
 """
 
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow reads it when it is imported
+
 from absl import app, flags
 
 from leap_tf.training import one_thread_per_task

@@ -5,6 +5,10 @@
 The same command goes on with a run that was stopped.
 """
 
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow reads it when it is imported
+
 from absl import app, flags
 
 from leap_tf.training import one_thread_per_task

@@ -1,11 +1,11 @@
 """What the binaries do: read a configuration, build its study, train it, judge it."""
 
 import contextlib
-import logging
 import os
 from collections.abc import Iterator, Sequence
 
 import gin
+from absl import logging as absl_logging
 
 from leap_tf.experiments.gin_registration import (
     configured_judge,
@@ -18,16 +18,14 @@ from leap_tf.experiments.run_directory import RunDirectory, write_atomically
 
 Path = str | os.PathLike
 
-_LOGGER = logging.getLogger("leap_tf")
-
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Ends the process with one line for what a user can mend; the traceback goes to DEBUG."""
+    """Ends the process with one line for what a user can mend, and keeps libraries quiet."""
+    absl_logging.set_verbosity(absl_logging.WARNING)  # data sets and checkpoints tell a lot
     try:
         yield
     except (ValueError, TypeError, OSError, FloatingPointError) as error:
-        _LOGGER.debug("Traceback of the error below", exc_info=True)
         raise SystemExit(f"{type(error).__name__}: {error}") from None
 
 

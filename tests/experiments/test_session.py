@@ -151,7 +151,7 @@ def test_a_signal_saves_and_leaves(finished, tmp_path, number):
 
 
 @pytest.mark.parametrize(
-    "bindings, message",
+    ("bindings", "message"),
     [
         (["MetaTrainer.stepz = 3"], "doesn't have a parameter named 'stepz'"),
         (["Leep.distance = 'length'"], "Leep"),

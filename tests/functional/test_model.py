@@ -55,7 +55,7 @@ def test_whole_submodels_can_be_fresh():
 
 
 @pytest.mark.parametrize(
-    "loss, targets, outputs, errors",
+    ("loss", "targets", "outputs", "errors"),
     [
         (
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),

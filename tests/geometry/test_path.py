@@ -26,7 +26,7 @@ def quadratic_path(learning_rate, steps, dtype=tf.float64):
     return points
 
 
-@pytest.mark.parametrize("dtype, tolerance", [("float64", 1e-10), ("float32", 1e-5)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-10), ("float32", 1e-5)])
 @pytest.mark.parametrize("switches", golden.SWITCHES, ids=lambda s: "-".join(map(str, s.values())))
 @pytest.mark.parametrize("case", golden.OPTIMIZERS)
 def test_recorded_paths_give_the_meta_gradients_of_the_original(case, switches, dtype, tolerance):
@@ -51,7 +51,7 @@ def test_recorded_paths_give_the_meta_gradients_of_the_original(case, switches, 
 
 
 @pytest.mark.parametrize(
-    "distance, include_loss, expected",
+    ("distance", "include_loss", "expected"),
     [
         ("length", True, 4.118545237994326),
         ("energy", True, 1.44864),
@@ -65,7 +65,7 @@ def test_descending_quadratic(distance, include_loss, expected):
 
 
 @pytest.mark.parametrize(
-    "distance, stabilizer, increments",
+    ("distance", "stabilizer", "increments"),
     [
         ("length", True, [2.121320343559643, -4.024922359499621]),
         ("length", False, [-0.7071067811865476, 3.1304951684997055]),

@@ -43,7 +43,7 @@ def assert_changed(actual, expected):
 
 
 @pytest.mark.parametrize("switches", golden.SWITCHES, ids=lambda s: "-".join(map(str, s.values())))
-@pytest.mark.parametrize("case, tolerance", [("a_sgd_lr0.1", 1e-5), ("c_adam_lr0.01", 1e-3)])
+@pytest.mark.parametrize(("case", "tolerance"), [("a_sgd_lr0.1", 1e-5), ("c_adam_lr0.01", 1e-3)])
 def test_fit_gives_the_meta_gradients_of_the_original(case, tolerance, switches):
     model = golden.build_model()
     optimizer = leap(golden.OPTIMIZERS[case](), **switches)
@@ -368,7 +368,7 @@ def test_configuration_round_trip():
 
 
 @pytest.mark.parametrize(
-    "build, message",
+    ("build", "message"),
     [
         (lambda: leap(clipnorm=1.0), "set them on the inner_optimizer"),
         (lambda: leap(keras.optimizers.SGD(gradient_accumulation_steps=2)), "larger batches"),

@@ -3,21 +3,36 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from leap_tf.models import BatchNormalization, conv_net, mlp
 
 
+def parameters(model):
+    return sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
+
+
 def test_the_conv_net_is_the_papers():
     model = conv_net()
-    assert (
-        model.count_params() - sum(int(np.prod(v.shape)) for v in model.non_trainable_variables)
-        == 113_236
-    )
-    assert len(model.trainable_variables) == 18
+    biases = 4 * 64
+    assert parameters(model) + biases == 113_236  # as counted in the original code
     assert model.get_layer("flatten").output.shape == (None, 64)
     norms = [layer for layer in model.layers if isinstance(layer, BatchNormalization)]
     assert {(norm.momentum, norm.epsilon) for norm in norms} == {(0.9, 1e-5)}
     assert conv_net((32, 32, 3), classes=7).output_shape == (None, 7)
+
+
+def test_a_bias_before_batch_norm_has_no_effect_and_no_gradient():
+    inputs = np.random.default_rng(0).normal(size=(5, 8, 8, 2)).astype("float32")
+    convolution = keras.layers.Conv2D(3, 3, bias_initializer="random_normal")
+    norm, without = BatchNormalization(), BatchNormalization()
+    with tf.GradientTape() as tape:
+        outputs = norm(convolution(inputs), training=True)
+        loss = tf.reduce_sum(tf.sin(outputs))
+    gradient = tape.gradient(loss, convolution.bias.value)
+    bare = without(convolution(inputs) - convolution.bias.value, training=True)
+    np.testing.assert_allclose(outputs, bare, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(gradient, np.zeros(3), atol=1e-4)
 
 
 def test_pooling_before_relu_gives_what_the_papers_order_gives():

@@ -408,7 +408,7 @@ def test_bad_tasks_are_named():
 
 
 @pytest.mark.parametrize(
-    "options, message",
+    ("options", "message"),
     [
         ({"steps_per_task": 0}, "steps_per_task must be at least 1"),
         ({"meta_batch_size": 0}, "meta_batch_size must be at least 1"),
@@ -474,4 +474,5 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(terminal):
     learner.fit(leap_tf.Sinusoids(), 2, callbacks=[display], verbose=False)
     assert "steps/s" in stream.text
     assert ("meta-step 2/2" in stream.text) == (not terminal)
-    assert ("2/2" in stream.text) and ("\r" in stream.text) == terminal
+    assert "2/2" in stream.text
+    assert ("\r" in stream.text) == terminal

@@ -27,7 +27,7 @@ def run(loop, functional, dataset, steps=100, seed=0):
 
 
 @pytest.mark.parametrize("switches", golden.SWITCHES, ids=lambda s: "-".join(map(str, s.values())))
-@pytest.mark.parametrize("case, tolerance", [("a_sgd_lr0.1", 1e-5), ("c_adam_lr0.01", 1e-3)])
+@pytest.mark.parametrize(("case", "tolerance"), [("a_sgd_lr0.1", 1e-5), ("c_adam_lr0.01", 1e-3)])
 def test_the_loop_gives_the_meta_gradients_of_the_original(case, tolerance, switches):
     loop, functional = task_loop(golden.build_model(), golden.OPTIMIZERS[case](), Leap(**switches))
     results = [
@@ -58,7 +58,7 @@ def test_float64_models_keep_their_precision():
     assert golden.relative_error(result.update.meta_gradient, golden.to_keras(expected)) < 1e-6
 
 
-@pytest.mark.parametrize("steps, taken", [(3, 3), (8, 8), (100, 8)])
+@pytest.mark.parametrize(("steps", "taken"), [(3, 3), (8, 8), (100, 8)])
 def test_it_makes_as_many_steps_as_asked_or_as_there_are_batches(steps, taken):
     loop, functional = task_loop(golden.build_model(), keras.optimizers.SGD(0.1))
     assert run(loop, functional, golden.task_dataset(0), steps).losses.shape == (taken,)
@@ -104,7 +104,7 @@ def models():
 
 
 @pytest.mark.parametrize(
-    "name, learning_rate", [("dropout", 0.003), ("lstm", 0.003), ("application", 0.0003)]
+    ("name", "learning_rate"), [("dropout", 0.003), ("lstm", 0.003), ("application", 0.0003)]
 )
 def test_any_keras_model_trains(name, learning_rate):
     build, inputs, labels = models()[name]
