@@ -11,6 +11,7 @@ from absl import app, flags
 
 from leap_tf.training import one_thread_per_task
 
+_GIN_FILE = flags.DEFINE_multi_string("gin_file", [], "Configuration over the run's own.")
 _GIN_PARAM = flags.DEFINE_multi_string(
     "gin_param", [], "Binding over the run's configuration, such as 'judge.target_error = 0.1'."
 )
@@ -27,7 +28,7 @@ def main(argv):
     from leap_tf.experiments import session
 
     with session.one_line_errors():
-        session.evaluate(_OUTPUT_DIR.value, _GIN_PARAM.value, _DATA_DIR.value)
+        session.evaluate(_GIN_FILE.value, _GIN_PARAM.value, _OUTPUT_DIR.value, _DATA_DIR.value)
 
 
 if __name__ == "__main__":

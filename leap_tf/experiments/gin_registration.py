@@ -1,4 +1,4 @@
-"""Everything a gin file can name. The only module of the library that knows gin.
+"""Everything a gin file can name, and how one is read. The only module that knows gin.
 
 Keras classes are registered as functions that call them: gin would otherwise subclass them,
 and Keras saves and copies objects by their class.
@@ -7,6 +7,7 @@ and Keras saves and copies objects by their class.
 import inspect
 import os
 import pathlib
+import re
 from collections.abc import Callable, Sequence
 
 import gin
@@ -91,6 +92,24 @@ def read_configuration(files: Sequence[str | os.PathLike], bindings: Sequence[st
         gin.parse_config_files_and_bindings(
             [str(file) for file in files], list(bindings), finalize_config=True
         )
-    except (ValueError, SyntaxError, RuntimeError, OSError) as error:
+    except (ValueError, SyntaxError, RuntimeError, OSError, ImportError) as error:
         raise ConfigurationError(f"The configuration cannot be read: {error}") from error
-    return gin.config_str()
+    text = gin.config_str()
+    _refuse_unused_scopes(text)
+    return text
+
+
+def operative_configuration() -> str:
+    """Returns the bindings that were used so far, defaults included, as text."""
+    return gin.operative_config_str()
+
+
+def _refuse_unused_scopes(text):
+    """A binding under a scope that nothing refers to would be ignored without a word."""
+    bound = set(re.findall(r"^([\w/]+)/[\w.]+ =", text, flags=re.MULTILINE))
+    used = set(re.findall(r"@([\w/]+)/[\w.]+", text))
+    if bound - used:
+        raise ConfigurationError(
+            f"Nothing refers to the scopes {sorted(bound - used)}; those that are used are "
+            f"{sorted(used)}."
+        )

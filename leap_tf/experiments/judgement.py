@@ -1,6 +1,7 @@
 """Judges a run: its learned initialization against no pretraining, on held-out tasks."""
 
 import json
+import sys
 from collections.abc import Mapping
 
 import keras
@@ -44,13 +45,15 @@ def judge(
     fresh = trainer.model.get_weights()
     evaluations = {}
     for name, weights in ((LEARNED, learned), (FRESH, fresh)):
+        print(f"Adapting to {len(study.tasks.test)} held-out tasks: {name}", file=sys.stderr)
         trainer.model.set_weights(weights)
         evaluations[name] = trainer.evaluate(study.tasks.test, steps)
     record = {
+        "steps": steps or trainer.steps_per_task,
         "target_error": target_error,
         "results": {name: as_record(value, target_error) for name, value in evaluations.items()},
     }
-    write_atomically(run.evaluation, json.dumps(record, indent=1) + "\n")
+    write_atomically(run.evaluation, json.dumps(record, indent=1, allow_nan=False) + "\n")
     plot_adaptation(evaluations, run.plots / "adaptation.png")
     return table(evaluations, target_error)
 
@@ -63,36 +66,48 @@ def table(evaluations: Mapping[str, Evaluation], target_error: float) -> str:
         f"{'':24}{'error':>16}{'AUC (0–100)':>16}  steps to error {target_error:g}",
     ]
     for name, evaluation in evaluations.items():
-        errors = _mean_and_error([task.error for task in evaluation.tasks], "{:.3f}")
-        areas = _mean_and_error([task.area_under_error for task in evaluation.tasks], "{:.1f}")
-        lines.append(f"{name:24}{errors:>16}{areas:>16}  {_steps(evaluation, target_error)}")
+        whole = [task for task in evaluation.tasks if not task.diverged]
+        errors = _mean_and_error([task.error for task in whole], "{:.3f}")
+        areas = _mean_and_error([task.area_under_error for task in whole], "{:.1f}")
+        lost = f"  ({len(evaluation.diverged)} diverged, left out)" if evaluation.diverged else ""
+        lines.append(f"{name:24}{errors:>16}{areas:>16}  {_steps(evaluation, target_error)}{lost}")
     return "\n".join(lines)
 
 
 def as_record(evaluation: Evaluation, target_error: float) -> dict:
-    """Returns an evaluation as plain numbers, curves included."""
+    """Returns an evaluation as plain numbers, curves included; None where not finite."""
     return {
         "transductive": False,
-        "error": evaluation.error,
-        "loss": evaluation.loss,
-        "area_under_error": evaluation.area_under_error,
+        "error": _number(evaluation.error),
+        "loss": _number(evaluation.loss),
+        "area_under_error": _number(evaluation.area_under_error),
+        "diverged": list(evaluation.diverged),
         "tasks": [
             {
                 "name": task.name,
-                "error": task.error,
-                "loss": task.loss,
+                "error": _number(task.error),
+                "loss": _number(task.loss),
                 "examples": task.examples,
-                "area_under_error": task.area_under_error,
+                "area_under_error": _number(task.area_under_error),
                 "steps_to_target": steps,
-                "training_errors": [round(float(value), 4) for value in task.training_errors],
-                "training_losses": [round(float(value), 4) for value in task.training_losses],
+                "training_errors": [_number(value, 4) for value in task.training_errors],
+                "training_losses": [_number(value, 4) for value in task.training_losses],
             }
             for task, steps in zip(evaluation.tasks, evaluation.steps_to(target_error))
         ],
     }
 
 
+def _number(value, digits=None):
+    value = float(value)
+    if not np.isfinite(value):
+        return None
+    return value if digits is None else round(value, digits)
+
+
 def _mean_and_error(values, form):
+    if not values:
+        return "–"
     spread = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
     return f"{form.format(np.mean(values))} ± {form.format(spread)}"
 

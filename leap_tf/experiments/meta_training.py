@@ -44,13 +44,13 @@ def meta_train(
         study.tasks.train,
         meta_steps,
         validation_tasks=study.tasks.validation,
-        validation_freq=validation_freq,
         callbacks=callbacks,
+        validation_freq=validation_freq,
         checkpoint_dir=run.checkpoints,
         checkpoint_seconds=checkpoint_seconds,
         verbose=verbose,
     )
-    if trainer.stop_requested:
+    if trainer.was_stopped:
         return
     trainer.model.save(run.initialization)
     plot_learning_curve(read_metrics(run.metrics), run.plots / "learning_curve.png")

@@ -2,7 +2,7 @@
 
 config.gin              every binding of the configuration; what a restart is held against
 operative_config.gin    the bindings that were used, defaults included
-environment.json        versions, machine and threads
+environment.json        versions, machine and threads of every start
 metrics.jsonl           one line per meta-step
 tensorboard/            the same as TensorBoard events
 checkpoints/            what a restart goes on from
@@ -46,8 +46,8 @@ class RunDirectory:
         self.evaluation = self.path / "evaluation.json"
         self.plots = self.path / "plots"
 
-    def claim(self, config: str) -> None:
-        """Makes the folder this run's, or finds that it is already.
+    def check(self, config: str) -> None:
+        """Finds whether the folder is free or already this run's. Writes nothing.
 
         Args:
             config: the run's whole configuration, as text.
@@ -75,9 +75,18 @@ class RunDirectory:
             raise RunDirectoryError(
                 f"{self.path} is not empty and holds no run. Give a new --output_dir."
             )
+
+    def claim(self, config: str) -> None:
+        """Makes the folder this run's. Arguments and errors as for `check`.
+
+        Every start adds itself to environment.json.
+        """
+        self.check(config)
         self.plots.mkdir(parents=True, exist_ok=True)
         write_atomically(self.config, config)
-        write_atomically(self.environment, json.dumps(describe_environment(), indent=2) + "\n")
+        starts = json.loads(self.environment.read_text()) if self.environment.exists() else []
+        starts.append(describe_environment())
+        write_atomically(self.environment, json.dumps(starts, indent=2) + "\n")
 
     def require_config(self) -> pathlib.Path:
         """Returns the configuration file of a run that exists.

@@ -4,13 +4,14 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 
-import gin
+from absl import flags
 from absl import logging as absl_logging
 
 from leap_tf.experiments.gin_registration import (
     configured_judge,
     configured_meta_train,
     configured_study,
+    operative_configuration,
     read_configuration,
 )
 from leap_tf.experiments.interruption import stop_on_signals
@@ -21,11 +22,18 @@ Path = str | os.PathLike
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Ends the process with one line for what a user can mend, and keeps libraries quiet."""
-    absl_logging.set_verbosity(absl_logging.WARNING)  # data sets and checkpoints tell a lot
+    """Ends the process with one line for what a user can mend, and keeps libraries quiet.
+
+    With --verbosity=1 there is a traceback and everything that libraries tell.
+    """
+    if not flags.FLAGS.is_parsed() or flags.FLAGS["verbosity"].using_default_value:
+        absl_logging.set_verbosity(absl_logging.WARNING)  # data sets and checkpoints tell a lot
     try:
         yield
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
     except (ValueError, TypeError, OSError, FloatingPointError) as error:
+        absl_logging.debug("The error that follows in one line", exc_info=True)
         raise SystemExit(f"{type(error).__name__}: {error}") from None
 
 
@@ -48,29 +56,38 @@ def train(
             done; nothing has been written over.
     """
     run = RunDirectory(output_dir)
-    run.claim(read_configuration(gin_files, gin_params))
+    config = read_configuration(gin_files, gin_params)
+    run.check(config)
     study = configured_study(data_dir=data_dir)
+    run.claim(config)  # only now: a study that cannot be built leaves no folder behind
+    write_atomically(run.operative_config, operative_configuration())
     initial_weights = study.trainer.model.get_weights()
     with stop_on_signals(study.trainer):
         configured_meta_train(study=study, run=run)
     study.trainer.model.set_weights(initial_weights)
     print(configured_judge(study=study, run=run))
-    write_atomically(run.operative_config, gin.operative_config_str())
+    write_atomically(run.operative_config, operative_configuration())
     print(f"Learned initialization, metrics, evaluation and plots are in {run.path}.")
 
 
-def evaluate(output_dir: Path, gin_params: Sequence[str], data_dir: Path | None = None) -> None:
+def evaluate(
+    gin_files: Sequence[Path],
+    gin_params: Sequence[str],
+    output_dir: Path,
+    data_dir: Path | None = None,
+) -> None:
     """Judges a finished run again, perhaps with other steps or another target.
 
     Args:
-        output_dir: the run's folder.
+        gin_files: configuration files over the run's own.
         gin_params: bindings over its configuration, such as "judge.steps = 50".
+        output_dir: the run's folder.
         data_dir: folder of prepared data sets.
 
     Raises:
         RunDirectoryError: the folder holds no finished run.
     """
     run = RunDirectory(output_dir)
-    read_configuration([run.require_config()], gin_params)
+    read_configuration([run.require_config(), *gin_files], gin_params)
     study = configured_study(data_dir=data_dir)
     print(configured_judge(study=study, run=run))

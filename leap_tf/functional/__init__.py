@@ -2,7 +2,12 @@
 
 from leap_tf.functional.fresh_layers import fresh_values, layer_variables
 from leap_tf.functional.model import Batch, FunctionalModel, unpack_batch
-from leap_tf.functional.optimizer import FunctionalOptimizer, OptimizerReset, refuse_hidden_state
+from leap_tf.functional.optimizer import (
+    FunctionalOptimizer,
+    OptimizerReset,
+    refuse_hidden_state,
+    refuse_loss_scaling,
+)
 from leap_tf.functional.saved_arrays import SavedArrays, pack_arrays, unpack_arrays
 
 __all__ = [
@@ -15,6 +20,7 @@ __all__ = [
     "layer_variables",
     "pack_arrays",
     "refuse_hidden_state",
+    "refuse_loss_scaling",
     "unpack_arrays",
     "unpack_batch",
 ]

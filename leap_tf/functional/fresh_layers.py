@@ -18,7 +18,9 @@ _GLOBAL_GENERATOR = threading.Lock()
 
 
 def layer_variables(model: keras.Model, layer_names: Sequence[str]) -> list[keras.Variable]:
-    """Returns the weights of the named layers, however deep they are nested, in model order.
+    """Returns the weights of the named layers, in model order.
+
+    Layers are found in the model and in the models nested in it.
 
     Raises:
         ValueError: the model has no layer of such a name.

@@ -8,6 +8,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+_MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
+
 ErrorFunction = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
@@ -19,7 +21,7 @@ class Batch(NamedTuple):
     sample_weight: tf.Tensor | None = None
 
 
-class Evaluation(NamedTuple):
+class BatchResult(NamedTuple):
     """What a model does on a batch: scalar loss, error per example, and the state after it."""
 
     loss: tf.Tensor
@@ -37,12 +39,12 @@ class FunctionalModel:
         model: a built Keras model.
         loss: a Keras loss object.
         error: from targets and outputs to one number per example, the figure that curves and
-            tables show. By default the share of wrong labels if `loss` is a classification
-            loss, else the loss of each example.
+            tables show. By default the share of wrong labels if `loss` is a cross-entropy,
+            else the loss of each example.
 
     Raises:
         TypeError: `loss` is not a loss object.
-        ValueError: the model is not built or has nothing to train.
+        ValueError: the model is not built or has nothing to train, or `loss` is no mean.
     """
 
     def __init__(
@@ -60,6 +62,11 @@ class FunctionalModel:
             raise TypeError(
                 f"loss must be a keras.losses.Loss, and is {loss!r}. Write for example "
                 "keras.losses.SparseCategoricalCrossentropy(from_logits=True)."
+            )
+        if loss.reduction not in _MEANS:
+            raise ValueError(
+                f"loss has reduction={loss.reduction!r}. A path needs one number a batch that does "
+                "not depend on the batch's size: use the default, 'sum_over_batch_size'."
             )
         if not model.trainable_variables:
             raise ValueError("The model has no trainable variables, so there is nothing to learn.")
@@ -102,8 +109,8 @@ class FunctionalModel:
         state: Sequence[tf.Tensor],
         batch: Batch,
         training: bool,
-    ) -> Evaluation:
-        """Runs the model on a batch.
+    ) -> BatchResult:
+        """Runs the model on a batch, the way Keras runs it in a train or test step.
 
         Args:
             parameters: values for the trainable variables.
@@ -115,18 +122,23 @@ class FunctionalModel:
         Returns:
             The mean loss in float32 or wider, the error of each example, the new state.
         """
-        outputs, new_state, penalties = self.model.stateless_call(
-            list(parameters),
-            list(state),
-            batch.inputs,
-            return_losses=True,
-            **({"training": training} if self._takes_training else {}),
-        )
+        variables = [*self.variables, *self.model.non_trainable_variables]
+        # Not `model.stateless_call`: it bypasses `__call__`, where Keras tells nested layers
+        # that they are in training, and casts inputs.
+        with keras.StatelessScope(
+            state_mapping=list(zip(variables, [*parameters, *state])), collect_losses=True
+        ) as scope:
+            options = {"training": training} if self._takes_training else {}
+            outputs = self.model(batch.inputs, **options)
+            penalties = list(self.model.losses)
+        new_state = [
+            scope.get_current_value(variable) for variable in self.model.non_trainable_variables
+        ]
         loss = self.loss(batch.targets, outputs, sample_weight=batch.sample_weight)
         if training and penalties:
             loss += tf.add_n([tf.cast(penalty, loss.dtype) for penalty in penalties])
         errors = tf.cast(self.error(batch.targets, outputs), tf.float32)
-        return Evaluation(
+        return BatchResult(
             loss=loss,
             errors=tf.reshape(errors, [-1]),
             state=[tf.convert_to_tensor(value) for value in new_state],
@@ -163,10 +175,9 @@ def default_error(loss: keras.losses.Loss) -> ErrorFunction:
             1.0 - _as_float(keras.metrics.binary_accuracy(targets, outputs, threshold=threshold))
         )
 
-    unreduced = type(loss).from_config({**loss.get_config(), "reduction": None})
-
     def loss_of_each_example(targets, outputs):
-        values = unreduced(targets, outputs)
+        dtype = loss.dtype or outputs.dtype
+        values = loss.call(tf.cast(targets, dtype), tf.cast(outputs, dtype))
         return tf.reduce_mean(tf.reshape(values, [tf.shape(values)[0], -1]), axis=-1)
 
     return loss_of_each_example

@@ -6,8 +6,8 @@ None of this project's loops runs under a distribution strategy, so the copy mad
 the backend-neutral methods back. The optimizer's own arithmetic is untouched.
 
 The two private classes below exist in Keras 3.15; `pyproject.toml` holds Keras to that minor
-version and `tests/functional/test_optimizer.py` compares every built-in optimizer with its
-ordinary self.
+version and `tests/functional/test_optimizer.py` compares Keras's optimizers with their ordinary
+selves, all but the two kinds that are refused.
 """
 
 from collections.abc import Sequence
@@ -40,7 +40,12 @@ class FunctionalOptimizer:
                 "'mixed_bfloat16', which needs no loss scaling, or use leap_tf.LeapOptimizer "
                 "with the LossScaleOptimizer inside it."
             )
-        self._optimizer = _backend_neutral_copy(optimizer)
+        if hasattr(optimizer, "inner_optimizer") or hasattr(optimizer, "optimizers"):
+            raise ValueError(
+                f"A {type(optimizer).__name__} wraps other optimizers and cannot run in the "
+                "functional task loop. Give the ordinary optimizer inside it."
+            )
+        self._optimizer = _backend_neutral_copy(optimizer, variables)
         self._optimizer.build(list(variables))
         self._initial_slots = [variable.numpy() for variable in self._optimizer.variables]
 
@@ -89,17 +94,17 @@ class OptimizerReset:
         for variable in self._optimizer.variables:
             variable.assign(self._initial[id(variable)])
 
-    def keep(self, variable: keras.Variable) -> None:
-        """Makes the variable's present value the one that a reset gives back."""
-        self._initial[id(variable)] = variable.numpy()
-
 
 def refuse_hidden_state(optimizer: keras.optimizers.Optimizer, role: str) -> None:
-    """Raises ValueError if a step of `optimizer` is not one step of a gradient path.
+    """Refuses an optimizer whose step is not one step of a gradient path.
 
     Args:
         optimizer: the optimizer to look at, wrapped ones included.
         role: the argument's name, for the message.
+
+    Raises:
+        TypeError: it is no optimizer.
+        ValueError: it accumulates gradients, averages parameters or keeps copies of them.
     """
     if not isinstance(optimizer, keras.optimizers.Optimizer):
         raise TypeError(
@@ -116,9 +121,29 @@ def refuse_hidden_state(optimizer: keras.optimizers.Optimizer, role: str) -> Non
             f"{role} has use_ema=True, which replaces the parameters by their average behind "
             "the path's back. Build it without EMA."
         )
-    wrapped = getattr(optimizer, "inner_optimizer", None)
-    if wrapped is not None:
+    if isinstance(optimizer, keras.optimizers.ScheduleFreeAdamW):
+        raise ValueError(
+            f"{role} is a ScheduleFreeAdamW, which keeps copies of the parameters it was built "
+            "with and cannot start anew from others. Use AdamW with a schedule."
+        )
+    inside = getattr(optimizer, "inner_optimizer", None)
+    for wrapped in [inside] if inside is not None else getattr(optimizer, "optimizers", ()):
         refuse_hidden_state(wrapped, role)
+
+
+def refuse_loss_scaling(meta_optimizer: keras.optimizers.Optimizer) -> None:
+    """Refuses a meta-optimizer that divides what it is given by the scale of a loss.
+
+    Raises:
+        ValueError: it scales, or wraps one that does.
+    """
+    if meta_optimizer.loss_scale_factor or isinstance(
+        meta_optimizer, keras.optimizers.LossScaleOptimizer
+    ):
+        raise ValueError(
+            "meta_optimizer scales a loss, and there is none: meta-gradients are unscaled. Put "
+            "loss scaling on the inner_optimizer."
+        )
 
 
 class _BackendNeutral(TFOptimizer):
@@ -130,8 +155,17 @@ for _name, _method in vars(BaseOptimizer).items():
         setattr(_BackendNeutral, _name, _method)
 
 
-def _backend_neutral_copy(optimizer):
+def _backend_neutral_copy(optimizer, variables):
     # As second base, the neutral methods come before TensorFlow's and after the optimizer's own.
     original = type(optimizer)
     functional = type(f"Functional{original.__name__}", (original, _BackendNeutral), {})
-    return functional.from_config(optimizer.get_config())
+    copy = functional.from_config(optimizer.get_config())
+    # What is exempt from weight decay is not in the configuration, and kept by variable.
+    exempt = getattr(optimizer, "_exclude_from_weight_decay", set())
+    copy._exclude_from_weight_decay = {
+        copy._var_key(variable) for variable in variables if optimizer._var_key(variable) in exempt
+    }
+    copy._exclude_from_weight_decay_pattern = getattr(
+        optimizer, "_exclude_from_weight_decay_pattern", None
+    )
+    return copy

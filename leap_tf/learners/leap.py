@@ -27,6 +27,8 @@ class Leap(Learner):
         ValueError: `distance` is unknown.
     """
 
+    minimum_steps = 2  # one point makes no segment
+
     def __init__(
         self, distance: str = "length", include_loss: bool = True, stabilizer: bool = True
     ):

@@ -28,17 +28,17 @@ from leap_tf.functional import (
     pack_arrays,
     unpack_arrays,
 )
-from leap_tf.geometry import PathGeometry, PathPoint, accumulator_dtype, extend_path
+from leap_tf.geometry import PathGeometry, accumulator_dtype
 from leap_tf.learners.leap_optimizer_refusals import (
     LOSS_NOT_SEEN,
-    refuse_nameless_task_layers,
+    refuse_ambiguous_task_layers,
     refuse_other_optimizer,
     refuse_other_variables,
     refuse_partial_step,
     refuse_untrackable,
     refuse_wrapped,
 )
-from leap_tf.learners.recorded_path import RecordedPath
+from leap_tf.learners.path_recorder import PathRecorder
 
 _STATE_KEY = "initial_state"
 
@@ -117,7 +117,7 @@ class LeapOptimizer(keras.optimizers.Optimizer):
 
         On leaving, the model keeps what it learned on the task until the next `task` or
         `meta_update`. A task whose path is not finite is left out and counted in
-        `skipped_tasks`; a task left by an exception leaves no trace.
+        `skipped_tasks`; a task left by an exception adds nothing.
 
         Args:
             model: the model whose variables this optimizer trains; the same one every time.
@@ -131,13 +131,12 @@ class LeapOptimizer(keras.optimizers.Optimizer):
         self._attach(model)
         self._tasks_started.assign_add(1)
         self._restore_initialization(model)
-        self._path.clear()
         self._in_task = True
-        self._recording.assign(True)
+        self._recorder.start()
         try:
             yield
         finally:
-            self._recording.assign(False)
+            self._recorder.stop()
             self._in_task = False
         self._finish_task()
 
@@ -166,7 +165,9 @@ class LeapOptimizer(keras.optimizers.Optimizer):
     def meta_update(self) -> None:
         """Moves the initialization by the mean meta-gradient and clears the sums.
 
-        Afterwards the model *is* the new initialization, ready to be saved.
+        Afterwards the model *is* the new initialization, ready to be saved. (Straight after
+        loading, before a first `task`, the optimizer knows the model's meta-learned variables
+        only; its task layers and running statistics stay as they were saved.)
 
         Raises:
             As `meta_gradients`.
@@ -176,6 +177,10 @@ class LeapOptimizer(keras.optimizers.Optimizer):
             for gradient, variable in zip(self.meta_gradients(), self._initialization)
         ]
         self.meta_optimizer.apply(gradients, self._initialization)
+        for theta, variable in zip(self._initialization, self.meta_variables):
+            if variable.constraint is not None:
+                theta.assign(variable.constraint(theta.value))
+            variable.assign(theta.value)
         for variable in (*self._meta_sum, self._tasks, self._skipped):
             variable.assign(tf.zeros_like(variable.value))
         model = self._model and self._model()
@@ -195,12 +200,12 @@ class LeapOptimizer(keras.optimizers.Optimizer):
     @property
     def path_length(self) -> float:
         """Length of the last task's path (eq. 7, p = 1)."""
-        return float(self._path.value().length)
+        return float(self._recorder.path().length) if self.built else 0.0
 
     @property
     def path_energy(self) -> float:
         """Energy of the last task's path (eq. 7, p = 2)."""
-        return float(self._path.value().energy)
+        return float(self._recorder.path().energy) if self.built else 0.0
 
     # -- the hooks Keras calls --------------------------------------------------------------
 
@@ -221,10 +226,9 @@ class LeapOptimizer(keras.optimizers.Optimizer):
             raise RuntimeError(LOSS_NOT_SEEN)
         loss, self._loss = self._loss, None
         refuse_partial_step(self._trainable_variables, gradients, trainable_variables)
-        tf.cond(
-            self._is_recorded(gradients),
-            lambda: self._record(loss, self._unscaled(gradients)),
-            lambda: None,
+        unscaled = self._unscaled(gradients)
+        self._recorder.see(
+            loss, [unscaled[index] for index in self._meta_indices], self._makes_step(gradients)
         )
         self.inner_optimizer.apply(gradients, trainable_variables)
 
@@ -250,7 +254,11 @@ class LeapOptimizer(keras.optimizers.Optimizer):
         """Sets the inner learning rate: for good outside a task, till its end inside one."""
         self.inner_optimizer.learning_rate = learning_rate
         if self.built and not self._in_task:
-            self._reset_inner_optimizer.keep(self.inner_optimizer.learning_rate)
+            self._task_learning_rate.assign(learning_rate)
+
+    @property
+    def _has_settable_rate(self):
+        return isinstance(self.inner_optimizer.learning_rate, keras.Variable)
 
     @property
     def iterations(self):
@@ -307,7 +315,7 @@ class LeapOptimizer(keras.optimizers.Optimizer):
             for index, variable in enumerate(variables)
             if not heads & set(variable.path.split("/"))
         ]
-        self._path = RecordedPath(self.add_variable, self.meta_variables)
+        self._recorder = PathRecorder(self.add_variable, self.meta_variables, self.geometry)
         self._initialization = [
             self.add_variable(shape=variable.shape, dtype=variable.dtype, name=f"theta_{index}")
             for index, variable in enumerate(self.meta_variables)
@@ -324,7 +332,9 @@ class LeapOptimizer(keras.optimizers.Optimizer):
         self._skipped = self.add_variable(shape=(), dtype="int32", name="skipped_tasks")
         self._tasks_started = self.add_variable(shape=(), dtype="int32", name="tasks_started")
         self._initialized = self.add_variable(shape=(), dtype="bool", name="initialized")
-        self._recording = self.add_variable(shape=(), dtype="bool", name="recording")
+        self._task_learning_rate = self.add_variable(shape=(), name="task_learning_rate")
+        if self._has_settable_rate:
+            self._task_learning_rate.assign(self.inner_optimizer.learning_rate)
         self.meta_optimizer.build(self._initialization)
 
     def _attach(self, model):
@@ -332,8 +342,11 @@ class LeapOptimizer(keras.optimizers.Optimizer):
         refuse_other_optimizer(self, model)
         self.build(model.trainable_variables)
         refuse_other_variables(self._trainable_variables, model.trainable_variables)
-        refuse_nameless_task_layers(
-            self.task_layers, layer_variables(model, self.task_layers), self.meta_variables
+        meta_learned = {id(variable) for variable in self.meta_variables}
+        refuse_ambiguous_task_layers(
+            self.task_layers,
+            layer_variables(model, self.task_layers),
+            [v for v in self._trainable_variables if id(v) not in meta_learned],
         )
         self._model = weakref.ref(model)
         if not self._initialized.numpy():
@@ -351,45 +364,37 @@ class LeapOptimizer(keras.optimizers.Optimizer):
             if not variable.path.endswith("seed_generator_state"):
                 variable.assign(value)
         task_number = int(self._tasks_started.numpy())
-        fresh = fresh_values(model, self.task_layers, seed=self.seed + task_number)
+        head_seed = int(np.random.default_rng([self.seed, task_number]).integers(2**31))
+        fresh = fresh_values(model, self.task_layers, head_seed)
         for variable in layer_variables(model, self.task_layers):
             variable.assign(fresh[id(variable)])
         self._reset_inner_optimizer()
+        if self._has_settable_rate:
+            self.inner_optimizer.learning_rate = self._task_learning_rate.numpy()
 
     def _finish_task(self):
-        path = self._path.value()
-        if path.points == 0:
+        if not self._recorder.steps:
             raise ValueError(
                 "No training step was recorded in this task. Train the model inside the `with` "
                 "block, on a data set that has at least one batch."
             )
-        ends = [path.last.loss, path.length, *path.meta_gradient]
-        if not all(bool(tf.reduce_all(tf.math.is_finite(tensor))) for tensor in ends):
+        if not self._recorder.finite:
             self._skipped.assign_add(1)
             return
-        for total, gradient in zip(self._meta_sum, path.meta_gradient):
+        for total, gradient in zip(self._meta_sum, self._recorder.path().meta_gradient):
             total.assign_add(gradient)
         self._tasks.assign_add(1)
 
-    def _is_recorded(self, gradients):
-        """Whether this step becomes a point: in a task, and not skipped by loss scaling."""
-        recorded = tf.convert_to_tensor(self._recording.value)
-        if isinstance(self.inner_optimizer, keras.optimizers.LossScaleOptimizer):
-            finite = [
-                tf.reduce_all(tf.math.is_finite(tf.convert_to_tensor(gradient)))
-                for gradient in gradients
-                if gradient is not None
-            ]
-            recorded = tf.logical_and(recorded, tf.reduce_all(finite))
-        return recorded
-
-    def _record(self, loss, gradients):
-        point = PathPoint(
-            position=[tf.convert_to_tensor(v.value) for v in self.meta_variables],
-            loss=loss,
-            gradient=[gradients[index] for index in self._meta_indices],
-        )
-        self._path.assign(extend_path(self._path.value(), point, self.geometry))
+    def _makes_step(self, gradients):
+        """Whether the inner optimizer will move the weights: loss scaling may skip a step."""
+        if not isinstance(self.inner_optimizer, keras.optimizers.LossScaleOptimizer):
+            return True
+        finite = [
+            tf.reduce_all(tf.math.is_finite(tf.convert_to_tensor(gradient)))
+            for gradient in gradients
+            if gradient is not None
+        ]
+        return tf.reduce_all(finite)
 
     def _unscaled(self, gradients):
         """Dense gradients of the loss itself; zero where the loss does not depend on a weight."""

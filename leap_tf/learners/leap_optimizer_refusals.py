@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from leap_tf.functional import refuse_hidden_state
+from leap_tf.functional import refuse_hidden_state, refuse_loss_scaling
 
 LOSS_NOT_SEEN = (
     "LeapOptimizer has not seen the loss of this step. In a loop of your own, call "
@@ -34,13 +34,7 @@ def refuse_wrapped(
             )
     if inner_optimizer is meta_optimizer:
         raise ValueError("inner_optimizer and meta_optimizer must be two different objects.")
-    if meta_optimizer.loss_scale_factor or isinstance(
-        meta_optimizer, keras.optimizers.LossScaleOptimizer
-    ):
-        raise ValueError(
-            "meta_optimizer scales a loss, and there is none: meta-gradients are unscaled. Put "
-            "loss scaling on the inner_optimizer."
-        )
+    refuse_loss_scaling(meta_optimizer)
 
 
 def refuse_untrackable(variables: Sequence[keras.Variable]) -> None:
@@ -59,7 +53,12 @@ def refuse_untrackable(variables: Sequence[keras.Variable]) -> None:
 
 
 def refuse_other_optimizer(optimizer: keras.optimizers.Optimizer, model: keras.Model) -> None:
-    """Refuses a model that is compiled with another optimizer."""
+    """Refuses a model that has no variables yet, or is compiled with another optimizer."""
+    if not model.built or not model.trainable_variables:
+        raise ValueError(
+            "The model has no variables to train yet. Give it an Input layer, or call it once on "
+            "a batch, before its first task."
+        )
     compiled = getattr(model, "optimizer", None)
     if compiled is not None and compiled is not optimizer:
         raise ValueError(
@@ -80,17 +79,29 @@ def refuse_other_variables(
         )
 
 
-def refuse_nameless_task_layers(
+def refuse_ambiguous_task_layers(
     task_layers: Sequence[str],
     head_variables: Sequence[keras.Variable],
-    meta_variables: Sequence[keras.Variable],
+    fresh_variables: Sequence[keras.Variable],
 ) -> None:
-    """Refuses task layers that cannot be told from their variables' paths."""
-    heads = {id(variable) for variable in head_variables}
-    if heads & {id(variable) for variable in meta_variables}:
+    """Refuses names that pick other variables by their paths than by their layers.
+
+    A loaded optimizer is built before it has a model to ask, so heads are told by the paths of
+    their variables; a name that is also a part of other layers' paths would pick those too.
+    """
+    by_layer = {id(variable): variable.path for variable in head_variables if variable.trainable}
+    by_path = {id(variable): variable.path for variable in fresh_variables}
+    if by_layer.keys() != by_path.keys():
+        odd = sorted(
+            {
+                path
+                for key, path in (by_layer | by_path).items()
+                if (key in by_layer) != (key in by_path)
+            }
+        )
         raise ValueError(
-            f"The variables of task_layers={list(task_layers)} do not carry their layer's name "
-            "in their path. Give these layers names of their own."
+            f"task_layers={list(task_layers)} do not tell the variables {odd} apart from the "
+            "rest. Give the layers that start fresh names that occur nowhere else in the model."
         )
 
 

@@ -38,7 +38,13 @@ class TaskUpdate(NamedTuple):
 
 
 class Learner(abc.ABC):
-    """A meta-learner, as three pure functions. See the module for the order of the calls."""
+    """A meta-learner, as three pure functions. See the module for the order of the calls.
+
+    Attributes:
+        minimum_steps: gradient steps on a task below which the learner has nothing to learn.
+    """
+
+    minimum_steps: int = 1
 
     @abc.abstractmethod
     def begin_task(self, initialization: Sequence[tf.Tensor]) -> Any:

@@ -79,6 +79,7 @@ class TrainingState:
         self.progress = Progress(seed)
         self.best_weights = SavedArrays()
         self._seed = seed
+        self._variables = [*variables, *meta_optimizer.variables]
         self._paths = [variable.path for variable in variables]
         self._checkpoint = tf.train.Checkpoint(
             model=[variable.value for variable in variables],
@@ -92,12 +93,24 @@ class TrainingState:
         self._checkpoint.write(str(path))
 
     def load(self, path: str | pathlib.Path) -> None:
-        """Reads a checkpoint.
+        """Reads a checkpoint, all of it or nothing.
 
         Raises:
             CheckpointUnreadableError: its files are missing or damaged.
             CheckpointMismatchError: it is of another model, meta-optimizer or seed.
         """
+        values = [variable.numpy() for variable in self._variables]
+        progress, best_weights = self.progress.serialize(), self.best_weights.value
+        try:
+            self._read(path)
+        except (CheckpointUnreadableError, CheckpointMismatchError):
+            for variable, value in zip(self._variables, values):
+                variable.assign(value)
+            self.progress.deserialize(progress)
+            self.best_weights.value = best_weights
+            raise
+
+    def _read(self, path):
         try:
             self._checkpoint.read(str(path)).assert_consumed()
         except _UNREADABLE as error:
@@ -140,6 +153,12 @@ class CheckpointFolder:
         for path in self._newest_first()[self._keep :]:
             for file in self._folder.glob(f"{path.name}.*"):
                 file.unlink()
+
+    @property
+    def newest_step(self) -> int:
+        """The meta-step of the newest checkpoint, 0 if there is none."""
+        newest = self._newest_first()[:1]
+        return int(newest[0].name.removeprefix("step-")) if newest else 0
 
     def restore(self, state: TrainingState) -> bool:
         """Restores the newest readable checkpoint; says so if a newer one is damaged.

@@ -31,27 +31,46 @@ class TaskEvaluation:
         """Area under the curve of the training error, 0–100. See `area_under_curve`."""
         return area_under_curve(self.training_errors)
 
+    @property
+    def diverged(self) -> bool:
+        """Whether training or the held-out loss ended in numbers that are not finite."""
+        numbers = [self.error, self.loss, *self.training_losses]
+        return not bool(np.all(np.isfinite(numbers)))
+
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """Several tasks, adapted from the same initialization."""
+    """Several tasks, adapted from the same initialization.
+
+    Means are over the tasks that did not diverge, and infinite if all did. `diverged` names
+    the others; whoever prints a mean prints their number beside it.
+    """
 
     tasks: tuple[TaskEvaluation, ...]
 
     @property
+    def diverged(self) -> tuple[str, ...]:
+        """Names of the tasks that diverged."""
+        return tuple(task.name for task in self.tasks if task.diverged)
+
+    @property
     def error(self) -> float:
         """Mean over the tasks of the held-out error."""
-        return float(np.mean([task.error for task in self.tasks]))
+        return self._mean("error")
 
     @property
     def loss(self) -> float:
         """Mean over the tasks of the held-out loss."""
-        return float(np.mean([task.loss for task in self.tasks]))
+        return self._mean("loss")
 
     @property
     def area_under_error(self) -> float:
         """Mean over the tasks of the area under the training error, 0–100."""
-        return float(np.mean([task.area_under_error for task in self.tasks]))
+        return self._mean("area_under_error")
+
+    def _mean(self, attribute):
+        values = [getattr(task, attribute) for task in self.tasks if not task.diverged]
+        return float(np.mean(values)) if values else float("inf")
 
     def steps_to(self, target: float, window: int = 10) -> list[int | None]:
         """Returns for each task the steps to a training error of `target`, None if never."""
@@ -65,7 +84,9 @@ def area_under_curve(errors: ArrayLike) -> float:
     paper's table 3: a curve that stays at 1 has area 100, whatever its length.
 
     Args:
-        errors: [K] errors in [0, 1]. Of a single point the area is that point.
+        errors: [K] errors, in [0, 1] where they are shares of wrong labels; other errors, such
+            as squared ones, give 100 times their mean height. Of a single point the area is
+            that point.
     """
     curve = np.asarray(errors, np.float64)
     if len(curve) == 1:

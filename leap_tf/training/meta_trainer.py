@@ -10,32 +10,30 @@ tasks in parallel nor on where a run was interrupted.
 """
 
 import contextlib
-import dataclasses
+import functools
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from leap_tf.functional import (
-    FunctionalModel,
-    FunctionalOptimizer,
-    fresh_values,
-    layer_variables,
-    refuse_hidden_state,
-)
+from leap_tf.functional import FunctionalModel, refuse_hidden_state, refuse_loss_scaling
 from leap_tf.functional.model import ErrorFunction
-from leap_tf.learners import Leap, Learner, PlainTraining
+from leap_tf.learners import Leap, Learner
 from leap_tf.tasks import Task, TaskDistribution
-from leap_tf.training.checkpoint import CheckpointFolder, TrainingState
-from leap_tf.training.evaluation import Evaluation, TaskEvaluation
+from leap_tf.training.checkpoint import (
+    CheckpointFolder,
+    CheckpointMismatchError,
+    TrainingState,
+)
+from leap_tf.training.evaluation import Evaluation
 from leap_tf.training.progress import ProgressDisplay
 from leap_tf.training.stopping import recall_stopping, remember_stopping
-from leap_tf.training.task_loop import TaskLoop, TaskResult
 from leap_tf.training.task_pool import TaskPool, ThreadPool
+from leap_tf.training.task_runner import SeededTask, TaskRunner
 from leap_tf.training.threads import available_cores
 
 # Streams of random numbers, kept apart by the second word of their seed.
@@ -48,12 +46,6 @@ class MetaTrainingDivergedError(FloatingPointError):
 
 class _StopRequestedError(Exception):
     """A stop was asked for in the middle of a meta-step."""
-
-
-@dataclasses.dataclass(frozen=True)
-class _SeededTask:
-    task: Task
-    seed: int
 
 
 class MetaTrainer:
@@ -92,13 +84,11 @@ class MetaTrainer:
         error: ErrorFunction | None = None,
         seed: int = 0,
     ):
-        for name, number in (
-            ("steps_per_task", steps_per_task),
-            ("meta_batch_size", meta_batch_size),
-        ):
-            if number < 1:
-                raise ValueError(f"{name} must be at least 1, and is {number}.")
+        learner = learner or Leap()
+        _check_at_least("steps_per_task", steps_per_task, learner.minimum_steps)
+        _check_at_least("meta_batch_size", meta_batch_size, 1)
         refuse_hidden_state(meta_optimizer, role="meta_optimizer")
+        refuse_loss_scaling(meta_optimizer)
         if meta_optimizer.built:
             raise ValueError("meta_optimizer has been used already. Pass a new optimizer.")
         self.model = model
@@ -107,28 +97,18 @@ class MetaTrainer:
         self.meta_batch_size = meta_batch_size
         self.task_layers = tuple(task_layers)
         self.seed = seed
-        self._functional = FunctionalModel(model, loss, error)
-        heads = {id(variable) for variable in layer_variables(model, self.task_layers)}
-        self._meta_indices = [
-            index
-            for index, variable in enumerate(self._functional.variables)
-            if id(variable) not in heads
-        ]
-        if not self._meta_indices:
-            raise ValueError("All trainable layers are task_layers; nothing is left to meta-learn.")
-        self.meta_variables = [self._functional.variables[index] for index in self._meta_indices]
+        self._runner = TaskRunner(
+            FunctionalModel(model, loss, error), inner_optimizer, learner, self.task_layers
+        )
+        self.meta_variables = self._runner.meta_variables
         meta_optimizer.build(self.meta_variables)
-
-        inner = FunctionalOptimizer(inner_optimizer, self._functional.variables)
-        self._training_loop = TaskLoop(
-            self._functional, inner, learner or Leap(), self._meta_indices
+        self._pool: TaskPool = ThreadPool(
+            available_cores() if parallel_tasks is None else parallel_tasks
         )
-        self._evaluation_loop = TaskLoop(
-            self._functional, inner, PlainTraining(), self._meta_indices
-        )
-        self._pool: TaskPool = ThreadPool(parallel_tasks or available_cores())
         self._state = TrainingState(model.variables, meta_optimizer, seed)
         self._stop_requested = False
+        self._was_stopped = False
+        self._torn = False  # whether the weights are those of a meta-step that did not end
 
     @property
     def meta_step(self) -> int:
@@ -140,8 +120,8 @@ class MetaTrainer:
         task_distribution: TaskDistribution,
         meta_steps: int,
         validation_tasks: Sequence[Task] = (),
-        validation_freq: int = 1,
         callbacks: Sequence[keras.callbacks.Callback] = (),
+        validation_freq: int = 1,
         checkpoint_dir: str | os.PathLike | None = None,
         checkpoint_seconds: float = 30.0,
         verbose: bool = True,
@@ -155,11 +135,12 @@ class MetaTrainer:
             task_distribution: where the tasks of each meta-batch come from.
             meta_steps: meta-updates to have made in the end, those before a restart included.
             validation_tasks: tasks to adapt to and judge by, as `evaluate` does.
-            validation_freq: meta-steps from one validation to the next.
             callbacks: Keras callbacks; a meta-step is their epoch, the model's weights are the
                 initialization. Metrics: `loss` and `error` (means over the steps and tasks of
                 the meta-batch), `final_loss`, `meta_gradient_norm`, `gradient_steps`,
-                `tasks_skipped`, the learner's own, and `val_loss`, `val_error`, `val_auc`.
+                `tasks_skipped`, the learner's own, and `val_loss`, `val_error`, `val_auc`,
+                `val_diverged`.
+            validation_freq: meta-steps from one validation to the next.
             checkpoint_dir: where checkpoints are kept.
             checkpoint_seconds: least time between two of them. One is always made at the end
                 and when a stop is asked for; a restart repeats at most this much work.
@@ -171,11 +152,16 @@ class MetaTrainer:
         Raises:
             MetaTrainingDivergedError: all tasks of a meta-batch diverged.
             ValueError: a task has no batches, or not what the model takes.
+            CheckpointMismatchError, CheckpointUnreadableError: the checkpoints are of another
+                run, or none of them can be read.
+            RuntimeError: an earlier `fit` was broken off in mid-step and left no checkpoint.
         """
+        _check_at_least("validation_freq", validation_freq, 1)
         folder = CheckpointFolder(os.fspath(checkpoint_dir)) if checkpoint_dir else None
-        if folder and not self.meta_step:
-            folder.restore(self._state)
-        self._stop_requested = False
+        restored = self._restore(folder)
+        self._was_stopped = False
+        if not restored:
+            self._state.progress.stopped = False
         self.model.stop_training = False
         history = keras.callbacks.History()
         shown = [ProgressDisplay()] if verbose else []
@@ -186,15 +172,15 @@ class MetaTrainer:
         with _optimizer_of(self.model, self.meta_optimizer):
             callback_list.on_train_begin()
             history.history, history.epoch = _copy(progress.history), list(progress.epochs)
-            recall_stopping(self._state, callbacks)
+            if restored:
+                recall_stopping(self._state, callbacks)
             last_save = time.monotonic()
-            whole = True  # whether the state is that of a whole number of meta-steps
             try:
                 while progress.meta_step < meta_steps and not progress.stopped:
                     epoch = progress.meta_step
                     callback_list.on_epoch_begin(epoch)
                     gradients, logs = self._meta_gradients(task_distribution, epoch)
-                    whole = False
+                    self._torn = True
                     self.meta_optimizer.apply(gradients, self.meta_variables)
                     if validation_tasks and (epoch + 1) % validation_freq == 0:
                         logs |= self._validate(validation_tasks)
@@ -203,36 +189,38 @@ class MetaTrainer:
                     progress.stopped = bool(self.model.stop_training)
                     progress.history, progress.epochs = history.history, history.epoch
                     remember_stopping(self._state, callbacks)
-                    whole = True
+                    self._torn = False
                     if folder and time.monotonic() - last_save >= checkpoint_seconds:
                         folder.save(self._state)
                         last_save = time.monotonic()
             except _StopRequestedError:
+                self._stop_requested, self._was_stopped = False, True
                 # EarlyStopping would put the best weights in the place of the last.
                 for callback in callback_list.callbacks:
                     if not isinstance(callback, keras.callbacks.EarlyStopping):
                         callback.on_train_end()
             else:
+                self._stop_requested = False
                 if folder:
                     folder.save(self._state)
                     folder = None
                 callback_list.on_train_end()
             finally:
-                if folder and whole and progress.meta_step:
+                if folder and not self._torn and progress.meta_step:
                     folder.save(self._state)
         return history
 
     def request_stop(self) -> None:
-        """Asks a running `fit` to save and return soon; safe to call from a signal handler.
+        """Asks `fit` to save and return soon; safe to call from a signal handler.
 
         The meta-step that is under way is dropped, and made again when training goes on.
         """
         self._stop_requested = True
 
     @property
-    def stop_requested(self) -> bool:
-        """Whether the last `fit` was asked to stop."""
-        return self._stop_requested
+    def was_stopped(self) -> bool:
+        """Whether the last `fit` returned early because it was asked to."""
+        return self._was_stopped
 
     def evaluate(self, tasks: Iterable[Task], steps: int | None = None) -> Evaluation:
         """Adapts to each task from the initialization and judges on its held-out examples.
@@ -247,8 +235,14 @@ class MetaTrainer:
 
         Returns:
             Errors and curves of every task.
+
+        Raises:
+            ValueError: there are no tasks, a task has no batches, or not what the model takes.
         """
-        return self._evaluate(tasks, steps or self.steps_per_task, _EVALUATION)
+        if steps is None:
+            steps = self.steps_per_task
+        _check_at_least("steps", steps, 1)
+        return self._evaluate(tasks, steps, _EVALUATION)
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes initialization, meta-optimizer, history and random state to a checkpoint."""
@@ -262,27 +256,53 @@ class MetaTrainer:
             CheckpointUnreadableError: its files are missing or damaged.
         """
         self._state.load(os.fspath(path))
+        self._torn = False
 
     # -- inside -----------------------------------------------------------------------------
+
+    def _restore(self, folder: CheckpointFolder | None) -> bool:
+        """Goes on from a folder's checkpoint, if this trainer has not moved on by itself."""
+        restored = False
+        if folder and (self._torn or not self.meta_step):
+            restored = folder.restore(self._state)
+            self._torn = self._torn and not restored
+        elif folder and folder.newest_step > self.meta_step:
+            raise CheckpointMismatchError(
+                f"The folder holds a checkpoint of meta-step {folder.newest_step}, and this "
+                f"trainer is at {self.meta_step}. Give another checkpoint_dir, or a new trainer "
+                "to go on from the folder."
+            )
+        if self._torn:
+            raise RuntimeError(
+                "An earlier fit was broken off in the middle of a meta-step, so the weights are "
+                "those of no whole number of meta-steps. Load a checkpoint, or build the model and "
+                "the trainer again."
+            )
+        return restored
 
     def _meta_gradients(self, distribution, epoch) -> tuple[list[tf.Tensor], dict[str, Any]]:
         """Trains the tasks of a meta-batch: their mean meta-gradient, and metrics."""
         rng = np.random.default_rng([self.seed, _TRAINING, epoch])
         tasks = distribution.sample(self.meta_batch_size, rng)
-        seeded = [_SeededTask(task, int(rng.integers(2**31))) for task in tasks]
+        if not tasks:
+            raise ValueError(
+                f"{distribution!r} gave no tasks when asked for {self.meta_batch_size}."
+            )
+        seeded = [SeededTask(task, int(rng.integers(2**31))) for task in tasks]
+        train = functools.partial(self._runner.train, steps=self.steps_per_task)
         total: Sequence[tf.Tensor] | None = None
-        metrics: list[dict[str, float]] = []
+        metrics: list[Mapping[str, float]] = []
         skipped = 0
-        with contextlib.closing(self._pool.map(self._train_task, seeded)) as results:
+        with contextlib.closing(self._pool.map(train, seeded)) as results:
             for result in results:
                 if self._stop_requested:
                     raise _StopRequestedError
                 if not result.finite:
                     skipped += 1
                     continue
-                gradient = result.update.meta_gradient
+                gradient = result.meta_gradient
                 total = gradient if total is None else [a + b for a, b in zip(total, gradient)]
-                metrics.append(_metrics_of(result))
+                metrics.append(result.metrics)
         if total is None:
             raise MetaTrainingDivergedError(
                 f"All {skipped} tasks of meta-step {epoch + 1} diverged (loss or meta-gradient "
@@ -304,71 +324,18 @@ class MetaTrainer:
             "val_loss": result.loss,
             "val_error": result.error,
             "val_auc": result.area_under_error,
+            "val_diverged": len(result.diverged),
         }
 
     def _evaluate(self, tasks, steps, stream):
         seeded = [
-            _SeededTask(
-                task, int(np.random.default_rng([self.seed, stream, index]).integers(2**31))
-            )
+            SeededTask(task, int(np.random.default_rng([self.seed, stream, index]).integers(2**31)))
             for index, task in enumerate(tasks)
         ]
-        return Evaluation(
-            tuple(self._pool.map(lambda task: self._evaluate_task(task, steps), seeded))
-        )
-
-    def _train_task(self, seeded: _SeededTask) -> TaskResult:
-        return self._adapt(self._training_loop, seeded, self.steps_per_task)
-
-    def _evaluate_task(self, seeded: _SeededTask, steps: int) -> TaskEvaluation:
-        adapted = self._adapt(self._evaluation_loop, seeded, steps)
-        with _naming(seeded.task):
-            held_out = self._evaluation_loop.evaluate(
-                iter(seeded.task.test_batches()), adapted.parameters, adapted.state
-            )
-        if not int(held_out.examples):
-            raise ValueError(f"Task {seeded.task.name!r} has no held-out examples to judge by.")
-        return TaskEvaluation(
-            name=seeded.task.name,
-            error=float(held_out.error),
-            loss=float(held_out.loss),
-            examples=int(held_out.examples),
-            training_errors=adapted.errors.numpy(),
-            training_losses=adapted.losses.numpy(),
-        )
-
-    def _adapt(self, loop: TaskLoop, seeded: _SeededTask, steps: int) -> TaskResult:
-        with _naming(seeded.task):
-            fresh = fresh_values(self.model, self.task_layers, seeded.seed)
-            parameters = [
-                fresh.get(id(variable), value)
-                for variable, value in zip(
-                    self._functional.variables, self._functional.parameters()
-                )
-            ]
-            batches = iter(seeded.task.train_batches(seeded.seed))
-            result = loop.train(
-                batches, tf.constant(steps), parameters, self._functional.state(seeded.seed)
-            )
-        if not result.losses.shape[0]:
-            raise ValueError(
-                f"Task {seeded.task.name!r} gave no training batch. Check that its data set is "
-                "not empty, and not smaller than a batch with drop_remainder."
-            )
-        return result
-
-
-@contextlib.contextmanager
-def _naming(task):
-    """Says of which task an error in the graph is, and what usually causes it."""
-    try:
-        yield
-    except tf.errors.InvalidArgumentError as error:
-        raise ValueError(
-            f"Task {task.name!r} has data the model or loss cannot take. Labels must lie in "
-            "[0, outputs of the model), and inputs must have the model's shape. TensorFlow "
-            f"says: {error.message.strip().splitlines()[0]}"
-        ) from error
+        if not seeded:
+            raise ValueError("There are no tasks to evaluate.")
+        evaluate = functools.partial(self._runner.evaluate, steps=steps)
+        return Evaluation(tuple(self._pool.map(evaluate, seeded)))
 
 
 @contextlib.contextmanager
@@ -385,15 +352,9 @@ def _optimizer_of(model, optimizer):
             del model.optimizer
 
 
-def _metrics_of(result):
-    losses, errors = result.losses.numpy(), result.errors.numpy()
-    return {
-        "loss": float(losses.mean()),
-        "error": float(errors.mean()),
-        "final_loss": float(losses[-1]),
-        "gradient_steps": len(losses),
-        **{name: float(value) for name, value in result.update.metrics.items()},
-    }
+def _check_at_least(name, number, least):
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}, and is {number}.")
 
 
 def _copy(history):

@@ -17,7 +17,7 @@ def remember_stopping(state: TrainingState, callbacks: Sequence[keras.callbacks.
     stoppers = _stoppers(callbacks)
     state.progress.stopping = [
         {name: _as_number(getattr(stopper, name)) for name in _NUMBERS}
-        | {"best_weights": len(stopper.best_weights or [])}
+        | {"monitor": stopper.monitor, "best_weights": len(stopper.best_weights or [])}
         for stopper in stoppers
     ]
     weights = [array for stopper in stoppers for array in stopper.best_weights or []]
@@ -28,10 +28,13 @@ def recall_stopping(state: TrainingState, callbacks: Sequence[keras.callbacks.Ca
     """Puts back what `remember_stopping` saved; call it after `on_train_begin`."""
     weights = list(state.best_weights.value or [])
     for stopper, memory in zip(_stoppers(callbacks), state.progress.stopping):
+        count = memory["best_weights"]
+        best_weights, weights = weights[:count] or None, weights[count:]
+        if stopper.monitor != memory["monitor"]:
+            continue  # another criterion, which starts from nothing
         for name in _NUMBERS:
             setattr(stopper, name, memory[name])
-        count = memory["best_weights"]
-        stopper.best_weights, weights = weights[:count] or None, weights[count:]
+        stopper.best_weights = best_weights
 
 
 def _stoppers(callbacks):

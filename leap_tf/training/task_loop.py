@@ -50,7 +50,7 @@ class HeldOut(NamedTuple):
     examples: tf.Tensor
 
 
-class _Progress(NamedTuple):
+class _LoopState(NamedTuple):
     """What travels through the loop."""
 
     step: tf.Tensor
@@ -94,7 +94,7 @@ class TaskLoop:
     def _train(self, iterator, max_steps, parameters, state) -> TaskResult:
         """Trains for `max_steps` batches, or until the iterator ends."""
         initialization = self._meta_learned(parameters)
-        start = _Progress(
+        start = _LoopState(
             step=tf.constant(0),
             parameters=parameters,
             state=state,
@@ -105,10 +105,10 @@ class TaskLoop:
         )
         # The next batch travels along as an optional: an iterator tells its end only when asked.
         _, end = tf.while_loop(
-            lambda batch, progress: (progress.step < max_steps) & batch.has_value(),
-            lambda batch, progress: (
+            lambda batch, now: (now.step < max_steps) & batch.has_value(),
+            lambda batch, now: (
                 iterator.get_next_as_optional(),
-                self._step(unpack_batch(batch.get_value()), progress),
+                self._step(unpack_batch(batch.get_value()), now),
             ),
             (iterator.get_next_as_optional(), start),
             parallel_iterations=1,
@@ -126,32 +126,30 @@ class TaskLoop:
             finite=_all_finite([losses, *update.meta_gradient, *update.metrics.values()]),
         )
 
-    def _step(self, batch: Batch, progress: _Progress) -> _Progress:
-        loss, error, state, gradients = self._gradient(progress.parameters, progress.state, batch)
+    def _step(self, batch: Batch, now: _LoopState) -> _LoopState:
+        loss, error, state, gradients = self._gradient(now.parameters, now.state, batch)
         point = PathPoint(
-            position=self._meta_learned(progress.parameters),
+            position=self._meta_learned(now.parameters),
             loss=loss,
             gradient=[
                 tf.zeros_like(parameter) if gradient is None else gradient
                 for parameter, gradient in zip(
-                    self._meta_learned(progress.parameters), self._meta_learned(gradients)
+                    self._meta_learned(now.parameters), self._meta_learned(gradients)
                 )
             ],
         )
-        memory = self._learner.observe(progress.memory, point)
+        memory = self._learner.observe(now.memory, point)
         # The learner looks first: what it lets go of makes room for the optimizer's step.
         with tf.control_dependencies(tf.nest.flatten(memory)):
-            parameters, slots = self._optimizer.apply(
-                gradients, progress.parameters, progress.slots
-            )
-        return _Progress(
-            step=progress.step + 1,
+            parameters, slots = self._optimizer.apply(gradients, now.parameters, now.slots)
+        return _LoopState(
+            step=now.step + 1,
             parameters=parameters,
             state=state,
             slots=slots,
             memory=memory,
-            losses=progress.losses.write(progress.step, tf.cast(loss, tf.float32)),
-            errors=progress.errors.write(progress.step, error),
+            losses=now.losses.write(now.step, tf.cast(loss, tf.float32)),
+            errors=now.errors.write(now.step, error),
         )
 
     def _gradient_of_batch(self, parameters, state, batch):

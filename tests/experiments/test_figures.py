@@ -54,6 +54,18 @@ def test_the_table():
     assert fresh == "fresh 0.900 ± 0.100 95.0 ± 5.0 not reached (0 of 2 tasks)"
 
 
+def test_diverged_tasks_are_shown_and_not_averaged():
+    mixed = evaluation([1.0, 0.2], [1.0, float("nan")])
+    line = table({"learned": mixed}, target_error=0.7).splitlines()[2]
+    assert "0.200 ± 0.000" in line
+    assert "(1 diverged, left out)" in line
+    record = as_record(mixed, target_error=0.7)
+    assert record["diverged"] == ["task 1"]
+    assert record["tasks"][1]["training_errors"] == [1.0, None]
+    nothing = table({"learned": evaluation([float("nan")])}, target_error=0.7).splitlines()[2]
+    assert "(1 diverged, left out)" in nothing
+
+
 def test_records_are_plain_numbers():
     record = as_record(evaluation([1.0, 0.2]), target_error=0.7)
     assert record["error"] == pytest.approx(0.2)

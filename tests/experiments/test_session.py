@@ -80,7 +80,7 @@ def test_a_run_leaves_everything_in_its_folder(finished):
     directory = RunDirectory(folder)
     assert "meta_train.meta_steps = 12" in directory.config.read_text()
     assert "mlp.hidden = (40, 40)" in directory.operative_config.read_text()
-    environment = json.loads(directory.environment.read_text())
+    (environment,) = json.loads(directory.environment.read_text())
     assert environment["packages"]["keras"] == keras.__version__
     assert environment["intra_op_threads"] == 1
     assert [entry["meta_step"] for entry in read_metrics(directory.metrics)] == list(range(1, 13))
@@ -117,6 +117,7 @@ def test_evaluate_prints_the_same_table_again(finished):
     assert "steps to error 3" in other.stdout
     record = json.loads(RunDirectory(folder).evaluation.read_text())
     assert len(record["results"]["no pretraining"]["tasks"][0]["training_errors"]) == 2
+    assert record["steps"] == 2
 
 
 @pytest.mark.parametrize("kills", [(1,), (3, 7, 11)])
@@ -156,6 +157,7 @@ def test_a_signal_saves_and_leaves(finished, tmp_path, number):
         (["MetaTrainer.stepz = 3"], "doesn't have a parameter named 'stepz'"),
         (["Leep.distance = 'length'"], "Leep"),
         (["mlp.hidden ="], "cannot be read"),
+        (["innr/SGD.learning_rate = 0.5"], "Nothing refers to the scopes ['innr']"),
         (["study.tasks = @alphabet_splits", "alphabet_splits.dataset = 'omniglot'"], "tfds build"),
         (["Leap.distance = 'width'"], "distance must be one of"),
     ],
@@ -170,6 +172,7 @@ def test_bad_configurations_end_in_one_line(tmp_path, bindings, message):
     assert result.returncode == 1
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+    assert not (tmp_path / "run").exists()  # the command can be corrected and given again
 
 
 def test_a_missing_gin_file_is_named(tmp_path):
@@ -196,4 +199,5 @@ def test_a_run_directory_belongs_to_one_configuration(tmp_path):
     (tmp_path / "other" / "thesis.txt").write_text("precious")
     with pytest.raises(RunDirectoryError, match="not empty and holds no run"):
         RunDirectory(tmp_path / "other").claim("a = 1\n")
+    assert len(json.loads(run_directory.environment.read_text())) == 2  # two starts
     assert [path.name for path in (tmp_path / "other").iterdir()] == ["thesis.txt"]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from leap_tf.functional import FunctionalModel, fresh_values, layer_variables
+from leap_tf.functional import Batch, FunctionalModel, fresh_values, layer_variables
 from leap_tf.functional.model import default_error
 from leap_tf.functional.saved_arrays import SavedArrays
 
@@ -94,6 +94,67 @@ def test_what_cannot_be_learned_is_refused():
     frozen.trainable = False
     with pytest.raises(ValueError, match="nothing to learn"):
         FunctionalModel(frozen, mse)
+
+
+@pytest.mark.parametrize("reduction", ["sum", None])
+def test_losses_that_are_no_mean_are_refused(reduction):
+    with pytest.raises(ValueError, match="one number a batch"):
+        FunctionalModel(model(), keras.losses.MeanSquaredError(reduction=reduction))
+
+
+def test_losses_without_a_configuration_work():
+    class Weighted(keras.losses.Loss):
+        def __init__(self, alpha):
+            super().__init__()
+            self.alpha = alpha
+
+        def call(self, targets, outputs):
+            return self.alpha * tf.reduce_mean(tf.square(targets - outputs), axis=-1)
+
+    error = FunctionalModel(model(), Weighted(7.0)).error
+    result = error(tf.zeros((2, 2)), tf.constant([[1.0, 1.0], [0.0, 2.0]]))
+    np.testing.assert_allclose(result, [7.0, 14.0])
+
+
+class Subclassed(keras.Model):
+    """Hands nothing down: Keras itself tells the layers that they are in training."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.norm = keras.layers.BatchNormalization(momentum=0.5)
+        self.drop = keras.layers.Dropout(0.5)
+        self.out = keras.layers.Dense(2, kernel_regularizer="l2")
+
+    def call(self, inputs, training=None):
+        return self.out(self.drop(self.norm(inputs)))
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_subclassed_models_run_as_keras_runs_them(policy):
+    network = Subclassed(dtype=policy)
+    inputs = np.random.default_rng(0).normal(3.0, 1.0, size=(64, 4))  # float64: Keras casts it
+    targets = np.zeros((64, 2), "float32")
+    network(inputs)
+    functional = FunctionalModel(network, keras.losses.MeanSquaredError())
+    state = functional.state(0)
+    trained = functional.evaluate(
+        functional.parameters(), state, Batch(inputs, targets), training=True
+    )
+    judged = functional.evaluate(
+        functional.parameters(), state, Batch(inputs, targets), training=False
+    )
+    by_name = {
+        variable.name: value
+        for variable, value in zip(network.non_trainable_variables, trained.state)
+    }
+    np.testing.assert_allclose(by_name["moving_mean"], 0.5 * inputs.mean(axis=0), rtol=0.02)
+    outputs = network(inputs, training=False)
+    expected = np.mean(np.square(np.asarray(outputs, "float32")))
+    assert float(judged.loss) == pytest.approx(expected, rel=1e-5)  # no penalty, no dropout
+    penalty = float(sum(network.losses))
+    assert penalty > 0
+    assert float(trained.loss) > penalty
+    np.testing.assert_array_equal(network.norm.moving_mean.numpy(), np.zeros(4))
 
 
 def test_saved_arrays_round_trip():

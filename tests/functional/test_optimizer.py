@@ -77,10 +77,6 @@ def test_a_reset_optimizer_starts_over():
     reset()
     for variable, value in zip(optimizer.variables, first):
         np.testing.assert_array_equal(variable.numpy(), value)
-    optimizer.learning_rate = 0.25
-    reset.keep(optimizer.learning_rate)
-    reset()
-    assert float(optimizer.learning_rate.numpy()) == 0.25
 
 
 def test_hidden_state_is_refused():
@@ -92,3 +88,33 @@ def test_hidden_state_is_refused():
         FunctionalOptimizer(keras.optimizers.SGD(gradient_accumulation_steps=4), variables())
     with pytest.raises(ValueError, match="role has use_ema"):
         refuse_hidden_state(keras.optimizers.SGD(use_ema=True), role="role")
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "message"),
+    [
+        (lambda: keras.optimizers.ScheduleFreeAdamW(), "keeps copies of the parameters"),
+        (
+            lambda: keras.optimizers.MultiOptimizer(
+                keras.optimizers.OptimizerMap(keras.optimizers.SGD())
+            ),
+            "wraps other optimizers",
+        ),
+    ],
+)
+def test_kinds_that_cannot_be_functional_are_refused(optimizer, message):
+    with pytest.raises(ValueError, match=message):
+        FunctionalOptimizer(optimizer(), variables())
+
+
+def test_exemptions_from_weight_decay_are_kept():
+    model = variables()
+    optimizer = keras.optimizers.SGD(0.1, weight_decay=0.5)
+    optimizer.exclude_from_weight_decay(var_list=[model[0]], var_names=["bias"])
+    functional = FunctionalOptimizer(optimizer, model)
+    parameters = [tf.convert_to_tensor(variable.value) for variable in model]
+    zeros = [tf.zeros_like(parameter) for parameter in parameters]
+    after, _ = functional.apply(zeros, parameters, functional.initial_slots())
+    np.testing.assert_array_equal(after[0], parameters[0])
+    np.testing.assert_array_equal(after[1], parameters[1])
+    np.testing.assert_allclose(after[2], 0.95 * parameters[2], rtol=1e-6)

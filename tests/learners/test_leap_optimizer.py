@@ -178,18 +178,87 @@ def test_task_layers_start_fresh_and_are_not_meta_learned():
 
 
 def test_the_head_is_no_part_of_the_path():
-    """With a frozen encoder and no loss in the path, only the head moves: length zero."""
+    """Fed with zeros, an encoder without biases stays put while the head's bias learns."""
     model = regression_model(
-        keras.layers.Dense(4, name="encoder"), keras.layers.Dense(1, name="head")
+        keras.layers.Dense(4, use_bias=False, name="encoder"), keras.layers.Dense(1, name="head")
     )
-    optimizer = leap(task_layers=["head"], include_loss=False)
-    encoder = model.get_layer("encoder")
-    encoder.kernel.assign(tf.zeros((3, 4)))
-    model.compile(optimizer, loss=keras.losses.MeanSquaredError())
+    zeros = batches().map(lambda x, y: (tf.zeros_like(x), tf.ones_like(y)))
+    lengths = {}
+    for task_layers in (["head"], []):
+        optimizer = leap(task_layers=task_layers, include_loss=False)
+        model.compile(optimizer, loss=MSE)
+        with optimizer.task(model):
+            before = model.get_layer("head").bias.numpy().copy()
+            model.fit(zeros, verbose=0)
+        assert np.all(model.get_layer("head").bias.numpy() != before)
+        lengths[len(task_layers)] = optimizer.path_length
+    assert lengths[1] == 0.0
+    assert lengths[0] > 0.1
+
+
+def test_task_layers_that_names_cannot_tell_apart_are_refused():
+    inputs = keras.Input((4, 3))
+    attended = keras.layers.MultiHeadAttention(1, 2, name="attention")(inputs, inputs)
+    outputs = keras.layers.Dense(1, name="value")(keras.layers.Flatten()(attended))
+    model = keras.Model(inputs, outputs)
+    with pytest.raises(ValueError, match="attention/value/.*occur nowhere else"):
+        with leap(task_layers=["value"]).task(model):
+            pass
+
+
+@pytest.mark.parametrize("how", ["keras", "checkpoint"])
+def test_the_learning_rate_a_task_starts_with_survives_saving(tmp_path, how):
+    model, optimizer = regression_model(), leap()
+    model.compile(optimizer, loss=MSE)
     with optimizer.task(model):
-        model.fit(batches().map(lambda x, y: (tf.zeros_like(x), y * 0 + 1)), verbose=0)
-    gradient = optimizer.meta_gradients()[0]
-    np.testing.assert_array_equal(gradient, np.zeros((3, 4)))
+        model.fit(batches(), verbose=0)
+        optimizer.learning_rate = 0.01  # as a LearningRateScheduler does
+    if how == "keras":
+        model.save(tmp_path / "model.keras")
+        model = keras.saving.load_model(tmp_path / "model.keras")
+        optimizer, expected = model.optimizer, 0.1
+    else:
+        optimizer.learning_rate = expected = 0.02  # for good
+        saved = tf.train.Checkpoint(optimizer=optimizer).save(tmp_path / "ckpt")
+        model, optimizer = regression_model(), leap()
+        model.compile(optimizer, loss=MSE)
+        optimizer.build(model.trainable_variables)
+        tf.train.Checkpoint(optimizer=optimizer).restore(saved)
+    with optimizer.task(model):
+        assert float(optimizer.learning_rate.numpy()) == pytest.approx(expected)
+        model.fit(batches(), verbose=0)
+
+
+def test_a_meta_update_straight_after_loading_moves_the_model(tmp_path):
+    model, _ = half_done(keras.optimizers.SGD(0.05))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    for of in (model, loaded):
+        of.optimizer.meta_update()
+    assert_same(values(loaded.trainable_variables), values(model.trainable_variables))
+
+
+def test_the_initialization_keeps_its_constraints():
+    model = regression_model(keras.layers.Dense(1, kernel_constraint="non_neg"))
+    optimizer = leap(meta=keras.optimizers.SGD(100.0))
+    model.compile(optimizer, loss=MSE)
+    with optimizer.task(model):
+        model.fit(batches().map(lambda x, y: (x, -y)), verbose=0)
+    optimizer.meta_update()
+    assert np.all(model.layers[0].kernel.numpy() >= 0.0)
+
+
+@pytest.mark.parametrize("good_batches", [0, 3])
+def test_under_loss_scaling_too_a_diverging_task_is_counted(good_batches):
+    model = regression_model()
+    optimizer = leap(
+        keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.05), initial_scale=2.0)
+    )
+    model.compile(optimizer, loss=MSE)
+    broken = batches().take(6 - good_batches).map(lambda x, y: (x * np.nan, y))
+    with optimizer.task(model):
+        model.fit(batches().take(good_batches).concatenate(broken), shuffle=False, verbose=0)
+    assert optimizer.skipped_tasks == 1
 
 
 def test_a_diverging_task_is_left_out_and_counted():
@@ -388,6 +457,15 @@ def test_configuration_round_trip():
         ),
         (lambda: leap(meta=keras.optimizers.SGD(loss_scale_factor=2.0)), "unscaled"),
         (lambda: leap(leap()), "do not nest"),
+        (lambda: leap(keras.optimizers.ScheduleFreeAdamW()), "keeps copies of the parameters"),
+        (
+            lambda: leap(
+                keras.optimizers.MultiOptimizer(
+                    keras.optimizers.OptimizerMap(keras.optimizers.SGD(use_ema=True))
+                )
+            ),
+            "without EMA",
+        ),
         (lambda: leap(distance="fisher"), "distance must be one of"),
     ],
 )
@@ -423,6 +501,10 @@ def test_misuse_is_refused_with_what_to_do():
     with pytest.raises(ValueError, match="not those this LeapOptimizer was built"):
         with optimizer.task(other):
             pass
+    with pytest.raises(ValueError, match="no variables to train yet"):
+        with leap().task(keras.Sequential([keras.layers.Dense(1)])):
+            pass
+    assert leap().path_length == leap().path_energy == 0.0
     other.compile(keras.optimizers.SGD())
     with pytest.raises(ValueError, match="compiled with SGD"), optimizer.task(other):
         pass

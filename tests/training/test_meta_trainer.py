@@ -188,11 +188,16 @@ def test_early_stopping_ends_with_the_best_weights():
 
 def test_a_restart_ends_bit_identical(tmp_path):
     straight = trainer()
-    expected = straight.fit(leap_tf.Sinusoids(), 6, held_out(2), 2, verbose=False)
+    expected = straight.fit(leap_tf.Sinusoids(), 6, held_out(2), validation_freq=2, verbose=False)
     for meta_steps in (2, 3, 6):  # each a new process, as far as the trainer knows
         resumed = trainer()
         history = resumed.fit(
-            leap_tf.Sinusoids(), meta_steps, held_out(2), 2, checkpoint_dir=tmp_path, verbose=False
+            leap_tf.Sinusoids(),
+            meta_steps,
+            held_out(2),
+            validation_freq=2,
+            checkpoint_dir=tmp_path,
+            verbose=False,
         )
         assert resumed.meta_step == meta_steps
     assert_same(weights(resumed), weights(straight))
@@ -235,7 +240,7 @@ def test_a_requested_stop_saves_whole_meta_steps(tmp_path):
         on_epoch_end=lambda step, logs: learner.request_stop() if step == 1 else None
     )
     learner.fit(leap_tf.Sinusoids(), 5, callbacks=[stop], checkpoint_dir=tmp_path, verbose=False)
-    assert learner.stop_requested
+    assert learner.was_stopped
     assert learner.meta_step == 2
     resumed, straight = trainer(), trainer()
     resumed.fit(leap_tf.Sinusoids(), 5, checkpoint_dir=tmp_path, verbose=False)
@@ -410,10 +415,13 @@ def test_bad_tasks_are_named():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps_per_task": 0}, "steps_per_task must be at least 1"),
+        ({"steps_per_task": 0}, "steps_per_task must be at least 2"),
         ({"meta_batch_size": 0}, "meta_batch_size must be at least 1"),
         ({"parallel_tasks": -1}, "at least one thread"),
+        ({"parallel_tasks": 0}, "at least one thread"),
+        ({"steps_per_task": 1}, "steps_per_task must be at least 2"),  # one point, no segment
         ({"task_layers": ["nose"]}, "no layer named"),
+        ({"meta_optimizer": keras.optimizers.SGD(loss_scale_factor=8.0)}, "unscaled"),
         ({"meta_optimizer": keras.optimizers.SGD(use_ema=True)}, "meta_optimizer has use_ema"),
         (
             {"inner_optimizer": keras.optimizers.SGD(gradient_accumulation_steps=2)},
@@ -424,6 +432,134 @@ def test_bad_tasks_are_named():
 def test_settings_that_cannot_be_right_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         trainer(**options)
+
+
+def test_calls_that_cannot_be_right_are_refused():
+    learner = trainer()
+    with pytest.raises(ValueError, match="validation_freq must be at least 1"):
+        learner.fit(leap_tf.Sinusoids(), 1, held_out(1), validation_freq=0, verbose=False)
+    with pytest.raises(ValueError, match="steps must be at least 1"):
+        learner.evaluate(held_out(1), steps=0)
+    with pytest.raises(ValueError, match="no tasks to evaluate"):
+        learner.evaluate([])
+
+    class Nothing:
+        def sample(self, count, rng):
+            return []
+
+    with pytest.raises(ValueError, match="gave no tasks when asked for 5"):
+        learner.fit(Nothing(), 1, verbose=False)
+    wide = np.ones((8, 3), np.float32)
+    with pytest.raises(ValueError, match="Task 'wide' has data the model or loss cannot take"):
+        learner.evaluate([ArrayTask("wide", (wide, wide), (wide, wide), batch_size=4)])
+
+
+def test_a_stop_requested_before_fit_is_honoured(tmp_path):
+    learner = trainer()
+    learner.request_stop()
+    learner.fit(leap_tf.Sinusoids(), 3, checkpoint_dir=tmp_path, verbose=False)
+    assert learner.was_stopped
+    assert learner.meta_step == 0
+    learner.fit(leap_tf.Sinusoids(), 3, checkpoint_dir=tmp_path, verbose=False)
+    assert not learner.was_stopped
+    assert learner.meta_step == 3
+
+
+def test_a_refused_checkpoint_changes_nothing(tmp_path):
+    trained = trainer(1)
+    trained.fit(leap_tf.Sinusoids(), 2, verbose=False)
+    trained.save(tmp_path / "saved")
+    learner = trainer(0)
+    learner.fit(leap_tf.Sinusoids(), 1, verbose=False)
+    before = weights(learner)
+    with pytest.raises(leap_tf.CheckpointMismatchError):
+        learner.load(tmp_path / "saved")
+    assert_same(weights(learner), before)
+    assert learner.meta_step == 1
+
+
+def test_a_trainer_that_has_moved_on_does_not_overwrite_a_folder(tmp_path):
+    trainer().fit(leap_tf.Sinusoids(), 3, checkpoint_dir=tmp_path, verbose=False)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    learner = trainer()
+    learner.fit(leap_tf.Sinusoids(), 1, verbose=False)
+    with pytest.raises(
+        leap_tf.CheckpointMismatchError, match="meta-step 3, and this trainer is at 1"
+    ):
+        learner.fit(leap_tf.Sinusoids(), 2, checkpoint_dir=tmp_path, verbose=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_a_fit_broken_off_in_mid_step_is_not_silently_continued(tmp_path):
+    def explode(step, logs):
+        raise KeyError("a bug in a callback")
+
+    bug = keras.callbacks.LambdaCallback(on_epoch_end=explode)
+    learner = trainer()
+    learner.fit(leap_tf.Sinusoids(), 1, checkpoint_dir=tmp_path, verbose=False)
+    with pytest.raises(KeyError):
+        learner.fit(leap_tf.Sinusoids(), 3, callbacks=[bug], verbose=False)
+    with pytest.raises(RuntimeError, match="broken off in the middle of a meta-step"):
+        learner.fit(leap_tf.Sinusoids(), 3, verbose=False)
+    learner.fit(leap_tf.Sinusoids(), 3, checkpoint_dir=tmp_path, verbose=False)
+    straight = trainer()
+    straight.fit(leap_tf.Sinusoids(), 3, verbose=False)
+    assert_same(weights(learner), weights(straight))
+
+
+def test_a_fit_that_stopped_early_does_not_bind_the_next():
+    learner = trainer()
+    now = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda step, logs: setattr(learner.model, "stop_training", True)
+    )
+    learner.fit(leap_tf.Sinusoids(), 3, callbacks=[now], verbose=False)
+    assert learner.meta_step == 1
+    learner.fit(leap_tf.Sinusoids(), 3, verbose=False)
+    assert learner.meta_step == 3
+
+
+def test_another_criterion_starts_from_nothing(tmp_path):
+    def stopper(monitor):
+        return keras.callbacks.EarlyStopping(monitor, mode="min", patience=50)
+
+    first = trainer()
+    first.fit(
+        leap_tf.Sinusoids(),
+        2,
+        callbacks=[stopper("path_length")],
+        checkpoint_dir=tmp_path,
+        verbose=False,
+    )
+    other, second = stopper("loss"), trainer()
+    history = second.fit(
+        leap_tf.Sinusoids(), 3, callbacks=[other], checkpoint_dir=tmp_path, verbose=False
+    )
+    assert other.best == history.history["loss"][-1]
+
+
+def test_diverged_held_out_tasks_are_named_and_left_out_of_means():
+    learner = trainer()
+    tasks = held_out(2)
+    result = learner.evaluate([tasks[0], constant_task("bad", np.nan), tasks[1]])
+    assert result.diverged == ("bad",)
+    finite = [task.error for task in result.tasks if task.name != "bad"]
+    assert result.error == pytest.approx(np.mean(finite))
+    assert learner.evaluate([constant_task("bad", np.nan)]).error == np.inf
+
+
+def test_fresh_task_layers_are_fresh_in_their_state_too():
+    model = keras.Sequential(
+        [
+            keras.layers.Input((1,)),
+            keras.layers.Dense(4, name="encoder"),
+            keras.layers.BatchNormalization(momentum=0.999999, name="norm"),
+            keras.layers.Dense(1, name="head"),
+        ]
+    )
+    learner = trainer(model=model, task_layers=["norm", "head"])
+    clean = learner.evaluate(held_out(1)).loss
+    model.get_layer("norm").moving_mean.assign(np.full(4, 1e3))
+    assert learner.evaluate(held_out(1)).loss == clean
 
 
 def test_everything_fresh_leaves_nothing_to_learn():

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from leap_tf.functional import FunctionalModel, FunctionalOptimizer
-from leap_tf.learners import Leap, PlainTraining
+from leap_tf.learners import Leap, LeapOptimizer, PlainTraining
 from leap_tf.training import TaskLoop
 from tests import golden
 
@@ -137,6 +137,34 @@ def test_it_does_what_keras_fit_does():
     model.fit(dataset, verbose=0)
     for variable, value in zip(model.trainable_variables, result.parameters):
         np.testing.assert_allclose(variable.numpy(), value, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda: keras.optimizers.SGD(0.05, momentum=0.9, nesterov=True),
+        lambda: keras.optimizers.RMSprop(keras.optimizers.schedules.CosineDecay(0.01, 6)),
+        lambda: keras.optimizers.AdamW(0.01, weight_decay=0.1),
+        lambda: keras.optimizers.Lion(0.001),
+    ],
+    ids=["momentum", "rmsprop with a schedule", "adamw", "lion"],
+)
+def test_loop_and_leap_optimizer_record_the_same_path(optimizer):
+    model, dataset = golden.build_model(), golden.task_dataset(0)
+    loop, functional = task_loop(model, optimizer())
+    result = run(loop, functional, dataset)
+    recording = LeapOptimizer(optimizer(), keras.optimizers.SGD(0.1))
+    model.compile(recording, loss=CROSS_ENTROPY)
+    with recording.task(model):
+        model.fit(dataset, verbose=0)
+    error = golden.relative_error(recording.meta_gradients(), result.update.meta_gradient)
+    assert error < 1e-4
+    assert recording.path_length == pytest.approx(
+        float(result.update.metrics["path_length"]), rel=1e-5
+    )
+    assert recording.path_energy == pytest.approx(
+        float(result.update.metrics["path_energy"]), rel=1e-5
+    )
 
 
 def test_evaluation_uses_the_running_statistics_of_the_task():

@@ -1,0 +1,153 @@
+"""One task from its seed to its result: what a pool runs, and what it needs to know for it.
+
+A task goes in with a seed, numbers come out. The runner reads the initialization from the
+Keras model and changes nothing, so any number of threads can use one runner.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+
+import keras
+import tensorflow as tf
+
+from leap_tf.functional import (
+    FunctionalModel,
+    FunctionalOptimizer,
+    fresh_values,
+    layer_variables,
+)
+from leap_tf.learners import Learner, PlainTraining
+from leap_tf.tasks import Task
+from leap_tf.training.evaluation import TaskEvaluation
+from leap_tf.training.task_loop import TaskLoop, TaskResult
+
+
+@dataclasses.dataclass(frozen=True)
+class SeededTask:
+    """A task, and the seed that decides everything random about this visit to it."""
+
+    task: Task
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedTask:
+    """What a meta-learner needs of a task that was trained on.
+
+    Attributes:
+        meta_gradient: one tensor per meta-learned variable.
+        metrics: means over the steps, the last loss, and what the learner reports.
+        finite: whether every loss and all of the meta-gradient is finite.
+    """
+
+    meta_gradient: Sequence[tf.Tensor]
+    metrics: Mapping[str, float]
+    finite: bool
+
+
+class TaskRunner:
+    """Trains and evaluates on single tasks, from the model's present weights.
+
+    Args:
+        model: the model and its loss.
+        inner_optimizer: the optimizer that trains on tasks.
+        learner: the meta-learner that watches.
+        task_layers: names of layers that start fresh on every task.
+
+    Raises:
+        ValueError: nothing is left to meta-learn, or the optimizer cannot be used.
+    """
+
+    def __init__(
+        self,
+        model: FunctionalModel,
+        inner_optimizer: keras.optimizers.Optimizer,
+        learner: Learner,
+        task_layers: Sequence[str],
+    ):
+        self._model = model
+        self._task_layers = tuple(task_layers)
+        heads = {id(variable) for variable in layer_variables(model.model, self._task_layers)}
+        meta_indices = [
+            index for index, variable in enumerate(model.variables) if id(variable) not in heads
+        ]
+        if not meta_indices:
+            raise ValueError("All trainable layers are task_layers; nothing is left to meta-learn.")
+        self.meta_variables = [model.variables[index] for index in meta_indices]
+        inner = FunctionalOptimizer(inner_optimizer, model.variables)
+        self._training_loop = TaskLoop(model, inner, learner, meta_indices)
+        self._evaluation_loop = TaskLoop(model, inner, PlainTraining(), meta_indices)
+
+    def train(self, seeded: SeededTask, steps: int) -> TrainedTask:
+        """Trains on a task and returns what the learner makes of it."""
+        result = self._adapt(self._training_loop, seeded, steps)
+        losses, errors = result.losses.numpy(), result.errors.numpy()
+        return TrainedTask(
+            meta_gradient=result.update.meta_gradient,
+            metrics={
+                "loss": float(losses.mean()),
+                "error": float(errors.mean()),
+                "final_loss": float(losses[-1]),
+                "gradient_steps": len(losses),
+                **{name: float(value) for name, value in result.update.metrics.items()},
+            },
+            finite=bool(result.finite),
+        )
+
+    def evaluate(self, seeded: SeededTask, steps: int) -> TaskEvaluation:
+        """Trains on a task without a meta-learner and judges on its held-out examples."""
+        adapted = self._adapt(self._evaluation_loop, seeded, steps)
+        batches = iter(seeded.task.test_batches())
+        with _naming(seeded.task):
+            held_out = self._evaluation_loop.evaluate(batches, adapted.parameters, adapted.state)
+        if not int(held_out.examples):
+            raise ValueError(f"Task {seeded.task.name!r} has no held-out examples to judge by.")
+        return TaskEvaluation(
+            name=seeded.task.name,
+            error=float(held_out.error),
+            loss=float(held_out.loss),
+            examples=int(held_out.examples),
+            training_errors=adapted.errors.numpy(),
+            training_losses=adapted.losses.numpy(),
+        )
+
+    def _adapt(self, loop: TaskLoop, seeded: SeededTask, steps: int) -> TaskResult:
+        keras_model = self._model.model
+        fresh = fresh_values(keras_model, self._task_layers, seeded.seed)
+        parameters, state = (
+            [fresh.get(id(variable), value) for variable, value in zip(variables, values)]
+            for variables, values in (
+                (self._model.variables, self._model.parameters()),
+                (keras_model.non_trainable_variables, self._model.state(seeded.seed)),
+            )
+        )
+        batches = iter(seeded.task.train_batches(seeded.seed))
+        with _naming(seeded.task):
+            result = loop.train(batches, tf.constant(steps), parameters, state)
+        if not result.losses.shape[0]:
+            raise ValueError(
+                f"Task {seeded.task.name!r} gave no training batch. Check that its data set is "
+                "not empty, and not smaller than a batch with drop_remainder."
+            )
+        return result
+
+
+@contextlib.contextmanager
+def _naming(task: Task) -> Iterator[None]:
+    """Says of which task an error in the graph is, and what usually causes it."""
+    try:
+        yield
+    except (tf.errors.InvalidArgumentError, ValueError, TypeError) as error:
+        raise ValueError(
+            f"Task {task.name!r} has data the model or loss cannot take. Labels must lie in "
+            "[0, outputs of the model), and inputs must have the model's shape and dtype. The "
+            f"error was: {_gist(error)}"
+        ) from error
+
+
+def _gist(error):
+    """The line that matters: the first of TensorFlow's, the last of a traced function's."""
+    lines = [line.strip() for line in str(getattr(error, "message", error)).splitlines()]
+    lines = [line for line in lines if line] or [type(error).__name__]
+    return lines[-1] if lines[0].endswith("in user code:") else lines[0]
