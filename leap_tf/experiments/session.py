@@ -26,7 +26,7 @@ def one_line_errors() -> Iterator[None]:
 
     With --verbosity=1 there is a traceback and everything that libraries tell.
     """
-    if not flags.FLAGS.is_parsed() or flags.FLAGS["verbosity"].using_default_value:
+    if not flags.FLAGS.is_parsed() or not flags.FLAGS["verbosity"].present:
         absl_logging.set_verbosity(absl_logging.WARNING)  # data sets and checkpoints tell a lot
     try:
         yield

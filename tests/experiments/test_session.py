@@ -91,6 +91,7 @@ def test_a_run_leaves_everything_in_its_folder(finished):
         assert (directory.plots / picture).read_bytes().startswith(b"\x89PNG")
     assert "study.seed = 0" in directory.config.read_text()
     assert "meta-step 12/12" in result.stderr
+    assert "functional_saver" not in result.stderr  # libraries keep quiet
     assert "\r" not in result.stderr  # no progress bar where there is no terminal
 
 
