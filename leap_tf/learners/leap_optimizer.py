@@ -38,6 +38,7 @@ from leap_tf.learners.leap_optimizer_refusals import (
     refuse_untrackable,
     refuse_wrapped,
 )
+from leap_tf.learners.loss_scaling import makes_step, unscaled_gradients
 from leap_tf.learners.path_recorder import PathRecorder
 
 _STATE_KEY = "initial_state"
@@ -226,9 +227,11 @@ class LeapOptimizer(keras.optimizers.Optimizer):
             raise RuntimeError(LOSS_NOT_SEEN)
         loss, self._loss = self._loss, None
         refuse_partial_step(self._trainable_variables, gradients, trainable_variables)
-        unscaled = self._unscaled(gradients)
+        unscaled = unscaled_gradients(self.inner_optimizer, gradients, self._trainable_variables)
         self._recorder.see(
-            loss, [unscaled[index] for index in self._meta_indices], self._makes_step(gradients)
+            loss,
+            [unscaled[index] for index in self._meta_indices],
+            makes_step(self.inner_optimizer, gradients),
         )
         self.inner_optimizer.apply(gradients, trainable_variables)
 
@@ -384,27 +387,3 @@ class LeapOptimizer(keras.optimizers.Optimizer):
         for total, gradient in zip(self._meta_sum, self._recorder.path().meta_gradient):
             total.assign_add(gradient)
         self._tasks.assign_add(1)
-
-    def _makes_step(self, gradients):
-        """Whether the inner optimizer will move the weights: loss scaling may skip a step."""
-        if not isinstance(self.inner_optimizer, keras.optimizers.LossScaleOptimizer):
-            return True
-        finite = [
-            tf.reduce_all(tf.math.is_finite(tf.convert_to_tensor(gradient)))
-            for gradient in gradients
-            if gradient is not None
-        ]
-        return tf.reduce_all(finite)
-
-    def _unscaled(self, gradients):
-        """Dense gradients of the loss itself; zero where the loss does not depend on a weight."""
-        if isinstance(self.inner_optimizer, keras.optimizers.LossScaleOptimizer):
-            scale = self.inner_optimizer.dynamic_scale.value
-        else:
-            scale = self.inner_optimizer.loss_scale_factor or 1.0
-        return [
-            tf.zeros(variable.shape, variable.dtype)
-            if gradient is None
-            else tf.convert_to_tensor(gradient) / tf.cast(scale, gradient.dtype)
-            for gradient, variable in zip(gradients, self._trainable_variables)
-        ]

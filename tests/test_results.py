@@ -1,0 +1,53 @@
+"""The figures in the README and in docs/results are those of the raw files beside them."""
+
+import importlib.util
+import pathlib
+import re
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+RESULTS = ROOT / "docs" / "results"
+
+
+def summarise():
+    spec = importlib.util.spec_from_file_location("summarise", RESULTS / "summarise.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("study", ["omniglot_cpu", "unicode_cpu"])
+@pytest.mark.parametrize("document", ["README.md", "docs/results/README.md"])
+def test_tables_are_those_of_the_raw_files(study, document):
+    module = summarise()
+    collected = module.read(RESULTS / study)
+    assert {len(seeds) for seeds in collected.values()} == {3}
+    rows = module.markdown_table(collected).splitlines()[2:]
+    assert len(rows) == 2
+    for row in rows:
+        assert row in (ROOT / document).read_text()
+
+
+@pytest.mark.parametrize("study", ["omniglot_cpu", "unicode_cpu"])
+def test_learned_is_clearly_below_no_pretraining_at_every_seed(study):
+    collected = summarise().read(RESULTS / study)
+    pairs = zip(collected["learned initialization"], collected["no pretraining"], strict=True)
+    for learned, fresh in pairs:
+        assert learned.error < 0.75 * fresh.error
+        assert learned.area_under_error < 0.75 * fresh.area_under_error
+        assert [task.name for task in learned.tasks] == [task.name for task in fresh.tasks]
+
+
+@pytest.mark.parametrize("letter", "abcd")
+def test_the_benchmark_table_is_that_of_its_output(letter):
+    output = (RESULTS / "task_loop.txt").read_text()
+    (row,) = re.findall(
+        rf"^\| \({letter}\) .*?\| ([\d.]+)", (RESULTS / "README.md").read_text(), re.M
+    )
+    if letter == "d":
+        measured = max(float(value) for value in re.findall(r"for Leap ([\d.]+)", output))
+    else:
+        measured = float(re.search(rf"^\({letter}\).*?\s([\d.]+)   \(", output, re.M).group(1))
+        measured *= 100 if letter == "c" else 1
+    assert float(row) == pytest.approx(measured, abs=0.006 if letter in "ab" else 0.06)
