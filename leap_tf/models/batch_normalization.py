@@ -1,7 +1,7 @@
 """Batch normalization for short tasks: right momentum, and TensorFlow's fused kernel.
 
 Keras computes moments and normalization from elementary operations, which on a CPU takes a
-quarter of a small ConvNet's step. The fused kernel gives the same output, and a running
+good part of a small ConvNet's step. The fused kernel gives the same output, and a running
 variance that is unbiased, as in PyTorch and so in the original code.
 """
 

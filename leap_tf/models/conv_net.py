@@ -16,7 +16,7 @@ def conv_net(
     Two things are done otherwise than in the paper and the original code, and change no output
     and no gradient. Max-pool comes before ReLU (appendix D: after), since the two commute and
     ReLU then has a quarter of the work. Convolutions have no bias, since the batch norm behind
-    them subtracts it again: it never has a gradient, and costs 8 % of a step. So 112,980
+    them subtracts it again: it never has a gradient, and takes time. So 112,980
     parameters count here for the original's 113,236.
 
     Args:

@@ -8,8 +8,8 @@ optimizer slots and the learner's memory travel through a `tf.while_loop`.
 Forward and backward pass are a function of their own that is never inlined. TensorFlow's
 oneDNN rewrite matches an operation's gradient with the operation it belongs to by walking
 the graph in order, and in the cyclic graph of an inlined loop that order is a lottery: the
-gradient of max-pooling was 14 times slower in every other process. A function body has no
-cycles.
+gradient of max-pooling is many times slower in some processes than in others. A function body
+has no cycles.
 """
 
 from collections.abc import Sequence
