@@ -53,12 +53,13 @@ class ArrayTask:
 
     def train_batches(self, seed: int) -> tf.data.Dataset:
         """Returns endless batches, every epoch in a new order."""
-        pipeline = _training_pipeline(self.batch_size, self.prepare)
+        pipeline = _training_pipeline(self.batch_size, self.prepare, *_specs(self._train_tensors))
         return pipeline(*self._train_tensors, tf.constant(seed, tf.int64))
 
     def test_batches(self) -> tf.data.Dataset:
         """Returns the held-out examples once, in order."""
-        return _test_pipeline(self.test_batch_size, self.prepare)(*self._test_tensors)
+        specs = _specs(self._test_tensors)
+        return _test_pipeline(self.test_batch_size, self.prepare, *specs)(*self._test_tensors)
 
     @functools.cached_property
     def _train_tensors(self):
@@ -69,9 +70,14 @@ class ArrayTask:
         return tuple(tf.convert_to_tensor(array) for array in self.test)
 
 
+def _specs(tensors):
+    """Signatures of arrays with any number of examples, all else as it is."""
+    return [tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype) for tensor in tensors]
+
+
 @functools.lru_cache
-def _training_pipeline(batch_size, prepare):
-    @tf.function(reduce_retracing=True)
+def _training_pipeline(batch_size, prepare, inputs_spec, targets_spec):
+    @tf.function(input_signature=[inputs_spec, targets_spec, tf.TensorSpec((), tf.int64)])
     def pipeline(inputs, targets, seed):
         def order_of_epoch(epoch):
             return tf.random.experimental.stateless_shuffle(
@@ -79,6 +85,7 @@ def _training_pipeline(batch_size, prepare):
             )
 
         batches = tf.data.Dataset.counter().map(order_of_epoch).rebatch(batch_size)
+        batches = batches.map(lambda indices: tf.ensure_shape(indices, [batch_size]))
         batches = batches.map(_gather(inputs, targets, prepare))
         return batches.prefetch(2).with_options(one_thread_options())
 
@@ -86,8 +93,8 @@ def _training_pipeline(batch_size, prepare):
 
 
 @functools.lru_cache
-def _test_pipeline(batch_size, prepare):
-    @tf.function(reduce_retracing=True)
+def _test_pipeline(batch_size, prepare, inputs_spec, targets_spec):
+    @tf.function(input_signature=[inputs_spec, targets_spec])
     def pipeline(inputs, targets):
         indices = tf.data.Dataset.range(tf.shape(inputs, out_type=tf.int64)[0]).batch(batch_size)
         batches = indices.map(_gather(inputs, targets, prepare))

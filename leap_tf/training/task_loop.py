@@ -132,7 +132,9 @@ class TaskLoop:
             position=self._meta_learned(now.parameters),
             loss=loss,
             gradient=[
-                tf.zeros_like(parameter) if gradient is None else gradient
+                tf.zeros_like(parameter)
+                if gradient is None
+                else tf.ensure_shape(gradient, parameter.shape)
                 for parameter, gradient in zip(
                     self._meta_learned(now.parameters), self._meta_learned(gradients)
                 )
@@ -142,6 +144,10 @@ class TaskLoop:
         # The learner looks first: what it lets go of makes room for the optimizer's step.
         with tf.control_dependencies(tf.nest.flatten(memory)):
             parameters, slots = self._optimizer.apply(gradients, now.parameters, now.slots)
+        # Batches whose shape is not known beforehand leave these without a shape of their own.
+        for new, old in ((parameters, now.parameters), (state, now.state), (slots, now.slots)):
+            for tensor, reference in zip(new, old):
+                tensor.set_shape(reference.shape)
         return _LoopState(
             step=now.step + 1,
             parameters=parameters,

@@ -38,6 +38,14 @@ def test_inputs_keep_their_targets_and_are_prepared():
         np.testing.assert_array_equal(2 * inputs, targets)
 
 
+def test_tasks_of_other_shapes_leave_the_shapes_of_batches_alone():
+    for features in (1, 3, 2):
+        array = np.ones((6, features), np.float32)
+        task = ArrayTask("flat", (array, array), (array, array), batch_size=2)
+        for dataset, batch in ((task.train_batches(0), 2), (task.test_batches(), None)):
+            assert dataset.element_spec[0].shape.as_list() == [batch, features]
+
+
 def test_held_out_examples_come_once_in_order():
     task = numbered(5, test_batch_size=2)
     batches = list(task.test_batches().as_numpy_iterator())

@@ -243,6 +243,23 @@ def test_a_data_set_of_another_form_is_refused():
         run(loop, functional, inputs_only)
 
 
+def test_batches_of_unknown_shape_train():
+    loop, functional = task_loop(golden.build_model(), keras.optimizers.Adam(0.01))
+    expected = run(loop, functional, golden.task_dataset(0))
+    shapeless = tf.data.Dataset.from_generator(
+        lambda: golden.task_dataset(0).as_numpy_iterator(),
+        output_signature=(tf.TensorSpec(None, tf.float32), tf.TensorSpec(None, tf.int64)),
+    )
+    other, functional = task_loop(golden.build_model(), keras.optimizers.Adam(0.01))
+    with_rank = shapeless.map(lambda x, y: (tf.reshape(x, [-1, 5]), tf.reshape(y, [-1])))
+    unknown_width = shapeless.map(
+        lambda x, y: (tf.reshape(x, [tf.shape(x)[0], tf.shape(x)[1]]), tf.reshape(y, [-1]))
+    )
+    for dataset in (with_rank, unknown_width):
+        result = run(other, functional, dataset)
+        np.testing.assert_allclose(result.losses, expected.losses, rtol=1e-6)
+
+
 def test_one_trace_serves_all_tasks():
     loop, functional = task_loop(golden.build_model(), keras.optimizers.SGD(0.1))
     for task in range(golden.TASKS):
