@@ -7,7 +7,7 @@ the backend-neutral methods back. The optimizer's own arithmetic is untouched.
 
 The two private classes below exist in Keras 3.15; `pyproject.toml` holds Keras to that minor
 version and `tests/functional/test_optimizer.py` compares Keras's optimizers with their ordinary
-selves, all but the two kinds that are refused.
+selves, all but those that are refused.
 """
 
 from collections.abc import Sequence
