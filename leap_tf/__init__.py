@@ -3,7 +3,18 @@
 Flennerhag et al., "Transferring Knowledge across Learning Processes", ICLR 2019.
 """
 
-from leap_tf.learners import Leap, LeapOptimizer, Learner, PlainTraining
+from leap_tf.learners import (
+    ANIL,
+    FOMAML,
+    MAML,
+    Leap,
+    LeapOptimizer,
+    Learner,
+    MetaSGD,
+    MultiHeadedFinetuning,
+    PlainTraining,
+    Reptile,
+)
 from leap_tf.models import conv_net, mlp
 from leap_tf.tasks import (
     ArrayTask,
@@ -22,6 +33,7 @@ from leap_tf.training import (
     Evaluation,
     MetaTrainer,
     MetaTrainingDivergedError,
+    StopWhenMastered,
     TaskEvaluation,
     one_thread_per_task,
 )
@@ -29,6 +41,9 @@ from leap_tf.training import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "ANIL",
+    "FOMAML",
+    "MAML",
     "ArrayTask",
     "CheckpointMismatchError",
     "CheckpointUnreadableError",
@@ -37,11 +52,15 @@ __all__ = [
     "Leap",
     "LeapOptimizer",
     "Learner",
+    "MetaSGD",
     "MetaTrainer",
     "MetaTrainingDivergedError",
     "MissingDataError",
+    "MultiHeadedFinetuning",
     "PlainTraining",
+    "Reptile",
     "Sinusoids",
+    "StopWhenMastered",
     "Task",
     "TaskDistribution",
     "TaskEvaluation",

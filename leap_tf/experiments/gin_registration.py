@@ -16,10 +16,20 @@ import keras
 from leap_tf.experiments.judgement import judge
 from leap_tf.experiments.meta_training import meta_train
 from leap_tf.experiments.study import study
-from leap_tf.learners import Leap
+from leap_tf.experiments.sweep import cells_of
+from leap_tf.learners import (
+    ANIL,
+    FOMAML,
+    MAML,
+    Leap,
+    MetaSGD,
+    MultiHeadedFinetuning,
+    PlainTraining,
+    Reptile,
+)
 from leap_tf.models import conv_net, mlp
 from leap_tf.tasks import alphabet_splits, sinusoid_splits
-from leap_tf.training import MetaTrainer
+from leap_tf.training import MetaTrainer, StopWhenMastered
 
 
 class ConfigurationError(ValueError):
@@ -42,12 +52,25 @@ configured_meta_train = gin.external_configurable(
 )
 configured_judge = gin.external_configurable(judge, "judge", denylist=["study", "run"])
 
+configured_cells = gin.external_configurable(cells_of, "sweep")
+
 gin.external_configurable(conv_net, module="models")
 gin.external_configurable(mlp, module="models")
 gin.external_configurable(alphabet_splits, module="tasks", denylist=["seed", "data_dir"])
 gin.external_configurable(sinusoid_splits, module="tasks", denylist=["seed", "data_dir"])
 gin.external_configurable(_calling(MetaTrainer), "MetaTrainer", denylist=["model", "seed"])
-gin.external_configurable(_calling(Leap), "Leap", module="learners")
+gin.external_configurable(_calling(StopWhenMastered), "StopWhenMastered", module="training")
+for _class in (
+    Leap,
+    Reptile,
+    FOMAML,
+    MAML,
+    ANIL,
+    MetaSGD,
+    MultiHeadedFinetuning,
+    PlainTraining,
+):
+    gin.external_configurable(_calling(_class), _class.__name__, module="learners")
 for _class in (
     keras.optimizers.SGD,
     keras.optimizers.Adam,

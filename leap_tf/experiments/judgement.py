@@ -1,4 +1,4 @@
-"""Judges a run: its learned initialization against no pretraining, on held-out tasks."""
+"""Judges a run: its learned initialization, against no pretraining, on held-out tasks."""
 
 import json
 import sys
@@ -13,10 +13,16 @@ from leap_tf.experiments.study import Study
 from leap_tf.training import Evaluation
 
 LEARNED, FRESH = "learned initialization", "no pretraining"
+SPLITS = ("test", "validation")
 
 
 def judge(
-    study: Study, run: RunDirectory, steps: int | None = None, target_error: float = 0.5
+    study: Study,
+    run: RunDirectory,
+    steps: int | None = None,
+    target_error: float = 0.1,
+    split: str = "test",
+    baseline: bool = True,
 ) -> str:
     """Adapts to every held-out task from both initializations and compares.
 
@@ -28,13 +34,18 @@ def judge(
         run: the folder with the learned initialization; results are written into it.
         steps: gradient steps on a task; the trainer's own number by default.
         target_error: the training error for "steps to reach it".
+        split: "test", or "validation" to choose hyperparameters by.
+        baseline: whether to judge the fresh initialization too.
 
     Returns:
         The table, as text.
 
     Raises:
+        ValueError: there is no such split.
         RunDirectoryError: training has not finished in this folder.
     """
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {SPLITS}, and is {split!r}.")
     if not run.initialization.exists():
         raise RunDirectoryError(
             f"{run.path} has no learned initialization yet. Finish training: the command that "
@@ -42,27 +53,36 @@ def judge(
         )
     trainer = study.trainer
     learned = keras.saving.load_model(run.initialization, compile=False).get_weights()
-    fresh = trainer.model.get_weights()
+    tasks = getattr(study.tasks, split)
     evaluations = {}
-    for name, weights in ((LEARNED, learned), (FRESH, fresh)):
-        print(f"Adapting to {len(study.tasks.test)} held-out tasks: {name}", file=sys.stderr)
-        trainer.model.set_weights(weights)
-        evaluations[name] = trainer.evaluate(study.tasks.test, steps)
+    if baseline:  # first, while everything is fresh
+        evaluations[FRESH] = _evaluate(trainer, tasks, steps, FRESH)
+    trainer.model.set_weights(learned)
+    if run.learner.exists():
+        with np.load(run.learner, allow_pickle=False) as values:
+            for variable, name in zip(trainer.learner_variables, values.files, strict=True):
+                variable.assign(values[name])
+    evaluations = {LEARNED: _evaluate(trainer, tasks, steps, LEARNED), **evaluations}
     record = {
+        "split": split,
         "steps": steps or trainer.steps_per_task,
         "target_error": target_error,
+        "transductive": trainer.transductive,
         "results": {name: as_record(value, target_error) for name, value in evaluations.items()},
     }
     write_atomically(run.evaluation, json.dumps(record, indent=1, allow_nan=False) + "\n")
     plot_adaptation(evaluations, run.plots / "adaptation.png")
-    return table(evaluations, target_error)
+    return table(evaluations, target_error, trainer.transductive)
 
 
-def table(evaluations: Mapping[str, Evaluation], target_error: float) -> str:
+def table(
+    evaluations: Mapping[str, Evaluation], target_error: float, transductive: bool = False
+) -> str:
     """Formats evaluations as a plain table, mean ± standard error over the tasks."""
     tasks = len(next(iter(evaluations.values())).tasks)
+    policy = "transductive" if transductive else "inductive"
     lines = [
-        f"{tasks} held-out tasks, batch norm inductive; mean ± standard error",
+        f"{tasks} held-out tasks, batch norm {policy}; mean ± standard error",
         f"{'':24}{'error':>16}{'AUC (0–100)':>16}  steps to error {target_error:g}",
     ]
     for name, evaluation in evaluations.items():
@@ -77,7 +97,6 @@ def table(evaluations: Mapping[str, Evaluation], target_error: float) -> str:
 def as_record(evaluation: Evaluation, target_error: float) -> dict:
     """Returns an evaluation as plain numbers, curves included; None where not finite."""
     return {
-        "transductive": False,
         "error": _number(evaluation.error),
         "loss": _number(evaluation.loss),
         "area_under_error": _number(evaluation.area_under_error),
@@ -89,6 +108,8 @@ def as_record(evaluation: Evaluation, target_error: float) -> dict:
                 "loss": _number(task.loss),
                 "examples": task.examples,
                 "area_under_error": _number(task.area_under_error),
+                "path_length": _number(task.path_length),
+                "path_energy": _number(task.path_energy),
                 "steps_to_target": steps,
                 "training_errors": [_number(value, 4) for value in task.training_errors],
                 "training_losses": [_number(value, 4) for value in task.training_losses],
@@ -96,6 +117,11 @@ def as_record(evaluation: Evaluation, target_error: float) -> dict:
             for task, steps in zip(evaluation.tasks, evaluation.steps_to(target_error))
         ],
     }
+
+
+def _evaluate(trainer, tasks, steps, name):
+    print(f"Adapting to {len(tasks)} held-out tasks: {name}", file=sys.stderr)
+    return trainer.evaluate(tasks, steps)
 
 
 def _number(value, digits=None):

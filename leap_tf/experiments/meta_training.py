@@ -1,6 +1,7 @@
 """Trains a study into its run directory."""
 
 import keras
+import numpy as np
 
 from leap_tf.experiments.plots import plot_learning_curve
 from leap_tf.experiments.run_directory import RunDirectory
@@ -22,7 +23,7 @@ def meta_train(
     Args:
         study: what to train.
         run: the run's folder.
-        meta_steps: meta-updates to have made in the end.
+        meta_steps: meta-updates to have made in the end; 0 leaves the fresh initialization.
         validation_freq: meta-steps from one validation to the next.
         patience: validations without a lower error after which training stops and the best
             initialization is taken; None trains to the end and takes the last.
@@ -52,5 +53,8 @@ def meta_train(
     )
     if trainer.was_stopped:
         return
+    if trainer.learner_variables:
+        np.savez(run.learner, *[variable.numpy() for variable in trainer.learner_variables])
     trainer.model.save(run.initialization)
-    plot_learning_curve(read_metrics(run.metrics), run.plots / "learning_curve.png")
+    if trainer.meta_step:
+        plot_learning_curve(read_metrics(run.metrics), run.plots / "learning_curve.png")

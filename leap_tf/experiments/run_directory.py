@@ -7,6 +7,7 @@ metrics.jsonl           one line per meta-step
 tensorboard/            the same as TensorBoard events
 checkpoints/            what a restart goes on from
 initialization.keras    the learned initialization, once training is over
+learner.npz             what the learner itself has learned, if anything (Meta-SGD's rates)
 evaluation.json         learned against fresh initialization on held-out tasks
 plots/                  learning_curve.png, adaptation.png
 """
@@ -43,6 +44,7 @@ class RunDirectory:
         self.tensorboard = self.path / "tensorboard"
         self.checkpoints = self.path / "checkpoints"
         self.initialization = self.path / "initialization.keras"
+        self.learner = self.path / "learner.npz"
         self.evaluation = self.path / "evaluation.json"
         self.plots = self.path / "plots"
 

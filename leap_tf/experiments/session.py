@@ -2,20 +2,23 @@
 
 import contextlib
 import os
+import pathlib
 from collections.abc import Iterator, Sequence
 
 from absl import flags
 from absl import logging as absl_logging
 
 from leap_tf.experiments.gin_registration import (
+    configured_cells,
     configured_judge,
     configured_meta_train,
     configured_study,
     operative_configuration,
     read_configuration,
 )
-from leap_tf.experiments.interruption import stop_on_signals
+from leap_tf.experiments.interruption import exit_on_signals, stop_on_signals
 from leap_tf.experiments.run_directory import RunDirectory, write_atomically
+from leap_tf.experiments.sweep import Sweep, SweepError
 
 Path = str | os.PathLike
 
@@ -32,7 +35,7 @@ def one_line_errors() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-    except (ValueError, TypeError, OSError, FloatingPointError) as error:
+    except (ValueError, TypeError, OSError, FloatingPointError, SweepError) as error:
         absl_logging.debug("The error that follows in one line", exc_info=True)
         raise SystemExit(f"{type(error).__name__}: {error}") from None
 
@@ -61,10 +64,12 @@ def train(
     study = configured_study(data_dir=data_dir)
     run.claim(config)  # only now: a study that cannot be built leaves no folder behind
     write_atomically(run.operative_config, operative_configuration())
-    initial_weights = study.trainer.model.get_weights()
-    with stop_on_signals(study.trainer):
+    trainer = study.trainer
+    fresh = [(variable, variable.numpy()) for variable in trainer.variables]
+    with stop_on_signals(trainer):
         configured_meta_train(study=study, run=run)
-    study.trainer.model.set_weights(initial_weights)
+    for variable, value in fresh:
+        variable.assign(value)
     print(configured_judge(study=study, run=run))
     write_atomically(run.operative_config, operative_configuration())
     print(f"Learned initialization, metrics, evaluation and plots are in {run.path}.")
@@ -91,3 +96,40 @@ def evaluate(
     read_configuration([run.require_config(), *gin_files], gin_params)
     study = configured_study(data_dir=data_dir)
     print(configured_judge(study=study, run=run))
+
+
+def sweep(
+    gin_file: Path,
+    gin_params: Sequence[str],
+    output_dir: Path,
+    workers: int,
+    train_binary: Path,
+    data_dir: Path | None = None,
+) -> None:
+    """Runs the cells of a sweep that are not finished, in worker processes.
+
+    Args:
+        gin_file: binds `sweep`; files that it names are relative to it.
+        gin_params: bindings over it, for the sweep itself and not for its cells.
+        output_dir: the sweep's folder.
+        workers: cells that run at the same time.
+        train_binary: path of bin/train.py.
+        data_dir: folder of prepared data sets.
+
+    Raises:
+        ConfigurationError, RunDirectoryError: nothing has been started.
+        SweepError: cells failed.
+    """
+    read_configuration([gin_file], gin_params)
+    gin_files, cells = configured_cells()
+    running = Sweep(
+        cells,
+        [pathlib.Path(gin_file).parent / file for file in gin_files],
+        output_dir,
+        data_dir,
+        train_binary,
+        read_configuration,
+    )
+    with exit_on_signals(running.stop):
+        running.run(workers)
+    print(f"All {len(cells)} cells are in {pathlib.Path(output_dir) / 'cells'}.")

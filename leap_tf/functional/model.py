@@ -85,6 +85,11 @@ class FunctionalModel:
         """The Keras variables behind the parameters, in order."""
         return self.model.trainable_variables
 
+    @property
+    def has_random_layers(self) -> bool:
+        """Whether layers draw random numbers in training, such as dropout."""
+        return bool(self._seed_states)
+
     def parameters(self) -> list[tf.Tensor]:
         """Returns the current values of the trainable variables."""
         return [tf.convert_to_tensor(variable.value) for variable in self.variables]

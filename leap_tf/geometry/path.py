@@ -12,6 +12,11 @@ never stored. Only its last point is kept, and each new point closes one *segmen
     Δfⁱ           delta_loss           f(θⁱ⁺¹) − f(θⁱ)
     ‖γⁱ⁺¹ − γⁱ‖²  squared_length       ‖Δθⁱ‖² + (Δfⁱ)²
 
+Lengths are Euclidean, or those of the diagonal Fisher information (appendix A): with F(θⁱ) =
+diag(∇f(θⁱ)²), a segment's ‖Δθ‖² becomes Σⱼ Fⱼ Δθⱼ². That F is *empirical*, and as coarse as it can
+be had at no cost: the squared gradient of the batch at the segment's start stands for the mean
+square of the examples' gradients, as in Adam.
+
 Everything here is frozen: no gradient flows through a path, and the Jacobian of θⁱ with
 respect to θ⁰ is taken as the identity (appendix D of the paper).
 
@@ -26,6 +31,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 DISTANCES = ("length", "energy")
+METRICS = ("euclidean", "fisher")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,14 +45,17 @@ class PathGeometry:
             in parameter space alone.
         stabilizer: whether a rising loss counts as a falling one, Δf ← −|Δf|, so that the
             meta-gradient never points uphill (appendix C). Only matters with `include_loss`.
+        metric: "euclidean", or "fisher" for the diagonal empirical Fisher information as the
+            metric of the parameters. The loss coordinate, if there is one, stays Euclidean.
 
     Raises:
-        ValueError: `distance` is neither "length" nor "energy".
+        ValueError: `distance` or `metric` is unknown.
     """
 
     distance: str = "length"
     include_loss: bool = True
     stabilizer: bool = True
+    metric: str = "euclidean"
 
     def __post_init__(self):
         if self.distance not in DISTANCES:
@@ -54,6 +63,8 @@ class PathGeometry:
                 f"distance must be one of {DISTANCES}, and is {self.distance!r}. 'length' sums "
                 "segment lengths, 'energy' their squares."
             )
+        if self.metric not in METRICS:
+            raise ValueError(f"metric must be one of {METRICS}, and is {self.metric!r}.")
 
 
 class PathPoint(NamedTuple):
@@ -103,11 +114,11 @@ def extend_path(path: GradientPath, point: PathPoint, geometry: PathGeometry) ->
 
     The segment i → i + 1 adds to the meta-gradient (eq. 8 with J = I)
 
-        − (Δf ∇f(θⁱ) + Δθ) ‖γⁱ⁺¹ − γⁱ‖^(p − 2),
+        − (Δf ∇f(θⁱ) + G Δθ) ‖γⁱ⁺¹ − γⁱ‖^(p − 2),
 
-    with the gradient taken where the segment *starts*. The factor p of eq. 8 is left to the
-    meta learning rate, as in the original code. A segment of zero length adds zero, and so
-    does the first point, which closes no segment.
+    with gradient and metric G (the identity, or F) taken where the segment *starts*. The factor
+    p of eq. 8 is left to the meta learning rate, as in the original code. A segment of zero
+    length adds zero, and so does the first point, which closes no segment.
 
     Args:
         path: the path so far.
@@ -127,7 +138,13 @@ def extend_path(path: GradientPath, point: PathPoint, geometry: PathGeometry) ->
     delta_position = [new - old for new, old in zip(point.position, path.last.position)]
     delta_loss = point.loss - path.last.loss if geometry.include_loss else None
 
-    squared_length = squared_norm(delta_position)
+    if geometry.metric == "fisher":
+        # √F Δθ, up to signs that the square does not see, and F Δθ.
+        measured = [root * delta for root, delta in zip(path.last.gradient, delta_position)]
+        delta_position = [root * part for root, part in zip(path.last.gradient, measured)]
+        squared_length = squared_norm(measured)
+    else:
+        squared_length = squared_norm(delta_position)
     if delta_loss is not None:
         squared_length += tf.square(delta_loss)
     squared_length = tf.where(closes_segment, squared_length, tf.zeros_like(squared_length))

@@ -2,6 +2,12 @@
 
 Flennerhag et al., "Transferring Knowledge across Learning Processes", ICLR 2019, algorithm 1.
 The arithmetic is in `leap_tf.geometry`; here it meets the task loop.
+
+Which meta learning rate? With the length every segment adds a vector of about unit length, so
+the meta-gradient's norm grows with the number of steps K and hardly depends on the inner learning
+rate. A rate that suits K steps must be lowered in proportion for more, and where tasks differ in
+length the long ones rule. `per_segment` takes the mean over the segments: the rate then holds
+for any K, and is (K − 1) times the other.
 """
 
 from collections.abc import Sequence
@@ -9,7 +15,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from leap_tf.geometry import GradientPath, PathGeometry, PathPoint, extend_path, start_path
-from leap_tf.learners.learner import Learner, TaskUpdate
+from leap_tf.learners.learner import Learner, TaskEnd, TaskUpdate
 
 
 class Leap(Learner):
@@ -22,17 +28,26 @@ class Leap(Learner):
         distance: "length" (p = 1) or "energy" (p = 2).
         include_loss: whether the loss is a coordinate of the path.
         stabilizer: whether a rising loss counts as a falling one.
+        metric: "euclidean" or "fisher", see `PathGeometry`.
+        per_segment: whether a task's meta-gradient is divided by its number of segments. The
+            paper's is not.
 
     Raises:
-        ValueError: `distance` is unknown.
+        ValueError: `distance` or `metric` is unknown.
     """
 
     minimum_steps = 2  # one point makes no segment
 
     def __init__(
-        self, distance: str = "length", include_loss: bool = True, stabilizer: bool = True
+        self,
+        distance: str = "length",
+        include_loss: bool = True,
+        stabilizer: bool = True,
+        metric: str = "euclidean",
+        per_segment: bool = False,
     ):
-        self.geometry = PathGeometry(distance, include_loss, stabilizer)
+        self.geometry = PathGeometry(distance, include_loss, stabilizer, metric)
+        self.per_segment = per_segment
 
     def begin_task(self, initialization: Sequence[tf.Tensor]) -> GradientPath:
         return start_path(initialization)
@@ -40,13 +55,9 @@ class Leap(Learner):
     def observe(self, state: GradientPath, point: PathPoint) -> GradientPath:
         return extend_path(state, point, self.geometry)
 
-    def end_task(
-        self,
-        state: GradientPath,
-        initialization: Sequence[tf.Tensor],
-        parameters: Sequence[tf.Tensor],
-    ) -> TaskUpdate:
-        return TaskUpdate(
-            meta_gradient=state.meta_gradient,
-            metrics={"path_length": state.length, "path_energy": state.energy},
-        )
+    def end_task(self, state: GradientPath, end: TaskEnd) -> TaskUpdate:
+        meta_gradient = state.meta_gradient
+        if self.per_segment:
+            segments = tf.maximum(state.points - 1, 1)
+            meta_gradient = [sum_ / tf.cast(segments, sum_.dtype) for sum_ in meta_gradient]
+        return TaskUpdate(meta_gradient, {"path_length": state.length, "path_energy": state.energy})

@@ -1,35 +1,62 @@
 """The protocol of a meta-learner.
 
 A learner watches the training of one task and says in the end how the initialization should
-move. Its three methods are pure functions of tensors and are traced into the task loop once;
+move. What it does on a task are pure functions of tensors, traced into the task loop once;
 what they remember travels through the loop in a state of fixed structure and shape, so one
 learner serves any number of tasks at the same time.
 
+    own = learner.build(variables)                   once, before training
     state = learner.begin_task(initialization)
     for each gradient step:
         state = learner.observe(state, PathPoint(parameters, loss, gradient))
-        parameters = the optimizer's step
-    update = learner.end_task(state, initialization, parameters)
+        parameters = the optimizer's step along learner.direction(gradient, own)
+    update = learner.end_task(state, TaskEnd(...))
 
-All tensors are of the meta-learned parameters only; a head that starts fresh on every task
-is never shown to the learner.
+The meta-update is the same for all: the meta-optimizer descends on the mean of the updates
+over the tasks of a meta-batch. All tensors are of the meta-learned parameters only; a head that
+starts fresh on every task is never shown to the learner.
+
+Most learners need no more than `begin_task`, `observe` and `end_task`. The other hooks have
+defaults that do nothing special:
+
+    own variables       build, direction              Meta-SGD's learning rates, ANIL's frozen body
+    a loss on new data  query_batches, second_order   MAML and its relatives
+    joint training      training_*                    multi-headed finetuning
 """
 
 import abc
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import keras
 import tensorflow as tf
 
 from leap_tf.geometry import PathPoint
+from leap_tf.tasks import TaskDistribution
+
+
+class TaskEnd(NamedTuple):
+    """Where the training of a task ended.
+
+    Attributes:
+        initialization: θ⁰, where the task started.
+        parameters: θᴷ, where the last optimizer step led.
+        query_gradient: gradient of the mean loss of `query_batches` new batches at θᴷ. With
+            `second_order` it is taken through all steps, with respect to θ⁰ and then the
+            learner's own variables; without, with respect to θᴷ. Empty without query batches.
+    """
+
+    initialization: Sequence[tf.Tensor]
+    parameters: Sequence[tf.Tensor]
+    query_gradient: Sequence[tf.Tensor]
 
 
 class TaskUpdate(NamedTuple):
     """What one task says about the initialization.
 
     Attributes:
-        meta_gradient: one tensor per meta-learned parameter. A *gradient*: the meta-optimizer
-            descends on its mean over the tasks.
+        meta_gradient: one tensor per meta-learned parameter, then one per own variable of the
+            learner. A *gradient*: the meta-optimizer descends on its mean over the tasks.
         metrics: named scalars that the learner reports about the task.
     """
 
@@ -38,17 +65,39 @@ class TaskUpdate(NamedTuple):
 
 
 class Learner(abc.ABC):
-    """A meta-learner, as three pure functions. See the module for the order of the calls.
+    """A meta-learner. See the module for the order of the calls.
 
     Attributes:
         minimum_steps: gradient steps on a task below which the learner has nothing to learn.
+        query_batches: training batches after the last step on which the loss is taken for
+            `TaskEnd.query_gradient`. They are the next ones of the task's stream, so a stream
+            that goes through its examples in epochs gives examples the steps have not seen.
+        second_order: whether the query gradient is taken through the steps. They are then
+            recorded: time and memory grow with their number.
     """
 
     minimum_steps: int = 1
+    query_batches: int = 0
+    second_order: bool = False
+
+    def build(self, variables: Sequence[keras.Variable]) -> list[keras.Variable]:
+        """Looks at the meta-learned variables; returns the learner's own, meta-learned too."""
+        return []
 
     @abc.abstractmethod
     def begin_task(self, initialization: Sequence[tf.Tensor]) -> Any:
         """Returns the learner's state before the first step, any nest of tensors."""
+
+    def direction(
+        self, gradients: Sequence[tf.Tensor], own: Sequence[tf.Tensor]
+    ) -> list[tf.Tensor]:
+        """Returns what the inner optimizer is given for the gradients, here and on held-out tasks.
+
+        Args:
+            gradients: of the loss, one per meta-learned parameter.
+            own: values of the learner's own variables.
+        """
+        return list(gradients)
 
     @abc.abstractmethod
     def observe(self, state: Any, point: PathPoint) -> Any:
@@ -60,13 +109,27 @@ class Learner(abc.ABC):
         """
 
     @abc.abstractmethod
-    def end_task(
-        self, state: Any, initialization: Sequence[tf.Tensor], parameters: Sequence[tf.Tensor]
-    ) -> TaskUpdate:
-        """Returns the task's meta-gradient.
+    def end_task(self, state: Any, end: TaskEnd) -> TaskUpdate:
+        """Returns the task's meta-gradient, from the state after the last step and the end."""
 
-        Args:
-            state: the state after the last step.
-            initialization: θ⁰, where the task started.
-            parameters: θᴷ, where the last optimizer step led.
-        """
+    def training_model(self, model: keras.Model, task_layers: Sequence[str]) -> keras.Model:
+        """Returns the model that is meta-trained; it shares the layers that are kept."""
+        return model
+
+    def training_tasks(self, distribution: TaskDistribution) -> TaskDistribution:
+        """Returns what meta-training draws its tasks from."""
+        return distribution
+
+    def training_steps(self, steps_per_task: int, meta_batch_size: int) -> int:
+        """Returns the gradient steps on each task that `training_tasks` gives."""
+        return steps_per_task
+
+
+class StatelessLearner(Learner):
+    """A learner that needs nothing but the end of a task."""
+
+    def begin_task(self, initialization: Sequence[tf.Tensor]) -> tuple[()]:
+        return ()
+
+    def observe(self, state: tuple[()], point: PathPoint) -> tuple[()]:
+        return state

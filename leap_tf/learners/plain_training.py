@@ -1,31 +1,16 @@
 """Ordinary training: the learner that learns nothing across tasks.
 
-Held-out tasks are adapted with it, whatever learned their initialization, so every method is
-judged by the same loop; on a fresh initialization it is the "no pretraining" of the paper.
+On a fresh initialization it is the "no pretraining" of the paper: every task starts from the
+same random weights, is trained, and then judged.
 """
-
-from collections.abc import Sequence
 
 import tensorflow as tf
 
-from leap_tf.geometry import PathPoint
-from leap_tf.learners.learner import Learner, TaskUpdate
+from leap_tf.learners.learner import StatelessLearner, TaskEnd, TaskUpdate
 
 
-class PlainTraining(Learner):
+class PlainTraining(StatelessLearner):
     """Trains on the task and leaves the initialization where it is."""
 
-    def begin_task(self, initialization: Sequence[tf.Tensor]) -> tuple[()]:
-        return ()
-
-    def observe(self, state: tuple[()], point: PathPoint) -> tuple[()]:
-        return state
-
-    def end_task(
-        self,
-        state: tuple[()],
-        initialization: Sequence[tf.Tensor],
-        parameters: Sequence[tf.Tensor],
-    ) -> TaskUpdate:
-        stay = [tf.zeros_like(tensor) for tensor in initialization]
-        return TaskUpdate(meta_gradient=stay, metrics={})
+    def end_task(self, state: tuple[()], end: TaskEnd) -> TaskUpdate:
+        return TaskUpdate([tf.zeros_like(tensor) for tensor in end.initialization], metrics={})

@@ -3,6 +3,7 @@
 from leap_tf.tasks.alphabets import alphabet_splits, alphabet_task
 from leap_tf.tasks.arrays import ArrayTask
 from leap_tf.tasks.datasets import MissingDataError, open_dataset
+from leap_tf.tasks.mixed import MixedTasks
 from leap_tf.tasks.sinusoids import Sinusoids, sinusoid_splits
 from leap_tf.tasks.task import FiniteTasks, Task, TaskDistribution, TaskSplits
 
@@ -10,6 +11,7 @@ __all__ = [
     "ArrayTask",
     "FiniteTasks",
     "MissingDataError",
+    "MixedTasks",
     "Sinusoids",
     "Task",
     "TaskDistribution",

@@ -2,6 +2,7 @@
 
 from leap_tf.training.checkpoint import CheckpointMismatchError, CheckpointUnreadableError
 from leap_tf.training.evaluation import Evaluation, TaskEvaluation, area_under_curve, steps_to
+from leap_tf.training.mastery import StopWhenMastered
 from leap_tf.training.meta_trainer import MetaTrainer, MetaTrainingDivergedError
 from leap_tf.training.metrics_log import MetricsLog, read_metrics
 from leap_tf.training.progress import ProgressDisplay
@@ -17,6 +18,7 @@ __all__ = [
     "MetaTrainingDivergedError",
     "MetricsLog",
     "ProgressDisplay",
+    "StopWhenMastered",
     "TaskEvaluation",
     "TaskLoop",
     "TaskPool",

@@ -17,6 +17,8 @@ class TaskEvaluation:
         examples: how many held-out examples there were.
         training_errors: [K] error on each training batch, before the step it caused.
         training_losses: [K] loss on each training batch, before the step it caused.
+        path_length: length of the gradient path on the loss surface (eq. 7 with p = 1).
+        path_energy: its energy (p = 2).
     """
 
     name: str
@@ -25,6 +27,13 @@ class TaskEvaluation:
     examples: int
     training_errors: np.ndarray
     training_losses: np.ndarray
+    path_length: float
+    path_energy: float
+
+    @property
+    def final_loss(self) -> float:
+        """Mean loss of the last five training batches; one alone is noisy."""
+        return float(np.mean(self.training_losses[-5:]))
 
     @property
     def area_under_error(self) -> float:
@@ -56,19 +65,20 @@ class Evaluation:
     @property
     def error(self) -> float:
         """Mean over the tasks of the held-out error."""
-        return self._mean("error")
+        return self.mean("error")
 
     @property
     def loss(self) -> float:
         """Mean over the tasks of the held-out loss."""
-        return self._mean("loss")
+        return self.mean("loss")
 
     @property
     def area_under_error(self) -> float:
         """Mean over the tasks of the area under the training error, 0–100."""
-        return self._mean("area_under_error")
+        return self.mean("area_under_error")
 
-    def _mean(self, attribute):
+    def mean(self, attribute: str) -> float:
+        """Mean over the tasks of any of their figures, by its name."""
         values = [getattr(task, attribute) for task in self.tasks if not task.diverged]
         return float(np.mean(values)) if values else float("inf")
 

@@ -10,7 +10,6 @@ tasks in parallel nor on where a run was interrupted.
 """
 
 import contextlib
-import functools
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,6 +29,7 @@ from leap_tf.training.checkpoint import (
     TrainingState,
 )
 from leap_tf.training.evaluation import Evaluation
+from leap_tf.training.mastery import StopWhenMastered
 from leap_tf.training.progress import ProgressDisplay
 from leap_tf.training.stopping import recall_stopping, remember_stopping
 from leap_tf.training.task_pool import TaskPool, ThreadPool
@@ -64,6 +64,10 @@ class MetaTrainer:
             depend on it.
         task_layers: names of layers that start fresh on every task and are not meta-learned.
         error: the figure on curves and tables, see `leap_tf.functional.FunctionalModel`.
+        stopping: when training on a task ends before its steps are used up; never by default,
+            and never in evaluation.
+        transductive: whether held-out examples are judged with the statistics of their own
+            batch in batch norm. By default the running ones of the task's training are used.
         seed: decides everything random.
 
     Raises:
@@ -82,6 +86,8 @@ class MetaTrainer:
         parallel_tasks: int | None = None,
         task_layers: Sequence[str] = (),
         error: ErrorFunction | None = None,
+        stopping: StopWhenMastered | None = None,
+        transductive: bool = False,
         seed: int = 0,
     ):
         learner = learner or Leap()
@@ -97,18 +103,42 @@ class MetaTrainer:
         self.meta_batch_size = meta_batch_size
         self.task_layers = tuple(task_layers)
         self.seed = seed
+        self.learner = learner
+        self.transductive = transductive
         self._runner = TaskRunner(
-            FunctionalModel(model, loss, error), inner_optimizer, learner, self.task_layers
+            FunctionalModel(model, loss, error),
+            inner_optimizer,
+            learner,
+            self.task_layers,
+            stopping,
+            transductive,
         )
-        self.meta_variables = self._runner.meta_variables
+        training_model = learner.training_model(model, self.task_layers)
+        self._training_runner = self._runner
+        if training_model is not model:
+            self._training_runner = TaskRunner(
+                FunctionalModel(training_model, loss, error), inner_optimizer, learner, (), stopping
+            )
+        self.meta_variables = self._training_runner.meta_variables
         meta_optimizer.build(self.meta_variables)
         self._pool: TaskPool = ThreadPool(
             available_cores() if parallel_tasks is None else parallel_tasks
         )
-        self._state = TrainingState(model.variables, meta_optimizer, seed)
+        variables = [*training_model.variables, *self._training_runner.own_variables]
+        self._state = TrainingState(variables, meta_optimizer, seed)
         self._stop_requested = False
         self._was_stopped = False
         self._torn = False  # whether the weights are those of a meta-step that did not end
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """All variables that meta-training may change: the model's and the learner's."""
+        return [*self.model.variables, *self.learner_variables]
+
+    @property
+    def learner_variables(self) -> list[keras.Variable]:
+        """The learner's own variables, which are meta-learned beside the initialization."""
+        return self._runner.own_variables
 
     @property
     def meta_step(self) -> int:
@@ -139,7 +169,7 @@ class MetaTrainer:
                 initialization. Metrics: `loss` and `error` (means over the steps and tasks of
                 the meta-batch), `final_loss`, `meta_gradient_norm`, `gradient_steps`,
                 `tasks_skipped`, the learner's own, and `val_loss`, `val_error`, `val_auc`,
-                `val_diverged`.
+                `val_final_loss`, `val_path_length`, `val_path_energy`, `val_diverged`.
             validation_freq: meta-steps from one validation to the next.
             checkpoint_dir: where checkpoints are kept.
             checkpoint_seconds: least time between two of them. One is always made at the end
@@ -283,17 +313,17 @@ class MetaTrainer:
     def _meta_gradients(self, distribution, epoch) -> tuple[list[tf.Tensor], dict[str, Any]]:
         """Trains the tasks of a meta-batch: their mean meta-gradient, and metrics."""
         rng = np.random.default_rng([self.seed, _TRAINING, epoch])
-        tasks = distribution.sample(self.meta_batch_size, rng)
+        tasks = self.learner.training_tasks(distribution).sample(self.meta_batch_size, rng)
         if not tasks:
             raise ValueError(
                 f"{distribution!r} gave no tasks when asked for {self.meta_batch_size}."
             )
-        seeded = [SeededTask(task, int(rng.integers(2**31))) for task in tasks]
-        train = functools.partial(self._runner.train, steps=self.steps_per_task)
+        steps = self.learner.training_steps(self.steps_per_task, self.meta_batch_size)
+        seeded = [SeededTask(task, int(rng.integers(2**31)), steps) for task in tasks]
         total: Sequence[tf.Tensor] | None = None
         metrics: list[Mapping[str, float]] = []
         skipped = 0
-        with contextlib.closing(self._pool.map(train, seeded)) as results:
+        with contextlib.closing(self._pool.map(self._training_runner.train, seeded)) as results:
             for result in results:
                 if self._stop_requested:
                     raise _StopRequestedError
@@ -324,18 +354,24 @@ class MetaTrainer:
             "val_loss": result.loss,
             "val_error": result.error,
             "val_auc": result.area_under_error,
+            "val_final_loss": result.mean("final_loss"),
+            "val_path_length": result.mean("path_length"),
+            "val_path_energy": result.mean("path_energy"),
             "val_diverged": len(result.diverged),
         }
 
     def _evaluate(self, tasks, steps, stream):
         seeded = [
-            SeededTask(task, int(np.random.default_rng([self.seed, stream, index]).integers(2**31)))
+            SeededTask(
+                task,
+                int(np.random.default_rng([self.seed, stream, index]).integers(2**31)),
+                steps,
+            )
             for index, task in enumerate(tasks)
         ]
         if not seeded:
             raise ValueError("There are no tasks to evaluate.")
-        evaluate = functools.partial(self._runner.evaluate, steps=steps)
-        return Evaluation(tuple(self._pool.map(evaluate, seeded)))
+        return Evaluation(tuple(self._pool.map(self._runner.evaluate, seeded)))
 
 
 @contextlib.contextmanager

@@ -1,6 +1,8 @@
 """Training on one task, as a traced function of tensors.
 
-    (batches, steps, θ⁰, state) → (θᴷ, state, loss and error of every step, meta-gradient)
+    (batches, steps, θ⁰, state, own) → (θᴷ, state, loss and error of every step, meta-gradient)
+
+where own are the learner's own variables, such as Meta-SGD's learning rates.
 
 One trace serves all tasks and all threads, because nothing in it is shared: parameters,
 optimizer slots and the learner's memory travel through a `tf.while_loop`.
@@ -10,6 +12,9 @@ oneDNN rewrite matches an operation's gradient with the operation it belongs to 
 the graph in order, and in the cyclic graph of an inlined loop that order is a lottery: the
 gradient of max-pooling is many times slower in some processes than in others. A function body
 has no cycles.
+
+A learner of second order needs derivatives through the steps. They are then unrolled under an
+outer tape, which costs memory and graph in proportion to their number.
 """
 
 from collections.abc import Sequence
@@ -19,7 +24,8 @@ import tensorflow as tf
 
 from leap_tf.functional import Batch, FunctionalModel, FunctionalOptimizer, unpack_batch
 from leap_tf.geometry import PathPoint
-from leap_tf.learners import Learner, TaskUpdate
+from leap_tf.learners import Learner, TaskEnd, TaskUpdate
+from leap_tf.training.mastery import StopWhenMastered
 
 
 class TaskResult(NamedTuple):
@@ -58,6 +64,7 @@ class _LoopState(NamedTuple):
     state: list[tf.Tensor]
     slots: list[tf.Tensor]
     memory: Any
+    mastered: tf.Tensor  # held-out batches in a row with a low error
     losses: tf.TensorArray
     errors: tf.TensorArray
 
@@ -70,6 +77,12 @@ class TaskLoop:
         optimizer: the inner optimizer.
         learner: the meta-learner.
         meta_indices: which of the model's parameters are meta-learned.
+        stopping: when to end a task early; None never does.
+        transductive: whether held-out examples are judged with the statistics of their own
+            batch in batch norm, and not with the running ones of the task's training.
+
+    Raises:
+        ValueError: a learner of second order is to stop early, and cannot.
     """
 
     def __init__(
@@ -78,21 +91,46 @@ class TaskLoop:
         optimizer: FunctionalOptimizer,
         learner: Learner,
         meta_indices: Sequence[int],
+        stopping: StopWhenMastered | None = None,
+        transductive: bool = False,
     ):
+        if learner.second_order and stopping:
+            raise ValueError(
+                f"{type(learner).__name__} differentiates through a fixed number of steps, and "
+                "cannot stop a task early. Leave stopping out."
+            )
         self._model = model
         self._optimizer = optimizer
         self._learner = learner
         self._meta_indices = list(meta_indices)
+        self._stopping = stopping
+        self._transductive = transductive
         self._gradient = tf.function(
             self._gradient_of_batch,
             reduce_retracing=True,
             experimental_attributes={"_noinline": True},
         )
-        self.train = tf.function(self._train, reduce_retracing=True)
+        self._judge = tf.function(
+            self._judge_batch, reduce_retracing=True, experimental_attributes={"_noinline": True}
+        )
+        self._train_in_graph = tf.function(self._train, reduce_retracing=True)
         self.evaluate = tf.function(self._evaluate, reduce_retracing=True)
 
-    def _train(self, iterator, max_steps, parameters, state) -> TaskResult:
-        """Trains for `max_steps` batches, or until the iterator ends."""
+    def train(self, batches, held_out, max_steps: int, parameters, state, own) -> TaskResult:
+        """Trains for `max_steps` batches, or until the iterator ends or the task is mastered.
+
+        Args:
+            batches: iterator over training batches.
+            held_out: endless iterator over held-out batches, or None without `stopping`.
+            max_steps: gradient steps at most; a learner of second order makes all of them.
+            parameters, state: values of the model's variables.
+            own: values of the learner's own variables.
+        """
+        # Unrolled steps are counted while the graph is built.
+        steps = max_steps if self._learner.second_order else tf.constant(max_steps)
+        return self._train_in_graph(batches, held_out, steps, parameters, state, own)
+
+    def _train(self, batches, held_out, max_steps, parameters, state, own) -> TaskResult:
         initialization = self._meta_learned(parameters)
         start = _LoopState(
             step=tf.constant(0),
@@ -100,22 +138,16 @@ class TaskLoop:
             state=state,
             slots=self._optimizer.initial_slots(),
             memory=self._learner.begin_task(initialization),
+            mastered=tf.constant(0),
             losses=tf.TensorArray(tf.float32, size=max_steps, element_shape=()),
             errors=tf.TensorArray(tf.float32, size=max_steps, element_shape=()),
         )
-        # The next batch travels along as an optional: an iterator tells its end only when asked.
-        _, end = tf.while_loop(
-            lambda batch, now: (now.step < max_steps) & batch.has_value(),
-            lambda batch, now: (
-                iterator.get_next_as_optional(),
-                self._step(unpack_batch(batch.get_value()), now),
-            ),
-            (iterator.get_next_as_optional(), start),
-            parallel_iterations=1,
-        )
-        update = self._learner.end_task(
-            end.memory, initialization, self._meta_learned(end.parameters)
-        )
+        if self._learner.second_order:
+            end, query_gradient = self._recorded_steps(batches, max_steps, start, own)
+        else:
+            end, query_gradient = self._steps(batches, held_out, max_steps, start, own)
+        task_end = TaskEnd(initialization, self._meta_learned(end.parameters), query_gradient)
+        update = self._learner.end_task(end.memory, task_end)
         losses, errors = end.losses.stack()[: end.step], end.errors.stack()[: end.step]
         return TaskResult(
             parameters=end.parameters,
@@ -126,21 +158,57 @@ class TaskLoop:
             finite=_all_finite([losses, *update.meta_gradient, *update.metrics.values()]),
         )
 
-    def _step(self, batch: Batch, now: _LoopState) -> _LoopState:
-        loss, error, state, gradients = self._gradient(now.parameters, now.state, batch)
-        point = PathPoint(
-            position=self._meta_learned(now.parameters),
-            loss=loss,
-            gradient=[
-                tf.zeros_like(parameter)
-                if gradient is None
-                else tf.ensure_shape(gradient, parameter.shape)
-                for parameter, gradient in zip(
-                    self._meta_learned(now.parameters), self._meta_learned(gradients)
-                )
-            ],
+    def _steps(self, batches, held_out, max_steps, start, own):
+        """All steps as a loop, and ∇f(θᴷ) on the query batches."""
+        enough = self._stopping.batches if self._stopping else 1
+        # The next batch travels along as an optional: an iterator tells its end only when asked.
+        following, end = tf.while_loop(
+            lambda batch, now: (now.step < max_steps) & (now.mastered < enough) & batch.has_value(),
+            lambda batch, now: (
+                batches.get_next_as_optional(),
+                self._step(unpack_batch(batch.get_value()), held_out, now, own),
+            ),
+            (batches.get_next_as_optional(), start),
+            parallel_iterations=1,
         )
+        if not self._learner.query_batches:
+            return end, []
+        queries = [unpack_batch(following.get_value())]
+        queries += self._next_batches(batches, self._learner.query_batches - 1)
+        gradients = [
+            self._meta_learned_gradient(end, self._gradient(end.parameters, end.state, batch)[-1])
+            for batch in queries
+        ]
+        return end, [tf.add_n(parts) / len(queries) for parts in zip(*gradients)]
+
+    def _recorded_steps(self, batches, steps, start, own):
+        """All steps unrolled, and the gradient of the query loss through them."""
+        sources = [*self._meta_learned(start.parameters), *own]
+        with tf.GradientTape() as tape:
+            tape.watch(sources)
+            now = start
+            for batch in self._next_batches(batches, steps):
+                now = self._step(batch, None, now, own)
+            queries = self._next_batches(batches, self._learner.query_batches)
+            losses = [
+                self._model.evaluate(now.parameters, now.state, batch, training=True).loss
+                for batch in queries
+            ]
+            objective = tf.add_n(losses) / len(queries)
+        gradients = tape.gradient(
+            objective, sources, unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
+        return now, [tf.convert_to_tensor(gradient) for gradient in gradients]
+
+    def _step(self, batch: Batch, held_out, now: _LoopState, own) -> _LoopState:
+        loss, error, state, gradients = self._gradient(now.parameters, now.state, batch)
+        meta_gradients = self._meta_learned_gradient(now, gradients)
+        point = PathPoint(self._meta_learned(now.parameters), loss, meta_gradients)
         memory = self._learner.observe(now.memory, point)
+        for index, direction in zip(
+            self._meta_indices, self._learner.direction(meta_gradients, own)
+        ):
+            gradients[index] = direction
         # The learner looks first: what it lets go of makes room for the optimizer's step.
         with tf.control_dependencies(tf.nest.flatten(memory)):
             parameters, slots = self._optimizer.apply(gradients, now.parameters, now.slots)
@@ -154,6 +222,7 @@ class TaskLoop:
             state=state,
             slots=slots,
             memory=memory,
+            mastered=self._count_mastered(now.mastered, held_out, parameters, state),
             losses=now.losses.write(now.step, tf.cast(loss, tf.float32)),
             errors=now.errors.write(now.step, error),
         )
@@ -168,12 +237,36 @@ class TaskLoop:
         ]
         return result.loss, tf.reduce_mean(result.errors), result.state, gradients
 
+    def _count_mastered(self, before, held_out, parameters, state):
+        if not self._stopping:
+            return before
+        error = self._judge(parameters, state, unpack_batch(held_out.get_next()))
+        return tf.where(error < self._stopping.error, before + 1, 0)
+
+    def _judge_batch(self, parameters, state, batch):
+        result = self._model.evaluate(parameters, state, batch, training=False)
+        return tf.reduce_mean(result.errors)
+
+    def _next_batches(self, batches, count) -> list[Batch]:
+        return [unpack_batch(batches.get_next()) for _ in range(count)]
+
+    def _meta_learned_gradient(self, now, gradients):
+        """Gradients of the meta-learned parameters, zero where the loss does not depend on one."""
+        return [
+            tf.zeros_like(parameter)
+            if gradient is None
+            else tf.ensure_shape(gradient, parameter.shape)
+            for parameter, gradient in zip(
+                self._meta_learned(now.parameters), self._meta_learned(gradients)
+            )
+        ]
+
     def _evaluate(self, iterator, parameters, state) -> HeldOut:
-        """Evaluates with the state that training left behind (inductive), nothing updated."""
+        """Evaluates with the state that training left behind, nothing updated."""
 
         def add_batch(element, loss_sum, error_sum, examples):
             batch = unpack_batch(element.get_value())
-            result = self._model.evaluate(parameters, state, batch, training=False)
+            result = self._model.evaluate(parameters, state, batch, training=self._transductive)
             size = tf.shape(result.errors)[0]
             return (
                 iterator.get_next_as_optional(),

@@ -17,18 +17,20 @@ from leap_tf.functional import (
     fresh_values,
     layer_variables,
 )
-from leap_tf.learners import Learner, PlainTraining
+from leap_tf.learners import Adaptation, Learner
 from leap_tf.tasks import Task
 from leap_tf.training.evaluation import TaskEvaluation
+from leap_tf.training.mastery import StopWhenMastered
 from leap_tf.training.task_loop import TaskLoop, TaskResult
 
 
 @dataclasses.dataclass(frozen=True)
 class SeededTask:
-    """A task, and the seed that decides everything random about this visit to it."""
+    """A task, the seed that decides everything random about this visit to it, and its steps."""
 
     task: Task
     seed: int
+    steps: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +56,11 @@ class TaskRunner:
         inner_optimizer: the optimizer that trains on tasks.
         learner: the meta-learner that watches.
         task_layers: names of layers that start fresh on every task.
+        stopping: when training on a task ends early; evaluation never does.
+        transductive: see `TaskLoop`.
+
+    Attributes:
+        meta_variables: the model's meta-learned variables, then the learner's own.
 
     Raises:
         ValueError: nothing is left to meta-learn, or the optimizer cannot be used.
@@ -65,23 +72,35 @@ class TaskRunner:
         inner_optimizer: keras.optimizers.Optimizer,
         learner: Learner,
         task_layers: Sequence[str],
+        stopping: StopWhenMastered | None = None,
+        transductive: bool = False,
     ):
         self._model = model
         self._task_layers = tuple(task_layers)
+        self._stopping = stopping
         heads = {id(variable) for variable in layer_variables(model.model, self._task_layers)}
         meta_indices = [
             index for index, variable in enumerate(model.variables) if id(variable) not in heads
         ]
         if not meta_indices:
             raise ValueError("All trainable layers are task_layers; nothing is left to meta-learn.")
-        self.meta_variables = [model.variables[index] for index in meta_indices]
+        if transductive and model.has_random_layers:
+            raise ValueError(
+                "transductive evaluation runs the model as in training, and its random layers "
+                "(dropout, noise) would be active. Judge this model inductively."
+            )
+        of_model = [model.variables[index] for index in meta_indices]
+        self.own_variables = learner.build(of_model)
+        self.meta_variables = [*of_model, *self.own_variables]
         inner = FunctionalOptimizer(inner_optimizer, model.variables)
-        self._training_loop = TaskLoop(model, inner, learner, meta_indices)
-        self._evaluation_loop = TaskLoop(model, inner, PlainTraining(), meta_indices)
+        self._training_loop = TaskLoop(model, inner, learner, meta_indices, stopping)
+        self._evaluation_loop = TaskLoop(
+            model, inner, Adaptation(learner), meta_indices, transductive=transductive
+        )
 
-    def train(self, seeded: SeededTask, steps: int) -> TrainedTask:
+    def train(self, seeded: SeededTask) -> TrainedTask:
         """Trains on a task and returns what the learner makes of it."""
-        result = self._adapt(self._training_loop, seeded, steps)
+        result = self._adapt(self._training_loop, seeded, self._stopping)
         losses, errors = result.losses.numpy(), result.errors.numpy()
         return TrainedTask(
             meta_gradient=result.update.meta_gradient,
@@ -95,9 +114,9 @@ class TaskRunner:
             finite=bool(result.finite),
         )
 
-    def evaluate(self, seeded: SeededTask, steps: int) -> TaskEvaluation:
+    def evaluate(self, seeded: SeededTask) -> TaskEvaluation:
         """Trains on a task without a meta-learner and judges on its held-out examples."""
-        adapted = self._adapt(self._evaluation_loop, seeded, steps)
+        adapted = self._adapt(self._evaluation_loop, seeded, None)
         batches = iter(seeded.task.test_batches())
         with _naming(seeded.task):
             held_out = self._evaluation_loop.evaluate(batches, adapted.parameters, adapted.state)
@@ -110,9 +129,13 @@ class TaskRunner:
             examples=int(held_out.examples),
             training_errors=adapted.errors.numpy(),
             training_losses=adapted.losses.numpy(),
+            path_length=float(adapted.update.metrics["path_length"]),
+            path_energy=float(adapted.update.metrics["path_energy"]),
         )
 
-    def _adapt(self, loop: TaskLoop, seeded: SeededTask, steps: int) -> TaskResult:
+    def _adapt(
+        self, loop: TaskLoop, seeded: SeededTask, stopping: StopWhenMastered | None
+    ) -> TaskResult:
         keras_model = self._model.model
         fresh = fresh_values(keras_model, self._task_layers, seeded.seed)
         parameters, state = (
@@ -123,8 +146,12 @@ class TaskRunner:
             )
         )
         batches = iter(seeded.task.train_batches(seeded.seed))
+        own = [tf.convert_to_tensor(variable.value) for variable in self.own_variables]
         with _naming(seeded.task):
-            result = loop.train(batches, tf.constant(steps), parameters, state)
+            held_out = stopping and iter(
+                seeded.task.test_batches().rebatch(stopping.batch_size).repeat()
+            )
+            result = loop.train(batches, held_out, seeded.steps, parameters, state, own)
         if not result.losses.shape[0]:
             raise ValueError(
                 f"Task {seeded.task.name!r} gave no training batch. Check that its data set is "
@@ -138,6 +165,11 @@ def _naming(task: Task) -> Iterator[None]:
     """Says of which task an error in the graph is, and what usually causes it."""
     try:
         yield
+    except tf.errors.OutOfRangeError as error:
+        raise ValueError(
+            f"Task {task.name!r} has fewer training batches than the learner's steps and query "
+            "batches together. Repeat its data set, or make fewer steps."
+        ) from error
     except (tf.errors.InvalidArgumentError, ValueError, TypeError) as error:
         raise ValueError(
             f"Task {task.name!r} has data the model or loss cannot take. Labels must lie in "

@@ -1,0 +1,230 @@
+"""A sweep: cells of one or more grids, every cell of it a training run of its own.
+
+A cell is exactly one `bin/train.py` command with its own run directory, so it can be repeated
+alone, killed and continued. What a sweep adds is the list of commands, worker processes, and
+progress. A finished cell (it has an evaluation.json of this very configuration) is skipped; a crash
+costs at most the work since a cell's last checkpoint.
+
+    output_dir/sweep.json                                       the cells and their commands
+    output_dir/cells/<value of axis 1>-<value of axis 2>-…/     a run directory
+    output_dir/logs/<the same>.log                              what the run printed
+"""
+
+import concurrent.futures
+import dataclasses
+import itertools
+import json
+import os
+import pathlib
+import shlex
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import tqdm
+
+from leap_tf.experiments.run_directory import RunDirectory, write_atomically
+
+Axes = Mapping[str, Mapping[str, Sequence[str]]]
+
+
+class SweepError(RuntimeError):
+    """Some cells of a sweep failed; the others are finished."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One training run of a sweep.
+
+    Attributes:
+        values: from each axis to this cell's value on it.
+        bindings: gin bindings over the sweep's files.
+    """
+
+    values: Mapping[str, str]
+    bindings: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The values, joined: the name of the cell's folder."""
+        return "-".join(self.values.values())
+
+
+def cells_of(
+    gin_files: Sequence[str], grids: Sequence[Axes], bindings: Sequence[str] = ()
+) -> tuple[list[str], list[Cell]]:
+    """Returns the configuration under all cells, and the cells: of each grid, all combinations.
+
+    Args:
+        gin_files: configuration files of every cell.
+        grids: each from an axis's name to its values, and from each value to its gin bindings.
+            The last axis varies fastest.
+        bindings: bindings of all cells; those of the axes come after them.
+
+    Raises:
+        ValueError: there are no cells, a value cannot name a folder, or two cells would share one.
+    """
+    cells = [cell for axes in grids for cell in _product(axes, bindings)]
+    names = [cell.name for cell in cells]
+    if not cells or len(set(names)) < len(names):
+        raise ValueError(f"A sweep needs cells, and each a name of its own. There are {names}.")
+    return list(gin_files), cells
+
+
+def _product(axes, bindings):
+    for value in itertools.chain.from_iterable(axes.values()):
+        if not value or set(value) & set("-/\\ "):
+            raise ValueError(f"The value {value!r} names a folder: no '-', '/' or space in it.")
+    return [
+        Cell(
+            values=dict(zip(axes, combination)),
+            bindings=(
+                *bindings,
+                *itertools.chain.from_iterable(
+                    axes[axis][value] for axis, value in zip(axes, combination)
+                ),
+            ),
+        )
+        for combination in itertools.product(*axes.values())
+    ]
+
+
+class Sweep:
+    """Runs cells in worker processes.
+
+    Args:
+        cells: what to run, in this order.
+        gin_files: the configuration under every cell's bindings.
+        output_dir: the sweep's folder.
+        data_dir: folder of prepared data sets.
+        train_binary: path of bin/train.py.
+        read_configuration: from files and bindings to the whole configuration as text.
+    """
+
+    def __init__(
+        self,
+        cells: Sequence[Cell],
+        gin_files: Sequence[str | os.PathLike],
+        output_dir: str | os.PathLike,
+        data_dir: str | os.PathLike | None,
+        train_binary: str | os.PathLike,
+        read_configuration: Callable[[Sequence[str | os.PathLike], Sequence[str]], str],
+    ):
+        self._cells = list(cells)
+        self._gin_files = list(gin_files)
+        self._index = pathlib.Path(output_dir) / "sweep.json"
+        self._folder = pathlib.Path(output_dir) / "cells"
+        self._logs = pathlib.Path(output_dir) / "logs"
+        self._data_dir = data_dir
+        self._train_binary = train_binary
+        self._read_configuration = read_configuration
+        self._running: dict[str, subprocess.Popen] = {}
+        self._lock = threading.Lock()
+        self._stopped = False
+
+    def command(self, cell: Cell) -> list[str]:
+        """Returns the command that trains and judges one cell."""
+        command = [sys.executable, str(self._train_binary)]
+        command += [f"--gin_file={file}" for file in self._gin_files]
+        command += [f"--gin_param={binding}" for binding in cell.bindings]
+        command += [f"--output_dir={self._folder / cell.name}"]
+        return command + ([f"--data_dir={self._data_dir}"] if self._data_dir else [])
+
+    def unfinished(self) -> list[Cell]:
+        """Returns the cells without a result, after checking that results belong to them.
+
+        Raises:
+            RunDirectoryError: a cell's folder holds another configuration.
+            ConfigurationError: a cell's configuration cannot be read.
+        """
+        left = []
+        for cell in self._cells:
+            run = RunDirectory(self._folder / cell.name)
+            run.check(self._read_configuration(self._gin_files, cell.bindings))
+            if not run.evaluation.exists():
+                left.append(cell)
+        return left
+
+    def run(self, workers: int) -> None:
+        """Runs every unfinished cell, `workers` at a time.
+
+        Raises:
+            ValueError: `workers` is not positive.
+            SweepError: cells failed; the message names them and their logs.
+        """
+        if workers < 1:
+            raise ValueError(f"workers must be at least 1, and is {workers}.")
+        left = self.unfinished()
+        self._index.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(self._index, json.dumps(self._description(), indent=1) + "\n")
+        failed: list[str] = []
+        with (
+            tqdm.tqdm(total=len(self._cells), initial=len(self._cells) - len(left)) as bar,
+            concurrent.futures.ThreadPoolExecutor(workers) as executor,
+        ):
+            waiting = {executor.submit(self._run_cell, cell): cell for cell in left}
+            while waiting:
+                done, _ = concurrent.futures.wait(
+                    waiting, timeout=5.0, return_when=concurrent.futures.FIRST_COMPLETED
+                )
+                for future in done:
+                    cell = waiting.pop(future)
+                    if future.result():
+                        failed.append(cell.name)
+                    bar.update(1)
+                bar.set_postfix_str(self._progress(failed))
+        if failed and not self._stopped:
+            logs = "\n".join(str(self._log_of(name)) for name in failed)
+            raise SweepError(f"{len(failed)} of {len(left)} cells failed. Their logs:\n{logs}")
+
+    def _description(self):
+        return [
+            {
+                "name": cell.name,
+                "values": dict(cell.values),
+                "gin_files": [pathlib.Path(file).as_posix() for file in self._gin_files],
+                "bindings": list(cell.bindings),
+            }
+            for cell in self._cells
+        ]
+
+    def stop(self) -> None:
+        """Starts no more cells and lets the running ones save and end; safe in a signal handler."""
+        self._stopped = True
+        for process in list(self._running.values()):
+            process.terminate()
+
+    def _run_cell(self, cell) -> int:
+        if self._stopped:
+            return 1
+        self._logs.mkdir(parents=True, exist_ok=True)
+        command = self.command(cell)
+        with open(self._log_of(cell.name), "a") as log:
+            print(f"{time.strftime('%F %T')}  {shlex.join(command)}", file=log, flush=True)
+            # A session of its own: Ctrl-C reaches the sweep alone, which stops its cells itself.
+            process = subprocess.Popen(
+                command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+            self._running[cell.name] = process
+            if self._stopped:
+                process.terminate()
+            code = process.wait()
+            del self._running[cell.name]
+        return code
+
+    def _log_of(self, name):
+        return self._logs / f"{name}.log"
+
+    def _progress(self, failed):
+        steps = [f"{name} {_meta_steps(self._folder / name)}" for name in list(self._running)]
+        return ", ".join(steps + ([f"{len(failed)} failed"] if failed else []))
+
+
+def _meta_steps(folder):
+    try:
+        last = RunDirectory(folder).metrics.read_text().splitlines()[-1]
+        return json.loads(last)["meta_step"]
+    except (OSError, IndexError, ValueError, KeyError):
+        return 0

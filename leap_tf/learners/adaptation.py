@@ -1,0 +1,41 @@
+"""How a held-out task is adapted to, whatever learned the initialization: trained and measured.
+
+Every method is judged by the same loop. What is the method's own is its `direction` (ANIL keeps
+its body still, Meta-SGD has its rates); all others take the plain gradient.
+"""
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from leap_tf.geometry import GradientPath, PathGeometry, PathPoint, extend_path, start_path
+from leap_tf.learners.learner import Learner, TaskEnd, TaskUpdate
+
+
+class Adaptation(Learner):
+    """Trains along another learner's direction, and reports `path_length` and `path_energy`.
+
+    Both are those of eq. 7 on the loss surface (loss included), for every learner alike.
+
+    Args:
+        learner: whose direction is taken; it is built already.
+    """
+
+    def __init__(self, learner: Learner):
+        self._learner = learner
+        self._geometry = PathGeometry()
+
+    def begin_task(self, initialization: Sequence[tf.Tensor]) -> GradientPath:
+        return start_path(initialization)
+
+    def direction(
+        self, gradients: Sequence[tf.Tensor], own: Sequence[tf.Tensor]
+    ) -> list[tf.Tensor]:
+        return self._learner.direction(gradients, own)
+
+    def observe(self, state: GradientPath, point: PathPoint) -> GradientPath:
+        return extend_path(state, point, self._geometry)
+
+    def end_task(self, state: GradientPath, end: TaskEnd) -> TaskUpdate:
+        stay = [tf.zeros_like(tensor) for tensor in end.initialization]
+        return TaskUpdate(stay, {"path_length": state.length, "path_energy": state.energy})

@@ -1,0 +1,75 @@
+"""One encoder, a head for every task: the model that multi-headed finetuning trains."""
+
+import keras
+import tensorflow as tf
+
+
+class HeadBank(keras.layers.Layer):
+    """As many linear heads as tasks; every example is given to that of its task.
+
+    Args:
+        heads: how many.
+        units: outputs of a head.
+        kernel_initializer: how each head's kernel is drawn.
+        **kwargs: as for `keras.layers.Layer`.
+    """
+
+    def __init__(self, heads: int, units: int, kernel_initializer="glorot_uniform", **kwargs):
+        super().__init__(**kwargs)
+        self.heads = heads
+        self.units = units
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+
+    def build(self, input_shape):
+        features = input_shape[0][-1]
+
+        def each_head_for_itself(shape, dtype=None):
+            return tf.stack(
+                [self.kernel_initializer.clone()(shape[1:], dtype) for _ in range(shape[0])]
+            )
+
+        self.kernel = self.add_weight(
+            shape=(self.heads, features, self.units),
+            initializer=each_head_for_itself,
+            name="kernel",
+        )
+        self.bias = self.add_weight(
+            shape=(self.heads, self.units), initializer="zeros", name="bias"
+        )
+
+    def call(self, inputs):
+        features, task = inputs
+        kernel, bias = tf.gather(self.kernel, task), tf.gather(self.bias, task)
+        return tf.einsum("bf,bfu->bu", features, kernel) + bias
+
+
+def multi_headed(model: keras.Model, head: str, heads: int) -> keras.Model:
+    """Builds a model with a bank of heads in the place of one; all other layers are shared.
+
+    Training the new model trains the encoder of the old one.
+
+    Args:
+        model: a built functional or sequential model of one input and one output.
+        head: name of its last layer, a Dense layer without activation on [batch, features].
+        heads: how many heads the new model has.
+
+    Returns:
+        A model from (the inputs of `model`, int32 [batch] numbers of heads) to its outputs.
+
+    Raises:
+        ValueError: the layer is not there, is not such a layer, or is not the last.
+    """
+    layer = next((layer for layer in model.layers if layer.name == head), None)
+    if not isinstance(layer, keras.layers.Dense) or layer is not model.layers[-1]:
+        raise ValueError(
+            f"The head {head!r} must be the model's last layer, and a Dense layer; the model has "
+            f"{[f'{type(layer).__name__} {layer.name!r}' for layer in model.layers]}."
+        )
+    if keras.activations.serialize(layer.activation) != "linear" or not layer.use_bias:
+        raise ValueError(
+            f"The head {head!r} must have a bias and no activation. Give the activation to the "
+            "loss, as from_logits=True."
+        )
+    task = keras.Input((), dtype="int32", name="task")
+    bank = HeadBank(heads, layer.units, layer.kernel_initializer, name=f"{head}_bank")
+    return keras.Model([model.input, task], bank([layer.input, task]), name=f"{model.name}_heads")

@@ -1,0 +1,81 @@
+"""Tasks mixed into one stream, every batch with the number of its task."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from leap_tf.tasks.arrays import one_thread_options
+from leap_tf.tasks.task import Task, TaskDistribution
+
+
+class MixedTask:
+    """Batches of several tasks in turns, in an order that is shuffled anew every round.
+
+    Inputs become (inputs, int32 [batch] number of the task).
+
+    Args:
+        members: from each task's number to the task.
+    """
+
+    def __init__(self, members: Sequence[tuple[int, Task]]):
+        self.members = members
+        self.name = f"mixture of {len(members)} tasks"
+
+    def train_batches(self, seed: int) -> tf.data.Dataset:
+        """Returns one batch of each member a round, until a member has no more."""
+        count = len(self.members)
+
+        def order_of_round(number):
+            return tf.random.experimental.stateless_shuffle(
+                tf.range(count, dtype=tf.int64),
+                seed=tf.stack([tf.constant(seed, tf.int64), number]),
+            )
+
+        streams = [
+            task.train_batches(seed + position).map(_numbered(number))
+            for position, (number, task) in enumerate(self.members)
+        ]
+        turns = tf.data.Dataset.counter().map(order_of_round).unbatch()
+        mixture = tf.data.Dataset.choose_from_datasets(streams, turns, stop_on_empty_dataset=True)
+        return mixture.with_options(one_thread_options())
+
+    def test_batches(self) -> tf.data.Dataset:
+        """Raises NotImplementedError: a mixture is only ever trained on."""
+        raise NotImplementedError("A mixture of tasks has no held-out examples; its members have.")
+
+
+class MixedTasks:
+    """A distribution that gives the tasks of a meta-batch as one mixture.
+
+    Args:
+        distribution: a distribution with a fixed list of `tasks`, whose order numbers them.
+        most: how many tasks there may be.
+
+    Raises:
+        ValueError: the tasks are not a fixed list, or too many.
+    """
+
+    def __init__(self, distribution: TaskDistribution, most: int):
+        tasks = getattr(distribution, "tasks", None)
+        if tasks is None:
+            raise ValueError(
+                f"{type(distribution).__name__} has no fixed list of tasks, so there cannot be a "
+                "head for each. Use FiniteTasks."
+            )
+        if len(tasks) > most:
+            raise ValueError(f"There are {len(tasks)} tasks and only {most} heads.")
+        self._distribution = distribution
+        self._numbers = {id(task): number for number, task in enumerate(tasks)}
+
+    def sample(self, count: int, rng: np.random.Generator) -> list[MixedTask]:
+        drawn = self._distribution.sample(count, rng)
+        return [MixedTask([(self._numbers[id(task)], task) for task in drawn])]
+
+
+def _numbered(number):
+    def add_number(inputs, targets, *weights):
+        size = tf.shape(tf.nest.flatten(inputs)[0])[:1]
+        return (inputs, tf.fill(size, number)), targets, *weights
+
+    return add_number
