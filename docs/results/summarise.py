@@ -26,6 +26,8 @@ def read(folder: pathlib.Path) -> dict[str, list[Evaluation]]:
                     examples=task["examples"],
                     training_errors=np.array(task["training_errors"]),
                     training_losses=np.array(task["training_losses"]),
+                    path_length=task.get("path_length", float("nan")),
+                    path_energy=task.get("path_energy", float("nan")),
                 )
                 for task in record["tasks"]
             )

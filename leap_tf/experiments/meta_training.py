@@ -14,6 +14,7 @@ def meta_train(
     run: RunDirectory,
     meta_steps: int = 100,
     validation_freq: int = 10,
+    validation_steps: int | None = None,
     patience: int | None = None,
     checkpoint_seconds: float = 30.0,
     verbose: bool = True,
@@ -25,6 +26,7 @@ def meta_train(
         run: the run's folder.
         meta_steps: meta-updates to have made in the end; 0 leaves the fresh initialization.
         validation_freq: meta-steps from one validation to the next.
+        validation_steps: gradient steps on a validation task; the trainer's number by default.
         patience: validations without a lower error after which training stops and the best
             initialization is taken; None trains to the end and takes the last.
         checkpoint_seconds: least time between two checkpoints.
@@ -47,6 +49,7 @@ def meta_train(
         validation_tasks=study.tasks.validation,
         callbacks=callbacks,
         validation_freq=validation_freq,
+        validation_steps=validation_steps,
         checkpoint_dir=run.checkpoints,
         checkpoint_seconds=checkpoint_seconds,
         verbose=verbose,

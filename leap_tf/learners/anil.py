@@ -32,10 +32,15 @@ class ANIL(MAML):
         self._adapted: list[bool] = []
 
     def build(self, variables: Sequence[keras.Variable]) -> list[keras.Variable]:
-        self._adapted = [
-            any(part in self.adapted_layers for part in variable.path.split("/")[:-1])
-            for variable in variables
-        ]
+        layers = [variable.path.split("/")[:-1] for variable in variables]
+        for name in self.adapted_layers:
+            if not any(name in path for path in layers):
+                raise ValueError(
+                    f"There is no meta-learned layer {name!r} for ANIL to adapt; there are "
+                    f"{sorted({part for path in layers for part in path})}. If it starts fresh on "
+                    "every task, leave it out of adapted_layers."
+                )
+        self._adapted = [bool(set(path) & set(self.adapted_layers)) for path in layers]
         return []
 
     def direction(

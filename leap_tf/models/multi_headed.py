@@ -72,4 +72,6 @@ def multi_headed(model: keras.Model, head: str, heads: int) -> keras.Model:
         )
     task = keras.Input((), dtype="int32", name="task")
     bank = HeadBank(heads, layer.units, layer.kernel_initializer, name=f"{head}_bank")
-    return keras.Model([model.input, task], bank([layer.input, task]), name=f"{model.name}_heads")
+    return keras.Model(
+        [model.inputs[0], task], bank([layer.input, task]), name=f"{model.name}_heads"
+    )

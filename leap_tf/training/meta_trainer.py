@@ -152,6 +152,7 @@ class MetaTrainer:
         validation_tasks: Sequence[Task] = (),
         callbacks: Sequence[keras.callbacks.Callback] = (),
         validation_freq: int = 1,
+        validation_steps: int | None = None,
         checkpoint_dir: str | os.PathLike | None = None,
         checkpoint_seconds: float = 30.0,
         verbose: bool = True,
@@ -171,6 +172,7 @@ class MetaTrainer:
                 `tasks_skipped`, the learner's own, and `val_loss`, `val_error`, `val_auc`,
                 `val_final_loss`, `val_path_length`, `val_path_energy`, `val_diverged`.
             validation_freq: meta-steps from one validation to the next.
+            validation_steps: gradient steps on a validation task; `steps_per_task` by default.
             checkpoint_dir: where checkpoints are kept.
             checkpoint_seconds: least time between two of them. One is always made at the end
                 and when a stop is asked for; a restart repeats at most this much work.
@@ -187,6 +189,7 @@ class MetaTrainer:
             RuntimeError: an earlier `fit` was broken off in mid-step and left no checkpoint.
         """
         _check_at_least("validation_freq", validation_freq, 1)
+        _check_at_least("validation_steps", validation_steps or 1, 1)
         folder = CheckpointFolder(os.fspath(checkpoint_dir)) if checkpoint_dir else None
         restored = self._restore(folder)
         self._was_stopped = False
@@ -213,7 +216,7 @@ class MetaTrainer:
                     self._torn = True
                     self.meta_optimizer.apply(gradients, self.meta_variables)
                     if validation_tasks and (epoch + 1) % validation_freq == 0:
-                        logs |= self._validate(validation_tasks)
+                        logs |= self._validate(validation_tasks, validation_steps)
                     progress.meta_step += 1
                     callback_list.on_epoch_end(epoch, logs)
                     progress.stopped = bool(self.model.stop_training)
@@ -348,8 +351,8 @@ class MetaTrainer:
         logs["tasks_skipped"] = skipped
         return [tf.cast(g, v.dtype) for g, v in zip(mean, self.meta_variables)], logs
 
-    def _validate(self, tasks):
-        result = self._evaluate(tasks, self.steps_per_task, _VALIDATION)
+    def _validate(self, tasks, steps):
+        result = self._evaluate(tasks, steps or self.steps_per_task, _VALIDATION)
         return {
             "val_loss": result.loss,
             "val_error": result.error,

@@ -113,24 +113,26 @@ class TaskLoop:
         self._judge = tf.function(
             self._judge_batch, reduce_retracing=True, experimental_attributes={"_noinline": True}
         )
-        self._train_in_graph = tf.function(self._train, reduce_retracing=True)
+        self.traced_training = tf.function(self._train, reduce_retracing=True)
         self.evaluate = tf.function(self._evaluate, reduce_retracing=True)
 
-    def train(self, batches, held_out, max_steps: int, parameters, state, own) -> TaskResult:
+    def train(
+        self, batches, max_steps: int, parameters, state, own=(), held_out=None
+    ) -> TaskResult:
         """Trains for `max_steps` batches, or until the iterator ends or the task is mastered.
 
         Args:
             batches: iterator over training batches.
-            held_out: endless iterator over held-out batches, or None without `stopping`.
             max_steps: gradient steps at most; a learner of second order makes all of them.
             parameters, state: values of the model's variables.
             own: values of the learner's own variables.
+            held_out: endless iterator over held-out batches, for `stopping`.
         """
         # Unrolled steps are counted while the graph is built.
         steps = max_steps if self._learner.second_order else tf.constant(max_steps)
-        return self._train_in_graph(batches, held_out, steps, parameters, state, own)
+        return self.traced_training(batches, steps, parameters, state, list(own), held_out)
 
-    def _train(self, batches, held_out, max_steps, parameters, state, own) -> TaskResult:
+    def _train(self, batches, max_steps, parameters, state, own, held_out) -> TaskResult:
         initialization = self._meta_learned(parameters)
         start = _LoopState(
             step=tf.constant(0),
@@ -173,7 +175,9 @@ class TaskLoop:
         )
         if not self._learner.query_batches:
             return end, []
-        queries = [unpack_batch(following.get_value())]
+        # If the stream has ended, asking it again says so by name.
+        next_batch = tf.cond(following.has_value(), following.get_value, batches.get_next)
+        queries = [unpack_batch(next_batch)]
         queries += self._next_batches(batches, self._learner.query_batches - 1)
         gradients = [
             self._meta_learned_gradient(end, self._gradient(end.parameters, end.state, batch)[-1])
@@ -208,7 +212,8 @@ class TaskLoop:
         for index, direction in zip(
             self._meta_indices, self._learner.direction(meta_gradients, own)
         ):
-            gradients[index] = direction
+            if gradients[index] is not None:
+                gradients[index] = direction
         # The learner looks first: what it lets go of makes room for the optimizer's step.
         with tf.control_dependencies(tf.nest.flatten(memory)):
             parameters, slots = self._optimizer.apply(gradients, now.parameters, now.slots)

@@ -151,7 +151,7 @@ class TaskRunner:
             held_out = stopping and iter(
                 seeded.task.test_batches().rebatch(stopping.batch_size).repeat()
             )
-            result = loop.train(batches, held_out, seeded.steps, parameters, state, own)
+            result = loop.train(batches, seeded.steps, parameters, state, own, held_out)
         if not result.losses.shape[0]:
             raise ValueError(
                 f"Task {seeded.task.name!r} gave no training batch. Check that its data set is "

@@ -12,7 +12,14 @@ def evaluation(*curves):
     return Evaluation(
         tuple(
             TaskEvaluation(
-                f"task {index}", curve[-1], 2 * curve[-1], 10, np.array(curve), np.array(curve)
+                f"task {index}",
+                error=curve[-1],
+                loss=2 * curve[-1],
+                examples=10,
+                training_errors=np.array(curve),
+                training_losses=np.array(curve),
+                path_length=3.0,
+                path_energy=4.0,
             )
             for index, curve in enumerate(curves)
         )

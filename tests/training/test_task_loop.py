@@ -264,4 +264,4 @@ def test_one_trace_serves_all_tasks():
     loop, functional = task_loop(golden.build_model(), keras.optimizers.SGD(0.1))
     for task in range(golden.TASKS):
         run(loop, functional, golden.task_dataset(task), steps=3 + task, seed=task)
-    assert loop.train.experimental_get_tracing_count() == 1
+    assert loop.traced_training.experimental_get_tracing_count() == 1

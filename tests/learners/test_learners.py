@@ -1,0 +1,441 @@
+"""What every learner keeps to, and what defines each."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from leap_tf.functional import FunctionalModel, FunctionalOptimizer
+from leap_tf.geometry import PathPoint
+from leap_tf.learners import (
+    ANIL,
+    FOMAML,
+    MAML,
+    Leap,
+    MetaSGD,
+    MultiHeadedFinetuning,
+    PlainTraining,
+    Reptile,
+    TaskEnd,
+)
+from leap_tf.models import mlp, multi_headed
+from leap_tf.tasks import ArrayTask, FiniteTasks, MixedTasks, Sinusoids, TaskDistribution
+from leap_tf.training import MetaTrainer, TaskLoop
+
+MSE = keras.losses.MeanSquaredError()
+CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def blobs(number, classes=3):
+    """A task that linear models learn: one cloud of points a class, placed anew for each task."""
+    rng = np.random.default_rng(number)
+    centres = rng.normal(size=(classes, 4))
+    labels = np.tile(np.arange(classes), 20)
+    points = (centres[labels] + 0.1 * rng.normal(size=(len(labels), 4))).astype("float32")
+    train, test = (points[:45], labels[:45]), (points[45:], labels[45:])
+    return ArrayTask(f"blobs {number}", train, test, batch_size=5)
+
+
+def small_model():
+    layers = [keras.layers.Dense(6, activation="tanh", name="body"), keras.layers.Dense(3)]
+    layers[-1].name = "head"
+    return keras.Sequential([keras.layers.Input((4,)), *layers])
+
+
+class LearnerContract:
+    """Every learner passes this, whatever it does."""
+
+    task_layers: tuple[str, ...] = ()
+    meta_rate = 0.1
+    learns = True
+
+    def learner(self):
+        raise NotImplementedError
+
+    def trainer(self, seed=0, **options):
+        keras.utils.set_random_seed(seed)
+        return MetaTrainer(
+            small_model(),
+            CROSS_ENTROPY,
+            keras.optimizers.SGD(0.3),
+            keras.optimizers.SGD(self.meta_rate),
+            learner=self.learner(),
+            steps_per_task=4,
+            meta_batch_size=4,
+            task_layers=self.task_layers,
+            seed=seed,
+            **options,
+        )
+
+    def tasks(self):
+        return FiniteTasks([blobs(number) for number in range(6)])
+
+    def weights_after(self, trainer, meta_steps=3):
+        trainer.fit(self.tasks(), meta_steps, verbose=False)
+        return [variable.numpy() for variable in trainer.variables]
+
+    def test_it_moves_the_initialization_if_it_learns(self):
+        trainer = self.trainer()
+        before = [variable.numpy() for variable in trainer.variables]
+        after = self.weights_after(trainer)
+        moved = any(not np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+        assert moved == self.learns
+        assert all(np.all(np.isfinite(value)) for value in after)
+
+    def test_the_same_seed_gives_the_same_bits_whatever_runs_in_parallel(self):
+        first = self.weights_after(self.trainer(parallel_tasks=1))
+        again = self.weights_after(self.trainer(parallel_tasks=3))
+        for a, b in zip(first, again, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+    def test_a_run_that_goes_on_ends_like_one_that_did_not_stop(self, tmp_path):
+        whole = self.weights_after(self.trainer(), meta_steps=4)
+        self.trainer().fit(self.tasks(), 2, checkpoint_dir=tmp_path, verbose=False)
+        rest = self.trainer()
+        rest.fit(self.tasks(), 4, checkpoint_dir=tmp_path, verbose=False)
+        for a, b in zip(whole, rest.variables, strict=True):
+            np.testing.assert_array_equal(a, b.numpy())
+
+    def test_evaluation_changes_nothing_and_repeats(self):
+        trainer = self.trainer()
+        trainer.fit(self.tasks(), 1, verbose=False)
+        before = [variable.numpy() for variable in trainer.variables]
+        first, again = (trainer.evaluate([blobs(10), blobs(11)], steps=12) for _ in range(2))
+        assert first.error == again.error
+        np.testing.assert_array_equal(
+            first.tasks[1].training_losses, again.tasks[1].training_losses
+        )
+        for a, b in zip(before, trainer.variables, strict=True):
+            np.testing.assert_array_equal(a, b.numpy())
+
+    def test_evaluation_adapts_to_the_task(self):
+        task = self.trainer().evaluate([blobs(10)], steps=60).tasks[0]
+        assert task.training_losses[-5:].mean() < 0.8 * task.training_losses[:5].mean()
+        assert task.path_length > 0
+
+    def test_a_task_that_diverges_leaves_the_initialization_finite(self):
+        broken = blobs(0)
+        broken.train = (broken.train[0] * np.float32(np.inf), broken.train[1])
+
+        class OneBroken:
+            """Five good tasks and the broken one; mixtures take them all as one."""
+
+            def __init__(self):
+                self.tasks = [broken, *(blobs(number) for number in range(1, 6))]
+
+            def sample(self, count, rng):
+                return self.tasks[:count]
+
+        trainer, tasks = self.trainer(), OneBroken()
+        if len(trainer.learner.training_tasks(tasks).sample(4, None)) == 1:
+            with pytest.raises(FloatingPointError, match="diverged"):
+                trainer.fit(tasks, 1, verbose=False)
+        else:
+            history = trainer.fit(tasks, 1, verbose=False).history
+            assert history["tasks_skipped"] == [1]
+        for variable in trainer.variables:
+            assert np.all(np.isfinite(variable.numpy()))
+
+
+class TestLeap(LearnerContract):
+    def learner(self):
+        return Leap()
+
+
+class TestLeapPerSegment(LearnerContract):
+    def learner(self):
+        return Leap(per_segment=True)
+
+
+class TestLeapFisher(LearnerContract):
+    def learner(self):
+        return Leap(metric="fisher", include_loss=False)
+
+
+class TestReptile(LearnerContract):
+    def learner(self):
+        return Reptile()
+
+
+class TestFOMAML(LearnerContract):
+    def learner(self):
+        return FOMAML()
+
+
+class TestMAML(LearnerContract):
+    def learner(self):
+        return MAML(query_batches=2)
+
+
+class TestANIL(LearnerContract):
+    def learner(self):
+        return ANIL()
+
+
+class TestMetaSGD(LearnerContract):
+    def learner(self):
+        return MetaSGD()
+
+
+class TestFinetuning(LearnerContract):
+    task_layers = ("head",)
+    meta_rate = 1.0
+
+    def learner(self):
+        return MultiHeadedFinetuning(heads=6)
+
+
+class TestPlainTraining(LearnerContract):
+    learns = False
+
+    def learner(self):
+        return PlainTraining()
+
+
+# -- what defines each ---------------------------------------------------------------------
+
+
+def run_learner(learner, points):
+    state = learner.begin_task(points[0].position)
+    for point in points:
+        state = learner.observe(state, point)
+    end = TaskEnd(points[0].position, points[-1].position, [])
+    return learner.end_task(state, end).meta_gradient
+
+
+def random_walk(steps=7):
+    rng = np.random.default_rng(3)
+    return [
+        PathPoint(
+            [tf.constant(rng.normal(size=(3, 2))), tf.constant(rng.normal(size=4))],
+            tf.constant(rng.normal()),
+            [tf.constant(rng.normal(size=(3, 2))), tf.constant(rng.normal(size=4))],
+        )
+        for _ in range(steps)
+    ]
+
+
+def test_leap_with_energy_and_without_loss_is_reptile():
+    points = random_walk()
+    leap = run_learner(Leap("energy", include_loss=False), points)
+    for a, b in zip(leap, run_learner(Reptile(), points), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14)
+
+
+def test_leap_per_segment_is_the_mean_over_segments():
+    points = random_walk(steps=7)
+    for mean, total in zip(
+        run_learner(Leap(per_segment=True), points), run_learner(Leap(), points), strict=True
+    ):
+        np.testing.assert_allclose(6 * mean, total, rtol=1e-12)
+
+
+def float64_problem():
+    """A small smooth net in float64, and a loop's worth of batches."""
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential(
+        [
+            keras.layers.Input((2,), dtype="float64"),
+            keras.layers.Dense(3, activation="tanh", dtype="float64", name="body"),
+            keras.layers.Dense(1, dtype="float64", name="head"),
+        ]
+    )
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(10, 4, 2))
+    targets = np.sin(inputs.sum(axis=-1, keepdims=True))
+    return model, tf.data.Dataset.from_tensor_slices((inputs, targets))
+
+
+def meta_gradient(learner, model, dataset, steps=3, parameters=None, own=None):
+    """The loop's meta-gradient, and the objective f(θᴷ; query batches) computed beside it."""
+    functional = FunctionalModel(model, keras.losses.MeanSquaredError(dtype="float64"))
+    built = [tf.convert_to_tensor(v.value) for v in learner.build(functional.variables)]
+    own = built if own is None else own
+    optimizer = FunctionalOptimizer(keras.optimizers.SGD(0.25), functional.variables)
+    indices = range(len(functional.variables))
+    loop = TaskLoop(functional, optimizer, learner, indices)
+    parameters = functional.parameters() if parameters is None else parameters
+    result = loop.train(iter(dataset), steps, parameters, functional.state(0), own)
+    batches = list(dataset)[steps : steps + learner.query_batches]
+
+    def loss(x, y):
+        for variable, value in zip(functional.variables, result.parameters):
+            variable.assign(value)
+        return tf.reduce_mean(tf.square(model(x) - y))
+
+    saved = [variable.numpy() for variable in functional.variables]
+    objective = np.mean([loss(x, y).numpy() for x, y in batches])
+    for variable, value in zip(functional.variables, saved):
+        variable.assign(value)
+    return [np.array(part) for part in result.update.meta_gradient], objective
+
+
+@pytest.mark.parametrize("make", [lambda: MAML(2), lambda: ANIL(query_batches=2), MetaSGD])
+def test_second_order_gradients_are_those_of_finite_differences(make):
+    model, dataset = float64_problem()
+    start = [variable.numpy() for variable in model.trainable_variables]
+    own = [np.ones_like(value) for value in start] if isinstance(make(), MetaSGD) else []
+    values = [*start, *own]
+    gradient, _ = meta_gradient(make(), model, dataset)
+    assert len(gradient) == len(values)
+    rng, step = np.random.default_rng(5), 1e-5
+    for _ in range(4):
+        direction = [rng.normal(size=value.shape) for value in values]
+        objectives = []
+        for sign in (1, -1):
+            moved = [tf.constant(v + sign * step * d) for v, d in zip(values, direction)]
+            objectives.append(
+                meta_gradient(
+                    make(),
+                    model,
+                    dataset,
+                    parameters=moved[: len(start)],
+                    own=moved[len(start) :],
+                )[1]
+            )
+        expected = (objectives[0] - objectives[1]) / (2 * step)
+        actual = sum(np.sum(g * d) for g, d in zip(gradient, direction))
+        np.testing.assert_allclose(actual, expected, rtol=1e-6)
+
+
+def test_fomaml_takes_the_gradient_at_the_end_point():
+    model, dataset = float64_problem()
+    first_order, _ = meta_gradient(FOMAML(query_batches=2), model, dataset)
+    second_order, _ = meta_gradient(MAML(query_batches=2), model, dataset)
+    # By hand: three SGD steps with Keras, then the gradient of the mean loss of two batches.
+    batches = list(dataset)
+    variables = model.trainable_variables
+
+    def gradient(*several):
+        with tf.GradientTape() as tape:
+            losses = [tf.reduce_mean(tf.square(model(x) - y)) for x, y in several]
+            loss = tf.add_n(losses) / len(losses)
+        return tape.gradient(loss, [variable.value for variable in variables])
+
+    for batch in batches[:3]:
+        for variable, part in zip(variables, gradient(batch)):
+            variable.assign_sub(0.25 * part)
+    for actual, expected in zip(first_order, gradient(*batches[3:5]), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-9)
+    assert any(
+        not np.allclose(a, b, rtol=1e-2) for a, b in zip(first_order, second_order, strict=True)
+    )
+
+
+def test_query_batches_are_the_ones_after_the_steps():
+    model, dataset = float64_problem()
+    with pytest.raises(tf.errors.OutOfRangeError):
+        meta_gradient(MAML(query_batches=2), model, dataset.take(4))
+    meta_gradient(MAML(query_batches=1), model, dataset.take(4))
+
+
+def test_too_short_a_task_is_named():
+    short = blobs(0)
+    short.train_batches = lambda seed: blobs(0).train_batches(seed).take(3)
+    for learner in (MAML(), FOMAML()):
+        trainer = MetaTrainer(
+            small_model(),
+            CROSS_ENTROPY,
+            keras.optimizers.SGD(0.1),
+            keras.optimizers.SGD(0.1),
+            learner=learner,
+            steps_per_task=3,
+            meta_batch_size=1,
+        )
+        with pytest.raises(ValueError, match="'blobs 0' has fewer training batches"):
+            trainer.fit(FiniteTasks([short]), 1, verbose=False)
+
+
+def test_anil_trains_the_head_only():
+    trainer = TestANIL().trainer()
+    direction = trainer.learner.direction([tf.ones(2)] * 4, [])
+    paths = [variable.path for variable in trainer.meta_variables]
+    assert [path.split("/")[-2] for path in paths] == ["body", "body", "head", "head"]
+    assert [float(tf.reduce_sum(part)) for part in direction] == [0, 0, 2, 2]
+
+
+def test_anil_refuses_names_that_are_not_there():
+    with pytest.raises(ValueError, match="no meta-learned layer 'top'"):
+        MetaTrainer(
+            small_model(),
+            CROSS_ENTROPY,
+            keras.optimizers.SGD(0.1),
+            keras.optimizers.SGD(0.1),
+            learner=ANIL(adapted_layers=["top"]),
+        )
+
+
+def test_meta_sgd_learns_its_rates_and_adapts_with_them():
+    trainer = TestMetaSGD().trainer()
+    before = trainer.evaluate([blobs(10)], steps=5).tasks[0].training_losses
+    trainer.fit(TestMetaSGD().tasks(), 2, verbose=False)
+    assert any(np.any(rate.numpy() != 1.0) for rate in trainer.learner_variables)
+    for rate in trainer.learner_variables:
+        rate.assign(tf.zeros(rate.shape))
+    trainer.model.set_weights(TestMetaSGD().trainer().model.get_weights())
+    still = trainer.evaluate([blobs(10)], steps=5).tasks[0]
+    assert still.path_energy == pytest.approx(np.sum(np.diff(still.training_losses) ** 2))
+    assert not np.allclose(before, still.training_losses)
+
+
+def test_finetuning_is_plain_joint_training_of_the_shared_encoder():
+    """The same updates by hand: Keras SGD over the mixture's batches, head by head."""
+    contract = TestFinetuning()
+    trainer = contract.trainer()
+    model = trainer.learner.training_model(small_model(), ("head",))
+    bank = [v for v in trainer.meta_variables if "bank" in v.path]
+    assert [tuple(v.shape) for v in bank] == [(6, 6, 3), (6, 3)]
+    assert not np.allclose(bank[0][0], bank[0][1])  # every head has its own start
+    for target, source in zip(model.trainable_variables, trainer.meta_variables, strict=True):
+        target.assign(source.numpy())
+    rng = np.random.default_rng([0, 0, 0])  # (seed, training, meta-step), as the trainer draws
+    (mixture,) = MixedTasks(contract.tasks(), 6).sample(4, rng)
+    batches = mixture.train_batches(int(rng.integers(2**31))).take(16)
+    trainer.fit(contract.tasks(), 1, verbose=False)
+    model.compile(keras.optimizers.SGD(0.3), loss=CROSS_ENTROPY)
+    model.fit(batches, verbose=0)
+    for actual, expected in zip(trainer.meta_variables, model.trainable_variables, strict=True):
+        np.testing.assert_allclose(actual.numpy(), expected.numpy(), rtol=1e-4, atol=1e-6)
+
+
+def test_a_mixture_takes_one_batch_of_each_task_a_round():
+    distribution = FiniteTasks([blobs(number) for number in range(5)])
+    (mixture,) = MixedTasks(distribution, 5).sample(3, np.random.default_rng(0))
+    numbers = [int(task[0]) for (_, task), _ in mixture.train_batches(7).take(9)]
+    rounds = [numbers[start : start + 3] for start in (0, 3, 6)]
+    members = sorted(number for number, _ in mixture.members)
+    assert all(sorted(one) == members for one in rounds)
+    assert len({tuple(one) for one in rounds}) > 1
+    for ((inputs, task), labels), _ in zip(mixture.train_batches(7), range(4)):
+        assert inputs.shape == (5, 4)
+        assert task.shape == labels.shape == (5,)
+
+
+def test_finetuning_says_what_it_needs():
+    with pytest.raises(ValueError, match="task_layers=\\['head'\\]"):
+        MultiHeadedFinetuning().training_model(small_model(), ())
+    with pytest.raises(ValueError, match="no fixed list of tasks"):
+        MultiHeadedFinetuning().training_tasks(Sinusoids())
+    with pytest.raises(ValueError, match="6 tasks and only 2 heads"):
+        MultiHeadedFinetuning(heads=2).training_tasks(TestFinetuning().tasks())
+    with pytest.raises(ValueError, match="last layer"):
+        multi_headed(small_model(), "body", 3)
+
+
+@pytest.mark.parametrize("make", [MAML, FOMAML, ANIL, MetaSGD])
+def test_no_query_batches_make_no_sense(make):
+    with pytest.raises(ValueError, match="at least 1"):
+        make(query_batches=0)
+
+
+def test_learners_are_judged_by_the_same_loop():
+    """From the same weights, methods that take the plain gradient give the same figures."""
+    evaluations = []
+    for learner in (Leap(), Reptile(), MAML(), PlainTraining()):
+        keras.utils.set_random_seed(0)
+        trainer = MetaTrainer(
+            mlp(), MSE, keras.optimizers.SGD(0.02), keras.optimizers.SGD(0.1), learner=learner
+        )
+        tasks: TaskDistribution = Sinusoids()
+        evaluations.append(trainer.evaluate(tasks.sample(2, np.random.default_rng(0)), steps=5))
+    assert len({(e.error, e.area_under_error, e.mean("path_length")) for e in evaluations}) == 1
