@@ -1,0 +1,224 @@
+"""Reads what sweeps and measurements left behind. Nothing here computes a result."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from leap_tf.experiments.judgement import LEARNED
+from leap_tf.experiments.run_directory import RunDirectory
+from leap_tf.training import read_metrics
+
+
+class ResultsError(ValueError):
+    """A folder or file does not hold what a report is made of."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One run of a sweep, finished or not.
+
+    Attributes:
+        name: its folder's name.
+        values: from each axis of the sweep to this cell's value on it.
+        gin_files: configuration files under it.
+        bindings: gin bindings over them.
+        evaluation: its evaluation.json, or None as long as there is none.
+        metrics: lines of its metrics.jsonl, one a meta-step.
+        config: its config.gin, empty as long as there is none.
+        environment: entries of its environment.json, one for every start.
+    """
+
+    name: str
+    values: Mapping[str, str]
+    gin_files: tuple[str, ...]
+    bindings: tuple[str, ...]
+    evaluation: Mapping[str, Any] | None
+    metrics: tuple[Mapping[str, Any], ...]
+    config: str
+    environment: tuple[Mapping[str, Any], ...]
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has been judged."""
+        return self.evaluation is not None
+
+    @property
+    def judged(self) -> Mapping[str, Any]:
+        """Its evaluation.json.
+
+        Raises:
+            ResultsError: the cell is not finished.
+        """
+        if self.evaluation is None:
+            raise ResultsError(f"The cell {self.name} has not been judged.")
+        return self.evaluation
+
+    @property
+    def outcome(self) -> Mapping[str, Any]:
+        """What judging the learned initialization gave. Errors as for `judged`."""
+        return self.judged["results"][LEARNED]
+
+    @property
+    def method(self) -> str:
+        """Its value on the axis "method"; "leap" in sweeps without one."""
+        return self.values.get("method", "leap")
+
+    @property
+    def seed(self) -> str:
+        """Its value on the axis "seed", or else the study's seed; "0" if neither is known."""
+        return self.values.get("seed") or self.setting("study.seed") or "0"
+
+    @property
+    def alphabets(self) -> int | None:
+        """Pretraining alphabets: its value on that axis, or else the configuration's."""
+        text = self.values.get("alphabets") or self.setting("alphabet_splits.train_alphabets")
+        return int(text) if text and text.isdecimal() else None
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of its meta-steps, validation included and judging not."""
+        return float(sum(entry["seconds"] for entry in self.metrics))
+
+    @property
+    def gradient_steps(self) -> int:
+        """Gradient steps made on training tasks in all meta-steps."""
+        return round(sum(entry.get("gradient_steps", 0) for entry in self.metrics))
+
+    def setting(self, name: str) -> str | None:
+        """Returns what is bound to a name, such as "study.seed", as text; None if nothing is."""
+        pattern = re.compile(rf"^{re.escape(name)}\s*=\s*(.+?)\s*(?:#.*)?$", re.MULTILINE)
+        found = pattern.findall("\n".join([self.config, *self.bindings]))
+        return found[-1].strip("'\"") if found else None
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepResults:
+    """The cells of one sweep, in its order.
+
+    Attributes:
+        name: the sweep's folder, such as "table1".
+        cells: all of them, unfinished ones too.
+    """
+
+    name: str
+    cells: tuple[Cell, ...]
+
+    @property
+    def finished(self) -> tuple[Cell, ...]:
+        """The cells that have been judged."""
+        return tuple(cell for cell in self.cells if cell.finished)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Names of the cells that have not been judged."""
+        return tuple(cell.name for cell in self.cells if not cell.finished)
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyResults:
+    """Everything a results folder holds; None stands for a part it does not have.
+
+    Attributes:
+        rates, table1, ablation, paths: sweeps.
+        jacobian: records of Jacobian precision, one a learning rate and task.
+    """
+
+    rates: SweepResults | None = None
+    table1: SweepResults | None = None
+    ablation: SweepResults | None = None
+    paths: SweepResults | None = None
+    jacobian: tuple[Mapping[str, Any], ...] | None = None
+
+    @property
+    def sweeps(self) -> tuple[SweepResults, ...]:
+        """The sweeps that are there, in the report's order."""
+        every = (self.table1, self.ablation, self.paths, self.rates)
+        return tuple(sweep for sweep in every if sweep is not None)
+
+
+def read_study(folder: str | os.PathLike) -> StudyResults:
+    """Reads the parts of a study that a folder has.
+
+    Args:
+        folder: holds any of rates/, table1/, ablation/, paths/ (sweeps) and jacobian/.
+
+    Raises:
+        ResultsError: it has none of them, or one that cannot be read.
+    """
+    folder = pathlib.Path(folder)
+    sweeps = {
+        name: read_sweep(folder / name)
+        for name in ("rates", "table1", "ablation", "paths")
+        if (folder / name).is_dir()
+    }
+    jacobian = read_jacobian(folder / "jacobian") if (folder / "jacobian").is_dir() else None
+    if not sweeps and jacobian is None:
+        raise ResultsError(
+            f"{folder} has no folder rates, table1, ablation, paths or jacobian. Give --results "
+            "the folder that your sweeps' output folders are in."
+        )
+    return StudyResults(**sweeps, jacobian=jacobian)
+
+
+def read_sweep(folder: pathlib.Path) -> SweepResults:
+    """Reads a sweep's folder, whatever share of its cells is finished.
+
+    Raises:
+        ResultsError: it holds no sweep.json, or a file is not what its name says.
+    """
+    index = folder / "sweep.json"
+    if not index.exists():
+        raise ResultsError(f"{folder} has no sweep.json. Run bin/sweep.py into it, or remove it.")
+    cells = []
+    for entry in _json(index):
+        run = RunDirectory(folder / "cells" / entry["name"])
+        evaluation = _json(run.evaluation) if run.evaluation.exists() else None
+        if evaluation is not None and LEARNED not in evaluation.get("results", {}):
+            raise ResultsError(
+                f"{run.evaluation} has no results of the {LEARNED}. Judge the run again with "
+                "bin/evaluate.py."
+            )
+        cells.append(
+            Cell(
+                name=entry["name"],
+                values=entry["values"],
+                gin_files=tuple(entry["gin_files"]),
+                bindings=tuple(entry["bindings"]),
+                evaluation=evaluation,
+                metrics=tuple(read_metrics(run.metrics)) if run.metrics.exists() else (),
+                config=run.config.read_text() if run.config.exists() else "",
+                environment=tuple(_json(run.environment)) if run.environment.exists() else (),
+            )
+        )
+    return SweepResults(folder.name, tuple(cells))
+
+
+def read_jacobian(folder: pathlib.Path) -> tuple[Mapping[str, Any], ...]:
+    """Reads all records of Jacobian precision under a folder, by learning rate and task."""
+    records = [_json(path) for path in sorted(folder.rglob("*.json"))]
+    measured = [each for each in records if isinstance(each, dict) and "rho" in each]
+    return tuple(sorted(measured, key=lambda each: (each["learning_rate"], str(each["task"]))))
+
+
+def natural_order(names: Sequence[str]) -> list[str]:
+    """Returns names once each, numbers in them by size: "2" before "10"."""
+
+    def key(name):
+        return [
+            (0, int(part), "") if part.isdecimal() else (1, 0, part)
+            for part in re.split(r"(\d+)", name)
+            if part
+        ]
+
+    return sorted(set(names), key=key)
+
+
+def _json(path):
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ResultsError(f"{path} is not JSON: {error}") from error
