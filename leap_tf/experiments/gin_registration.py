@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 import gin
 import keras
 
+from leap_tf.experiments.jacobian_precision import jacobian_precision
 from leap_tf.experiments.judgement import judge
 from leap_tf.experiments.meta_training import meta_train
 from leap_tf.experiments.study import study
@@ -51,6 +52,9 @@ configured_meta_train = gin.external_configurable(
     meta_train, "meta_train", denylist=["study", "run"]
 )
 configured_judge = gin.external_configurable(judge, "judge", denylist=["study", "run"])
+configured_jacobian_precision = gin.external_configurable(
+    jacobian_precision, "jacobian_precision", denylist=["output_dir", "data_dir"]
+)
 
 configured_cells = gin.external_configurable(cells_of, "sweep")
 

@@ -1,0 +1,46 @@
+"""Measures how far the Jacobians of gradient paths are from the identity that Leap takes for them.
+
+    python bin/jacobian.py --gin_file=gin_configs/omniglot/jacobian_cpu.gin \
+        --output_dir=runs/jacobian
+
+Leaves a JSON file for each learning rate and task, and prints the mean over the tasks. The same
+command goes on with a run that was stopped.
+"""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow reads it when it is imported
+
+from absl import app, flags
+
+from leap_tf.training import one_thread_per_task
+
+_GIN_FILE = flags.DEFINE_multi_string("gin_file", None, "Configuration file.", required=True)
+_GIN_PARAM = flags.DEFINE_multi_string(
+    "gin_param", [], "Binding over the files, such as 'jacobian_precision.seed = 1'."
+)
+_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "The run's folder.", required=True)
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Folder of prepared TFDS data sets; $TFDS_DATA_DIR by default."
+)
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"Unknown arguments: {argv[1:]}")
+    one_thread_per_task(1)  # before anything else touches TensorFlow; paths run one by one
+    from leap_tf.experiments import gin_registration, session
+    from leap_tf.experiments.jacobian_precision import table
+    from leap_tf.experiments.run_directory import RunDirectory
+
+    with session.one_line_errors():
+        run = RunDirectory(_OUTPUT_DIR.value)
+        run.claim(gin_registration.read_configuration(_GIN_FILE.value, _GIN_PARAM.value))
+        records = gin_registration.configured_jacobian_precision(
+            output_dir=run.path / "cells", data_dir=_DATA_DIR.value
+        )
+        print(table(records))
+
+
+if __name__ == "__main__":
+    app.run(main)
