@@ -92,7 +92,17 @@ def refuse_stopped_gradients(
             network.evaluate(parameters, state, batch, training=True).loss
         )
     )
-    graph = loss.get_concrete_function(list(parameters), list(state), batch).graph
+    refuse_stopped_gradients_in(
+        loss.get_concrete_function(list(parameters), list(state), batch).graph
+    )
+
+
+def refuse_stopped_gradients_in(graph: tf.Graph) -> None:
+    """As `refuse_stopped_gradients`, for the graph that a loss has been traced into.
+
+    Raises:
+        ValueError: the graph stops a gradient.
+    """
     operations = graph.get_operations()
     stopped = [each.name for each in operations if each.type == "StopGradient"]
     if stopped:

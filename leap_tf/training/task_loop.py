@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from leap_tf.functional import Batch, FunctionalModel, FunctionalOptimizer, unpack_batch
+from leap_tf.functional.curvature import refuse_stopped_gradients_in
 from leap_tf.geometry import PathPoint
 from leap_tf.learners import Learner, TaskEnd, TaskUpdate
 from leap_tf.training.mastery import StopWhenMastered
@@ -236,6 +237,8 @@ class TaskLoop:
         with tf.GradientTape() as tape:
             tape.watch(parameters)
             result = self._model.evaluate(parameters, state, batch, training=True)
+        if self._learner.second_order:
+            refuse_stopped_gradients_in(tf.compat.v1.get_default_graph())
         gradients = [
             None if gradient is None else tf.convert_to_tensor(gradient)
             for gradient in tape.gradient(result.loss, parameters)

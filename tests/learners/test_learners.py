@@ -439,3 +439,23 @@ def test_learners_are_judged_by_the_same_loop():
         tasks: TaskDistribution = Sinusoids()
         evaluations.append(trainer.evaluate(tasks.sample(2, np.random.default_rng(0)), steps=5))
     assert len({(e.error, e.area_under_error, e.mean("path_length")) for e in evaluations}) == 1
+
+
+def test_second_order_refuses_models_whose_second_derivatives_are_wrong():
+    """Keras's batch norm stops a gradient inside the variance; first order does not mind."""
+
+    def trainer(learner):
+        keras_norm = [keras.layers.Dense(4), keras.layers.BatchNormalization()]
+        return MetaTrainer(
+            keras.Sequential([keras.layers.Input((4,)), *keras_norm, keras.layers.Dense(3)]),
+            CROSS_ENTROPY,
+            keras.optimizers.SGD(0.1),
+            keras.optimizers.SGD(0.1),
+            learner=learner,
+            steps_per_task=2,
+            meta_batch_size=1,
+        )
+
+    with pytest.raises(ValueError, match="wrong second derivatives"):
+        trainer(MAML()).fit(FiniteTasks([blobs(0)]), 1, verbose=False)
+    trainer(FOMAML()).fit(FiniteTasks([blobs(0)]), 1, verbose=False)
