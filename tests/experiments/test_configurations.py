@@ -9,7 +9,9 @@ import pytest
 from leap_tf.experiments import gin_registration
 from leap_tf.experiments.gin_registration import ConfigurationError, read_configuration
 
-CONFIGURATIONS = sorted((pathlib.Path(__file__).parents[2] / "gin_configs").glob("*.gin"))
+GIN_CONFIGS = pathlib.Path(__file__).parents[2] / "gin_configs"
+CONFIGURATIONS = sorted([*GIN_CONFIGS.glob("*.gin"), *GIN_CONFIGS.glob("*/cell_*.gin")])
+SWEEPS = sorted(path for path in GIN_CONFIGS.glob("*/*.gin") if "sweep.grids" in path.read_text())
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +30,22 @@ def test_shipped_configurations_build_their_trainer(path):
     built = trainer.scoped_configurable_fn(model=model.scoped_configurable_fn(), seed=seed)
     assert built.seed == 7
     assert built.meta_optimizer.built
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_every_cell_of_a_shipped_sweep_builds_its_trainer(path):
+    read_configuration([path])
+    files, cells = gin_registration.configured_cells()
+    files = [path.parent / file for file in files]
+    built = set()
+    for cell in cells:
+        kind = tuple(value for axis, value in cell.values.items() if axis == "method")
+        if kind in built:
+            continue  # seeds and sizes build the same
+        built.add(kind)
+        read_configuration(files, cell.bindings)
+        trainer, model = (gin.query_parameter(f"study.{name}") for name in ("trainer", "model"))
+        trainer.scoped_configurable_fn(model=model.scoped_configurable_fn(), seed=0)
 
 
 def test_keras_objects_stay_kerass_own_classes():

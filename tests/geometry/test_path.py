@@ -164,3 +164,38 @@ def test_low_precision_parameters_are_summed_in_float32():
 def test_unknown_distance_is_refused_with_the_choices():
     with pytest.raises(ValueError, match="'length', 'energy'"):
         PathGeometry("entropy")
+
+
+def test_fisher_length_of_a_hand_computed_segment():
+    # Δθ = (1, 2), Δf = −3, g = (2, −1) where the segment starts: F = diag(4, 1).
+    points = [
+        PathPoint([tf.constant([0.0, 0.0])], tf.constant(5.0), [tf.constant([2.0, -1.0])]),
+        PathPoint([tf.constant([1.0, 2.0])], tf.constant(2.0), [tf.constant([7.0, 7.0])]),
+    ]
+    without_loss = walk(points, PathGeometry("length", include_loss=False, metric="fisher"))
+    np.testing.assert_allclose(without_loss.energy, 4 * 1 + 1 * 4)
+    np.testing.assert_allclose(without_loss.length, 8**0.5, rtol=1e-6)
+    # −F Δθ / ‖·‖ = −(4, 2) / √8
+    np.testing.assert_allclose(without_loss.meta_gradient[0], [-4 / 8**0.5, -2 / 8**0.5], rtol=1e-6)
+    with_loss = walk(points, PathGeometry("energy", metric="fisher"))
+    np.testing.assert_allclose(with_loss.energy, 8 + 9)
+    # −(Δf g + F Δθ) = −(−3 (2, −1) + (4, 2))
+    np.testing.assert_allclose(with_loss.meta_gradient[0], [2.0, -5.0])
+
+
+def test_fisher_length_does_not_depend_on_the_unit_of_a_parameter():
+    """Rescaling θ ← cθ takes g to g/c, so √F Δθ stays: what the metric is for."""
+    first, second = quadratic_path(0.1, steps=2)
+    scaled = [
+        PathPoint([10 * point.position[0]], point.loss, [point.gradient[0] / 10])
+        for point in (first, second)
+    ]
+    geometry = PathGeometry(metric="fisher")
+    np.testing.assert_allclose(
+        walk(scaled, geometry).length, walk([first, second], geometry).length, rtol=1e-12
+    )
+
+
+def test_unknown_metric_is_refused_with_the_choices():
+    with pytest.raises(ValueError, match="'euclidean', 'fisher'"):
+        PathGeometry(metric="manhattan")

@@ -1,0 +1,133 @@
+"""Sweeps as people run them: real cells in processes of their own, failed, skipped, stopped."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from leap_tf.experiments.sweep import cells_of
+
+ROOT = pathlib.Path(__file__).parents[2]
+SWEEP = f"""
+sweep.gin_files = ["{ROOT}/gin_configs/sinusoid.gin"]
+sweep.bindings = [
+    "MetaTrainer.meta_batch_size = 2",
+    "MetaTrainer.steps_per_task = 5",
+    "MetaTrainer.parallel_tasks = 1",
+    "sinusoid_splits.test_tasks = 2",
+    "sinusoid_splits.validation_tasks = 1",
+    "meta_train.meta_steps = 3",
+]
+sweep.grids = [
+    {{
+        "method": {{
+            "leap": ["MetaTrainer.learner = @Leap()"],
+            "metasgd": ["MetaTrainer.learner = @MetaSGD()"],
+            "none": ["MetaTrainer.learner = @PlainTraining()", "meta_train.meta_steps = 0"],
+        }},
+        "seed": {{"1": ["study.seed = 1"]}},
+    }},
+]
+"""
+
+
+def sweep(folder, text=SWEEP, wait=True):
+    (folder / "sweep.gin").write_text(text)
+    arguments = [sys.executable, ROOT / "bin" / "sweep.py", f"--gin_file={folder / 'sweep.gin'}"]
+    arguments += [f"--output_dir={folder / 'out'}", "--workers=2"]
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"}
+    run = subprocess.run if wait else subprocess.Popen
+    options = {"capture_output": True} if wait else {"stderr": subprocess.PIPE}
+    return run(arguments, text=True, env=environment, **options)
+
+
+def test_cells_are_the_product_of_each_grid():
+    grids = [
+        {"method": {"a": ["x = 1"], "b": ["x = 2"]}, "seed": {"0": [], "1": ["s = 1"]}},
+        {"other": {"c": ["y = 1"]}},
+    ]
+    files, cells = cells_of(["base.gin"], grids, ["z = 0"])
+    assert files == ["base.gin"]
+    assert [cell.name for cell in cells] == ["a-0", "a-1", "b-0", "b-1", "c"]
+    assert cells[3].bindings == ("z = 0", "x = 2", "s = 1")
+    assert cells[3].values == {"method": "b", "seed": "1"}
+
+
+@pytest.mark.parametrize(
+    ("grids", "message"),
+    [
+        ([], "needs cells"),
+        ([{"a": {}}], "needs cells"),
+        ([{"a": {"x": []}}, {"b": {"x": []}}], "name of its own"),
+        ([{"a": {"x-y": []}}], "names a folder"),
+    ],
+)
+def test_grids_that_make_no_sense_are_refused(grids, message):
+    with pytest.raises(ValueError, match=message):
+        cells_of([], grids)
+
+
+def test_a_sweep_runs_skips_what_is_finished_and_refuses_what_changed(tmp_path):
+    first = sweep(tmp_path)
+    assert first.returncode == 0, first.stderr
+    assert "All 3 cells" in first.stdout
+    cells = tmp_path / "out" / "cells"
+    results = {
+        name: json.loads((cells / f"{name}-1" / "evaluation.json").read_text())["results"]
+        for name in ("leap", "metasgd", "none")
+    }
+    errors = {name: result["learned initialization"]["error"] for name, result in results.items()}
+    assert len(set(errors.values())) == 3
+    # A cell without meta-steps is the fresh initialization of the others.
+    assert errors["none"] == results["leap"]["no pretraining"]["error"]
+    # The fresh Meta-SGD has its rates at 1 again, and is plain training.
+    assert errors["none"] == results["metasgd"]["no pretraining"]["error"]
+    assert (cells / "metasgd-1" / "learner.npz").exists()
+    index = json.loads((tmp_path / "out" / "sweep.json").read_text())
+    assert [cell["name"] for cell in index] == ["leap-1", "metasgd-1", "none-1"]
+
+    stamps = {path: path.stat().st_mtime_ns for path in cells.glob("*/evaluation.json")}
+    (cells / "leap-1" / "evaluation.json").unlink()
+    second = sweep(tmp_path)
+    assert second.returncode == 0, second.stderr
+    again = json.loads((cells / "leap-1" / "evaluation.json").read_text())["results"]
+    assert again == results["leap"]
+    for name in ("metasgd-1", "none-1"):
+        path = cells / name / "evaluation.json"
+        assert path.stat().st_mtime_ns == stamps[path]
+
+    changed = sweep(tmp_path, SWEEP.replace("meta_batch_size = 2", "meta_batch_size = 3"))
+    assert changed.returncode == 1
+    assert "another configuration" in changed.stderr
+
+
+def test_a_cell_that_fails_is_named_and_the_others_finish(tmp_path):
+    text = SWEEP.replace('["study.seed = 1"]', '["study.seed = 1"], "bad": ["study.seed = \'x\'"]')
+    result = sweep(tmp_path, text)
+    assert result.returncode == 1
+    assert "3 of 6 cells failed" in result.stderr
+    assert "none-bad.log" in result.stderr
+    finished = sorted(path.parent.name for path in tmp_path.glob("out/cells/*/evaluation.json"))
+    assert finished == ["leap-1", "metasgd-1", "none-1"]
+
+
+def test_a_stopped_sweep_stops_its_cells_and_goes_on_later(tmp_path):
+    long = SWEEP.replace("meta_steps = 3", "meta_steps = 100000")
+    process = sweep(tmp_path, long, wait=False)
+    metrics = tmp_path / "out" / "cells" / "leap-1" / "metrics.jsonl"
+    while process.poll() is None and not (metrics.exists() and metrics.read_text()):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "The same command goes on from there" in errors
+    steps = metrics.read_text().count("\n")
+    assert 0 < steps < 100000
+    assert list((tmp_path / "out" / "cells" / "leap-1" / "checkpoints").glob("*.index"))
+    time.sleep(0.5)
+    assert metrics.read_text().count("\n") == steps  # nobody goes on in the background

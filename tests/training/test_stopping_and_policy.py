@@ -1,0 +1,105 @@
+"""When a task ends early, how long validation runs, and whose statistics judge."""
+
+import keras
+import numpy as np
+import pytest
+
+from leap_tf.learners import MAML, Leap
+from leap_tf.models import BatchNormalization
+from leap_tf.tasks import ArrayTask, FiniteTasks
+from leap_tf.training import MetaTrainer, StopWhenMastered
+
+CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def task(shift=0.0, wrong=0.0, size=40):
+    """Two clouds, far apart; a share of the held-out labels may be wrong."""
+    rng = np.random.default_rng(0)
+    labels = np.tile([0, 1], size // 2)
+    points = (rng.normal(size=(size, 2)) + 8.0 * labels[:, None] - 4.0 + shift).astype("float32")
+    judged = np.where(np.arange(size) < wrong * size, 1 - labels, labels)
+    return ArrayTask("clouds", (points, labels), (points, judged), batch_size=10)
+
+
+def trainer(*layers, learner=None, **options):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.layers.Input((2,)), *layers, keras.layers.Dense(2)])
+    return MetaTrainer(
+        model,
+        CROSS_ENTROPY,
+        keras.optimizers.SGD(0.1),
+        keras.optimizers.SGD(0.1),
+        learner=learner or Leap(),
+        steps_per_task=60,
+        meta_batch_size=1,
+        **options,
+    )
+
+
+def steps_made(trainer_, task_):
+    history = trainer_.fit(FiniteTasks([task_]), 1, verbose=False).history
+    return history["gradient_steps"][0]
+
+
+def test_a_mastered_task_stops_after_so_many_good_batches():
+    stopping = StopWhenMastered(error=0.02, batches=7, batch_size=10)
+    assert steps_made(trainer(stopping=stopping), task()) in range(7, 20)
+    assert steps_made(trainer(), task()) == 60
+
+
+def test_a_bad_batch_starts_the_count_anew():
+    """A tenth of the held-out examples is never right, so one batch of four always fails."""
+    short = StopWhenMastered(error=0.02, batches=3, batch_size=10)
+    long = StopWhenMastered(error=0.02, batches=4, batch_size=10)
+    assert steps_made(trainer(stopping=short), task(wrong=0.1)) < 30
+    assert steps_made(trainer(stopping=long), task(wrong=0.1)) == 60
+
+
+def test_evaluation_makes_all_its_steps():
+    stopping = StopWhenMastered(error=0.02, batches=2, batch_size=10)
+    evaluated = trainer(stopping=stopping).evaluate([task()], steps=50).tasks[0]
+    assert len(evaluated.training_errors) == 50
+
+
+def test_second_order_learners_cannot_stop_early():
+    with pytest.raises(ValueError, match="cannot stop a task early"):
+        trainer(learner=MAML(), stopping=StopWhenMastered())
+
+
+@pytest.mark.parametrize("options", [{"error": 0.0}, {"batches": 0}, {"batch_size": 0}])
+def test_stopping_that_makes_no_sense_is_refused(options):
+    with pytest.raises(ValueError, match="makes no sense"):
+        StopWhenMastered(**options)
+
+
+def test_validation_has_steps_of_its_own():
+    def history(steps):
+        fitted = trainer().fit(
+            FiniteTasks([task()]), 1, [task(1.0)], validation_steps=steps, verbose=False
+        )
+        return fitted.history
+
+    short, long, default = history(5), history(60), history(None)
+    assert short["loss"] == long["loss"]
+    assert short["val_path_energy"][0] < long["val_path_energy"][0]
+    assert long["val_final_loss"] == default["val_final_loss"]
+
+
+def test_transductive_judgement_uses_the_statistics_of_the_batch():
+    """Held-out inputs far from where training was: only their own statistics bring them back."""
+    moved = task()
+    moved.test = (moved.test[0] + np.float32(100.0), moved.test[1])
+    layers = [keras.layers.BatchNormalization(momentum=0.5, center=False, scale=False)]
+    inductive = trainer(*layers).evaluate([moved], steps=40)
+    layers = [keras.layers.BatchNormalization(momentum=0.5, center=False, scale=False)]
+    transductive = trainer(*layers, transductive=True).evaluate([moved], steps=40)
+    assert inductive.error == pytest.approx(0.5)
+    assert transductive.error == pytest.approx(0.0)
+    np.testing.assert_array_equal(
+        inductive.tasks[0].training_losses, transductive.tasks[0].training_losses
+    )
+
+
+def test_transductive_judgement_refuses_random_layers():
+    with pytest.raises(ValueError, match="inductively"):
+        trainer(BatchNormalization(), keras.layers.Dropout(0.5), transductive=True)
