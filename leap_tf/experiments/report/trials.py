@@ -17,11 +17,16 @@ def chosen(cells: Sequence[Cell]) -> Cell | None:
     return min(finite, key=lambda cell: cell.outcome["area_under_error"], default=None)
 
 
+_AXES = {"batch": "meta-batch", "outer": "outer rate", "inner": "inner rate"}
+
+
 def trials_section(sweep: SweepResults) -> Section:
     """Returns the section with all trials, those chosen in each method marked."""
     blocks: list[Block] = [*missing_notice(sweep.missing, len(sweep.cells))]
     methods = in_order(cell.method for cell in sweep.cells)
     findings = [_trials_each(sweep, methods)]
+    axes = list(dict.fromkeys(axis for cell in sweep.cells for axis in cell.values))
+    axes = [axis for axis in axes if axis not in ("method", "seed")]
     rows = []
     for method in methods:
         look = method_look(method, methods)
@@ -37,8 +42,7 @@ def trials_section(sweep: SweepResults) -> Section:
             rows.append(
                 (
                     named(look.label, look.light),
-                    Value(cell.values.get("outer", "–")),
-                    Value(cell.values.get("inner", "–")),
+                    *(Value(cell.values.get(axis, "–")) for axis in axes),
                     Value(number(outcome["area_under_error"]), best=marked),
                     Value(number(error)),
                     Value(f"{len(outcome['diverged'])} of {len(outcome['tasks'])}"),
@@ -47,7 +51,7 @@ def trials_section(sweep: SweepResults) -> Section:
             )
     if rows:
         header = (
-            "method", "outer rate", "inner rate", "validation area, 0–100",
+            "method", *(_AXES.get(axis, axis) for axis in axes), "validation area, 0–100",
             "validation error, %", "diverged tasks", "",
         )  # fmt: skip
         seeds = natural_order([cell.seed for cell in sweep.finished])
@@ -74,14 +78,16 @@ def _choice(label, best, cells, planned):
     so_far = f" (so far, of {len(cells)} of {planned})" if len(cells) < planned else ""
     text = f"{label}{so_far}: "
     parts, ends = [], []
-    for axis in ("outer", "inner"):
+    for axis in best.values:
+        if axis not in _AXES:
+            continue
         tried = natural_order([cell.values[axis] for cell in cells if axis in cell.values])
         tried.sort(key=float)
         if len(tried) < 2:
             continue
         value = best.values[axis]
-        parts.append(f"{axis} rate {value}")
+        parts.append(f"{_AXES[axis]} {value}")
         if value in (tried[0], tried[-1]):
-            ends.append(f"the {'lowest' if value == tried[0] else 'highest'} {axis} rate tried")
+            ends.append(f"the {'lowest' if value == tried[0] else 'highest'} {_AXES[axis]} tried")
     text += ", ".join(parts) or "the only setting tried"
     return f"{text} ({', '.join(ends)})." if ends else f"{text}."
