@@ -1,12 +1,15 @@
 """The section on theorem 1: length and energy of the same paths over meta-training."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 
 from leap_tf.experiments.report import figures
 from leap_tf.experiments.report.document import Block, KeyFigure, Picture, Section, Table, Value
 from leap_tf.experiments.report.headline import by_seed
 from leap_tf.experiments.report.methods import in_order, method_look
-from leap_tf.experiments.report.results import SweepResults
+from leap_tf.experiments.report.results import Cell, SweepResults
 from leap_tf.experiments.report.statistics import metric_curve
 from leap_tf.experiments.report.wording import change, count, missing_notice, named, small
 
@@ -20,7 +23,7 @@ _PATHS = {
 def path_figure(sweep: SweepResults | None) -> list[KeyFigure]:
     """Returns how many times shorter Leap's paths became, or longer."""
     cells = [cell for cell in sweep.finished if cell.method == "leap"] if sweep else []
-    curve = metric_curve([cell.metrics for cell in cells], "val_path_length")
+    curve = metric_curve(_runs(sweep, cells), "val_path_length") if sweep else None
     if curve is None or len(curve.x) < 2:
         return []
     factor = curve.mean[0] / curve.mean[-1]
@@ -36,18 +39,27 @@ def path_figure(sweep: SweepResults | None) -> list[KeyFigure]:
     ]
 
 
+def _runs(sweep: SweepResults, cells: Sequence[Cell]) -> list[Sequence[Mapping[str, Any]]]:
+    """Metrics of the cells, each after those of the fresh initialization it started from.
+
+    "No pretraining" validates it at its first meta-step, which moves nothing.
+    """
+    fresh = by_seed([cell for cell in sweep.finished if cell.method == "none" and cell.metrics])
+    return [
+        [*({**fresh[seed].metrics[0], "meta_step": 0} for _ in range(seed in fresh)), *cell.metrics]
+        for seed, cell in by_seed(cells).items()
+    ]
+
+
 def paths_section(sweep: SweepResults) -> Section:
     """Returns length and energy of validation paths over meta-steps, which theorem 1 is about."""
-    cells = [cell for cell in sweep.finished if cell.metrics]
+    cells = [cell for cell in sweep.finished if cell.metrics and cell.method != "none"]
     methods = in_order(cell.method for cell in cells)
     drawn: dict[str, list] = {name: [] for name in _PATHS}
     rows, findings = [], []
     for method in methods:
         look = method_look(method, methods)
-        runs = [
-            cell.metrics
-            for cell in by_seed([cell for cell in cells if cell.method == method]).values()
-        ]
+        runs = _runs(sweep, [cell for cell in cells if cell.method == method])
         curves = {name: metric_curve(runs, name) for name in _PATHS}
         row = [named(look.label, look.light)]
         for name, curve in curves.items():
