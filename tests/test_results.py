@@ -6,6 +6,8 @@ import re
 
 import pytest
 
+from leap_tf.experiments.report import write_report
+
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
 
@@ -51,3 +53,21 @@ def test_the_benchmark_table_is_that_of_its_output(letter):
         measured = float(re.search(rf"^\({letter}\).*?\s([\d.]+)   \(", output, re.M).group(1))
         measured *= 100 if letter == "c" else 1
     assert float(row) == pytest.approx(measured, abs=0.006 if letter in "ab" else 0.06)
+
+
+def test_the_omniglot_report_is_that_of_the_raw_files(tmp_path):
+    """Its text, tables and findings; pictures depend on the versions that draw them."""
+    committed = (RESULTS / "omniglot" / "report.md").read_text()
+    _, text = write_report(RESULTS / "omniglot", tmp_path)
+    assert pathlib.Path(text).read_text() == committed
+
+
+def test_the_readme_shows_rows_of_the_omniglot_report():
+    report = (RESULTS / "omniglot" / "report.md").read_text()
+    section = (ROOT / "README.md").read_text().split("## Results")[1].split("\n## ")[0]
+    rows = re.findall(
+        r"^\| (?:Leap|Reptile|Finetuning|MAML|FOMAML|No pretraining) \|.*$", section, re.M
+    )
+    assert len(rows) == 6
+    for row in rows:
+        assert row in report

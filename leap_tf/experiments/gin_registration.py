@@ -51,7 +51,7 @@ configured_study = gin.external_configurable(study, "study", denylist=["data_dir
 configured_meta_train = gin.external_configurable(
     meta_train, "meta_train", denylist=["study", "run"]
 )
-configured_judge = gin.external_configurable(judge, "judge", denylist=["study", "run"])
+configured_judge = gin.external_configurable(judge, "judge", denylist=["study", "run", "again"])
 configured_jacobian_precision = gin.external_configurable(
     jacobian_precision, "jacobian_precision", denylist=["output_dir", "data_dir"]
 )

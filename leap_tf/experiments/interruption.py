@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C end a run in good order: save, say so, leave."""
+"""SIGTERM, Ctrl-C and a closed terminal end a run in good order: save, say so, leave."""
 
 import contextlib
 import signal
@@ -10,7 +10,7 @@ from leap_tf.training import MetaTrainer
 
 @contextlib.contextmanager
 def exit_on_signals(stop: Callable[[], None]) -> Iterator[list[int]]:
-    """Calls `stop` on the first SIGTERM or Ctrl-C; a second one kills.
+    """Calls `stop` on the first SIGTERM, SIGHUP or Ctrl-C; a second one kills.
 
     When the block has ended after a signal, the process exits with 128 + the signal's number,
     as shells expect, so that nobody takes the run for finished.
@@ -26,7 +26,8 @@ def exit_on_signals(stop: Callable[[], None]) -> Iterator[list[int]]:
         print("Stopping: what is under way is dropped, all before it is saved.", file=sys.stderr)
         stop()
 
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    previous = {number: signal.signal(number, handle) for number in signals}
     try:
         yield received
     finally:

@@ -23,6 +23,7 @@ def judge(
     target_error: float = 0.1,
     split: str = "test",
     baseline: bool = True,
+    again: bool = False,
 ) -> str:
     """Adapts to every held-out task from both initializations and compares.
 
@@ -36,6 +37,7 @@ def judge(
         target_error: the training error for "steps to reach it".
         split: "test", or "validation" to choose hyperparameters by.
         baseline: whether to judge the fresh initialization too.
+        again: whether this is not the run's own judgement, and must leave that as it is.
 
     Returns:
         The table, as text.
@@ -70,8 +72,13 @@ def judge(
         "transductive": trainer.transductive,
         "results": {name: as_record(value, target_error) for name, value in evaluations.items()},
     }
-    write_atomically(run.evaluation, json.dumps(record, indent=1, allow_nan=False) + "\n")
-    plot_adaptation(evaluations, run.plots / "adaptation.png")
+    file, picture = (
+        (run.evaluation_again, "adaptation_again.png")
+        if again
+        else (run.evaluation, "adaptation.png")
+    )
+    write_atomically(file, json.dumps(record, indent=1, allow_nan=False) + "\n")
+    plot_adaptation(evaluations, run.plots / picture)
     return table(evaluations, target_error, trainer.transductive)
 
 

@@ -57,7 +57,9 @@ def meta_train(
     if trainer.was_stopped:
         return
     if trainer.learner_variables:
-        np.savez(run.learner, *[variable.numpy() for variable in trainer.learner_variables])
+        partial = run.learner.with_suffix(".partial.npz")
+        np.savez(partial, *[variable.numpy() for variable in trainer.learner_variables])
+        partial.replace(run.learner)
     trainer.model.save(run.initialization)
     if trainer.meta_step:
         plot_learning_curve(read_metrics(run.metrics), run.plots / "learning_curve.png")

@@ -9,15 +9,19 @@ checkpoints/            what a restart goes on from
 initialization.keras    the learned initialization, once training is over
 learner.npz             what the learner itself has learned, if anything (Meta-SGD's rates)
 evaluation.json         learned against fresh initialization on held-out tasks
+evaluation_again.json   the same by bin/evaluate.py, perhaps with other steps
+lock                    held by the process at work here
 plots/                  learning_curve.png, adaptation.png
 """
 
 import difflib
+import fcntl
 import importlib.metadata
 import json
 import os
 import pathlib
 import platform
+from typing import TextIO
 
 import tensorflow as tf
 
@@ -37,6 +41,7 @@ class RunDirectory:
 
     def __init__(self, path: str | os.PathLike):
         self.path = pathlib.Path(path)
+        self._lock: TextIO | None = None
         self.config = self.path / "config.gin"
         self.operative_config = self.path / "operative_config.gin"
         self.environment = self.path / "environment.json"
@@ -46,6 +51,7 @@ class RunDirectory:
         self.initialization = self.path / "initialization.keras"
         self.learner = self.path / "learner.npz"
         self.evaluation = self.path / "evaluation.json"
+        self.evaluation_again = self.path / "evaluation_again.json"
         self.plots = self.path / "plots"
 
     def check(self, config: str) -> None:
@@ -79,16 +85,34 @@ class RunDirectory:
             )
 
     def claim(self, config: str) -> None:
-        """Makes the folder this run's. Arguments and errors as for `check`.
+        """Makes the folder this run's, and this process's alone. Arguments as for `check`.
+
+        Raises:
+            RunDirectoryError: as `check`, or another process is at work there.
 
         Every start adds itself to environment.json.
         """
         self.check(config)
         self.plots.mkdir(parents=True, exist_ok=True)
+        self._lock_out_others()
         write_atomically(self.config, config)
         starts = json.loads(self.environment.read_text()) if self.environment.exists() else []
         starts.append(describe_environment())
         write_atomically(self.environment, json.dumps(starts, indent=2) + "\n")
+
+    def _lock_out_others(self):
+        """Holds a lock as long as this process lives; the system lets go of it, however it ends."""
+        if self._lock is not None:
+            return
+        lock = open(self.path / "lock", "w")  # noqa: SIM115
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.close()
+            raise RunDirectoryError(
+                f"Another process is at work in {self.path}. Wait for it, or stop it."
+            ) from error
+        self._lock = lock
 
     def require_config(self) -> pathlib.Path:
         """Returns the configuration file of a run that exists.

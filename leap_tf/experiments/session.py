@@ -95,7 +95,8 @@ def evaluate(
     run = RunDirectory(output_dir)
     read_configuration([run.require_config(), *gin_files], gin_params)
     study = configured_study(data_dir=data_dir)
-    print(configured_judge(study=study, run=run))
+    print(configured_judge(study=study, run=run, again=True))
+    print(f"The run's own judgement is as it was; this one is in {run.evaluation_again}.")
 
 
 def sweep(

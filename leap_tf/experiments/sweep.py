@@ -19,7 +19,6 @@ import pathlib
 import shlex
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -121,7 +120,6 @@ class Sweep:
         self._train_binary = train_binary
         self._read_configuration = read_configuration
         self._running: dict[str, subprocess.Popen] = {}
-        self._lock = threading.Lock()
         self._stopped = False
 
     def command(self, cell: Cell) -> list[str]:

@@ -1,5 +1,6 @@
 """Keras models and optimizers as pure functions of their variables."""
 
+from leap_tf.functional.curvature import WrongSecondDerivativesError
 from leap_tf.functional.fresh_layers import fresh_values, layer_variables
 from leap_tf.functional.model import Batch, FunctionalModel, unpack_batch
 from leap_tf.functional.optimizer import (
@@ -16,6 +17,7 @@ __all__ = [
     "FunctionalOptimizer",
     "OptimizerReset",
     "SavedArrays",
+    "WrongSecondDerivativesError",
     "fresh_values",
     "layer_variables",
     "pack_arrays",

@@ -7,6 +7,14 @@ import tensorflow as tf
 
 from leap_tf.functional.model import Batch, FunctionalModel
 
+
+class WrongSecondDerivativesError(ValueError):
+    """A loss has a stopped gradient, and so Hessians that are not its own."""
+
+    # So that AutoGraph can raise it anew, with a trace, and not as an error of another kind.
+    __init__ = Exception.__init__
+
+
 # Directions that one call differentiates along. More share the forward pass but leave the cache.
 _CHUNK = 8
 
@@ -85,7 +93,7 @@ def refuse_stopped_gradients(
     `leap_tf.models.BatchNormalization` uses, is right.
 
     Raises:
-        ValueError: the loss stops a gradient.
+        WrongSecondDerivativesError: the loss stops a gradient.
     """
     loss = tf.function(
         lambda parameters, state, batch: (
@@ -101,12 +109,13 @@ def refuse_stopped_gradients_in(graph: tf.Graph) -> None:
     """As `refuse_stopped_gradients`, for the graph that a loss has been traced into.
 
     Raises:
-        ValueError: the graph stops a gradient.
+        WrongSecondDerivativesError: the graph, or a function it calls, stops a gradient.
     """
-    operations = graph.get_operations()
-    stopped = [each.name for each in operations if each.type == "StopGradient"]
+    definition = graph.as_graph_def()
+    nodes = [*definition.node, *(n for f in definition.library.function for n in f.node_def)]
+    stopped = [node.name for node in nodes if node.op == "StopGradient"]
     if stopped:
-        raise ValueError(
+        raise WrongSecondDerivativesError(
             f"The loss stops gradients in {', '.join(stopped)}, and so has wrong second "
             "derivatives. Keras's normalization layers do so; for images in float32 use "
             "leap_tf.models.BatchNormalization."

@@ -114,6 +114,7 @@ class FunctionalModel:
         state: Sequence[tf.Tensor],
         batch: Batch,
         training: bool,
+        penalties: bool | None = None,
     ) -> BatchResult:
         """Runs the model on a batch, the way Keras runs it in a train or test step.
 
@@ -121,8 +122,8 @@ class FunctionalModel:
             parameters: values for the trainable variables.
             state: values for the other variables.
             batch: examples; the leading dimension is theirs.
-            training: whether batch norm uses batch statistics, dropout drops, and
-                regularisers count.
+            training: whether batch norm uses batch statistics and dropout drops.
+            penalties: whether regularisers count; as in training by default.
 
         Returns:
             The mean loss in float32 or wider, the error of each example, the new state.
@@ -135,13 +136,13 @@ class FunctionalModel:
         ) as scope:
             options = {"training": training} if self._takes_training else {}
             outputs = self.model(batch.inputs, **options)
-            penalties = list(self.model.losses)
+            regularisers = list(self.model.losses)
         new_state = [
             scope.get_current_value(variable) for variable in self.model.non_trainable_variables
         ]
         loss = self.loss(batch.targets, outputs, sample_weight=batch.sample_weight)
-        if training and penalties:
-            loss += tf.add_n([tf.cast(penalty, loss.dtype) for penalty in penalties])
+        if (training if penalties is None else penalties) and regularisers:
+            loss += tf.add_n([tf.cast(penalty, loss.dtype) for penalty in regularisers])
         errors = tf.cast(self.error(batch.targets, outputs), tf.float32)
         return BatchResult(
             loss=loss,

@@ -1,7 +1,8 @@
 """How a held-out task is adapted to, whatever learned the initialization: trained and measured.
 
 Every method is judged by the same loop. What is the method's own is its `direction` (ANIL keeps
-its body still, Meta-SGD has its rates); all others take the plain gradient.
+its body still, Meta-SGD has its rates); all others take the plain gradient. The loop shows this
+learner all parameters, heads that start fresh included, so lengths can be compared.
 """
 
 from collections.abc import Sequence
@@ -15,14 +16,16 @@ from leap_tf.learners.learner import Learner, TaskEnd, TaskUpdate
 class Adaptation(Learner):
     """Trains along another learner's direction, and reports `path_length` and `path_energy`.
 
-    Both are those of eq. 7 on the loss surface (loss included), for every learner alike.
+    Both are those of eq. 7 over all parameters, with the loss as a coordinate, for every learner.
 
     Args:
         learner: whose direction is taken; it is built already.
+        meta_indices: which of the parameters that learner knows.
     """
 
-    def __init__(self, learner: Learner):
+    def __init__(self, learner: Learner, meta_indices: Sequence[int]):
         self._learner = learner
+        self._meta_indices = list(meta_indices)
         self._geometry = PathGeometry()
 
     def begin_task(self, initialization: Sequence[tf.Tensor]) -> GradientPath:
@@ -30,8 +33,12 @@ class Adaptation(Learner):
 
     def direction(
         self, gradients: Sequence[tf.Tensor], own: Sequence[tf.Tensor]
-    ) -> list[tf.Tensor]:
-        return self._learner.direction(gradients, own)
+    ) -> list[tf.Tensor | None]:
+        directions: list[tf.Tensor | None] = list(gradients)
+        learned = self._learner.direction([gradients[i] for i in self._meta_indices], own)
+        for index, direction in zip(self._meta_indices, learned, strict=True):
+            directions[index] = direction
+        return directions
 
     def observe(self, state: GradientPath, point: PathPoint) -> GradientPath:
         return extend_path(state, point, self._geometry)

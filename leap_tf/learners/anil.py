@@ -45,8 +45,8 @@ class ANIL(MAML):
 
     def direction(
         self, gradients: Sequence[tf.Tensor], own: Sequence[tf.Tensor]
-    ) -> list[tf.Tensor]:
+    ) -> list[tf.Tensor | None]:
         return [
-            gradient if adapted else tf.zeros_like(gradient)
+            gradient if adapted else None
             for gradient, adapted in zip(gradients, self._adapted, strict=True)
         ]

@@ -39,6 +39,21 @@ class MultiHeadedFinetuning(StatelessLearner):
     def end_task(self, state: tuple[()], end: TaskEnd) -> TaskUpdate:
         return TaskUpdate(displacement(end), metrics={})
 
+    def check(self, meta_optimizer: keras.optimizers.Optimizer, stopping: object | None) -> None:
+        settings = meta_optimizer.get_config()
+        if type(meta_optimizer) is not keras.optimizers.SGD or (
+            settings["learning_rate"] != 1.0 or settings["momentum"]
+        ):
+            raise ValueError(
+                "MultiHeadedFinetuning goes to where joint training ended, so its meta_optimizer "
+                "must be keras.optimizers.SGD(1.0). The learning rate is the inner optimizer's."
+            )
+        if stopping:
+            raise ValueError(
+                "MultiHeadedFinetuning trains a mixture of tasks, none of which can be stopped "
+                "alone. Leave stopping out."
+            )
+
     def training_model(self, model: keras.Model, task_layers: Sequence[str]) -> keras.Model:
         if len(task_layers) != 1:
             raise ValueError(

@@ -3,11 +3,11 @@
 Flennerhag et al., "Transferring Knowledge across Learning Processes", ICLR 2019, algorithm 1.
 The arithmetic is in `leap_tf.geometry`; here it meets the task loop.
 
-Which meta learning rate? With the length every segment adds a vector of about unit length, so
-the meta-gradient's norm grows with the number of steps K and hardly depends on the inner learning
-rate. A rate that suits K steps must be lowered in proportion for more, and where tasks differ in
-length the long ones rule. `per_segment` takes the mean over the segments: the rate then holds
-for any K, and is (K − 1) times the other.
+Which meta learning rate? With the length, the meta-gradient is a sum over segments whose parts
+hardly depend on the inner learning rate, so it grows with the number of steps K. A rate that suits
+K steps must be lowered in proportion for more, and where tasks differ in length the long ones
+rule. `per_segment` takes the mean over the segments: the rate then holds for any K, and is (K − 1)
+times the other. docs/design.md has the sizes, and where to start.
 """
 
 from collections.abc import Sequence

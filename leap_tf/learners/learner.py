@@ -70,8 +70,10 @@ class Learner(abc.ABC):
     Attributes:
         minimum_steps: gradient steps on a task below which the learner has nothing to learn.
         query_batches: training batches after the last step on which the loss is taken for
-            `TaskEnd.query_gradient`. They are the next ones of the task's stream, so a stream
-            that goes through its examples in epochs gives examples the steps have not seen.
+            `TaskEnd.query_gradient`: those of the task's `query_batches(seed)` if it has such a
+            method, else the next ones of its training stream. Of a stream in epochs, these are
+            examples that the steps have not seen only if steps and query batches together fit into
+            one epoch.
         second_order: whether the query gradient is taken through the steps. They are then
             recorded: time and memory grow with their number.
     """
@@ -90,8 +92,10 @@ class Learner(abc.ABC):
 
     def direction(
         self, gradients: Sequence[tf.Tensor], own: Sequence[tf.Tensor]
-    ) -> list[tf.Tensor]:
+    ) -> list[tf.Tensor | None]:
         """Returns what the inner optimizer is given for the gradients, here and on held-out tasks.
+
+        None leaves a parameter alone, weight decay included.
 
         Args:
             gradients: of the loss, one per meta-learned parameter.
@@ -111,6 +115,23 @@ class Learner(abc.ABC):
     @abc.abstractmethod
     def end_task(self, state: Any, end: TaskEnd) -> TaskUpdate:
         """Returns the task's meta-gradient, from the state after the last step and the end."""
+
+    def check(
+        self,
+        meta_optimizer: keras.optimizers.Optimizer,
+        stopping: object | None,
+    ) -> None:
+        """Raises ValueError if the learner cannot work with these.
+
+        Args:
+            meta_optimizer: the optimizer of the outer loop.
+            stopping: the rule that ends tasks early, or None.
+        """
+        if self.second_order and stopping:
+            raise ValueError(
+                f"{type(self).__name__} differentiates through a fixed number of steps, and "
+                "cannot stop a task early. Leave stopping out."
+            )
 
     def training_model(self, model: keras.Model, task_layers: Sequence[str]) -> keras.Model:
         """Returns the model that is meta-trained; it shares the layers that are kept."""

@@ -1,8 +1,9 @@
 """MAML: move the initialization so that a few steps from it generalise.
 
 Finn, Abbeel and Levine, "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks",
-2017, and its first-order approximation. The objective is the loss, after K steps, on batches
-that the steps have not seen:
+2017, and its first-order approximation. The objective is the loss, after K steps, on other
+batches, see `Learner.query_batches`. For few-shot tasks, whose examples fit into a batch or two,
+give the task a `query_batches(seed)`:
 
     min over θ⁰ of  E_τ f_τ(θᴷ(θ⁰); query batches)
 

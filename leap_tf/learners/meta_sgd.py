@@ -16,7 +16,8 @@ from leap_tf.learners.maml import MAML
 class MetaSGD(MAML):
     """MAML over the initialization and over factors on the inner learning rate.
 
-    The inner optimizer is given α ∘ ∇f, so with SGD of rate λ the rate of a parameter is λα.
+    The inner optimizer is given α ∘ ∇f, so with SGD of rate λ the rate of a parameter is λα. Adam
+    and its like, and clipping by norm, divide most of α out again: take SGD inside.
     All α start at 1; they may become negative, as in the paper. The meta-gradient has two
     parts, with respect to θ⁰ and to α.
 
@@ -35,5 +36,5 @@ class MetaSGD(MAML):
 
     def direction(
         self, gradients: Sequence[tf.Tensor], own: Sequence[tf.Tensor]
-    ) -> list[tf.Tensor]:
+    ) -> list[tf.Tensor | None]:
         return [rate * gradient for rate, gradient in zip(own, gradients, strict=True)]

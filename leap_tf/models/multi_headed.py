@@ -24,9 +24,14 @@ class HeadBank(keras.layers.Layer):
         features = input_shape[0][-1]
 
         def each_head_for_itself(shape, dtype=None):
-            return tf.stack(
-                [self.kernel_initializer.clone()(shape[1:], dtype) for _ in range(shape[0])]
-            )
+            initializer = type(self.kernel_initializer)
+            settings = self.kernel_initializer.get_config()
+            heads = []
+            for _ in range(shape[0]):
+                if settings.get("seed") is not None:
+                    settings = {**settings, "seed": settings["seed"] + 1}
+                heads.append(initializer.from_config(settings)(shape[1:], dtype))
+            return tf.stack(heads)
 
         self.kernel = self.add_weight(
             shape=(self.heads, features, self.units),
@@ -59,6 +64,11 @@ def multi_headed(model: keras.Model, head: str, heads: int) -> keras.Model:
     Raises:
         ValueError: the layer is not there, is not such a layer, or is not the last.
     """
+    if len(getattr(model, "inputs", None) or ()) != 1 or len(model.outputs) != 1:
+        raise ValueError(
+            f"A multi-headed model is made of a functional or sequential one with one input and "
+            f"one output, and {model.name!r} is a {type(model).__name__} of another form."
+        )
     layer = next((layer for layer in model.layers if layer.name == head), None)
     if not isinstance(layer, keras.layers.Dense) or layer is not model.layers[-1]:
         raise ValueError(
@@ -70,8 +80,16 @@ def multi_headed(model: keras.Model, head: str, heads: int) -> keras.Model:
             f"The head {head!r} must have a bias and no activation. Give the activation to the "
             "loss, as from_logits=True."
         )
+    if any((layer.kernel_regularizer, layer.bias_regularizer, layer.kernel_constraint)):
+        raise ValueError(f"The head {head!r} has a regularizer or constraint; banks have none.")
     task = keras.Input((), dtype="int32", name="task")
-    bank = HeadBank(heads, layer.units, layer.kernel_initializer, name=f"{head}_bank")
+    bank = HeadBank(
+        heads,
+        layer.units,
+        layer.kernel_initializer,
+        dtype=layer.dtype_policy,
+        name=f"{head}_bank",
+    )
     return keras.Model(
         [model.inputs[0], task], bank([layer.input, task]), name=f"{model.name}_heads"
     )

@@ -66,11 +66,13 @@ class MixedTasks:
         if len(tasks) > most:
             raise ValueError(f"There are {len(tasks)} tasks and only {most} heads.")
         self._distribution = distribution
-        self._numbers = {id(task): number for number, task in enumerate(tasks)}
+        self._numbers = {task.name: number for number, task in enumerate(tasks)}
+        if len(self._numbers) < len(tasks):
+            raise ValueError("Each task needs a name of its own, which tells whose head it trains.")
 
     def sample(self, count: int, rng: np.random.Generator) -> list[MixedTask]:
         drawn = self._distribution.sample(count, rng)
-        return [MixedTask([(self._numbers[id(task)], task) for task in drawn])]
+        return [MixedTask([(self._numbers[task.name], task) for task in drawn])]
 
 
 def _numbered(number):

@@ -35,6 +35,7 @@ class Progress(tf.train.experimental.PythonState):
 
     Attributes:
         seed: the run's seed.
+        learner: name of the learner's class.
         meta_step: meta-updates made.
         stopped: whether a callback has ended the training.
         epochs: numbers of the meta-steps in `history`.
@@ -42,10 +43,11 @@ class Progress(tf.train.experimental.PythonState):
         stopping: state of each `keras.callbacks.EarlyStopping`, in order.
     """
 
-    FIELDS = ("seed", "meta_step", "stopped", "epochs", "history", "stopping")
+    FIELDS = ("seed", "learner", "meta_step", "stopped", "epochs", "history", "stopping")
 
-    def __init__(self, seed: int):
+    def __init__(self, seed: int, learner: str):
         self.seed = seed
+        self.learner = learner
         self.meta_step = 0
         self.stopped = False
         self.epochs: list[int] = []
@@ -68,6 +70,7 @@ class TrainingState:
         variables: the model's variables, in order.
         meta_optimizer: built on the meta-learned variables.
         seed: the run's seed.
+        learner: name of the learner's class.
     """
 
     def __init__(
@@ -75,8 +78,10 @@ class TrainingState:
         variables: Sequence[keras.Variable],
         meta_optimizer: keras.optimizers.Optimizer,
         seed: int,
+        learner: str,
     ):
-        self.progress = Progress(seed)
+        self.progress = Progress(seed, learner)
+        self._learner = learner
         self.best_weights = SavedArrays()
         self._seed = seed
         self._variables = [*variables, *meta_optimizer.variables]
@@ -123,6 +128,11 @@ class TrainingState:
                 f"variables are {self._paths}. Build the model and the optimizers as they were "
                 f"when it was saved. TensorFlow says: {_first_line(error)}"
             ) from error
+        if self.progress.learner != self._learner:
+            raise CheckpointMismatchError(
+                f"The checkpoint {path} is of a run with the learner {self.progress.learner}, this "
+                f"one has {self._learner}. Give the same learner, or another directory."
+            )
         if self.progress.seed != self._seed:
             raise CheckpointMismatchError(
                 f"The checkpoint {path} is of a run with seed {self.progress.seed}, this one has "

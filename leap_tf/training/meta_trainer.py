@@ -10,6 +10,7 @@ tasks in parallel nor on where a run was interrupted.
 """
 
 import contextlib
+import copy
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,7 +32,11 @@ from leap_tf.training.checkpoint import (
 from leap_tf.training.evaluation import Evaluation
 from leap_tf.training.mastery import StopWhenMastered
 from leap_tf.training.progress import ProgressDisplay
-from leap_tf.training.stopping import recall_stopping, remember_stopping
+from leap_tf.training.stopping import (
+    recall_stopping,
+    refuse_restoring_weights,
+    remember_stopping,
+)
 from leap_tf.training.task_pool import TaskPool, ThreadPool
 from leap_tf.training.task_runner import SeededTask, TaskRunner
 from leap_tf.training.threads import available_cores
@@ -57,7 +62,9 @@ class MetaTrainer:
         inner_optimizer: the Keras optimizer that trains on tasks, fresh for each.
         meta_optimizer: the unused Keras optimizer that moves the initialization.
         learner: the meta-learner; `Leap()` by default.
-        steps_per_task: gradient steps on a task, fewer if its batches end before.
+        steps_per_task: gradient steps on a task, fewer if its batches end before; learners with
+            query batches need all of them. Those of second order record every step: five to ten
+            are usual.
         meta_batch_size: tasks in a meta-step.
         parallel_tasks: tasks trained at the same time, by default one per core. Call
             `leap_tf.one_thread_per_task()` first of all for full speed. Results do not
@@ -90,11 +97,12 @@ class MetaTrainer:
         transductive: bool = False,
         seed: int = 0,
     ):
-        learner = learner or Leap()
+        learner = copy.copy(learner) if learner else Leap()  # it will know this model's variables
         _check_at_least("steps_per_task", steps_per_task, learner.minimum_steps)
         _check_at_least("meta_batch_size", meta_batch_size, 1)
         refuse_hidden_state(meta_optimizer, role="meta_optimizer")
         refuse_loss_scaling(meta_optimizer)
+        learner.check(meta_optimizer, stopping)
         if meta_optimizer.built:
             raise ValueError("meta_optimizer has been used already. Pass a new optimizer.")
         self.model = model
@@ -125,14 +133,14 @@ class MetaTrainer:
             available_cores() if parallel_tasks is None else parallel_tasks
         )
         variables = [*training_model.variables, *self._training_runner.own_variables]
-        self._state = TrainingState(variables, meta_optimizer, seed)
+        self._state = TrainingState(variables, meta_optimizer, seed, type(learner).__name__)
         self._stop_requested = False
         self._was_stopped = False
         self._torn = False  # whether the weights are those of a meta-step that did not end
 
     @property
     def variables(self) -> list[keras.Variable]:
-        """All variables that meta-training may change: the model's and the learner's."""
+        """The model's variables and the learner's own: what judging on a task starts from."""
         return [*self.model.variables, *self.learner_variables]
 
     @property
@@ -189,7 +197,11 @@ class MetaTrainer:
             RuntimeError: an earlier `fit` was broken off in mid-step and left no checkpoint.
         """
         _check_at_least("validation_freq", validation_freq, 1)
-        _check_at_least("validation_steps", validation_steps or 1, 1)
+        if validation_steps is None:
+            validation_steps = self.steps_per_task
+        _check_at_least("validation_steps", validation_steps, 1)
+        if self.learner_variables:
+            refuse_restoring_weights(callbacks)
         folder = CheckpointFolder(os.fspath(checkpoint_dir)) if checkpoint_dir else None
         restored = self._restore(folder)
         self._was_stopped = False
@@ -260,7 +272,8 @@ class MetaTrainer:
 
         Adaptation uses the inner optimizer, batch statistics and fresh task layers, exactly
         as in meta-training. Held-out examples are judged with the running statistics of the
-        task's own training (inductive). Nothing of the model changes.
+        task's own training (inductive) unless the trainer is `transductive`. Nothing of the
+        model changes.
 
         Args:
             tasks: tasks to adapt to.
@@ -352,7 +365,7 @@ class MetaTrainer:
         return [tf.cast(g, v.dtype) for g, v in zip(mean, self.meta_variables)], logs
 
     def _validate(self, tasks, steps):
-        result = self._evaluate(tasks, steps or self.steps_per_task, _VALIDATION)
+        result = self._evaluate(tasks, steps, _VALIDATION)
         return {
             "val_loss": result.loss,
             "val_error": result.error,

@@ -37,6 +37,19 @@ def recall_stopping(state: TrainingState, callbacks: Sequence[keras.callbacks.Ca
         stopper.best_weights = best_weights
 
 
+def refuse_restoring_weights(callbacks: Sequence[keras.callbacks.Callback]) -> None:
+    """Refuses to restore a model's best weights without what its learner learned with them.
+
+    Raises:
+        ValueError: an EarlyStopping is to restore the best weights.
+    """
+    if any(stopper.restore_best_weights for stopper in _stoppers(callbacks)):
+        raise ValueError(
+            "EarlyStopping can restore the best weights of the model, but not the variables that "
+            "the learner learned with them. Use restore_best_weights=False (no patience)."
+        )
+
+
 def _stoppers(callbacks):
     return [item for item in callbacks if isinstance(item, keras.callbacks.EarlyStopping)]
 

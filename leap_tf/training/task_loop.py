@@ -17,6 +17,7 @@ A learner of second order needs derivatives through the steps. They are then unr
 outer tape, which costs memory and graph in proportion to their number.
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -83,7 +84,7 @@ class TaskLoop:
             batch in batch norm, and not with the running ones of the task's training.
 
     Raises:
-        ValueError: a learner of second order is to stop early, and cannot.
+        ValueError: a learner of second order has no query batches.
     """
 
     def __init__(
@@ -95,10 +96,10 @@ class TaskLoop:
         stopping: StopWhenMastered | None = None,
         transductive: bool = False,
     ):
-        if learner.second_order and stopping:
+        if learner.second_order and not learner.query_batches:
             raise ValueError(
-                f"{type(learner).__name__} differentiates through a fixed number of steps, and "
-                "cannot stop a task early. Leave stopping out."
+                f"{type(learner).__name__} has second_order=True and query_batches=0: there is no "
+                "loss to differentiate. Set query_batches to at least 1."
             )
         self._model = model
         self._optimizer = optimizer
@@ -118,7 +119,7 @@ class TaskLoop:
         self.evaluate = tf.function(self._evaluate, reduce_retracing=True)
 
     def train(
-        self, batches, max_steps: int, parameters, state, own=(), held_out=None
+        self, batches, max_steps: int, parameters, state, own=(), held_out=None, queries=None
     ) -> TaskResult:
         """Trains for `max_steps` batches, or until the iterator ends or the task is mastered.
 
@@ -128,12 +129,13 @@ class TaskLoop:
             parameters, state: values of the model's variables.
             own: values of the learner's own variables.
             held_out: endless iterator over held-out batches, for `stopping`.
+            queries: iterator over query batches; by default they are the next of `batches`.
         """
         # Unrolled steps are counted while the graph is built.
         steps = max_steps if self._learner.second_order else tf.constant(max_steps)
-        return self.traced_training(batches, steps, parameters, state, list(own), held_out)
+        return self.traced_training(batches, steps, parameters, state, list(own), held_out, queries)
 
-    def _train(self, batches, max_steps, parameters, state, own, held_out) -> TaskResult:
+    def _train(self, batches, max_steps, parameters, state, own, held_out, queries) -> TaskResult:
         initialization = self._meta_learned(parameters)
         start = _LoopState(
             step=tf.constant(0),
@@ -146,9 +148,9 @@ class TaskLoop:
             errors=tf.TensorArray(tf.float32, size=max_steps, element_shape=()),
         )
         if self._learner.second_order:
-            end, query_gradient = self._recorded_steps(batches, max_steps, start, own)
+            end, query_gradient = self._recorded_steps(batches, queries, max_steps, start, own)
         else:
-            end, query_gradient = self._steps(batches, held_out, max_steps, start, own)
+            end, query_gradient = self._steps(batches, held_out, queries, max_steps, start, own)
         task_end = TaskEnd(initialization, self._meta_learned(end.parameters), query_gradient)
         update = self._learner.end_task(end.memory, task_end)
         losses, errors = end.losses.stack()[: end.step], end.errors.stack()[: end.step]
@@ -161,7 +163,7 @@ class TaskLoop:
             finite=_all_finite([losses, *update.meta_gradient, *update.metrics.values()]),
         )
 
-    def _steps(self, batches, held_out, max_steps, start, own):
+    def _steps(self, batches, held_out, queries, max_steps, start, own):
         """All steps as a loop, and ∇f(θᴷ) on the query batches."""
         enough = self._stopping.batches if self._stopping else 1
         # The next batch travels along as an optional: an iterator tells its end only when asked.
@@ -176,17 +178,20 @@ class TaskLoop:
         )
         if not self._learner.query_batches:
             return end, []
-        # If the stream has ended, asking it again says so by name.
-        next_batch = tf.cond(following.has_value(), following.get_value, batches.get_next)
-        queries = [unpack_batch(next_batch)]
-        queries += self._next_batches(batches, self._learner.query_batches - 1)
+        if queries is None:
+            # If the stream has ended, asking it again says so by name.
+            next_batch = tf.cond(following.has_value(), following.get_value, batches.get_next)
+            judged = [unpack_batch(next_batch)]
+            judged += self._next_batches(batches, self._learner.query_batches - 1)
+        else:
+            judged = self._next_batches(queries, self._learner.query_batches)
         gradients = [
             self._meta_learned_gradient(end, self._gradient(end.parameters, end.state, batch)[-1])
-            for batch in queries
+            for batch in judged
         ]
-        return end, [tf.add_n(parts) / len(queries) for parts in zip(*gradients)]
+        return end, [tf.add_n(parts) / len(judged) for parts in zip(*gradients)]
 
-    def _recorded_steps(self, batches, steps, start, own):
+    def _recorded_steps(self, batches, queries, steps, start, own):
         """All steps unrolled, and the gradient of the query loss through them."""
         sources = [*self._meta_learned(start.parameters), *own]
         with tf.GradientTape() as tape:
@@ -194,12 +199,12 @@ class TaskLoop:
             now = start
             for batch in self._next_batches(batches, steps):
                 now = self._step(batch, None, now, own)
-            queries = self._next_batches(batches, self._learner.query_batches)
+            judged = self._next_batches(queries or batches, self._learner.query_batches)
             losses = [
                 self._model.evaluate(now.parameters, now.state, batch, training=True).loss
-                for batch in queries
+                for batch in judged
             ]
-            objective = tf.add_n(losses) / len(queries)
+            objective = tf.add_n(losses) / len(judged)
         gradients = tape.gradient(
             objective, sources, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
@@ -210,13 +215,15 @@ class TaskLoop:
         meta_gradients = self._meta_learned_gradient(now, gradients)
         point = PathPoint(self._meta_learned(now.parameters), loss, meta_gradients)
         memory = self._learner.observe(now.memory, point)
-        for index, direction in zip(
-            self._meta_indices, self._learner.direction(meta_gradients, own)
-        ):
+        directions = self._learner.direction(meta_gradients, own)
+        left_alone = any(direction is None for direction in directions)
+        for index, direction in zip(self._meta_indices, directions, strict=True):
             if gradients[index] is not None:
                 gradients[index] = direction
         # The learner looks first: what it lets go of makes room for the optimizer's step.
-        with tf.control_dependencies(tf.nest.flatten(memory)):
+        with tf.control_dependencies(tf.nest.flatten(memory)), warnings.catch_warnings():
+            if left_alone:  # on purpose, so Keras need not warn of it
+                warnings.filterwarnings("ignore", "Gradients do not exist")
             parameters, slots = self._optimizer.apply(gradients, now.parameters, now.slots)
         # Batches whose shape is not known beforehand leave these without a shape of their own.
         for new, old in ((parameters, now.parameters), (state, now.state), (slots, now.slots)):
@@ -274,7 +281,9 @@ class TaskLoop:
 
         def add_batch(element, loss_sum, error_sum, examples):
             batch = unpack_batch(element.get_value())
-            result = self._model.evaluate(parameters, state, batch, training=self._transductive)
+            result = self._model.evaluate(
+                parameters, state, batch, training=self._transductive, penalties=False
+            )
             size = tf.shape(result.errors)[0]
             return (
                 iterator.get_next_as_optional(),

@@ -14,6 +14,7 @@ import tensorflow as tf
 from leap_tf.functional import (
     FunctionalModel,
     FunctionalOptimizer,
+    WrongSecondDerivativesError,
     fresh_values,
     layer_variables,
 )
@@ -93,9 +94,14 @@ class TaskRunner:
         self.own_variables = learner.build(of_model)
         self.meta_variables = [*of_model, *self.own_variables]
         inner = FunctionalOptimizer(inner_optimizer, model.variables)
+        self._query_batches = learner.query_batches
         self._training_loop = TaskLoop(model, inner, learner, meta_indices, stopping)
         self._evaluation_loop = TaskLoop(
-            model, inner, Adaptation(learner), meta_indices, transductive=transductive
+            model,
+            inner,
+            Adaptation(learner, meta_indices),
+            range(len(model.variables)),
+            transductive=transductive,
         )
 
     def train(self, seeded: SeededTask) -> TrainedTask:
@@ -148,16 +154,25 @@ class TaskRunner:
         batches = iter(seeded.task.train_batches(seeded.seed))
         own = [tf.convert_to_tensor(variable.value) for variable in self.own_variables]
         with _naming(seeded.task):
-            held_out = stopping and iter(
-                seeded.task.test_batches().rebatch(stopping.batch_size).repeat()
-            )
-            result = loop.train(batches, seeded.steps, parameters, state, own, held_out)
+            held_out = stopping and _held_out_turns(seeded, stopping)
+            make_queries = getattr(seeded.task, "query_batches", None)
+            if make_queries is None or loop is self._evaluation_loop or not self._query_batches:
+                queries = None
+            else:
+                queries = iter(make_queries(seeded.seed))
+            result = loop.train(batches, seeded.steps, parameters, state, own, held_out, queries)
         if not result.losses.shape[0]:
             raise ValueError(
                 f"Task {seeded.task.name!r} gave no training batch. Check that its data set is "
                 "not empty, and not smaller than a batch with drop_remainder."
             )
         return result
+
+
+def _held_out_turns(seeded, stopping):
+    """Held-out batches without end, in an order of the seed's."""
+    batches = seeded.task.test_batches().rebatch(stopping.batch_size)
+    return iter(batches.shuffle(1024, seed=seeded.seed).repeat())
 
 
 @contextlib.contextmanager
@@ -168,8 +183,11 @@ def _naming(task: Task) -> Iterator[None]:
     except tf.errors.OutOfRangeError as error:
         raise ValueError(
             f"Task {task.name!r} has fewer training batches than the learner's steps and query "
-            "batches together. Repeat its data set, or make fewer steps."
+            "batches together, or no held-out ones to stop by. Repeat its data set, or make fewer "
+            "steps."
         ) from error
+    except WrongSecondDerivativesError as error:
+        raise ValueError(f"{_gist(error)} Or take a first-order learner.") from error
     except (tf.errors.InvalidArgumentError, ValueError, TypeError) as error:
         raise ValueError(
             f"Task {task.name!r} has data the model or loss cannot take. Labels must lie in "

@@ -39,11 +39,11 @@ def test_every_cell_of_a_shipped_sweep_builds_its_trainer(path):
     files = [path.parent / file for file in files]
     built = set()
     for cell in cells:
+        read_configuration(files, cell.bindings)
         kind = tuple(value for axis, value in cell.values.items() if axis == "method")
         if kind in built:
             continue  # seeds and sizes build the same
         built.add(kind)
-        read_configuration(files, cell.bindings)
         trainer, model = (gin.query_parameter(f"study.{name}") for name in ("trainer", "model"))
         trainer.scoped_configurable_fn(model=model.scoped_configurable_fn(), seed=0)
 

@@ -113,12 +113,15 @@ def test_evaluate_prints_the_same_table_again(finished):
     folder, trained = finished
     result = run("evaluate.py", folder)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.strip() in trained.stdout
+    table = result.stdout.partition("The run's own")[0].strip()
+    assert table in trained.stdout
     other = run("evaluate.py", folder, "judge.steps = 2", "judge.target_error = 3.0")
     assert "steps to error 3" in other.stdout
-    record = json.loads(RunDirectory(folder).evaluation.read_text())
+    record = json.loads(RunDirectory(folder).evaluation_again.read_text())
     assert len(record["results"]["no pretraining"]["tasks"][0]["training_errors"]) == 2
     assert record["steps"] == 2
+    own = json.loads(RunDirectory(folder).evaluation.read_text())
+    assert own["steps"] == 5  # the run's own judgement stays
 
 
 @pytest.mark.parametrize("kills", [(1,), (3, 7, 11)])
@@ -202,3 +205,12 @@ def test_a_run_directory_belongs_to_one_configuration(tmp_path):
         RunDirectory(tmp_path / "other").claim("a = 1\n")
     assert len(json.loads(run_directory.environment.read_text())) == 2  # two starts
     assert [path.name for path in (tmp_path / "other").iterdir()] == ["thesis.txt"]
+
+
+def test_a_run_directory_is_worked_in_by_one_process_at_a_time(tmp_path):
+    mine = RunDirectory(tmp_path / "run")
+    mine.claim("a = 1\n")
+    with pytest.raises(RunDirectoryError, match="Another process is at work"):
+        RunDirectory(tmp_path / "run").claim("a = 1\n")
+    del mine
+    RunDirectory(tmp_path / "run").claim("a = 1\n")
