@@ -13,6 +13,7 @@ from leap_tf.experiments.report.statistics import (
     Curve,
     adaptation_curve,
     metric_curve,
+    over_gradient_steps,
 )
 from leap_tf.experiments.report.wording import (
     PERCENT,
@@ -155,7 +156,7 @@ def learning_section(sweep: SweepResults) -> Section | None:
 
 
 def meta_training_section(sweep: SweepResults) -> Section | None:
-    """Returns curves over meta-steps; None if no cell of twenty alphabets made any."""
+    """Returns curves over meta-training; None if no cell of twenty alphabets made any."""
     if not enough(sweep):
         return None
     alphabets = enough(sweep)[0]
@@ -169,7 +170,7 @@ def meta_training_section(sweep: SweepResults) -> Section | None:
             curve = metric_curve(runs, name, WINDOW if name == "loss" else 1)
             if curve is None:
                 continue
-            drawn.append((method_look(method, methods), curve))
+            drawn.append((method_look(method, methods), over_gradient_steps(curve, runs[0])))
             if name == "loss":
                 tenth = max(len(curve.x) // 10, 1)
                 ends = curve.mean[:tenth].mean(), curve.mean[-tenth:].mean()
@@ -203,14 +204,14 @@ def meta_training_section(sweep: SweepResults) -> Section | None:
                     panels["loss"],
                     panels["val_auc"],
                     ("Training loss along the paths", "Area under training error, validation"),
-                    "meta-step",
+                    "gradient step of meta-training",
                     points=True,
                 ),
                 f"{steps} meta-steps, {alphabets} pretraining alphabets; mean over seeds, band ± 1 "
                 f"standard error, losses as a running mean of {WINDOW}. Methods that "
                 "take fewer gradient steps a task average their loss over shorter paths, so levels "
                 "at the left compare only between equal lengths.",
-                "Curves of training loss and validation area over meta-steps, by method",
+                "Curves of training loss and validation area over gradient steps, by method",
             ),
         ),
     )

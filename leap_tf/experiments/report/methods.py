@@ -32,9 +32,7 @@ class Look:
 
 _METHODS = (
     Look("leap", "Leap", "#0072b2", "#4aa8e0", "o", width=2.4),
-    Look("leap_paper", "Leap, paper's rate", "#0072b2", "#4aa8e0", "o", (0, (3, 1.5))),
     Look("reptile", "Reptile", "#009e73", "#2fc59b", "s"),
-    Look("reptile_paper", "Reptile, paper's rate", "#009e73", "#2fc59b", "s", (0, (3, 1.5))),
     Look("fomaml", "FOMAML", "#d98a00", "#f0b03f", "^"),
     Look("maml", "MAML", "#d55e00", "#f3813a", "v"),
     Look("anil", "ANIL", "#b8578f", "#dd8fbd", "D"),

@@ -200,6 +200,13 @@ def metric_curve(
     )
 
 
+def over_gradient_steps(curve: Curve, run: Sequence[Mapping[str, Any]]) -> Curve:
+    """Returns a curve over meta-steps as one over the gradient steps made until each of them."""
+    made = np.cumsum([entry.get("gradient_steps", 0) for entry in run])
+    steps = {entry["meta_step"]: int(total) for entry, total in zip(run, made)}
+    return dataclasses.replace(curve, x=np.array([steps[step] for step in curve.x]))
+
+
 def _estimate(outcomes, name, factor):
     return Estimate(
         {
