@@ -34,6 +34,7 @@ from leap_tf.training import (
     MetaTrainer,
     MetaTrainingDivergedError,
     StopWhenMastered,
+    StopWhenStalled,
     TaskEvaluation,
     one_thread_per_task,
 )
@@ -61,6 +62,7 @@ __all__ = [
     "Reptile",
     "Sinusoids",
     "StopWhenMastered",
+    "StopWhenStalled",
     "Task",
     "TaskDistribution",
     "TaskEvaluation",

@@ -1,7 +1,7 @@
 """Keras models and optimizers as pure functions of their variables."""
 
 from leap_tf.functional.curvature import WrongSecondDerivativesError
-from leap_tf.functional.fresh_layers import fresh_values, layer_variables
+from leap_tf.functional.fresh_layers import fresh_values, layer_variables, output_layer
 from leap_tf.functional.model import Batch, FunctionalModel, unpack_batch
 from leap_tf.functional.optimizer import (
     FunctionalOptimizer,
@@ -20,6 +20,7 @@ __all__ = [
     "WrongSecondDerivativesError",
     "fresh_values",
     "layer_variables",
+    "output_layer",
     "pack_arrays",
     "refuse_hidden_state",
     "refuse_loss_scaling",

@@ -8,7 +8,7 @@ generator, which is seeded for the moment of building and put back afterwards.
 
 import random
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import keras
 import tensorflow as tf
@@ -28,16 +28,34 @@ def layer_variables(model: keras.Model, layer_names: Sequence[str]) -> list[kera
     return [variable for layer in _find_layers(model, layer_names) for variable in layer.weights]
 
 
-def fresh_values(model: keras.Model, layer_names: Sequence[str], seed: int) -> dict[int, tf.Tensor]:
+def output_layer(model: keras.Model) -> keras.Layer | None:
+    """Returns the layer whose output is the model's, None if there is no one such layer."""
+    outputs = getattr(model, "outputs", None) or []
+    if len(outputs) != 1:
+        return None
+    layer = outputs[0]._keras_history.operation
+    return output_layer(layer) if isinstance(layer, keras.Model) else layer
+
+
+def fresh_values(
+    model: keras.Model,
+    layer_names: Sequence[str],
+    seed: int,
+    units: Mapping[str, int] | None = None,
+) -> dict[int, tf.Tensor]:
     """Draws new values for every weight of the named layers.
 
     Args:
         model: the built model that holds the layers; it is not changed.
         layer_names: names of layers to draw anew.
         seed: the same seed gives the same values, on any thread.
+        units: for Dense layers that shall have another number of units, that number.
 
     Returns:
         From `id(variable)` of each weight to its new value.
+
+    Raises:
+        ValueError: there is no such layer, or it cannot have another number of units.
     """
     values = {}
     for index, layer in enumerate(_find_layers(model, layer_names)):
@@ -45,13 +63,25 @@ def fresh_values(model: keras.Model, layer_names: Sequence[str], seed: int) -> d
             saved = random.getstate()
             random.seed(f"{seed}/{index}")
             try:
-                copy = type(layer).from_config(layer.get_config())
+                copy = type(layer).from_config(_resized(layer, (units or {}).get(layer.name)))
                 copy.build_from_config(layer.get_build_config())
             finally:
                 random.setstate(saved)
         for original, drawn in zip(layer.weights, copy.weights, strict=True):
             values[id(original)] = tf.convert_to_tensor(drawn.value)
     return values
+
+
+def _resized(layer, units):
+    settings = layer.get_config()
+    if units is None or settings.get("units") == units:
+        return settings
+    if not isinstance(layer, keras.layers.Dense):
+        raise ValueError(
+            f"Tasks need {units} outputs of the layer {layer.name!r}, and only a Dense layer can "
+            f"have another number on every task; it is a {type(layer).__name__}."
+        )
+    return {**settings, "units": units}
 
 
 def _find_layers(model, layer_names):

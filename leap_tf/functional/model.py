@@ -8,6 +8,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from leap_tf.functional.scope import scope_of
+
 _MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
 
 ErrorFunction = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
@@ -131,9 +133,7 @@ class FunctionalModel:
         variables = [*self.variables, *self.model.non_trainable_variables]
         # Not `model.stateless_call`: it bypasses `__call__`, where Keras tells nested layers
         # that they are in training, and casts inputs.
-        with keras.StatelessScope(
-            state_mapping=list(zip(variables, [*parameters, *state])), collect_losses=True
-        ) as scope:
+        with scope_of(zip(variables, [*parameters, *state]), collect_losses=True) as scope:
             options = {"training": training} if self._takes_training else {}
             outputs = self.model(batch.inputs, **options)
             regularisers = list(self.model.losses)

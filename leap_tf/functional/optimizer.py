@@ -17,6 +17,8 @@ import tensorflow as tf
 from keras.src.backend.tensorflow.optimizer import TFOptimizer
 from keras.src.optimizers.base_optimizer import BaseOptimizer
 
+from leap_tf.functional.scope import scope_of
+
 
 class FunctionalOptimizer:
     """The update rule of a Keras optimizer, free of variables.
@@ -46,12 +48,39 @@ class FunctionalOptimizer:
                 "functional task loop. Give the ordinary optimizer inside it."
             )
         self._optimizer = _backend_neutral_copy(optimizer, variables)
-        self._optimizer.build(list(variables))
+        self._variables = list(variables)
+        self._optimizer.build(self._variables)
         self._initial_slots = [variable.numpy() for variable in self._optimizer.variables]
+        shaped_like = self._optimizer.reference_of
+        position = {id(variable): index for index, variable in enumerate(self._variables)}
+        self._owners = [
+            position.get(shaped_like.get(id(slot))) for slot in self._optimizer.variables
+        ]
 
-    def initial_slots(self) -> list[tf.Tensor]:
-        """Returns fresh slots: iteration 0, no momentum, the configured learning rate."""
-        return [tf.convert_to_tensor(value) for value in self._initial_slots]
+    def initial_slots(self, parameters: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        """Returns fresh slots: iteration 0, no momentum, the configured learning rate.
+
+        Args:
+            parameters: values of the variables. Slots of one whose last dimension is not known
+                beforehand have its shape, too.
+
+        Raises:
+            ValueError: the optimizer keeps slots for such a parameter that cannot be resized.
+        """
+        free = {index for index, value in enumerate(parameters) if None in value.shape}
+        if free and any(
+            owner is None and value.ndim for owner, value in zip(self._owners, self._initial_slots)
+        ):
+            raise ValueError(
+                f"{self._optimizer.name} keeps slots of a shape of their own, so it cannot train "
+                "heads with another number of classes on every task. Use SGD, Adam or the like."
+            )
+        return [
+            tf.fill(tf.shape(parameters[owner]), value.flat[0])
+            if owner in free
+            else tf.convert_to_tensor(value)
+            for owner, value in zip(self._owners, self._initial_slots)
+        ]
 
     def apply(
         self,
@@ -69,13 +98,11 @@ class FunctionalOptimizer:
         Returns:
             New parameters and new slots.
         """
-        new_parameters, new_slots = self._optimizer.stateless_apply(
-            list(slots), list(gradients), list(parameters)
-        )
-        return (
-            [tf.convert_to_tensor(value) for value in new_parameters],
-            [tf.convert_to_tensor(value) for value in new_slots],
-        )
+        variables = [*self._variables, *self._optimizer.variables]
+        with scope_of(zip(variables, [*parameters, *slots], strict=True)) as scope:
+            self._optimizer.apply(list(gradients))
+        values = [tf.convert_to_tensor(scope.get_current_value(each)) for each in variables]
+        return values[: len(self._variables)], values[len(self._variables) :]
 
 
 class OptimizerReset:
@@ -149,9 +176,19 @@ def refuse_loss_scaling(meta_optimizer: keras.optimizers.Optimizer) -> None:
 class _BackendNeutral(TFOptimizer):
     """The methods that TensorFlow's optimizer overrides, as Keras's base class has them."""
 
+    def add_variable_from_reference(self, reference_variable, *args, **kwargs):
+        """Remembers which parameter a slot has the shape of."""
+        slot = BaseOptimizer.add_variable_from_reference(self, reference_variable, *args, **kwargs)
+        self.reference_of[id(slot)] = id(reference_variable)
+        return slot
+
 
 for _name, _method in vars(BaseOptimizer).items():
-    if callable(_method) and _name in vars(TFOptimizer) and not _name.startswith("__"):
+    if (
+        callable(_method)
+        and _name in vars(TFOptimizer)
+        and not (_name.startswith("__") or _name in vars(_BackendNeutral))
+    ):
         setattr(_BackendNeutral, _name, _method)
 
 
@@ -160,6 +197,7 @@ def _backend_neutral_copy(optimizer, variables):
     original = type(optimizer)
     functional = type(f"Functional{original.__name__}", (original, _BackendNeutral), {})
     copy = functional.from_config(optimizer.get_config())
+    copy.reference_of = {}
     # What is exempt from weight decay is not in the configuration, and kept by variable.
     exempt = getattr(optimizer, "_exclude_from_weight_decay", set())
     copy._exclude_from_weight_decay = {

@@ -98,7 +98,7 @@ def start_path(position: Sequence[tf.Tensor]) -> GradientPath:
 
     Accumulators are float64 for float64 parameters and float32 for all others.
     """
-    zeros = [tf.zeros(tensor.shape, accumulator_dtype(tensor.dtype)) for tensor in position]
+    zeros = [tf.zeros_like(value, accumulator_dtype(value.dtype)) for value in position]
     zero = tf.zeros((), _scalar_dtype(zeros))
     return GradientPath(
         last=PathPoint(position=zeros, loss=zero, gradient=zeros),

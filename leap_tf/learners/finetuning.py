@@ -22,7 +22,8 @@ class MultiHeadedFinetuning(StatelessLearner):
     Needs `task_layers=[head]`, one Dense layer that is the model's output: in training every
     task has one of its own, kept from meta-step to meta-step; a held-out task gets a fresh one.
     A meta-step makes as many gradient steps as that of another learner would, over its tasks
-    together. The inner optimizer starts anew with each meta-step.
+    together. The inner optimizer starts anew with each meta-step. Where tasks have different
+    numbers of classes, the model's head must have as many units as the largest.
 
     Args:
         heads: how many tasks there may be.
@@ -54,13 +55,13 @@ class MultiHeadedFinetuning(StatelessLearner):
                 "alone. Leave stopping out."
             )
 
-    def training_model(self, model: keras.Model, task_layers: Sequence[str]) -> keras.Model:
+    def training_models(self, model: keras.Model, task_layers: Sequence[str]) -> list[keras.Model]:
         if len(task_layers) != 1:
             raise ValueError(
                 "MultiHeadedFinetuning needs the name of the one layer that each task has for "
                 f"itself: task_layers=['head'] or the like, and not {list(task_layers)}."
             )
-        return multi_headed(model, task_layers[0], self.heads)
+        return [multi_headed(model, task_layers[0], self.heads)]
 
     def training_tasks(self, distribution: TaskDistribution) -> TaskDistribution:
         return MixedTasks(distribution, self.heads)

@@ -21,7 +21,7 @@ defaults that do nothing special:
 
     own variables       build, direction              Meta-SGD's learning rates, ANIL's frozen body
     a loss on new data  query_batches, second_order   MAML and its relatives
-    joint training      training_*                    multi-headed finetuning
+    joint training      training_*, judged_*          multi-headed finetuning, HAT, Progressive Nets
 """
 
 import abc
@@ -32,7 +32,7 @@ import keras
 import tensorflow as tf
 
 from leap_tf.geometry import PathPoint
-from leap_tf.tasks import TaskDistribution
+from leap_tf.tasks import Task, TaskDistribution
 
 
 class TaskEnd(NamedTuple):
@@ -76,11 +76,15 @@ class Learner(abc.ABC):
             one epoch.
         second_order: whether the query gradient is taken through the steps. They are then
             recorded: time and memory grow with their number.
+        lasting_state: whether what a task leaves in the model's non-trainable variables, such as
+            running statistics, stays there. By default every task starts from those of the
+            initialization. If it stays, tasks follow one another, one in a meta-step.
     """
 
     minimum_steps: int = 1
     query_batches: int = 0
     second_order: bool = False
+    lasting_state: bool = False
 
     def build(self, variables: Sequence[keras.Variable]) -> list[keras.Variable]:
         """Looks at the meta-learned variables; returns the learner's own, meta-learned too."""
@@ -133,9 +137,34 @@ class Learner(abc.ABC):
                 "cannot stop a task early. Leave stopping out."
             )
 
-    def training_model(self, model: keras.Model, task_layers: Sequence[str]) -> keras.Model:
-        """Returns the model that is meta-trained; it shares the layers that are kept."""
+    def training_models(
+        self, model: keras.Model, task_layers: Sequence[str]
+    ) -> Sequence[keras.Model]:
+        """Returns the models that are meta-trained, at least one.
+
+        Of several, a task is trained on that of its `number`. Models other than `model` have no
+        layers that start fresh.
+
+        Args:
+            model: the user's model.
+            task_layers: names of its layers that start fresh on every task.
+        """
+        return [model]
+
+    def judged_model(
+        self, model: keras.Model, training_models: Sequence[keras.Model]
+    ) -> keras.Model:
+        """Returns the model that is adapted to tasks when they are judged.
+
+        Args:
+            model: the user's model.
+            training_models: those that are meta-trained.
+        """
         return model
+
+    def judged_task(self, task: Task) -> Task:
+        """Returns a task as the judged model takes it."""
+        return task
 
     def training_tasks(self, distribution: TaskDistribution) -> TaskDistribution:
         """Returns what meta-training draws its tasks from."""

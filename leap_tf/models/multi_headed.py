@@ -3,9 +3,15 @@
 import keras
 import tensorflow as tf
 
+_NO_CLASS = -1e9  # a logit; in float16 it is −∞, which is as good
 
+
+@keras.saving.register_keras_serializable(package="leap_tf")
 class HeadBank(keras.layers.Layer):
     """As many linear heads as tasks; every example is given to that of its task.
+
+    Takes [features, number of the task, classes of the task]. A task that has fewer classes than
+    a head has units gets logits of −10⁹ for the others: they have no probability and no gradient.
 
     Args:
         heads: how many.
@@ -43,9 +49,22 @@ class HeadBank(keras.layers.Layer):
         )
 
     def call(self, inputs):
-        features, task = inputs
+        features, task, classes = inputs
         kernel, bias = tf.gather(self.kernel, task), tf.gather(self.bias, task)
-        return tf.einsum("bf,bfu->bu", features, kernel) + bias
+        logits = tf.einsum("bf,bfu->bu", features, kernel) + bias
+        exists = tf.range(self.units) < classes[:, tf.newaxis]
+        return tf.where(exists, logits, tf.constant(_NO_CLASS, logits.dtype))
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0][0], self.units)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "heads": self.heads,
+            "units": self.units,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+        }
 
 
 def multi_headed(model: keras.Model, head: str, heads: int) -> keras.Model:
@@ -59,7 +78,8 @@ def multi_headed(model: keras.Model, head: str, heads: int) -> keras.Model:
         heads: how many heads the new model has.
 
     Returns:
-        A model from (the inputs of `model`, int32 [batch] numbers of heads) to its outputs.
+        A model from (the inputs of `model`, int32 [batch] numbers of heads, int32 [batch] how many
+        of the outputs are classes of the task) to its outputs.
 
     Raises:
         ValueError: the layer is not there, is not such a layer, or is not the last.
@@ -83,6 +103,7 @@ def multi_headed(model: keras.Model, head: str, heads: int) -> keras.Model:
     if any((layer.kernel_regularizer, layer.bias_regularizer, layer.kernel_constraint)):
         raise ValueError(f"The head {head!r} has a regularizer or constraint; banks have none.")
     task = keras.Input((), dtype="int32", name="task")
+    classes = keras.Input((), dtype="int32", name="classes")
     bank = HeadBank(
         heads,
         layer.units,
@@ -91,5 +112,7 @@ def multi_headed(model: keras.Model, head: str, heads: int) -> keras.Model:
         name=f"{head}_bank",
     )
     return keras.Model(
-        [model.inputs[0], task], bank([layer.input, task]), name=f"{model.name}_heads"
+        [model.inputs[0], task, classes],
+        bank([layer.input, task, classes]),
+        name=f"{model.name}_heads",
     )

@@ -6,13 +6,14 @@ import numpy as np
 import tensorflow as tf
 
 from leap_tf.tasks.arrays import one_thread_options
+from leap_tf.tasks.numbered import number_of_each, numbering
 from leap_tf.tasks.task import Task, TaskDistribution
 
 
 class MixedTask:
     """Batches of several tasks in turns, in an order that is shuffled anew every round.
 
-    Inputs become (inputs, int32 [batch] number of the task).
+    Inputs become (inputs, int32 [batch] number of the task, int32 [batch] its classes).
 
     Args:
         members: from each task's number to the task.
@@ -33,7 +34,7 @@ class MixedTask:
             )
 
         streams = [
-            task.train_batches(seed + position).map(_numbered(number))
+            task.train_batches(seed + position).map(numbering(number, task))
             for position, (number, task) in enumerate(self.members)
         ]
         turns = tf.data.Dataset.counter().map(order_of_round).unbatch()
@@ -57,27 +58,9 @@ class MixedTasks:
     """
 
     def __init__(self, distribution: TaskDistribution, most: int):
-        tasks = getattr(distribution, "tasks", None)
-        if tasks is None:
-            raise ValueError(
-                f"{type(distribution).__name__} has no fixed list of tasks, so there cannot be a "
-                "head for each. Use FiniteTasks."
-            )
-        if len(tasks) > most:
-            raise ValueError(f"There are {len(tasks)} tasks and only {most} heads.")
         self._distribution = distribution
-        self._numbers = {task.name: number for number, task in enumerate(tasks)}
-        if len(self._numbers) < len(tasks):
-            raise ValueError("Each task needs a name of its own, which tells whose head it trains.")
+        self._numbers = number_of_each(distribution, most)
 
     def sample(self, count: int, rng: np.random.Generator) -> list[MixedTask]:
         drawn = self._distribution.sample(count, rng)
         return [MixedTask([(self._numbers[task.name], task) for task in drawn])]
-
-
-def _numbered(number):
-    def add_number(inputs, targets, *weights):
-        size = tf.shape(tf.nest.flatten(inputs)[0])[:1]
-        return (inputs, tf.fill(size, number)), targets, *weights
-
-    return add_number

@@ -82,6 +82,18 @@ class Evaluation:
         values = [getattr(task, attribute) for task in self.tasks if not task.diverged]
         return float(np.mean(values)) if values else float("inf")
 
+    def metrics(self) -> dict[str, float]:
+        """Returns what is reported of validation tasks while meta-training goes on."""
+        return {
+            "loss": self.loss,
+            "error": self.error,
+            "auc": self.area_under_error,
+            "final_loss": self.mean("final_loss"),
+            "path_length": self.mean("path_length"),
+            "path_energy": self.mean("path_energy"),
+            "diverged": len(self.diverged),
+        }
+
     def steps_to(self, target: float, window: int = 10) -> list[int | None]:
         """Returns for each task the steps to a training error of `target`, None if never."""
         return [steps_to(task.training_errors, target, window) for task in self.tasks]

@@ -27,7 +27,7 @@ from leap_tf.functional import Batch, FunctionalModel, FunctionalOptimizer, unpa
 from leap_tf.functional.curvature import refuse_stopped_gradients_in
 from leap_tf.geometry import PathPoint
 from leap_tf.learners import Learner, TaskEnd, TaskUpdate
-from leap_tf.training.mastery import StopWhenMastered
+from leap_tf.training.stop_rules import StopRule
 
 
 class TaskResult(NamedTuple):
@@ -66,7 +66,7 @@ class _LoopState(NamedTuple):
     state: list[tf.Tensor]
     slots: list[tf.Tensor]
     memory: Any
-    mastered: tf.Tensor  # held-out batches in a row with a low error
+    stop_memory: Sequence[tf.Tensor]  # what the stop rule remembers
     losses: tf.TensorArray
     errors: tf.TensorArray
 
@@ -82,6 +82,7 @@ class TaskLoop:
         stopping: when to end a task early; None never does.
         transductive: whether held-out examples are judged with the statistics of their own
             batch in batch norm, and not with the running ones of the task's training.
+        resizable: which of the parameters have another last dimension on other tasks.
 
     Raises:
         ValueError: a learner of second order has no query batches.
@@ -93,8 +94,9 @@ class TaskLoop:
         optimizer: FunctionalOptimizer,
         learner: Learner,
         meta_indices: Sequence[int],
-        stopping: StopWhenMastered | None = None,
+        stopping: StopRule | None = None,
         transductive: bool = False,
+        resizable: Sequence[int] = (),
     ):
         if learner.second_order and not learner.query_batches:
             raise ValueError(
@@ -107,6 +109,7 @@ class TaskLoop:
         self._meta_indices = list(meta_indices)
         self._stopping = stopping
         self._transductive = transductive
+        self._resizable = frozenset(resizable)
         self._gradient = tf.function(
             self._gradient_of_batch,
             reduce_retracing=True,
@@ -121,7 +124,7 @@ class TaskLoop:
     def train(
         self, batches, max_steps: int, parameters, state, own=(), held_out=None, queries=None
     ) -> TaskResult:
-        """Trains for `max_steps` batches, or until the iterator ends or the task is mastered.
+        """Trains for `max_steps` batches, or until the iterator ends or the stop rule says so.
 
         Args:
             batches: iterator over training batches.
@@ -136,14 +139,15 @@ class TaskLoop:
         return self.traced_training(batches, steps, parameters, state, list(own), held_out, queries)
 
     def _train(self, batches, max_steps, parameters, state, own, held_out, queries) -> TaskResult:
+        parameters = self._of_any_width(parameters)
         initialization = self._meta_learned(parameters)
         start = _LoopState(
             step=tf.constant(0),
             parameters=parameters,
             state=state,
-            slots=self._optimizer.initial_slots(),
+            slots=self._optimizer.initial_slots(parameters),
             memory=self._learner.begin_task(initialization),
-            mastered=tf.constant(0),
+            stop_memory=self._stopping.start() if self._stopping else [],
             losses=tf.TensorArray(tf.float32, size=max_steps, element_shape=()),
             errors=tf.TensorArray(tf.float32, size=max_steps, element_shape=()),
         )
@@ -165,10 +169,9 @@ class TaskLoop:
 
     def _steps(self, batches, held_out, queries, max_steps, start, own):
         """All steps as a loop, and ∇f(θᴷ) on the query batches."""
-        enough = self._stopping.batches if self._stopping else 1
         # The next batch travels along as an optional: an iterator tells its end only when asked.
         following, end = tf.while_loop(
-            lambda batch, now: (now.step < max_steps) & (now.mastered < enough) & batch.has_value(),
+            lambda batch, now: (now.step < max_steps) & self._goes_on(now) & batch.has_value(),
             lambda batch, now: (
                 batches.get_next_as_optional(),
                 self._step(unpack_batch(batch.get_value()), held_out, now, own),
@@ -235,7 +238,7 @@ class TaskLoop:
             state=state,
             slots=slots,
             memory=memory,
-            mastered=self._count_mastered(now.mastered, held_out, parameters, state),
+            stop_memory=self._observe_held_out(now, held_out, parameters, state),
             losses=now.losses.write(now.step, tf.cast(loss, tf.float32)),
             errors=now.errors.write(now.step, error),
         )
@@ -252,11 +255,25 @@ class TaskLoop:
         ]
         return result.loss, tf.reduce_mean(result.errors), result.state, gradients
 
-    def _count_mastered(self, before, held_out, parameters, state):
+    def _observe_held_out(self, now, held_out, parameters, state):
         if not self._stopping:
-            return before
-        error = self._judge(parameters, state, unpack_batch(held_out.get_next()))
-        return tf.where(error < self._stopping.error, before + 1, 0)
+            return now.stop_memory
+
+        def observe():
+            error = self._judge(parameters, state, unpack_batch(held_out.get_next()))
+            return self._stopping.observe(now.stop_memory, error)
+
+        is_due = (now.step + 1) % self._stopping.every == 0
+        return (
+            observe()
+            if self._stopping.every == 1
+            else tf.cond(is_due, observe, lambda: now.stop_memory)
+        )
+
+    def _goes_on(self, now):
+        if not self._stopping:
+            return True
+        return tf.logical_not(self._stopping.is_over(now.stop_memory))
 
     def _judge_batch(self, parameters, state, batch):
         result = self._model.evaluate(parameters, state, batch, training=False)
@@ -278,6 +295,7 @@ class TaskLoop:
 
     def _evaluate(self, iterator, parameters, state) -> HeldOut:
         """Evaluates with the state that training left behind, nothing updated."""
+        parameters = self._of_any_width(parameters)
 
         def add_batch(element, loss_sum, error_sum, examples):
             batch = unpack_batch(element.get_value())
@@ -300,6 +318,15 @@ class TaskLoop:
         )
         count = tf.cast(tf.maximum(examples, 1), tf.float32)
         return HeldOut(loss=loss_sum / count, error=error_sum / count, examples=examples)
+
+    def _of_any_width(self, parameters):
+        """Forgets the last dimension of those that are resizable, so one trace serves all tasks."""
+        return [
+            tf.compat.v1.placeholder_with_default(value, [*value.shape[:-1], None])
+            if index in self._resizable
+            else value
+            for index, value in enumerate(parameters)
+        ]
 
     def _meta_learned(self, tensors):
         return [tensors[index] for index in self._meta_indices]

@@ -5,8 +5,7 @@ Keras model and changes nothing, so any number of threads can use one runner.
 """
 
 import contextlib
-import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import keras
 import tensorflow as tf
@@ -17,36 +16,14 @@ from leap_tf.functional import (
     WrongSecondDerivativesError,
     fresh_values,
     layer_variables,
+    output_layer,
 )
 from leap_tf.learners import Adaptation, Learner
 from leap_tf.tasks import Task
 from leap_tf.training.evaluation import TaskEvaluation
-from leap_tf.training.mastery import StopWhenMastered
+from leap_tf.training.seeded_task import SeededTask, TrainedTask
+from leap_tf.training.stop_rules import StopRule
 from leap_tf.training.task_loop import TaskLoop, TaskResult
-
-
-@dataclasses.dataclass(frozen=True)
-class SeededTask:
-    """A task, the seed that decides everything random about this visit to it, and its steps."""
-
-    task: Task
-    seed: int
-    steps: int
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainedTask:
-    """What a meta-learner needs of a task that was trained on.
-
-    Attributes:
-        meta_gradient: one tensor per meta-learned variable.
-        metrics: means over the steps, the last loss, and what the learner reports.
-        finite: whether every loss and all of the meta-gradient is finite.
-    """
-
-    meta_gradient: Sequence[tf.Tensor]
-    metrics: Mapping[str, float]
-    finite: bool
 
 
 class TaskRunner:
@@ -57,11 +34,16 @@ class TaskRunner:
         inner_optimizer: the optimizer that trains on tasks.
         learner: the meta-learner that watches.
         task_layers: names of layers that start fresh on every task.
-        stopping: when training on a task ends early; evaluation never does.
+        stopping: when training on a task ends early.
+        judged_stopping: when adaptation to a task that is judged does; it looks at validation
+            examples only.
+        judged_optimizer: the optimizer of such an adaptation; the inner one by default.
         transductive: see `TaskLoop`.
 
     Attributes:
         meta_variables: the model's meta-learned variables, then the learner's own.
+        own_variables: the learner's own.
+        lasting_state: the model's other variables, if what a task leaves in them stays.
 
     Raises:
         ValueError: nothing is left to meta-learn, or the optimizer cannot be used.
@@ -73,12 +55,15 @@ class TaskRunner:
         inner_optimizer: keras.optimizers.Optimizer,
         learner: Learner,
         task_layers: Sequence[str],
-        stopping: StopWhenMastered | None = None,
+        stopping: StopRule | None = None,
+        judged_stopping: StopRule | None = None,
+        judged_optimizer: keras.optimizers.Optimizer | None = None,
         transductive: bool = False,
     ):
         self._model = model
         self._task_layers = tuple(task_layers)
         self._stopping = stopping
+        self._judged_stopping = judged_stopping
         heads = {id(variable) for variable in layer_variables(model.model, self._task_layers)}
         meta_indices = [
             index for index, variable in enumerate(model.variables) if id(variable) not in heads
@@ -93,15 +78,32 @@ class TaskRunner:
         of_model = [model.variables[index] for index in meta_indices]
         self.own_variables = learner.build(of_model)
         self.meta_variables = [*of_model, *self.own_variables]
-        inner = FunctionalOptimizer(inner_optimizer, model.variables)
+        self.lasting_state = (
+            list(model.model.non_trainable_variables) if learner.lasting_state else []
+        )
         self._query_batches = learner.query_batches
-        self._training_loop = TaskLoop(model, inner, learner, meta_indices, stopping)
+        last = output_layer(model.model)
+        self._fresh_head = last if last and last.name in self._task_layers else None
+        head = {id(each) for each in (self._fresh_head.weights if self._fresh_head else ())}
+        resizable = [
+            index for index, variable in enumerate(model.variables) if id(variable) in head
+        ]
+        self._training_loop = TaskLoop(
+            model,
+            FunctionalOptimizer(inner_optimizer, model.variables),
+            learner,
+            meta_indices,
+            stopping,
+            resizable=resizable,
+        )
         self._evaluation_loop = TaskLoop(
             model,
-            inner,
+            FunctionalOptimizer(judged_optimizer or inner_optimizer, model.variables),
             Adaptation(learner, meta_indices),
             range(len(model.variables)),
+            judged_stopping,
             transductive=transductive,
+            resizable=resizable,
         )
 
     def train(self, seeded: SeededTask) -> TrainedTask:
@@ -118,11 +120,18 @@ class TaskRunner:
                 **{name: float(value) for name, value in result.update.metrics.items()},
             },
             finite=bool(result.finite),
+            state=result.state if self.lasting_state else (),
         )
 
     def evaluate(self, seeded: SeededTask) -> TaskEvaluation:
         """Trains on a task without a meta-learner and judges on its held-out examples."""
-        adapted = self._adapt(self._evaluation_loop, seeded, None)
+        stopping = self._judged_stopping
+        if stopping and not hasattr(seeded.task, "validation_batches"):
+            raise ValueError(
+                f"judged_stopping needs validation examples, and task {seeded.task.name!r} has no "
+                "validation_batches(). It must not stop by those it is judged on."
+            )
+        adapted = self._adapt(self._evaluation_loop, seeded, stopping)
         batches = iter(seeded.task.test_batches())
         with _naming(seeded.task):
             held_out = self._evaluation_loop.evaluate(batches, adapted.parameters, adapted.state)
@@ -139,11 +148,11 @@ class TaskRunner:
             path_energy=float(adapted.update.metrics["path_energy"]),
         )
 
-    def _adapt(
-        self, loop: TaskLoop, seeded: SeededTask, stopping: StopWhenMastered | None
-    ) -> TaskResult:
+    def _adapt(self, loop: TaskLoop, seeded: SeededTask, stopping: StopRule | None) -> TaskResult:
         keras_model = self._model.model
-        fresh = fresh_values(keras_model, self._task_layers, seeded.seed)
+        fresh = fresh_values(
+            keras_model, self._task_layers, seeded.seed, self._units_for(seeded.task)
+        )
         parameters, state = (
             [fresh.get(id(variable), value) for variable, value in zip(variables, values)]
             for variables, values in (
@@ -168,10 +177,26 @@ class TaskRunner:
             )
         return result
 
+    def _units_for(self, task: Task) -> dict[str, int]:
+        """The task's own number of classes, by the name of the layer that must have it."""
+        classes = getattr(task, "classes", None)
+        if classes is None:
+            return {}
+        if self._fresh_head:
+            return {self._fresh_head.name: classes}
+        units = self._model.model.output_shape[-1]
+        if classes != units:
+            raise ValueError(
+                f"Task {task.name!r} has {classes} classes, and the model {units} outputs. Name "
+                "its output layer in task_layers, and every task has one of its own."
+            )
+        return {}
+
 
 def _held_out_turns(seeded, stopping):
     """Held-out batches without end, in an order of the seed's."""
-    batches = seeded.task.test_batches().rebatch(stopping.batch_size)
+    make_batches = getattr(seeded.task, "validation_batches", seeded.task.test_batches)
+    batches = make_batches().rebatch(stopping.batch_size)
     return iter(batches.shuffle(1024, seed=seeded.seed).repeat())
 
 

@@ -51,7 +51,7 @@ def test_functional_steps_equal_ordinary_steps(name):
 
     @tf.function
     def run(parameters):
-        slots = functional.initial_slots()
+        slots = functional.initial_slots(parameters)
         for _ in tf.range(20):
             parameters, slots = functional.apply(gradient(parameters), parameters, slots)
         return parameters
@@ -114,7 +114,7 @@ def test_exemptions_from_weight_decay_are_kept():
     functional = FunctionalOptimizer(optimizer, model)
     parameters = [tf.convert_to_tensor(variable.value) for variable in model]
     zeros = [tf.zeros_like(parameter) for parameter in parameters]
-    after, _ = functional.apply(zeros, parameters, functional.initial_slots())
+    after, _ = functional.apply(zeros, parameters, functional.initial_slots(parameters))
     np.testing.assert_array_equal(after[0], parameters[0])
     np.testing.assert_array_equal(after[1], parameters[1])
     np.testing.assert_allclose(after[2], 0.95 * parameters[2], rtol=1e-6)

@@ -382,7 +382,7 @@ def test_finetuning_is_plain_joint_training_of_the_shared_encoder():
     """The same updates by hand: Keras SGD over the mixture's batches, head by head."""
     contract = TestFinetuning()
     trainer = contract.trainer()
-    model = trainer.learner.training_model(small_model(), ("head",))
+    model = trainer.learner.training_models(small_model(), ("head",))[0]
     bank = [v for v in trainer.meta_variables if "bank" in v.path]
     assert [tuple(v.shape) for v in bank] == [(6, 6, 3), (6, 3)]
     assert not np.allclose(bank[0][0], bank[0][1])  # every head has its own start
@@ -401,22 +401,22 @@ def test_finetuning_is_plain_joint_training_of_the_shared_encoder():
 def test_a_mixture_takes_one_batch_of_each_task_a_round():
     distribution = FiniteTasks([blobs(number) for number in range(5)])
     (mixture,) = MixedTasks(distribution, 5).sample(3, np.random.default_rng(0))
-    numbers = [int(task[0]) for (_, task), _ in mixture.train_batches(7).take(9)]
+    numbers = [int(task[0]) for (_, task, _), _ in mixture.train_batches(7).take(9)]
     rounds = [numbers[start : start + 3] for start in (0, 3, 6)]
     members = sorted(number for number, _ in mixture.members)
     assert all(sorted(one) == members for one in rounds)
     assert len({tuple(one) for one in rounds}) > 1
-    for ((inputs, task), labels), _ in zip(mixture.train_batches(7), range(4)):
+    for ((inputs, task, classes), labels), _ in zip(mixture.train_batches(7), range(4)):
         assert inputs.shape == (5, 4)
-        assert task.shape == labels.shape == (5,)
+        assert task.shape == classes.shape == labels.shape == (5,)
 
 
 def test_finetuning_says_what_it_needs():
     with pytest.raises(ValueError, match="task_layers=\\['head'\\]"):
-        MultiHeadedFinetuning().training_model(small_model(), ())
+        MultiHeadedFinetuning().training_models(small_model(), ())
     with pytest.raises(ValueError, match="no fixed list of tasks"):
         MultiHeadedFinetuning().training_tasks(Sinusoids())
-    with pytest.raises(ValueError, match="6 tasks and only 2 heads"):
+    with pytest.raises(ValueError, match="6 tasks, and the learner has room for 2"):
         MultiHeadedFinetuning(heads=2).training_tasks(TestFinetuning().tasks())
     with pytest.raises(ValueError, match="last layer"):
         multi_headed(small_model(), "body", 3)

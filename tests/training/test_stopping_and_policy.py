@@ -3,11 +3,12 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from leap_tf.learners import MAML, Leap
 from leap_tf.models import BatchNormalization
 from leap_tf.tasks import ArrayTask, FiniteTasks
-from leap_tf.training import MetaTrainer, StopWhenMastered
+from leap_tf.training import MetaTrainer, StopWhenMastered, StopWhenStalled
 
 CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
@@ -73,6 +74,67 @@ def test_second_order_learners_cannot_stop_early():
 def test_stopping_that_makes_no_sense_is_refused(options):
     with pytest.raises(ValueError, match="makes no sense"):
         StopWhenMastered(**options)
+
+
+def verdicts(rule, errors):
+    memory, found = rule.start(), []
+    for error in errors:
+        memory = rule.observe(memory, tf.constant(error))
+        found.append(bool(rule.is_over(memory)))
+    return found
+
+
+def test_a_stalled_task_has_not_improved_for_so_many_batches():
+    errors = [0.5, 0.4, 0.4, 0.3, 0.3, 0.35, 0.3, 0.1]
+    assert verdicts(StopWhenStalled(patience=3), errors) == [False] * 6 + [True, False]
+    assert verdicts(StopWhenStalled(patience=1), errors[:4]) == [False, False, True, False]
+    with pytest.raises(ValueError, match="patience and every must be above 0"):
+        StopWhenStalled(patience=0, every=0)
+
+
+def test_held_out_batches_come_every_so_many_steps():
+    """Nothing is ever right, so the first batch sets the mark and two more end the training."""
+    hopeless = task(wrong=1.0)
+    for every in (1, 4):
+        rule = StopWhenStalled(patience=2, batch_size=40, every=every)
+        # the mark may be set once more while the model is still wrong about the training set too
+        assert steps_made(trainer(stopping=rule), hopeless) in range(3 * every, 7 * every)
+
+
+class Validated(ArrayTask):
+    """A task whose validation examples say when to stop; its test examples are not asked."""
+
+    def __init__(self, wrong):
+        good = task()
+        super().__init__("validated", good.train, task(wrong=1.0).test, batch_size=10)
+        self._validation = task(wrong=wrong)
+
+    def validation_batches(self):
+        return self._validation.test_batches()
+
+
+def test_validation_examples_decide_where_a_task_has_them():
+    rule = StopWhenMastered(error=0.02, batches=7, batch_size=10)
+    assert steps_made(trainer(stopping=rule), Validated(wrong=0.0)) < 20
+    assert steps_made(trainer(stopping=rule), Validated(wrong=1.0)) == 60
+
+
+def test_judged_tasks_stop_by_validation_examples_only():
+    rule = StopWhenMastered(error=0.02, batches=7, batch_size=10)
+    judge = trainer(judged_stopping=rule)
+    evaluated = judge.evaluate([Validated(wrong=0.0)], steps=50).tasks[0]
+    assert len(evaluated.training_errors) < 20
+    assert evaluated.error == 1.0  # that is what it is judged by
+    with pytest.raises(ValueError, match="must not stop by those it is judged on"):
+        judge.evaluate([task()], steps=50)
+
+
+def test_judged_tasks_can_have_an_optimizer_of_their_own():
+    still = trainer(judged_optimizer=keras.optimizers.SGD(0.0)).evaluate([task()], steps=3)
+    assert still.tasks[0].path_length == pytest.approx(
+        np.abs(np.diff(still.tasks[0].training_losses)).sum(), abs=1e-6
+    )
+    assert trainer().evaluate([task()], steps=3).loss < still.loss
 
 
 def test_validation_has_steps_of_its_own():
