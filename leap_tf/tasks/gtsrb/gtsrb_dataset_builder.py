@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 
 _SOURCE = "https://sid.erda.dk/public/archives/daaeac0d7ce1152aea9b61d9f1e19370"
 _TRAINING_ARCHIVE = "GTSRB_Final_Training_Images.zip"
-# No SHA-256 of this archive is published, which TFDS needs to download it; its MD5 is.
+# TFDS downloads by SHA-256, and of this archive only an MD5 was found in public references.
 _TRAINING_MD5 = "f33fd80ac59bff73c82d25ab499e03a3"
 _DESCRIPTION = """\
 German Traffic Sign Recognition Benchmark: photographs of signs of 43 classes, scaled to 32x32
