@@ -25,6 +25,7 @@ from leap_tf.tasks import (
     TaskDistribution,
     TaskSplits,
     alphabet_splits,
+    multi_cv_splits,
     sinusoid_splits,
 )
 from leap_tf.training import (
@@ -70,6 +71,7 @@ __all__ = [
     "alphabet_splits",
     "conv_net",
     "mlp",
+    "multi_cv_splits",
     "one_thread_per_task",
     "sinusoid_splits",
 ]

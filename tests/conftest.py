@@ -1,6 +1,7 @@
 """Shared set-up: quiet, seeded, one thread an operation, so that results repeat to the bit."""
 
 import os
+import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["KERAS_BACKEND"] = "tensorflow"
@@ -22,3 +23,12 @@ hypothesis.settings.load_profile("deterministic")
 @pytest.fixture(autouse=True)
 def _seeded():
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture
+def tfds_subset():
+    """The folder with small subsets of seven image data sets, where there is one."""
+    folder = pathlib.Path(__file__).parents[2] / "shared" / "tfds_subset"
+    if not folder.exists():
+        pytest.skip("the subsets of image data sets are not on this machine")
+    return folder

@@ -29,7 +29,7 @@ from leap_tf.learners import (
     Reptile,
 )
 from leap_tf.models import conv_net, mlp
-from leap_tf.tasks import alphabet_splits, sinusoid_splits
+from leap_tf.tasks import alphabet_splits, multi_cv_splits, sinusoid_splits
 from leap_tf.training import MetaTrainer, StopWhenMastered
 
 
@@ -61,6 +61,7 @@ configured_cells = gin.external_configurable(cells_of, "sweep")
 gin.external_configurable(conv_net, module="models")
 gin.external_configurable(mlp, module="models")
 gin.external_configurable(alphabet_splits, module="tasks", denylist=["seed", "data_dir"])
+gin.external_configurable(multi_cv_splits, module="tasks", denylist=["seed", "data_dir"])
 gin.external_configurable(sinusoid_splits, module="tasks", denylist=["seed", "data_dir"])
 gin.external_configurable(_calling(MetaTrainer), "MetaTrainer", denylist=["model", "seed"])
 gin.external_configurable(_calling(StopWhenMastered), "StopWhenMastered", module="training")

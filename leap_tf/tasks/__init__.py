@@ -4,11 +4,13 @@ from leap_tf.tasks.alphabets import alphabet_splits, alphabet_task
 from leap_tf.tasks.arrays import ArrayTask
 from leap_tf.tasks.datasets import MissingDataError, open_dataset
 from leap_tf.tasks.mixed import MixedTasks
+from leap_tf.tasks.multi_cv import DataSetTask, multi_cv_splits
 from leap_tf.tasks.sinusoids import Sinusoids, sinusoid_splits
 from leap_tf.tasks.task import FiniteTasks, Task, TaskDistribution, TaskSplits
 
 __all__ = [
     "ArrayTask",
+    "DataSetTask",
     "FiniteTasks",
     "MissingDataError",
     "MixedTasks",
@@ -18,6 +20,7 @@ __all__ = [
     "TaskSplits",
     "alphabet_splits",
     "alphabet_task",
+    "multi_cv_splits",
     "open_dataset",
     "sinusoid_splits",
 ]

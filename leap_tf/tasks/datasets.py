@@ -1,5 +1,6 @@
 """Finding prepared TFDS data sets on this machine, and saying what to do if there are none."""
 
+import importlib
 import os
 import pathlib
 
@@ -7,6 +8,8 @@ import tensorflow_datasets as tfds
 
 # Data sets that this project can draw itself, with no network.
 DRAWN_OFFLINE = ("unicode_alphabets",)
+# Data sets that TFDS does not have. Each has a package of its name here, with a TFDS builder.
+OWN = (*DRAWN_OFFLINE, "facescrub", "gtsrb", "not_mnist")
 
 
 class MissingDataError(FileNotFoundError):
@@ -16,7 +19,7 @@ class MissingDataError(FileNotFoundError):
 def open_dataset(name: str, data_dir: str | os.PathLike | None = None) -> tfds.core.DatasetBuilder:
     """Opens a data set that is prepared on this machine; nothing is ever downloaded.
 
-    A data set of this project's own (`unicode_alphabets`) is drawn at first use, which takes
+    One that this project draws itself (`unicode_alphabets`) is drawn at first use, which takes
     about a minute.
 
     Args:
@@ -32,20 +35,29 @@ def open_dataset(name: str, data_dir: str | os.PathLike | None = None) -> tfds.c
         ValueError: TFDS knows no data set of this name.
     """
     folders = _search_path(data_dir)
-    if name in DRAWN_OFFLINE:
-        import leap_tf.tasks.unicode_alphabets  # noqa: F401, registers the builder with TFDS
+    if name in OWN:
+        importlib.import_module(f"leap_tf.tasks.{name}")  # registers the builder with TFDS
     for folder in folders:
         builder = _builder(name, folder)
         if (pathlib.Path(builder.data_path) / "dataset_info.json").exists():
             return builder
     if name in DRAWN_OFFLINE:
         return _draw(name, folders)
+    load = f"tfds.load('{name}', data_dir='{folders[0]}')"
+    modules = f"tensorflow_datasets as tfds{f', leap_tf.tasks.{name}' if name in OWN else ''}"
     raise MissingDataError(
         f"The data set {name!r} is not prepared in {' or '.join(map(str, folders))}. Either "
-        f"download it once, with `tfds build {name} --data_dir={folders[0]}` on a machine that "
-        "has a network, or point --data_dir (or TFDS_DATA_DIR) at a folder that holds it. "
-        "`unicode_alphabets` needs neither."
+        f'download it once, with `python -c "import {modules}; {load}"` on a machine that has a '
+        "network, or point --data_dir (or TFDS_DATA_DIR) at a folder that holds it. "
+        f"`unicode_alphabets` needs neither.{_what_to_place(builder, folders[0])}"
     )
+
+
+def _what_to_place(builder, folder):
+    """What a person has to do before TFDS can prepare a data set."""
+    if not builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
+        return ""
+    return f" First fill {folder}/downloads/manual. {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}"
 
 
 def _search_path(data_dir):

@@ -74,7 +74,10 @@ class FiniteTasks:
 
 @dataclasses.dataclass(frozen=True)
 class TaskSplits:
-    """Disjoint tasks: to meta-train on, to validate on meanwhile, and to judge by in the end."""
+    """Tasks to meta-train on, to validate on meanwhile, and to judge by in the end.
+
+    No example that a validation or test task is judged by is one that another trains on.
+    """
 
     train: TaskDistribution
     validation: Sequence[Task]

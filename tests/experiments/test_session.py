@@ -162,7 +162,7 @@ def test_a_signal_saves_and_leaves(finished, tmp_path, number):
         (["Leep.distance = 'length'"], "Leep"),
         (["mlp.hidden ="], "cannot be read"),
         (["innr/SGD.learning_rate = 0.5"], "Nothing refers to the scopes ['innr']"),
-        (["study.tasks = @alphabet_splits", "alphabet_splits.dataset = 'omniglot'"], "tfds build"),
+        (["study.tasks = @alphabet_splits", "alphabet_splits.dataset = 'omniglot'"], "tfds.load"),
         (["Leap.distance = 'width'"], "distance must be one of"),
     ],
 )

@@ -154,7 +154,7 @@ def test_rotations_that_cannot_be_made_are_refused(rotations):
 
 
 def test_missing_data_names_both_ways_to_get_it(tmp_path):
-    with pytest.raises(MissingDataError, match=r"tfds build omniglot.*or point --data_dir"):
+    with pytest.raises(MissingDataError, match=r"tfds.load\('omniglot'.*or point --data_dir"):
         open_dataset("omniglot", tmp_path)
     with pytest.raises(ValueError, match="knows no data set named 'omniglott'"):
         open_dataset("omniglott", tmp_path)
