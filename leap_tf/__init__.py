@@ -6,6 +6,7 @@ Flennerhag et al., "Transferring Knowledge across Learning Processes", ICLR 2019
 from leap_tf.learners import (
     ANIL,
     FOMAML,
+    HAT,
     MAML,
     Leap,
     LeapOptimizer,
@@ -13,6 +14,7 @@ from leap_tf.learners import (
     MetaSGD,
     MultiHeadedFinetuning,
     PlainTraining,
+    ProgressiveNets,
     Reptile,
 )
 from leap_tf.models import conv_net, mlp
@@ -45,6 +47,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ANIL",
     "FOMAML",
+    "HAT",
     "MAML",
     "ArrayTask",
     "CheckpointMismatchError",
@@ -60,6 +63,7 @@ __all__ = [
     "MissingDataError",
     "MultiHeadedFinetuning",
     "PlainTraining",
+    "ProgressiveNets",
     "Reptile",
     "Sinusoids",
     "StopWhenMastered",

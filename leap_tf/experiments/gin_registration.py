@@ -21,16 +21,18 @@ from leap_tf.experiments.sweep import cells_of
 from leap_tf.learners import (
     ANIL,
     FOMAML,
+    HAT,
     MAML,
     Leap,
     MetaSGD,
     MultiHeadedFinetuning,
     PlainTraining,
+    ProgressiveNets,
     Reptile,
 )
 from leap_tf.models import conv_net, mlp
 from leap_tf.tasks import alphabet_splits, multi_cv_splits, sinusoid_splits
-from leap_tf.training import MetaTrainer, StopWhenMastered
+from leap_tf.training import MetaTrainer, StopWhenMastered, StopWhenStalled
 
 
 class ConfigurationError(ValueError):
@@ -64,7 +66,8 @@ gin.external_configurable(alphabet_splits, module="tasks", denylist=["seed", "da
 gin.external_configurable(multi_cv_splits, module="tasks", denylist=["seed", "data_dir"])
 gin.external_configurable(sinusoid_splits, module="tasks", denylist=["seed", "data_dir"])
 gin.external_configurable(_calling(MetaTrainer), "MetaTrainer", denylist=["model", "seed"])
-gin.external_configurable(_calling(StopWhenMastered), "StopWhenMastered", module="training")
+for _rule in (StopWhenMastered, StopWhenStalled):
+    gin.external_configurable(_calling(_rule), _rule.__name__, module="training")
 for _class in (
     Leap,
     Reptile,
@@ -73,6 +76,8 @@ for _class in (
     ANIL,
     MetaSGD,
     MultiHeadedFinetuning,
+    HAT,
+    ProgressiveNets,
     PlainTraining,
 ):
     gin.external_configurable(_calling(_class), _class.__name__, module="learners")

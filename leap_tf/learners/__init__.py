@@ -3,17 +3,20 @@
 from leap_tf.learners.adaptation import Adaptation
 from leap_tf.learners.anil import ANIL
 from leap_tf.learners.finetuning import MultiHeadedFinetuning
+from leap_tf.learners.hat import HAT
 from leap_tf.learners.leap import Leap
 from leap_tf.learners.leap_optimizer import LeapOptimizer
 from leap_tf.learners.learner import Learner, StatelessLearner, TaskEnd, TaskUpdate
 from leap_tf.learners.maml import FOMAML, MAML
 from leap_tf.learners.meta_sgd import MetaSGD
 from leap_tf.learners.plain_training import PlainTraining
+from leap_tf.learners.progressive_nets import ProgressiveNets
 from leap_tf.learners.reptile import Reptile
 
 __all__ = [
     "ANIL",
     "FOMAML",
+    "HAT",
     "MAML",
     "Adaptation",
     "Leap",
@@ -22,6 +25,7 @@ __all__ = [
     "MetaSGD",
     "MultiHeadedFinetuning",
     "PlainTraining",
+    "ProgressiveNets",
     "Reptile",
     "StatelessLearner",
     "TaskEnd",

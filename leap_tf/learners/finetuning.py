@@ -9,11 +9,12 @@ ended; the meta-optimizer must therefore be plain SGD with rate 1.
 from collections.abc import Sequence
 
 import keras
+import numpy as np
 
 from leap_tf.learners.learner import StatelessLearner, TaskEnd, TaskUpdate
-from leap_tf.learners.reptile import displacement
-from leap_tf.models import multi_headed
-from leap_tf.tasks import MixedTasks, TaskDistribution
+from leap_tf.learners.reptile import displacement, require_whole_steps
+from leap_tf.models import head_name, multi_headed
+from leap_tf.tasks import MixedTask, Task, TaskDistribution, number_of_each
 
 
 class MultiHeadedFinetuning(StatelessLearner):
@@ -40,15 +41,13 @@ class MultiHeadedFinetuning(StatelessLearner):
     def end_task(self, state: tuple[()], end: TaskEnd) -> TaskUpdate:
         return TaskUpdate(displacement(end), metrics={})
 
-    def check(self, meta_optimizer: keras.optimizers.Optimizer, stopping: object | None) -> None:
-        settings = meta_optimizer.get_config()
-        if type(meta_optimizer) is not keras.optimizers.SGD or (
-            settings["learning_rate"] != 1.0 or settings["momentum"]
-        ):
-            raise ValueError(
-                "MultiHeadedFinetuning goes to where joint training ended, so its meta_optimizer "
-                "must be keras.optimizers.SGD(1.0). The learning rate is the inner optimizer's."
-            )
+    def check(
+        self,
+        meta_optimizer: keras.optimizers.Optimizer,
+        inner_optimizer: keras.optimizers.Optimizer,
+        stopping: object | None,
+    ) -> None:
+        require_whole_steps(meta_optimizer, type(self).__name__)
         if stopping:
             raise ValueError(
                 "MultiHeadedFinetuning trains a mixture of tasks, none of which can be stopped "
@@ -56,15 +55,14 @@ class MultiHeadedFinetuning(StatelessLearner):
             )
 
     def training_models(self, model: keras.Model, task_layers: Sequence[str]) -> list[keras.Model]:
-        if len(task_layers) != 1:
-            raise ValueError(
-                "MultiHeadedFinetuning needs the name of the one layer that each task has for "
-                f"itself: task_layers=['head'] or the like, and not {list(task_layers)}."
-            )
-        return [multi_headed(model, task_layers[0], self.heads)]
+        return [multi_headed(model, head_name(task_layers, type(self).__name__), self.heads)]
 
-    def training_tasks(self, distribution: TaskDistribution) -> TaskDistribution:
-        return MixedTasks(distribution, self.heads)
+    def draw_tasks(
+        self, distribution: TaskDistribution, count: int, meta_step: int, rng: np.random.Generator
+    ) -> list[Task]:
+        numbers = number_of_each(distribution, self.heads)
+        drawn = distribution.sample(count, rng)
+        return [MixedTask([(numbers[task.name], task) for task in drawn])]
 
     def training_steps(self, steps_per_task: int, meta_batch_size: int) -> int:
         return steps_per_task * meta_batch_size

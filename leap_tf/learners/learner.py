@@ -21,7 +21,7 @@ defaults that do nothing special:
 
     own variables       build, direction              Meta-SGD's learning rates, ANIL's frozen body
     a loss on new data  query_batches, second_order   MAML and its relatives
-    joint training      training_*, judged_*          multi-headed finetuning, HAT, Progressive Nets
+    joint training      draw_tasks, training_*, …     multi-headed finetuning, HAT, Progressive Nets
 """
 
 import abc
@@ -29,6 +29,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from leap_tf.geometry import PathPoint
@@ -76,15 +77,14 @@ class Learner(abc.ABC):
             one epoch.
         second_order: whether the query gradient is taken through the steps. They are then
             recorded: time and memory grow with their number.
-        lasting_state: whether what a task leaves in the model's non-trainable variables, such as
-            running statistics, stays there. By default every task starts from those of the
-            initialization. If it stays, tasks follow one another, one in a meta-step.
+        sequential: whether tasks follow one another in one network, of which each may train a
+            part. A meta-step then has one task.
     """
 
     minimum_steps: int = 1
     query_batches: int = 0
     second_order: bool = False
-    lasting_state: bool = False
+    sequential: bool = False
 
     def build(self, variables: Sequence[keras.Variable]) -> list[keras.Variable]:
         """Looks at the meta-learned variables; returns the learner's own, meta-learned too."""
@@ -123,12 +123,14 @@ class Learner(abc.ABC):
     def check(
         self,
         meta_optimizer: keras.optimizers.Optimizer,
+        inner_optimizer: keras.optimizers.Optimizer,
         stopping: object | None,
     ) -> None:
         """Raises ValueError if the learner cannot work with these.
 
         Args:
             meta_optimizer: the optimizer of the outer loop.
+            inner_optimizer: the optimizer that trains on tasks.
             stopping: the rule that ends tasks early, or None.
         """
         if self.second_order and stopping:
@@ -162,16 +164,36 @@ class Learner(abc.ABC):
         """
         return model
 
+    def lasting_state(self, training_models: Sequence[keras.Model]) -> Sequence[keras.Variable]:
+        """Returns the non-trainable variables that keep what a task leaves in them.
+
+        By default there are none, and every task starts from the running statistics of the
+        initialization. Only learners that are `sequential` may have any.
+
+        Args:
+            training_models: those that are meta-trained.
+        """
+        return []
+
     def judged_task(self, task: Task) -> Task:
         """Returns a task as the judged model takes it."""
         return task
 
-    def training_tasks(self, distribution: TaskDistribution) -> TaskDistribution:
-        """Returns what meta-training draws its tasks from."""
-        return distribution
+    def draw_tasks(
+        self, distribution: TaskDistribution, count: int, meta_step: int, rng: np.random.Generator
+    ) -> Sequence[Task]:
+        """Returns the tasks of a meta-step.
+
+        Args:
+            distribution: what the user gave to train on.
+            count: size of the meta-batch.
+            meta_step: the number of meta-steps before this one.
+            rng: the only source of randomness that may be used.
+        """
+        return distribution.sample(count, rng)
 
     def training_steps(self, steps_per_task: int, meta_batch_size: int) -> int:
-        """Returns the gradient steps on each task that `training_tasks` gives."""
+        """Returns the gradient steps on each task that `draw_tasks` gives."""
         return steps_per_task
 
 

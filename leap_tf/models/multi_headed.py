@@ -3,15 +3,33 @@
 import keras
 import tensorflow as tf
 
+from leap_tf.models.chain import require_head
+
 _NO_CLASS = -1e9  # a logit; in float16 it is −∞, which is as good
+
+
+@keras.saving.register_keras_serializable(package="leap_tf")
+class OfKnownClasses(keras.layers.Layer):
+    """Logits of −10⁹ for what is no class of the task; takes [logits, classes [batch]].
+
+    They have no probability and get no gradient.
+    """
+
+    def call(self, inputs):
+        logits, classes = inputs
+        exists = tf.range(tf.shape(logits)[-1]) < classes[:, tf.newaxis]
+        return tf.where(exists, logits, tf.constant(_NO_CLASS, logits.dtype))
+
+    def compute_output_shape(self, input_shape):
+        return input_shape[0]
 
 
 @keras.saving.register_keras_serializable(package="leap_tf")
 class HeadBank(keras.layers.Layer):
     """As many linear heads as tasks; every example is given to that of its task.
 
-    Takes [features, number of the task, classes of the task]. A task that has fewer classes than
-    a head has units gets logits of −10⁹ for the others: they have no probability and no gradient.
+    Takes [features, number of the task, classes of the task], the last two [batch]. A task may
+    have fewer classes than a head has units, see `OfKnownClasses`.
 
     Args:
         heads: how many.
@@ -25,6 +43,7 @@ class HeadBank(keras.layers.Layer):
         self.heads = heads
         self.units = units
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.of_known_classes = OfKnownClasses(dtype=self.dtype_policy)
 
     def build(self, input_shape):
         features = input_shape[0][-1]
@@ -52,8 +71,7 @@ class HeadBank(keras.layers.Layer):
         features, task, classes = inputs
         kernel, bias = tf.gather(self.kernel, task), tf.gather(self.bias, task)
         logits = tf.einsum("bf,bfu->bu", features, kernel) + bias
-        exists = tf.range(self.units) < classes[:, tf.newaxis]
-        return tf.where(exists, logits, tf.constant(_NO_CLASS, logits.dtype))
+        return self.of_known_classes([logits, classes])
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0][0], self.units)
@@ -84,24 +102,7 @@ def multi_headed(model: keras.Model, head: str, heads: int) -> keras.Model:
     Raises:
         ValueError: the layer is not there, is not such a layer, or is not the last.
     """
-    if len(getattr(model, "inputs", None) or ()) != 1 or len(model.outputs) != 1:
-        raise ValueError(
-            f"A multi-headed model is made of a functional or sequential one with one input and "
-            f"one output, and {model.name!r} is a {type(model).__name__} of another form."
-        )
-    layer = next((layer for layer in model.layers if layer.name == head), None)
-    if not isinstance(layer, keras.layers.Dense) or layer is not model.layers[-1]:
-        raise ValueError(
-            f"The head {head!r} must be the model's last layer, and a Dense layer; the model has "
-            f"{[f'{type(layer).__name__} {layer.name!r}' for layer in model.layers]}."
-        )
-    if keras.activations.serialize(layer.activation) != "linear" or not layer.use_bias:
-        raise ValueError(
-            f"The head {head!r} must have a bias and no activation. Give the activation to the "
-            "loss, as from_logits=True."
-        )
-    if any((layer.kernel_regularizer, layer.bias_regularizer, layer.kernel_constraint)):
-        raise ValueError(f"The head {head!r} has a regularizer or constraint; banks have none.")
+    layer = require_head(model, head)
     task = keras.Input((), dtype="int32", name="task")
     classes = keras.Input((), dtype="int32", name="classes")
     bank = HeadBank(

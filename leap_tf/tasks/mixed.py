@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import tensorflow as tf
 
 from leap_tf.tasks.arrays import one_thread_options
-from leap_tf.tasks.numbered import number_of_each, numbering
-from leap_tf.tasks.task import Task, TaskDistribution
+from leap_tf.tasks.numbered import numbering
+from leap_tf.tasks.task import Task
 
 
 class MixedTask:
@@ -44,23 +43,3 @@ class MixedTask:
     def test_batches(self) -> tf.data.Dataset:
         """Raises NotImplementedError: a mixture is only ever trained on."""
         raise NotImplementedError("A mixture of tasks has no held-out examples; its members have.")
-
-
-class MixedTasks:
-    """A distribution that gives the tasks of a meta-batch as one mixture.
-
-    Args:
-        distribution: a distribution with a fixed list of `tasks`, whose order numbers them.
-        most: how many tasks there may be.
-
-    Raises:
-        ValueError: the tasks are not a fixed list, or too many.
-    """
-
-    def __init__(self, distribution: TaskDistribution, most: int):
-        self._distribution = distribution
-        self._numbers = number_of_each(distribution, most)
-
-    def sample(self, count: int, rng: np.random.Generator) -> list[MixedTask]:
-        drawn = self._distribution.sample(count, rng)
-        return [MixedTask([(self._numbers[task.name], task) for task in drawn])]

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import numpy as np
 import tensorflow as tf
 
 from leap_tf.tasks.task import Task, TaskDistribution
@@ -23,37 +22,24 @@ class NumberedTask:
         self.number = number
         self.name = task.name
         self._task = task
-        if hasattr(task, "validation_batches"):
-            self.validation_batches = lambda: self._numbered(task.validation_batches())
+
+    @property
+    def validation_batches(self) -> Callable[[], tf.data.Dataset]:
+        """That of the task; an AttributeError where it has none."""
+        make_batches = self._task.validation_batches  # type: ignore[attr-defined]
+        return lambda: self._held_out(make_batches())
 
     def train_batches(self, seed: int) -> tf.data.Dataset:
         return self._numbered(self._task.train_batches(seed))
 
     def test_batches(self) -> tf.data.Dataset:
-        return self._numbered(self._task.test_batches())
+        return self._held_out(self._task.test_batches())
 
     def _numbered(self, batches):
         return batches.map(numbering(self.number, self._task))
 
-
-class NumberedTasks:
-    """A distribution that gives its tasks their numbers.
-
-    Args:
-        distribution: a distribution with a fixed list of `tasks`, whose order numbers them.
-        most: how many tasks there may be.
-
-    Raises:
-        ValueError: the tasks are not a fixed list, or too many, or share a name.
-    """
-
-    def __init__(self, distribution: TaskDistribution, most: int):
-        self._distribution = distribution
-        self._numbers = number_of_each(distribution, most)
-
-    def sample(self, count: int, rng: np.random.Generator) -> list[NumberedTask]:
-        drawn = self._distribution.sample(count, rng)
-        return [NumberedTask(self._numbers[task.name], task) for task in drawn]
+    def _held_out(self, batches):
+        return self._numbered(batches)
 
 
 def number_of_each(distribution: TaskDistribution, most: int) -> dict[str, int]:

@@ -86,6 +86,7 @@ class MetaLoop(abc.ABC):
     Args:
         model: the Keras model that callbacks see.
         meta_optimizer: the unused Keras optimizer that moves the initialization.
+        inner_optimizer: the Keras optimizer that trains on tasks.
         learner: the meta-learner; the runner has built it.
         runner: trains on tasks.
         judge: judges on them; may be the same.
@@ -104,6 +105,7 @@ class MetaLoop(abc.ABC):
         self,
         model: keras.Model,
         meta_optimizer: keras.optimizers.Optimizer,
+        inner_optimizer: keras.optimizers.Optimizer,
         learner: Learner,
         runner: Runner,
         judge: Judge,
@@ -116,14 +118,14 @@ class MetaLoop(abc.ABC):
     ):
         check_at_least("steps_per_task", steps_per_task, learner.minimum_steps)
         check_at_least("meta_batch_size", meta_batch_size, 1)
-        if learner.lasting_state and meta_batch_size != 1:
+        if learner.sequential and meta_batch_size != 1:
             raise ValueError(
                 f"{type(learner).__name__} trains on one task after another, each from where the "
                 f"last one ended. Set meta_batch_size to 1; it is {meta_batch_size}."
             )
         refuse_hidden_state(meta_optimizer, role="meta_optimizer")
         refuse_loss_scaling(meta_optimizer)
-        learner.check(meta_optimizer, stopping)
+        learner.check(meta_optimizer, inner_optimizer, stopping)
         if meta_optimizer.built:
             raise ValueError("meta_optimizer has been used already. Pass a new optimizer.")
         self.model = model
@@ -320,7 +322,7 @@ class MetaLoop(abc.ABC):
     ) -> tuple[list[tf.Tensor], Sequence[tf.Tensor], dict[str, Any]]:
         """Trains the tasks of a meta-batch: mean meta-gradient, lasting state, and metrics."""
         rng = np.random.default_rng([self.seed, _TRAINING, epoch])
-        tasks = self.learner.training_tasks(distribution).sample(self.meta_batch_size, rng)
+        tasks = self.learner.draw_tasks(distribution, self.meta_batch_size, epoch, rng)
         if not tasks:
             raise ValueError(
                 f"{distribution!r} gave no tasks when asked for {self.meta_batch_size}."

@@ -73,6 +73,7 @@ class MetaTrainer(MetaLoop):
         learner = copy.copy(learner) if learner else Leap()  # it will know this model's variables
         models = learner.training_models(model, task_layers)
         judged_model = learner.judged_model(model, models)
+        lasting_state = learner.lasting_state(models)
         self.task_layers = tuple(task_layers)
         self.transductive = transductive
         runners = {
@@ -85,6 +86,7 @@ class MetaTrainer(MetaLoop):
                 judged_stopping,
                 judged_optimizer or inner_optimizer,
                 transductive,
+                lasting_state,
             )
             for each in [*models, judged_model]
         }
@@ -94,6 +96,7 @@ class MetaTrainer(MetaLoop):
         super().__init__(
             judged_model,
             meta_optimizer,
+            inner_optimizer,
             learner,
             runner,
             runners[id(judged_model)],

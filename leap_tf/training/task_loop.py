@@ -219,7 +219,7 @@ class TaskLoop:
         point = PathPoint(self._meta_learned(now.parameters), loss, meta_gradients)
         memory = self._learner.observe(now.memory, point)
         directions = self._learner.direction(meta_gradients, own)
-        left_alone = any(direction is None for direction in directions)
+        left_alone = self._learner.sequential or any(each is None for each in directions)
         for index, direction in zip(self._meta_indices, directions, strict=True):
             if gradients[index] is not None:
                 gradients[index] = direction

@@ -39,11 +39,12 @@ class TaskRunner:
             examples only.
         judged_optimizer: the optimizer of such an adaptation; the inner one by default.
         transductive: see `TaskLoop`.
+        lasting_state: non-trainable variables that keep what a task leaves in them.
 
     Attributes:
         meta_variables: the model's meta-learned variables, then the learner's own.
         own_variables: the learner's own.
-        lasting_state: the model's other variables, if what a task leaves in them stays.
+        lasting_state: those of the model.
 
     Raises:
         ValueError: nothing is left to meta-learn, or the optimizer cannot be used.
@@ -59,6 +60,7 @@ class TaskRunner:
         judged_stopping: StopRule | None = None,
         judged_optimizer: keras.optimizers.Optimizer | None = None,
         transductive: bool = False,
+        lasting_state: Sequence[keras.Variable] = (),
     ):
         self._model = model
         self._task_layers = tuple(task_layers)
@@ -78,9 +80,10 @@ class TaskRunner:
         of_model = [model.variables[index] for index in meta_indices]
         self.own_variables = learner.build(of_model)
         self.meta_variables = [*of_model, *self.own_variables]
-        self.lasting_state = (
-            list(model.model.non_trainable_variables) if learner.lasting_state else []
-        )
+        lasting = {id(variable) for variable in lasting_state}
+        others = model.model.non_trainable_variables
+        self._lasting_indices = [i for i, other in enumerate(others) if id(other) in lasting]
+        self.lasting_state = [others[index] for index in self._lasting_indices]
         self._query_batches = learner.query_batches
         last = output_layer(model.model)
         self._fresh_head = last if last and last.name in self._task_layers else None
@@ -120,7 +123,7 @@ class TaskRunner:
                 **{name: float(value) for name, value in result.update.metrics.items()},
             },
             finite=bool(result.finite),
-            state=result.state if self.lasting_state else (),
+            state=[result.state[index] for index in self._lasting_indices],
         )
 
     def evaluate(self, seeded: SeededTask) -> TaskEvaluation:

@@ -1,0 +1,123 @@
+"""What every learner keeps to, as a class of tests to inherit from; and tasks to try it on."""
+
+import keras
+import numpy as np
+import pytest
+
+from leap_tf.tasks import ArrayTask, FiniteTasks
+from leap_tf.training import MetaTrainer
+
+CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def blobs(number, classes=3):
+    """A task that linear models learn: one cloud of points a class, placed anew for each task."""
+    rng = np.random.default_rng(number)
+    centres = rng.normal(size=(classes, 4))
+    labels = np.tile(np.arange(classes), 20)
+    points = (centres[labels] + 0.1 * rng.normal(size=(len(labels), 4))).astype("float32")
+    train, test = (points[:45], labels[:45]), (points[45:], labels[45:])
+    return ArrayTask(f"blobs {number}", train, test, batch_size=5)
+
+
+def small_model():
+    layers = [keras.layers.Dense(6, activation="tanh", name="body"), keras.layers.Dense(3)]
+    layers[-1].name = "head"
+    return keras.Sequential([keras.layers.Input((4,)), *layers])
+
+
+class LearnerContract:
+    """Every learner passes this, whatever it does."""
+
+    task_layers: tuple[str, ...] = ()
+    meta_rate = 0.1
+    meta_batch_size = 4
+    learns = True
+
+    def learner(self):
+        raise NotImplementedError
+
+    def trainer(self, seed=0, **options):
+        keras.utils.set_random_seed(seed)
+        return MetaTrainer(
+            small_model(),
+            CROSS_ENTROPY,
+            keras.optimizers.SGD(0.3),
+            keras.optimizers.SGD(self.meta_rate),
+            learner=self.learner(),
+            steps_per_task=4,
+            meta_batch_size=self.meta_batch_size,
+            task_layers=self.task_layers,
+            seed=seed,
+            **options,
+        )
+
+    def tasks(self):
+        return FiniteTasks([blobs(number) for number in range(6)])
+
+    def weights_after(self, trainer, meta_steps=3):
+        trainer.fit(self.tasks(), meta_steps, verbose=False)
+        return [variable.numpy() for variable in trainer.variables]
+
+    def test_it_moves_the_initialization_if_it_learns(self):
+        trainer = self.trainer()
+        before = [variable.numpy() for variable in trainer.variables]
+        after = self.weights_after(trainer)
+        moved = any(not np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+        assert moved == self.learns
+        assert all(np.all(np.isfinite(value)) for value in after)
+
+    def test_the_same_seed_gives_the_same_bits_whatever_runs_in_parallel(self):
+        first = self.weights_after(self.trainer(parallel_tasks=1))
+        again = self.weights_after(self.trainer(parallel_tasks=3))
+        for a, b in zip(first, again, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+    def test_a_run_that_goes_on_ends_like_one_that_did_not_stop(self, tmp_path):
+        whole = self.weights_after(self.trainer(), meta_steps=4)
+        self.trainer().fit(self.tasks(), 2, checkpoint_dir=tmp_path, verbose=False)
+        rest = self.trainer()
+        rest.fit(self.tasks(), 4, checkpoint_dir=tmp_path, verbose=False)
+        for a, b in zip(whole, rest.variables, strict=True):
+            np.testing.assert_array_equal(a, b.numpy())
+
+    def test_evaluation_changes_nothing_and_repeats(self):
+        trainer = self.trainer()
+        trainer.fit(self.tasks(), 1, verbose=False)
+        before = [variable.numpy() for variable in trainer.variables]
+        first, again = (trainer.evaluate([blobs(10), blobs(11)], steps=12) for _ in range(2))
+        assert first.error == again.error
+        np.testing.assert_array_equal(
+            first.tasks[1].training_losses, again.tasks[1].training_losses
+        )
+        for a, b in zip(before, trainer.variables, strict=True):
+            np.testing.assert_array_equal(a, b.numpy())
+
+    def test_evaluation_adapts_to_the_task(self):
+        task = self.trainer().evaluate([blobs(10)], steps=60).tasks[0]
+        assert task.training_losses[-5:].mean() < 0.8 * task.training_losses[:5].mean()
+        assert task.path_length > 0
+
+    def test_a_task_that_diverges_leaves_the_initialization_finite(self):
+        broken = blobs(0)
+        broken.train = (broken.train[0] * np.float32(np.inf), broken.train[1])
+
+        class OneBroken:
+            """Five good tasks and the broken one; mixtures take them all as one."""
+
+            def __init__(self):
+                self.tasks = [broken, *(blobs(number) for number in range(1, 6))]
+
+            def sample(self, count, rng):
+                return self.tasks[:count]
+
+        trainer, tasks = self.trainer(), OneBroken()
+        drawn = trainer.learner.draw_tasks(tasks, trainer.meta_batch_size, 0, None)
+        if len(drawn) == 1:
+            with pytest.raises(FloatingPointError, match="diverged"):
+                trainer.fit(tasks, 1, verbose=False)
+        else:
+            history = trainer.fit(tasks, 1, verbose=False).history
+            assert history["tasks_skipped"] == [1]
+        for variable in trainer.variables:
+            assert np.all(np.isfinite(variable.numpy()))

@@ -1,0 +1,354 @@
+"""HAT and Progressive Nets: the contract of all learners, and what defines each."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from leap_tf.learners import HAT, ProgressiveNets
+from leap_tf.models import HardAttentionModel, conv_net, progressive_columns
+from leap_tf.models.chain import chain_of
+from leap_tf.models.hard_attention import attention, gated_gradient
+from leap_tf.tasks import ArrayTask, FiniteTasks
+from leap_tf.training import MetaTrainer
+from tests.learner_contract import CROSS_ENTROPY, LearnerContract, blobs, small_model
+
+
+class SequentialContract(LearnerContract):
+    task_layers = ("head",)
+    meta_rate = 1.0
+    meta_batch_size = 1
+
+    def test_weight_decay_and_other_meta_optimizers_are_refused(self):
+        for meta, inner in (
+            (keras.optimizers.SGD(0.5), keras.optimizers.SGD(0.1)),
+            (keras.optimizers.Adam(1.0), keras.optimizers.SGD(0.1)),
+            (keras.optimizers.SGD(1.0), keras.optimizers.SGD(0.1, weight_decay=0.1)),
+        ):
+            with pytest.raises(ValueError, match=r"SGD\(1.0\)|weight_decay"):
+                MetaTrainer(
+                    small_model(),
+                    CROSS_ENTROPY,
+                    inner,
+                    meta,
+                    learner=self.learner(),
+                    meta_batch_size=1,
+                    task_layers=("head",),
+                )
+
+    def test_a_meta_step_is_one_visit(self):
+        with pytest.raises(ValueError, match="Set meta_batch_size to 1"):
+            MetaTrainer(
+                small_model(),
+                CROSS_ENTROPY,
+                keras.optimizers.SGD(0.1),
+                keras.optimizers.SGD(1.0),
+                learner=self.learner(),
+                meta_batch_size=2,
+                task_layers=("head",),
+            )
+
+    def test_tasks_take_turns(self):
+        tasks = FiniteTasks([blobs(number) for number in range(3)])
+        drawn = [self.learner().draw_tasks(tasks, 1, step, None)[0].number for step in range(7)]
+        assert drawn == [0, 1, 2, 0, 1, 2, 0]
+
+    def test_a_model_that_is_read_back_says_the_same(self, tmp_path):
+        trainer = self.trainer()
+        trainer.fit(self.tasks(), 2, verbose=False)
+        trainer.model.save(tmp_path / "model.keras")
+        read = keras.saving.load_model(tmp_path / "model.keras")
+        for a, b in zip(trainer.model.get_weights(), read.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+        (inputs, _), *_ = trainer.learner.judged_task(blobs(3)).test_batches()
+        np.testing.assert_allclose(trainer.model(inputs), read(inputs), rtol=1e-6)
+
+
+class TestHAT(SequentialContract):
+    def learner(self):
+        return HAT(tasks=6, steps_per_epoch=4)
+
+
+class TestProgressiveNets(SequentialContract):
+    def learner(self):
+        return ProgressiveNets(tasks=6)
+
+
+# -- HAT ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", [1 / 400, 0.3, 1.0, 20.0])
+@pytest.mark.parametrize("embedding", [-1.7, 0.0, 0.4, 2.0])
+def test_the_compensated_gradient_is_that_of_the_paper(scale, embedding):
+    """s_max/s (cosh(s e) + 1)/(cosh(e) + 1) times the true gradient, in float64."""
+    value = tf.constant([embedding], tf.float64)
+    with tf.GradientTape() as tape:
+        tape.watch(value)
+        gate = attention(value, tf.constant(scale, tf.float64), 400.0)
+    sigmoid = 1 / (1 + np.exp(-scale * embedding))
+    true = scale * sigmoid / (1 + np.exp(scale * embedding))
+    compensation = 400 / scale * (np.cosh(scale * embedding) + 1) / (np.cosh(embedding) + 1)
+    np.testing.assert_allclose(gate, [sigmoid], rtol=1e-12)
+    np.testing.assert_allclose(tape.gradient(gate, value), [true * compensation], rtol=1e-9)
+
+
+def test_the_compensation_stays_finite_where_attention_is_saturated():
+    value = tf.constant([-6.0, 0.2, 6.0])
+    with tf.GradientTape() as tape:
+        tape.watch(value)
+        gate = attention(value, tf.constant(400.0), 400.0)
+    gradient = tape.gradient(gate, value).numpy()
+    slope = 1 / (1 + np.exp(-0.2)) / (1 + np.exp(0.2))
+    assert gradient[0] == gradient[2] == 0.0  # |s e| = 2,400, far beyond 50
+    np.testing.assert_allclose(gradient[1], 400 * slope * np.exp(50.0 - 80.0), rtol=1e-4)
+
+
+def test_gated_gradients_leave_the_value_to_the_bit():
+    value = tf.constant([0.1, 0.7, -3.3])
+    with tf.GradientTape() as tape:
+        tape.watch(value)
+        gated = gated_gradient(value, tf.constant([0.0, 0.3, 1.0]))
+    np.testing.assert_array_equal(gated, value)
+    np.testing.assert_allclose(tape.gradient(gated, value), [0.0, 0.3, 1.0])
+
+
+def hard_attention_model(**options):
+    keras.utils.set_random_seed(0)
+    layers = [
+        keras.layers.Dense(8, activation="tanh", name="first"),
+        keras.layers.Dense(6, activation="tanh", name="second"),
+        keras.layers.Dense(3, name="head"),
+    ]
+    original = keras.Sequential([keras.layers.Input((4,)), *layers])
+    return HardAttentionModel(original, "head", tasks=3, **options)
+
+
+def batch(task, rows=5, progress=1.0):
+    points = np.random.default_rng(task).normal(size=(rows, 4)).astype("float32")
+    return [
+        points,
+        np.full(rows, task, "int32"),
+        np.full(rows, 3, "int32"),
+        np.full(rows, progress, "float32"),
+    ]
+
+
+def test_weights_between_units_of_another_task_have_no_gradient():
+    """1 − min(Aₗᵢ, Aₗ₋₁ⱼ) on kernels and 1 − Aₗᵢ on biases, by hand."""
+    model = hard_attention_model(penalty=0.0)
+    first, second = np.zeros((3, 8), "float32"), np.zeros((3, 6), "float32")
+    first[1, [0, 3]], second[1, [2, 5]] = 1.0, 1.0  # what task 1 attends to
+    model.attended[0].assign(first)
+    model.attended[1].assign(second)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(model(batch(0, progress=0.0), training=True) ** 2)
+    kernels = {"/".join(v.path.split("/")[-2:]): v for v in model.trainable_variables}
+    gradients = dict(zip(kernels, tape.gradient(loss, [v.value for v in kernels.values()])))
+    taken_columns = np.isin(np.arange(8), [0, 3])
+    np.testing.assert_array_equal(np.any(gradients["first/kernel"] != 0, axis=0), ~taken_columns)
+    np.testing.assert_array_equal(gradients["first/bias"] != 0, ~taken_columns)
+    protected = np.outer(taken_columns, np.isin(np.arange(6), [2, 5]))
+    np.testing.assert_array_equal(gradients["second/kernel"] != 0, ~protected)
+
+
+def test_a_task_may_change_what_it_attends_to_itself():
+    model = hard_attention_model(penalty=0.0)
+    model.attended[0].assign(np.eye(3, 8, dtype="float32"))
+    for task, expected in ((0, [0, 1, 1]), (1, [1, 0, 1]), (2, [1, 1, 0])):
+        taken = model._attended_by_others(0, tf.constant(task)).numpy()
+        np.testing.assert_array_equal(taken[:3], expected)
+
+
+def test_the_penalty_counts_attention_to_free_units():
+    model = hard_attention_model(penalty=0.5)
+    for bank in model.embeddings:
+        bank.assign(np.zeros(bank.shape))  # a = 1/2 everywhere
+    model.attended[0].assign(np.tile([[0.0], [1.0], [0.0]], 8))  # task 1 took the whole first block
+    model(batch(0, progress=1.0), training=True)
+    np.testing.assert_allclose(model.losses, [0.5 * (6 * 0.5) / 6])
+    hard = model.attended[1].numpy()
+    np.testing.assert_allclose(hard, [[0.5] * 6, [0.0] * 6, [0.0] * 6])  # it is remembered
+
+
+def test_the_scale_rises_within_an_epoch():
+    model = hard_attention_model()
+    embedding = model.embeddings[1][0].numpy()
+    for progress, scale in ((0.0, 1 / 400), (0.5, 1 / 800 + 200), (1.0, 400.0)):
+        features = keras.ops.tanh(
+            keras.ops.matmul(
+                keras.ops.tanh(keras.ops.matmul(batch(0)[0], model.blocks[0][0].kernel))
+                / (1 + np.exp(-scale * model.embeddings[0][0].numpy())),
+                model.blocks[1][0].kernel,
+            )
+        ) / (1 + np.exp(-scale * embedding))
+        expected = features @ model.bank.kernel[0]
+        actual = model(batch(0, progress=progress), training=True)
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_later_task_leaves_an_earlier_ones_outputs_to_the_bit():
+    """With saturated attention, on a real network with normalization; the later task does learn."""
+    keras.utils.set_random_seed(0)
+    trainer = MetaTrainer(
+        conv_net((8, 8, 1), classes=3, filters=8, blocks=2),
+        CROSS_ENTROPY,
+        keras.optimizers.SGD(0.1),
+        keras.optimizers.SGD(1.0),
+        learner=HAT(tasks=2, steps_per_epoch=10),
+        steps_per_task=20,
+        meta_batch_size=1,
+        task_layers=("head",),
+    )
+    model = trainer.model
+    for bank in model.embeddings:  # ±6 saturate: σ(400·6) is 1 in float32, σ(−400·6) is 0
+        bank.assign(np.where(np.arange(8) % 2, 6.0, -6.0)[np.newaxis] * [[1.0], [-1.0], [1.0]])
+    rng = np.random.default_rng(0)
+
+    def images(number):
+        labels = np.tile(np.arange(3), 10)
+        part = rng.normal(size=(30, 8, 8, 1)).astype("float32") + labels[:, None, None, None]
+        return ArrayTask(f"images {number}", (part, labels), (part, labels), batch_size=10)
+
+    tasks = FiniteTasks([images(0), images(1)])
+    trainer.fit(tasks, 1, verbose=False)
+    (inputs, _), *_ = trainer.learner.numbered(0, tasks.tasks[0]).test_batches()
+    # in training mode, so that the batch's own statistics normalize
+    before = model(inputs, training=True).numpy()
+    kernel = model.blocks[1][0].kernel.numpy()
+    history = trainer.fit(tasks, 2, verbose=False).history
+    assert history["final_loss"][-1] < history["loss"][-1]
+    assert not np.array_equal(kernel, model.blocks[1][0].kernel.numpy())
+    np.testing.assert_array_equal(before, model(inputs, training=True).numpy())
+
+
+def test_embeddings_stay_where_the_sigmoid_has_a_slope():
+    trainer = TestHAT().trainer()
+    trainer.model.embeddings[0].assign(trainer.model.embeddings[0] * 100)
+    trainer.fit(FiniteTasks([blobs(0)]), 1, verbose=False)
+    assert np.abs(trainer.model.embeddings[0].numpy()).max() <= 6.0
+
+
+def test_numbers_that_make_no_sense_are_refused():
+    for options in ({"tasks": 0}, {"steps_per_epoch": 1}, {"largest_scale": 0}, {"penalty": -1}):
+        with pytest.raises(ValueError, match="must|at least"):
+            HAT(**options)
+
+
+# -- Progressive Nets -----------------------------------------------------------------------
+
+
+def columns(count=3):
+    keras.utils.set_random_seed(0)
+    return progressive_columns(conv_net((8, 8, 1), classes=3, filters=4, blocks=2), "head", count)
+
+
+def images(rows=6):
+    values = np.random.default_rng(0).normal(size=(rows, 8, 8, 1)).astype("float32")
+    return [values, np.zeros(rows, "int32"), np.full(rows, 3, "int32")]
+
+
+def test_a_column_trains_itself_and_its_laterals_and_nothing_else():
+    first, second, third = columns()
+    for number, column in enumerate((first, second, third)):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(column(images(), training=True) ** 2)
+        variables = column.trainable_variables
+        gradients = tape.gradient(loss, [variable.value for variable in variables])
+        for variable, gradient in zip(variables, gradients):
+            of_this_column = any(part.endswith(f"_{number}") for part in variable.path.split("/"))
+            of_this_column |= "scale_" in variable.path and gradient is not None
+            assert (gradient is not None) == of_this_column, variable.path
+            assert gradient is None or np.any(gradient), variable.path
+    laterals = [v.path for v in third.trainable_variables if "adapt_" in v.path]
+    assert {path.split("/")[-2] for path in laterals} >= {
+        "adapt_conv2_2",
+        "adapt_head_2",
+    }
+
+
+def test_the_first_column_is_the_model_itself():
+    original = conv_net((8, 8, 1), classes=3, filters=4, blocks=2)
+    (first,) = progressive_columns(original, "head", 1)
+    for target, source in zip(first.weights, original.weights, strict=True):
+        target.assign(source)
+    np.testing.assert_array_equal(first(images()), original(images()[0]))
+
+
+def test_the_second_column_by_hand():
+    """A dense network small enough to write out, laterals included."""
+    layers = [
+        keras.layers.Dense(3, activation="relu", name="a"),
+        keras.layers.Dense(5, activation="relu", name="b"),
+        keras.layers.Dense(2, name="head"),
+    ]
+    original = keras.Sequential([keras.layers.Input((4,)), *layers])
+    _, second = progressive_columns(original, "head", 2)
+    weight = {v.path: v.numpy() for v in second.variables}
+
+    def dense(values, name):
+        found = [path for path in weight if path.split("/")[-2] == name]
+        kernel, bias = (
+            weight[next(p for p in found if p.endswith(end))] for end in ("kernel", "bias")
+        )
+        return values @ kernel + bias
+
+    def relu(values):
+        return np.maximum(values, 0.0)
+
+    inputs = np.random.default_rng(1).normal(size=(3, 4)).astype("float32")
+    a0, a1 = relu(dense(inputs, "a_0")), relu(dense(inputs, "a_1"))
+    b0 = relu(dense(a0, "b_0"))
+    lateral = dense(relu(dense(0.01 * a0, "project_1_1")), "adapt_b_1")
+    b1 = relu(dense(a1, "b_1") + lateral)
+    logits = dense(b1, "head_1") + dense(relu(dense(0.01 * b0, "project_head_1")), "adapt_head_1")
+    given = [inputs, np.ones(3, "int32"), np.full(3, 2, "int32")]
+    np.testing.assert_allclose(second(given), logits, rtol=1e-4, atol=1e-6)
+
+
+def test_earlier_columns_do_not_move_and_keep_their_statistics():
+    keras.utils.set_random_seed(0)
+    trainer = MetaTrainer(
+        conv_net((8, 8, 1), classes=3, filters=4, blocks=2),
+        CROSS_ENTROPY,
+        keras.optimizers.SGD(0.1),
+        keras.optimizers.SGD(1.0),
+        learner=ProgressiveNets(tasks=2),
+        steps_per_task=10,
+        meta_batch_size=1,
+        task_layers=("head",),
+    )
+    rng = np.random.default_rng(0)
+    labels = np.tile(np.arange(3), 10)
+    tasks = [
+        ArrayTask(name, (values, labels), (values, labels), batch_size=10)
+        for name in ("one", "two")
+        for values in [rng.normal(size=(30, 8, 8, 1)).astype("float32")]
+    ]
+    trainer.fit(FiniteTasks(tasks), 1, verbose=False)
+    first = {v.path: v for v in trainer.model.variables if "_0/" in v.path}
+    before = {path: variable.numpy() for path, variable in first.items()}
+    means = [path for path in first if "moving_mean" in path]
+    assert means
+    assert all(np.any(before[path]) for path in means)  # the visit left its statistics
+    moved = {v.path: v.numpy() for v in trainer.meta_variables if "conv1_1" in v.path}
+    trainer.fit(FiniteTasks(tasks), 2, verbose=False)
+    for path, variable in first.items():
+        np.testing.assert_array_equal(before[path], variable.numpy())
+    for variable in trainer.meta_variables:
+        if variable.path in moved:
+            assert np.any(moved[variable.path] != variable.numpy())
+
+
+def test_models_that_are_no_chain_are_refused():
+    inputs = keras.Input((4,))
+    hidden = keras.layers.Dense(4)(inputs)
+    branched = keras.Model(inputs, keras.layers.Dense(2, name="head")(inputs + hidden))
+    with pytest.raises(ValueError, match="one layer after the other"):
+        chain_of(branched, "head")
+    no_block = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(2, name="head")])
+    with pytest.raises(ValueError, match="no layer with units"):
+        chain_of(no_block, "head")
+    chain = chain_of(conv_net(blocks=2), "head")
+    names = [[layer.name.rstrip("0123456789") for layer in block] for block in chain.blocks]
+    assert names == [["conv", "norm", "pool", "relu"]] * 2
+    assert [layer.name for layer in chain.shaping] == ["flatten"]
