@@ -114,6 +114,7 @@ def as_record(evaluation: Evaluation, target_error: float) -> dict:
                 "error": _number(task.error),
                 "loss": _number(task.loss),
                 "examples": task.examples,
+                "parameters": task.parameters,
                 "area_under_error": _number(task.area_under_error),
                 "path_length": _number(task.path_length),
                 "path_energy": _number(task.path_energy),

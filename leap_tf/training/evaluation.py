@@ -19,6 +19,7 @@ class TaskEvaluation:
         training_losses: [K] loss on each training batch, before the step it caused.
         path_length: length of the gradient path on the loss surface (eq. 7 with p = 1).
         path_energy: its energy (p = 2).
+        parameters: how many numbers the adapted model's trainable variables have.
     """
 
     name: str
@@ -29,6 +30,7 @@ class TaskEvaluation:
     training_losses: np.ndarray
     path_length: float
     path_energy: float
+    parameters: int
 
     @property
     def final_loss(self) -> float:

@@ -149,6 +149,7 @@ class TaskRunner:
             training_losses=adapted.losses.numpy(),
             path_length=float(adapted.update.metrics["path_length"]),
             path_energy=float(adapted.update.metrics["path_energy"]),
+            parameters=sum(int(tf.size(parameter)) for parameter in adapted.parameters),
         )
 
     def _adapt(self, loop: TaskLoop, seeded: SeededTask, stopping: StopRule | None) -> TaskResult:
