@@ -451,7 +451,7 @@ def test_methods_look_the_same_everywhere_and_unlike_each_other():
     assert method_look("zeta", ["alpha"]).light != method_look("alpha", ["zeta"]).light
     assert len({look.light for look in METHODS.values()}) == len(METHODS)
     names = [name for name, *_ in colours().values()]
-    assert len(names) == len(set(names)) == 8 + 3 + 4 + 4
+    assert len(names) == len(set(names)) == 10 + 3 + 4 + 4
 
 
 def test_the_papers_table_is_whole():

@@ -28,11 +28,19 @@ class Value:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Rows of values under a header, with a caption."""
+    """Rows of values under a header, with a caption. A row of one value heads those beneath it."""
 
     caption: str
     header: tuple[str, ...]
     rows: tuple[tuple[Value, ...], ...]
+
+    @property
+    def numeric(self) -> tuple[bool, ...]:
+        """Of each column, whether it lines up to the right, as in its first whole row."""
+        for row in self.rows:
+            if len(row) == len(self.header):
+                return tuple(value.numeric for value in row)
+        return (False,) * len(self.header)
 
 
 @dataclasses.dataclass(frozen=True)

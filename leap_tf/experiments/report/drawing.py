@@ -62,12 +62,23 @@ def style() -> Iterator[None]:
 
 
 def panels(
-    count: int, height: float, titles: Sequence[str]
+    count: int, height: float, titles: Sequence[str], columns: int | None = None
 ) -> tuple[matplotlib.figure.Figure, list]:
-    """Returns a figure of panels side by side, each with its title and a horizontal grid."""
+    """Returns a figure of panels, each with its title and a horizontal grid.
+
+    Args:
+        count: how many.
+        height: of the figure, in inches.
+        titles: of the panels.
+        columns: how many stand side by side; all by default.
+    """
+    columns = columns or count
     layout = matplotlib.layout_engine.ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.05, wspace=0.04)
     figure = matplotlib.figure.Figure(figsize=(WIDTH, height), layout=layout)
-    axes = list(figure.subplots(1, count, squeeze=False)[0])
+    places = list(figure.subplots(-(-count // columns), columns, squeeze=False).flat)
+    axes = places[:count]
+    for each in places[count:]:
+        each.remove()
     for each, title in zip(axes, titles, strict=True):
         each.set_title(title)
         each.grid(axis="y", color=RULE, linewidth=0.7)
@@ -105,11 +116,29 @@ def draw_curve(axes, curve: Curve, look: Look, markers: bool = False) -> None:
     )
 
 
-def add_legend(figure: matplotlib.figure.Figure, looks: Sequence[Look], columns: int = 4) -> None:
-    """Puts one legend of all panels above them; one entry more than columns stays on the line."""
+def add_legend(
+    figure: matplotlib.figure.Figure,
+    looks: Sequence[Look],
+    columns: int = 4,
+    markers: bool = False,
+) -> None:
+    """Puts one legend of all panels above them; one entry more than columns stays on the line.
+
+    Args:
+        figure: what it is put on.
+        looks: the entries.
+        columns: entries on a line.
+        markers: whether marks are drawn as markers and not as lines.
+    """
     handles = [
         matplotlib.lines.Line2D(
-            [], [], color=look.light, linestyle=look.dash, linewidth=look.width, label=look.label
+            [],
+            [],
+            color=look.light,
+            linestyle="none" if markers else look.dash,
+            linewidth=look.width,
+            marker=look.marker if markers else "none",
+            label=look.label,
         )
         for look in looks
     ]

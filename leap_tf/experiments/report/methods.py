@@ -1,7 +1,8 @@
 """How methods and configurations are named and drawn: the same everywhere in a report.
 
 Meta-learners have the hues of Okabe and Ito's palette, which colour-blind readers can tell apart;
-baselines are grey. Markers and dashes say the same once more, for print.
+learners of one task after another have a dark and a pale earth, apart from those they are compared
+with by hue and lightness; baselines are grey. Markers and dashes say the same once more, for print.
 """
 
 import dataclasses
@@ -37,6 +38,8 @@ _METHODS = (
     Look("maml", "MAML", "#d55e00", "#f3813a", "v"),
     Look("anil", "ANIL", "#b8578f", "#dd8fbd", "D"),
     Look("metasgd", "Meta-SGD", "#4ba3d4", "#8fcdf2", "p"),
+    Look("hat", "HAT", "#862512", "#d65f45", "P"),
+    Look("progressive", "Progressive Nets", "#c4863c", "#ecca8a", "X"),
     Look("finetuning", "Finetuning", "#555c66", "#b4bac4", "h"),
     Look("none", "No pretraining", "#8d949e", "#868d98", "o", (0, (4, 2))),
 )

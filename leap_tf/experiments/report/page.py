@@ -12,7 +12,14 @@ from leap_tf.experiments.report.curves import (
     learning_section,
     meta_training_section,
 )
-from leap_tf.experiments.report.document import Block, Details, KeyFigure, Picture, Report
+from leap_tf.experiments.report.document import (
+    Block,
+    Details,
+    KeyFigure,
+    Picture,
+    Report,
+    Section,
+)
 from leap_tf.experiments.report.drawing import as_png, as_svg, with_variables
 from leap_tf.experiments.report.headline import headline_section, key_figures
 from leap_tf.experiments.report.jacobian import jacobian_section
@@ -20,6 +27,10 @@ from leap_tf.experiments.report.methods import colours
 from leap_tf.experiments.report.paths import path_figure, paths_section
 from leap_tf.experiments.report.record import record_section
 from leap_tf.experiments.report.results import StudyResults, read_study
+from leap_tf.experiments.report.transfer_curves import transfer_learning_section
+from leap_tf.experiments.report.transfer_datasets import datasets_section
+from leap_tf.experiments.report.transfer_findings import transfer_key_figures
+from leap_tf.experiments.report.transfer_tables import transfer_section
 from leap_tf.experiments.report.trials import trials_section
 from leap_tf.experiments.report.wording import count, duration
 from leap_tf.experiments.run_directory import write_atomically
@@ -55,8 +66,47 @@ def write_report(
 
 
 def compose(study: StudyResults) -> Report:
-    """Returns the report on a study. What the study does not have, it does not mention."""
-    sections = []
+    """Returns the report on a study: Multi-CV if there is a table3, or else Omniglot.
+
+    What the study does not have, it does not mention.
+    """
+    cells = [cell for sweep in study.sweeps for cell in sweep.cells]
+    finished = sum(cell.finished for cell in cells)
+    progress = KeyFigure(
+        "training runs finished",
+        f"{finished} of {len(cells)}",
+        f"{duration(sum(cell.seconds for cell in cells))} of meta-training, "
+        f"{sum(cell.gradient_steps for cell in cells):,} gradient steps",
+    )
+    if study.table3 is not None:
+        title, where, judged = "Leap on Multi-CV", _MULTI_CV, "the data set it never saw"
+        figures, sections = transfer_key_figures(study.table3), _multi_cv_sections(study)
+    else:
+        title, where, judged = "Leap on Omniglot", _OMNIGLOT, "alphabets it never saw"
+        figures = [*key_figures(study.table1), *path_figure(study.paths)]
+        sections = _omniglot_sections(study)
+    if study.rates is not None:
+        sections.append(trials_section(study.rates))
+    sections.append(record_section(study))
+    lead = (
+        "Leap learns the initialization from which training is shortest. Here is what it does on "
+        f"{where}, beside other ways to pretrain: "
+        f"{count(finished, 'training run')}, every one judged on {judged}."
+    )
+    return Report(
+        title=title,
+        lead=lead,
+        key_figures=(*figures, progress),
+        sections=tuple(section for section in sections if section is not None),
+    )
+
+
+_OMNIGLOT = "Omniglot, where a task is an alphabet"
+_MULTI_CV = "Multi-CV, where a task is a whole data set of images and each is held out in turn"
+
+
+def _omniglot_sections(study: StudyResults) -> list[Section | None]:
+    sections: list[Section | None] = []
     if study.table1 is not None:
         sections += [
             headline_section(study.table1),
@@ -70,28 +120,17 @@ def compose(study: StudyResults) -> Report:
         sections.append(jacobian_section(study.jacobian))
     if study.paths is not None:
         sections.append(paths_section(study.paths))
-    if study.rates is not None:
-        sections.append(trials_section(study.rates))
-    sections.append(record_section(study))
-    cells = [cell for sweep in study.sweeps for cell in sweep.cells]
-    finished = sum(cell.finished for cell in cells)
-    progress = KeyFigure(
-        "training runs finished",
-        f"{finished} of {len(cells)}",
-        f"{duration(sum(cell.seconds for cell in cells))} of meta-training, "
-        f"{sum(cell.gradient_steps for cell in cells):,} gradient steps",
-    )
-    lead = (
-        "Leap learns the initialization from which training is shortest. Here is what it does on "
-        "Omniglot, where a task is an alphabet, beside other ways to pretrain: "
-        f"{count(finished, 'training run')}, every one judged on alphabets it never saw."
-    )
-    return Report(
-        title="Leap on Omniglot",
-        lead=lead,
-        key_figures=(*key_figures(study.table1), *path_figure(study.paths), progress),
-        sections=tuple(section for section in sections if section is not None),
-    )
+    return sections
+
+
+def _multi_cv_sections(study: StudyResults) -> list[Section | None]:
+    if study.table3 is None:
+        return []
+    return [
+        transfer_section(study.table3),
+        datasets_section(study.table3),
+        transfer_learning_section(study.table3),
+    ]
 
 
 def as_html(report: Report) -> str:

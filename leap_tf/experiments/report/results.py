@@ -12,6 +12,8 @@ from leap_tf.experiments.judgement import LEARNED
 from leap_tf.experiments.run_directory import RunDirectory
 from leap_tf.training import read_metrics
 
+_OMNIGLOT, _MULTI_CV = ("table1", "ablation", "paths", "jacobian"), ("table3",)
+
 
 class ResultsError(ValueError):
     """A folder or file does not hold what a report is made of."""
@@ -79,6 +81,11 @@ class Cell:
         return int(text) if text and text.isdecimal() else None
 
     @property
+    def held_out(self) -> str | None:
+        """Its value on the axis "heldout", the data set it is judged on; None without that axis."""
+        return self.values.get("heldout")
+
+    @property
     def seconds(self) -> float:
         """Wall time of its meta-steps, validation included and judging not."""
         return float(sum(entry["seconds"] for entry in self.metrics))
@@ -123,12 +130,14 @@ class StudyResults:
     """Everything a results folder holds; None stands for a part it does not have.
 
     Attributes:
-        rates, table1, ablation, paths: sweeps.
+        rates, table1, table3, ablation, paths: sweeps. table3 is of the Multi-CV study, rates of
+            either study, all else of the Omniglot study.
         jacobian: records of Jacobian precision, one a learning rate and task.
     """
 
     rates: SweepResults | None = None
     table1: SweepResults | None = None
+    table3: SweepResults | None = None
     ablation: SweepResults | None = None
     paths: SweepResults | None = None
     jacobian: tuple[Mapping[str, Any], ...] | None = None
@@ -136,7 +145,7 @@ class StudyResults:
     @property
     def sweeps(self) -> tuple[SweepResults, ...]:
         """The sweeps that are there, in the report's order."""
-        every = (self.table1, self.ablation, self.paths, self.rates)
+        every = (self.table1, self.table3, self.ablation, self.paths, self.rates)
         return tuple(sweep for sweep in every if sweep is not None)
 
 
@@ -144,23 +153,26 @@ def read_study(folder: str | os.PathLike) -> StudyResults:
     """Reads the parts of a study that a folder has.
 
     Args:
-        folder: holds any of rates/, table1/, ablation/, paths/ (sweeps) and jacobian/.
+        folder: holds any of rates/, table1/, ablation/, paths/ (sweeps) and jacobian/ of the
+            Omniglot study, or of rates/ and table3/ of the Multi-CV study.
 
     Raises:
-        ResultsError: it has none of them, or one that cannot be read.
+        ResultsError: it has none of them, one that cannot be read, or parts of both studies.
     """
     folder = pathlib.Path(folder)
-    sweeps = {
-        name: read_sweep(folder / name)
-        for name in ("rates", "table1", "ablation", "paths")
-        if (folder / name).is_dir()
-    }
-    jacobian = read_jacobian(folder / "jacobian") if (folder / "jacobian").is_dir() else None
-    if not sweeps and jacobian is None:
+    present = [name for name in (*_OMNIGLOT, *_MULTI_CV, "rates") if (folder / name).is_dir()]
+    if not present:
         raise ResultsError(
-            f"{folder} has no folder rates, table1, ablation, paths or jacobian. Give --results "
-            "the folder that your sweeps' output folders are in."
+            f"{folder} has no folder rates, table1, ablation, paths, jacobian or table3. Give "
+            "--results the folder that your sweeps' output folders are in."
         )
+    if set(present) & set(_OMNIGLOT) and set(present) & set(_MULTI_CV):
+        raise ResultsError(
+            f"{folder} has {', '.join(present)}: parts of two studies, Omniglot and Multi-CV (its "
+            "table3). A report is on one of them. Put each into a folder of its own."
+        )
+    sweeps = {name: read_sweep(folder / name) for name in present if name != "jacobian"}
+    jacobian = read_jacobian(folder / "jacobian") if "jacobian" in present else None
     return StudyResults(**sweeps, jacobian=jacobian)
 
 

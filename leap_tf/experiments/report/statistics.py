@@ -44,6 +44,24 @@ def difference(first: Estimate, second: Estimate) -> Estimate:
     return Estimate({seed: first.values[seed] - second.values[seed] for seed in shared})
 
 
+def ratio(first: Estimate, second: Estimate) -> Estimate:
+    """Returns first / second, seed by seed, over the seeds both have and the second is not 0 at."""
+    shared = [seed for seed in first.values if second.values.get(seed)]
+    return Estimate({seed: first.values[seed] / second.values[seed] for seed in shared})
+
+
+def average(estimates: Sequence[Estimate]) -> Estimate:
+    """Returns the mean of several estimates, seed by seed, over the seeds that all of them have."""
+    if not estimates:
+        return Estimate({})
+    shared = [
+        seed for seed in estimates[0].values if all(seed in each.values for each in estimates)
+    ]
+    return Estimate(
+        {seed: float(np.mean([each.values[seed] for each in estimates])) for seed in shared}
+    )
+
+
 def is_settled(gap: Estimate) -> bool:
     """Whether a difference is clear of chance, by a rule of thumb for few seeds.
 
