@@ -1,6 +1,5 @@
 """The report, from small result folders whose figures can be computed by hand."""
 
-import html.parser
 import json
 import math
 import re
@@ -33,92 +32,7 @@ from leap_tf.experiments.report.wording import (
     number,
     order_against,
 )
-
-CONFIG = "alphabet_splits.train_alphabets = 20\nstudy.seed = 7\n"
-ENVIRONMENT = [
-    {
-        "python": "3.11.0",
-        "platform": "Linux-test",
-        "cores": 2,
-        "intra_op_threads": 1,
-        "inter_op_threads": 2,
-        "packages": {"tensorflow": "2.21.0"},
-    }
-]
-
-
-def task(error, steps=None, curve=(1.0, 0.5, 0.25)):
-    lost = error is None
-    return {
-        "name": "task",
-        "error": error,
-        "loss": None if lost else 2 * error,
-        "examples": 10,
-        "area_under_error": 50.0,
-        "path_length": 1.0,
-        "path_energy": 1.0,
-        "steps_to_target": steps,
-        "training_errors": list(curve),
-        "training_losses": [None if lost else 3 * value for value in curve],
-    }
-
-
-def outcome(*tasks, area=50.0):
-    whole = [each["error"] for each in tasks if each["error"] is not None]
-    mean = sum(whole) / len(whole) if whole else None
-    return {
-        "error": mean,
-        "loss": mean,
-        "area_under_error": area if whole else None,
-        "diverged": [each["name"] for each in tasks if each["error"] is None],
-        "tasks": list(tasks),
-    }
-
-
-def write_sweep(folder, cells, meta_steps=3):
-    """Writes a sweep's folder. `cells` are pairs of axis values and an outcome, None if missing."""
-    folder.mkdir(parents=True)
-    entries = []
-    for values, judged in cells:
-        name = "-".join(values.values())
-        entries.append(
-            {
-                "name": name,
-                "values": values,
-                "gin_files": ["gin_configs/omniglot/cell_cpu.gin"],
-                "bindings": ["MetaTrainer.learner = @Leap()", "judge.split = 'test'"],
-            }
-        )
-        if judged is None:
-            continue
-        run = folder / "cells" / name
-        run.mkdir(parents=True)
-        record = {
-            "split": "test",
-            "steps": 3,
-            "target_error": 0.1,
-            "transductive": False,
-            "results": {"learned initialization": judged},
-        }
-        (run / "evaluation.json").write_text(json.dumps(record))
-        (run / "config.gin").write_text(CONFIG)
-        (run / "environment.json").write_text(json.dumps(ENVIRONMENT))
-        lines = [
-            {
-                "meta_step": step,
-                "seconds": 2.0,
-                "loss": 3.0 / step,
-                "gradient_steps": 500.0,
-                "val_path_length": 12.0 / step,
-                "val_path_energy": 6.0 / step,
-                "val_final_loss": 1.0 / step,
-                "val_auc": 60.0 / step,
-            }
-            for step in range(1, meta_steps + 1)
-        ]
-        (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (folder / "sweep.json").write_text(json.dumps(entries))
-
+from tests.result_folders import Balanced, outcome, task, write_sweep
 
 def write_table(results, errors, alphabets="20"):
     """Writes table1/ from each method to its error at every seed, None if missing."""
@@ -461,24 +375,3 @@ def test_the_papers_table_is_whole():
     assert at_twenty == {
         "leap": 2.4, "finetuning": 3.9, "reptile": 4.7, "fomaml": 9.4, "none": 16.6,
     }  # fmt: skip
-
-
-class Balanced(html.parser.HTMLParser):
-    """Keeps the elements that are open, and every identifier."""
-
-    VOID = frozenset({"meta", "br", "hr", "img", "link", "input"})
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.identifiers = [], []
-
-    def handle_starttag(self, tag, attributes):
-        self.identifiers += [value for name, value in attributes if name == "id"]
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.identifiers += [value for name, value in attributes if name == "id"]
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag

@@ -175,7 +175,7 @@ def _leap_against_others(found, datasets, labels):
         parts = [f"lower than {listing(lower)}"] if lower else []
         parts += [f"not lower than {listing(others)}"] if others else []
         sentences.append(
-            f"By mean {what}, Leap is {listing(parts)}; "
+            f"By mean {what} on the same seeds, Leap is {listing(parts)}; "
             + (f"the seeds settle it for {listing(settled)}." if settled else "no gap is settled.")
         )
     return sentences

@@ -32,7 +32,7 @@ from leap_tf.experiments.report.wording import (
 )
 
 MEASURES = {
-    "error": f"test error,{PERCENT}",
+    "error": f"test{NBSP}error,{PERCENT}",
     "training_error": f"training error,{PERCENT}",
     "area": f"area under training error,{NBSP}0–100",
 }

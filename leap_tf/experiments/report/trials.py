@@ -11,7 +11,14 @@ from leap_tf.experiments.report.document import Block, Section, Table, Value
 from leap_tf.experiments.report.methods import in_order, method_look
 from leap_tf.experiments.report.paper_transfer import dataset_label, dataset_order
 from leap_tf.experiments.report.results import Cell, SweepResults, natural_order
-from leap_tf.experiments.report.wording import count, listing, missing_notice, named, number
+from leap_tf.experiments.report.wording import (
+    PERCENT,
+    count,
+    listing,
+    missing_notice,
+    named,
+    number,
+)
 
 _AXES = {"batch": "meta-batch", "outer": "outer rate", "inner": "inner rate"}
 _REPEATS = ("seed", "heldout")  # axes on which a trial is repeated
@@ -109,8 +116,8 @@ def trials_section(sweep: SweepResults) -> Section:
             "method",
             *(_AXES.get(axis, axis) for axis in axes),
             *(f"area, {dataset_label(dataset)}" for dataset in datasets),
-            "mean area, 0–100" if datasets else "validation area, 0–100",
-            "mean error, %" if datasets else "validation error, %",
+            "mean area" if datasets else "validation area, 0–100",
+            f"mean error,{PERCENT}" if datasets else "validation error, %",
             "diverged tasks",
             "",
         )
