@@ -34,6 +34,7 @@ from leap_tf.experiments.report.wording import (
 )
 from tests.result_folders import Balanced, outcome, task, write_sweep
 
+
 def write_table(results, errors, alphabets="20"):
     """Writes table1/ from each method to its error at every seed, None if missing."""
     write_sweep(

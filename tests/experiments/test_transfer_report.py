@@ -78,7 +78,7 @@ def study(tmp_path_factory):
 
 
 def write_rates(results, missing=()):
-    """Writes rates/: three outer rates of Leap, each on two data sets."""
+    """Writes rates/: three outer rates of Leap, each on the validation part of two data sets."""
     areas = {"0.003": (20.0, 60.0), "0.01": (30.0, 40.0), "0.03": (10.0, None)}
     write_sweep(
         results / "rates",
@@ -93,6 +93,13 @@ def write_rates(results, missing=()):
         ],
         study="multi_cv",
     )
+    judge_by(results / "rates", "validation")
+
+
+def judge_by(folder, part):
+    """Says in every configuration under a folder which part of the data judges."""
+    for path in folder.rglob("config.gin"):
+        path.write_text(f'{path.read_text()}multi_cv_splits.judge_by = "{part}"\n')
 
 
 def section(report, identifier):
@@ -247,12 +254,12 @@ def test_findings_flip_when_numbers_flip(tmp_path):
         "seeds agree" in said(ahead, "transfer")
     )
     assert (
-        "By mean test error on the same seeds, Leap is lower than HAT and No pretraining; the seeds "
-        "settle it for HAT and No pretraining." in said(ahead, "transfer")
+        "By mean test error on the same seeds, Leap is lower than HAT and No pretraining; the "
+        "seeds settle it for HAT and No pretraining." in said(ahead, "transfer")
     )
     assert (
-        "By mean test error: the order is Leap < HAT < No pretraining; in the paper it is Leap < No "
-        "pretraining < HAT. 1 of 3 pairs is the other way round" in said(ahead, "transfer")
+        "By mean test error: the order is Leap < HAT < No pretraining; in the paper it is Leap < "
+        "No pretraining < HAT. 1 of 3 pairs is the other way round" in said(ahead, "transfer")
     )
     assert (
         "By test error, pretraining is worse than none in 1 of 4 pairs of method and data set: HAT "
@@ -263,13 +270,13 @@ def test_findings_flip_when_numbers_flip(tmp_path):
         tmp_path / "b",
         {**FIGURES, ("leap", "mnist"): [(90.0, 95.0), (92.0, 95.0)]},
     )
-    assert "No pretraining has the lowest mean test error" in said(behind, "transfer")
+    assert "HAT has the lowest mean test error over 2 held-out data sets: 29.1" in said(
+        behind, "transfer"
+    )
     assert "Leap is not lower than HAT and No pretraining" in said(behind, "transfer")
     assert "Leap on MNIST; HAT on MNIST" in said(behind, "datasets")
     assert "in 1 of them: Leap on MNIST." in said(behind, "datasets")
-    good = report_on(
-        tmp_path / "c", {pair: FIGURES[pair] for pair in FIGURES if pair[0] != "hat"}
-    )
+    good = report_on(tmp_path / "c", {pair: FIGURES[pair] for pair in FIGURES if pair[0] != "hat"})
     assert "pretraining hurts in none of 2 pairs" in said(good, "datasets")
 
 
@@ -294,9 +301,7 @@ def test_nothing_finished_and_nothing_shared(tmp_path):
     empty = report_on(tmp_path / "a", {("leap", "mnist"): [None]})
     assert [each.identifier for each in empty.sections] == ["transfer", "record"]
     assert "No cell is finished" in said(empty, "transfer")
-    apart = report_on(
-        tmp_path / "b", {("leap", "mnist"): [(1, 1)], ("none", "svhn"): [(2, 2)]}
-    )
+    apart = report_on(tmp_path / "b", {("leap", "mnist"): [(1, 1)], ("none", "svhn"): [(2, 2)]})
     assert "No held-out data set is finished by every method" in said(apart, "transfer")
     assert "no method to hold against no pretraining yet" in said(apart, "datasets")
     assert as_html(apart)
@@ -332,6 +337,15 @@ def test_results_without_parameters_are_read(tmp_path):
     write_sweep(tmp_path / "table3", [cell])
     (rows,) = tables(compose(read_study(tmp_path)), "datasets")
     assert rows[rows.index(["MNIST"]) + 1][4] == "–"
+
+
+def test_table3_is_judged_by_test_images_and_nothing_else(tmp_path):
+    write_transfer(tmp_path, FIGURES)
+    judge_by(tmp_path / "table3", "test")
+    assert compose(read_study(tmp_path))
+    judge_by(tmp_path / "table3" / "cells" / "0-leap-mnist", "validation")
+    with pytest.raises(ResultsError, match="0-leap-mnist of table3 is judged by validation"):
+        compose(read_study(tmp_path))
 
 
 def test_a_report_is_on_one_study(tmp_path):
@@ -396,6 +410,8 @@ def test_a_trial_stands_by_its_mean_over_data_sets(study):
     (rows,) = tables(report, "rates")
     assert rows[1] == ["Leap", "0.01", "30.0", "40.0", "35.0", "5.0", "0 of 2", "✓ chosen"]
     assert rows[2] == ["Leap", "0.03", "10.0", "–", "–", "–", "1 of 2", ""]
+    caption = section(report, "rates").blocks[-1].caption
+    assert caption.startswith("Judged on the validation split, seed 100. Each trial on 2 held-out")
     assert said(report, "rates") == "Every one of 1 method has 3 trials. Leap: outer rate 0.01."
 
 

@@ -86,6 +86,14 @@ class Cell:
         return self.values.get("heldout")
 
     @property
+    def judged_by(self) -> str:
+        """The part of the data that judged it, "test" or "validation". Errors as for `judged`.
+
+        Omniglot has tasks for validation; a task of Multi-CV has images for it.
+        """
+        return self.setting("multi_cv_splits.judge_by") or str(self.judged["split"])
+
+    @property
     def seconds(self) -> float:
         """Wall time of its meta-steps, validation included and judging not."""
         return float(sum(entry["seconds"] for entry in self.metrics))

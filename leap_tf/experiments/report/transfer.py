@@ -58,13 +58,19 @@ def transfers(sweep: SweepResults) -> dict[str, dict[str, Transfer]]:
     """Returns what finished cells came to, data sets and methods in a report's order.
 
     Raises:
-        ResultsError: a cell has no held-out data set, or two cells are the same.
+        ResultsError: a cell has no held-out data set or is not judged by test images, or two cells
+            are the same.
     """
     for cell in sweep.cells:
         if cell.held_out is None:
             raise ResultsError(
                 f'The cell {cell.name} of {sweep.name} has no value on the axis "heldout". Give '
                 "the sweep that axis, with a value for every data set."
+            )
+        if cell.finished and cell.judged_by != "test":
+            raise ResultsError(
+                f"The cell {cell.name} of {sweep.name} is judged by {cell.judged_by}, which is for "
+                "choosing rates. Run it again judged by test images."
             )
     return {
         str(dataset): {

@@ -19,7 +19,7 @@ from leap_tf.experiments.report.drawing import (
 from leap_tf.experiments.report.methods import Look
 from leap_tf.experiments.report.statistics import Curve, Estimate
 
-_FLOOR = 0.001  # of a logarithmic axis of errors; below, there are fewer mistakes than batches
+_FLOOR = 0.001  # where a logarithmic axis of errors ends at the latest; a running mean can be zero
 
 
 def relative_to_no_pretraining(

@@ -144,7 +144,7 @@ def _state(trial, best):
 
 def _caption(sweep, datasets):
     seeds = natural_order([cell.seed for cell in sweep.finished])
-    splits = sorted({str(cell.judged["split"]) for cell in sweep.finished})
+    splits = sorted({cell.judged_by for cell in sweep.finished})
     caption = f"Judged on the {listing(splits)} split, seed {listing(seeds)}. "
     if datasets:
         names = listing([dataset_label(dataset) for dataset in datasets])
