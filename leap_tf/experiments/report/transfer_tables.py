@@ -36,8 +36,8 @@ MEASURES = {
     "training_error": f"training error,{PERCENT}",
     "area": f"area under training error,{NBSP}0–100",
 }
-_TITLE = "Which pretraining helps?"
 PAPER = "paper: test / train / area"
+_TITLE = "Which pretraining helps?"
 _TIME = (
     "Wall time is that of the meta-steps of one run, judging left out; it is indicative only, "
     "because runs share a machine with each other and with other work."
@@ -49,9 +49,7 @@ def transfer_section(sweep: SweepResults) -> Section:
     blocks: list[Block] = [*missing_notice(sweep.missing, len(sweep.cells))]
     found = transfers(sweep)
     if not found:
-        return Section(
-            "transfer", "Which pretraining helps?", ("No cell is finished.",), (*blocks,)
-        )
+        return Section("transfer", _TITLE, ("No cell is finished.",), tuple(blocks))
     datasets = shared_datasets(found)
     if datasets:
         blocks += [
@@ -77,9 +75,10 @@ def _means(sweep, found: Transfers, datasets: Sequence[str]) -> Table:
     )
     seeds = natural_order([cell.seed for cell in sweep.finished])
     names = listing([dataset_label(name) for name in datasets])
+    each_seed = f"{'at' if len(seeds) == 1 else 'at each of'} {count(len(seeds), 'seed')}"
     caption = (
-        f"Mean over {count(len(datasets), 'held-out data set')} ({names}), at each of "
-        f"{count(len(seeds), 'seed')} ({', '.join(seeds)}); mean ± standard error over the seeds' "
+        f"Mean over {count(len(datasets), 'held-out data set')} ({names}), {each_seed} "
+        f"({', '.join(seeds)}); mean ± standard error over the seeds' "
         "means; beneath, each seed's. Only data sets that every method has finished; a seed counts "
         "for a method when it has all of them. At the right, the paper's means over the same data "
         f"sets. {_TIME} Lower is better throughout."
