@@ -28,6 +28,7 @@ def read(folder: pathlib.Path) -> dict[str, list[Evaluation]]:
                     training_losses=np.array(task["training_losses"]),
                     path_length=task.get("path_length", float("nan")),
                     path_energy=task.get("path_energy", float("nan")),
+                    parameters=task.get("parameters", 0),
                 )
                 for task in record["tasks"]
             )

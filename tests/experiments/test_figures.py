@@ -20,6 +20,7 @@ def evaluation(*curves):
                 training_losses=np.array(curve),
                 path_length=3.0,
                 path_energy=4.0,
+                parameters=12,
             )
             for index, curve in enumerate(curves)
         )

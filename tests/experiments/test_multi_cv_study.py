@@ -45,6 +45,8 @@ def test_every_method_runs_on_all_subsets_and_repeats_to_the_bit(method, tfds_su
         judged = trainer.evaluate(study.tasks.test, steps=5).tasks[0]
         assert judged.name == "gtsrb"
         assert judged.examples == 1978
-        assert judged.training_losses[0] == pytest.approx(np.log(43), rel=0.5)  # 43 classes, not 100
+        assert judged.training_losses[0] == pytest.approx(
+            np.log(43), rel=0.5
+        )  # 43 classes, not 100
         outcomes.append((judged.error, judged.loss, *judged.training_losses))
     assert outcomes[0] == outcomes[1]
