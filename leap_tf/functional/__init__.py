@@ -1,7 +1,13 @@
 """Keras models and optimizers as pure functions of their variables."""
 
 from leap_tf.functional.curvature import WrongSecondDerivativesError
-from leap_tf.functional.fresh_layers import fresh_values, layer_variables, output_layer
+from leap_tf.functional.fresh_layers import (
+    FreshLayers,
+    fresh_values,
+    layer_variables,
+    meta_learned_indices,
+    output_layer,
+)
 from leap_tf.functional.model import Batch, FunctionalModel, unpack_batch
 from leap_tf.functional.optimizer import (
     FunctionalOptimizer,
@@ -13,6 +19,7 @@ from leap_tf.functional.saved_arrays import SavedArrays, pack_arrays, unpack_arr
 
 __all__ = [
     "Batch",
+    "FreshLayers",
     "FunctionalModel",
     "FunctionalOptimizer",
     "OptimizerReset",
@@ -20,6 +27,7 @@ __all__ = [
     "WrongSecondDerivativesError",
     "fresh_values",
     "layer_variables",
+    "meta_learned_indices",
     "output_layer",
     "pack_arrays",
     "refuse_hidden_state",

@@ -1,19 +1,22 @@
 """Layers that belong to a task: new values for them, drawn from their own initializers.
 
 A head that is meta-learned for nobody starts anew on every task. Keras keeps no initializer
-beside a built variable, so a layer is built again from its configuration and the values of
-the copy are taken. Initializers without a seed of their own draw one from Python's global
-generator, which is seeded for the moment of building and put back afterwards.
+beside a built variable, so each layer is built once more from its configuration and what it asks
+for is written down. From then on a draw is a function of a seed: the same on every thread, in a
+graph and in a SavedModel, where the number of units may be a tensor.
 """
 
 import random
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
-# Python's global generator is shared by all threads.
+from leap_tf.functional.initializers import refuse_unknown_shapes, stateless_draw
+
+# Keras draws seeds from Python's global generator when a layer is built, and all threads share it.
 _GLOBAL_GENERATOR = threading.Lock()
 
 
@@ -37,51 +40,133 @@ def output_layer(model: keras.Model) -> keras.Layer | None:
     return output_layer(layer) if isinstance(layer, keras.Model) else layer
 
 
+def meta_learned_indices(model: keras.Model, layer_names: Sequence[str]) -> list[int]:
+    """Returns which of the model's trainable variables are outside the named layers.
+
+    Raises:
+        ValueError: as `layer_variables`.
+    """
+    fresh = {id(variable) for variable in layer_variables(model, layer_names)}
+    return [
+        index
+        for index, variable in enumerate(model.trainable_variables)
+        if id(variable) not in fresh
+    ]
+
+
+class _Weight(NamedTuple):
+    """What a layer asked for when it was built."""
+
+    variable: keras.Variable
+    layer: str
+    shape: tuple[int, ...]
+    initializer: Callable
+
+
+class FreshLayers:
+    """New values for the weights of some layers, from a seed.
+
+    Args:
+        model: the built model that holds the layers; it is not changed.
+        layer_names: names of layers to draw anew.
+
+    Raises:
+        ValueError: there is no such layer, or one makes weights in a way of its own.
+    """
+
+    def __init__(self, model: keras.Model, layer_names: Sequence[str]):
+        self._weights = [
+            weight for layer in _find_layers(model, layer_names) for weight in _recorded(layer)
+        ]
+        self._dense = {
+            layer.name
+            for layer in _find_layers(model, layer_names)
+            if isinstance(layer, keras.layers.Dense)
+        }
+
+    def draw(
+        self, seed: int | tf.Tensor, units: Mapping[str, int | tf.Tensor] | None = None
+    ) -> dict[int, tf.Tensor]:
+        """Draws new values for every weight.
+
+        Args:
+            seed: the same seed gives the same values, in a graph or not.
+            units: for Dense layers that shall have another number of units, that number.
+
+        Returns:
+            From `id(variable)` of each weight to its new value.
+
+        Raises:
+            ValueError: a layer cannot have another number of units.
+        """
+        values = {}
+        for index, weight in enumerate(self._weights):
+            shape: Sequence[int | tf.Tensor] = weight.shape
+            wanted = (units or {}).get(weight.layer)
+            if wanted is not None and (tf.is_tensor(wanted) or wanted != weight.shape[-1]):
+                self._refuse_resizing(weight, wanted)
+                shape = [*weight.shape[:-1], wanted]
+            of_weight = tf.random.experimental.stateless_fold_in(
+                tf.stack([tf.cast(seed, tf.int64), 0]), index
+            )
+            values[id(weight.variable)] = tf.ensure_shape(
+                stateless_draw(weight.initializer, shape, weight.variable.dtype, of_weight),
+                [None if tf.is_tensor(size) else size for size in shape],
+            )
+        return values
+
+    def _refuse_resizing(self, weight, units):
+        if weight.layer not in self._dense:
+            raise ValueError(
+                f"Tasks need {units} outputs of the layer {weight.layer!r}, and only a Dense layer "
+                "can have another number on every task."
+            )
+        if tf.is_tensor(units):
+            refuse_unknown_shapes(weight.initializer, weight.variable.path)
+
+
 def fresh_values(
     model: keras.Model,
     layer_names: Sequence[str],
     seed: int,
     units: Mapping[str, int] | None = None,
 ) -> dict[int, tf.Tensor]:
-    """Draws new values for every weight of the named layers.
-
-    Args:
-        model: the built model that holds the layers; it is not changed.
-        layer_names: names of layers to draw anew.
-        seed: the same seed gives the same values, on any thread.
-        units: for Dense layers that shall have another number of units, that number.
-
-    Returns:
-        From `id(variable)` of each weight to its new value.
-
-    Raises:
-        ValueError: there is no such layer, or it cannot have another number of units.
-    """
-    values = {}
-    for index, layer in enumerate(_find_layers(model, layer_names)):
-        with _GLOBAL_GENERATOR:
-            saved = random.getstate()
-            random.seed(f"{seed}/{index}")
-            try:
-                copy = type(layer).from_config(_resized(layer, (units or {}).get(layer.name)))
-                copy.build_from_config(layer.get_build_config())
-            finally:
-                random.setstate(saved)
-        for original, drawn in zip(layer.weights, copy.weights, strict=True):
-            values[id(original)] = tf.convert_to_tensor(drawn.value)
-    return values
+    """Draws new values for every weight of the named layers, once. See `FreshLayers`."""
+    return FreshLayers(model, layer_names).draw(seed, units)
 
 
-def _resized(layer, units):
-    settings = layer.get_config()
-    if units is None or settings.get("units") == units:
-        return settings
-    if not isinstance(layer, keras.layers.Dense):
+def _recorded(layer: keras.Layer) -> list[_Weight]:
+    """What the layer's weights were asked for, from building it once more."""
+    if isinstance(layer, keras.Model) and getattr(layer, "inputs", None):
+        # These build their layers as they are made, too early to look.
+        return [weight for part in layer.layers for weight in _recorded(part)]
+    asked: dict[int, Callable] = {}
+    with _GLOBAL_GENERATOR:
+        before = random.getstate()
+        copy = type(layer).from_config(layer.get_config())
+        for part in copy._flatten_layers():
+            part.add_weight = _recording(part.add_weight, asked)
+        copy.build_from_config(layer.get_build_config())
+        random.setstate(before)
+    if any(id(weight) not in asked for weight in copy.weights):
         raise ValueError(
-            f"Tasks need {units} outputs of the layer {layer.name!r}, and only a Dense layer can "
-            f"have another number on every task; it is a {type(layer).__name__}."
+            f"The layer {layer.name!r} makes weights otherwise than by its add_weight, so they "
+            "cannot be drawn anew for every task."
         )
-    return {**settings, "units": units}
+    return [
+        _Weight(original, layer.name, tuple(weight.shape), asked[id(weight)])
+        for original, weight in zip(layer.weights, copy.weights, strict=True)
+    ]
+
+
+def _recording(add_weight, asked):
+    def add(*args, **kwargs):
+        weight = add_weight(*args, **kwargs)
+        default = "glorot_uniform" if "float" in weight.dtype else "zeros"
+        asked[id(weight)] = keras.initializers.get(kwargs.get("initializer") or default)
+        return weight
+
+    return add
 
 
 def _find_layers(model, layer_names):

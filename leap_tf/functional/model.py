@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from leap_tf.functional.scope import scope_of
@@ -96,7 +95,7 @@ class FunctionalModel:
         """Returns the current values of the trainable variables."""
         return [tf.convert_to_tensor(variable.value) for variable in self.variables]
 
-    def state(self, seed: int) -> list[tf.Tensor]:
+    def state(self, seed: int | tf.Tensor) -> list[tf.Tensor]:
         """Returns the current values of all other variables.
 
         Args:
@@ -106,7 +105,12 @@ class FunctionalModel:
             tf.convert_to_tensor(variable.value) for variable in self.model.non_trainable_variables
         ]
         for order, index in enumerate(self._seed_states):
-            draw = np.random.default_rng([seed, order]).integers(2**31)
+            draw = tf.random.stateless_uniform(
+                (),
+                seed=tf.stack([tf.cast(seed, tf.int64), order]),
+                maxval=2**31 - 1,
+                dtype=tf.int32,
+            )
             state[index] = tf.cast(tf.stack([draw, 0]), state[index].dtype)
         return state
 
@@ -130,16 +134,7 @@ class FunctionalModel:
         Returns:
             The mean loss in float32 or wider, the error of each example, the new state.
         """
-        variables = [*self.variables, *self.model.non_trainable_variables]
-        # Not `model.stateless_call`: it bypasses `__call__`, where Keras tells nested layers
-        # that they are in training, and casts inputs.
-        with scope_of(zip(variables, [*parameters, *state]), collect_losses=True) as scope:
-            options = {"training": training} if self._takes_training else {}
-            outputs = self.model(batch.inputs, **options)
-            regularisers = list(self.model.losses)
-        new_state = [
-            scope.get_current_value(variable) for variable in self.model.non_trainable_variables
-        ]
+        outputs, new_state, regularisers = self._call(parameters, state, batch.inputs, training)
         loss = self.loss(batch.targets, outputs, sample_weight=batch.sample_weight)
         if (training if penalties is None else penalties) and regularisers:
             loss += tf.add_n([tf.cast(penalty, loss.dtype) for penalty in regularisers])
@@ -149,6 +144,31 @@ class FunctionalModel:
             errors=tf.reshape(errors, [-1]),
             state=[tf.convert_to_tensor(value) for value in new_state],
         )
+
+    def predict(
+        self,
+        parameters: Sequence[tf.Tensor],
+        state: Sequence[tf.Tensor],
+        inputs: tf.Tensor,
+        training: bool = False,
+    ) -> tf.Tensor:
+        """Returns the model's outputs for some inputs. Arguments as for `evaluate`."""
+        outputs, _, _ = self._call(parameters, state, inputs, training)
+        return outputs
+
+    def _call(self, parameters, state, inputs, training):
+        """Outputs, the other variables' new values, and the regularisers' penalties."""
+        variables = [*self.variables, *self.model.non_trainable_variables]
+        # Not `model.stateless_call`: it bypasses `__call__`, where Keras tells nested layers
+        # that they are in training, and casts inputs.
+        with scope_of(zip(variables, [*parameters, *state]), collect_losses=True) as scope:
+            options = {"training": training} if self._takes_training else {}
+            outputs = self.model(inputs, **options)
+            regularisers = list(self.model.losses)
+        new_state = [
+            scope.get_current_value(variable) for variable in self.model.non_trainable_variables
+        ]
+        return outputs, new_state, regularisers
 
 
 def unpack_batch(element) -> Batch:

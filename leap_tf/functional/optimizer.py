@@ -49,38 +49,54 @@ class FunctionalOptimizer:
             )
         self._optimizer = _backend_neutral_copy(optimizer, variables)
         self._variables = list(variables)
+        self._first_rate, rate = _make_scalable(self._optimizer)
         self._optimizer.build(self._variables)
         self._initial_slots = [variable.numpy() for variable in self._optimizer.variables]
+        self._rate_index = next(
+            index for index, slot in enumerate(self._optimizer.variables) if slot is rate
+        )
         shaped_like = self._optimizer.reference_of
         position = {id(variable): index for index, variable in enumerate(self._variables)}
         self._owners = [
             position.get(shaped_like.get(id(slot))) for slot in self._optimizer.variables
         ]
 
-    def initial_slots(self, parameters: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    @property
+    def resizes(self) -> bool:
+        """Whether slots follow their parameters, so that these may have any last dimension."""
+        return not any(
+            owner is None and value.ndim for owner, value in zip(self._owners, self._initial_slots)
+        )
+
+    def initial_slots(
+        self, parameters: Sequence[tf.Tensor], learning_rate: tf.Tensor | None = None
+    ) -> list[tf.Tensor]:
         """Returns fresh slots: iteration 0, no momentum, the configured learning rate.
 
         Args:
             parameters: values of the variables. Slots of one whose last dimension is not known
                 beforehand have its shape, too.
+            learning_rate: of the first step, float32, in the place of the configured one. A
+                schedule keeps its form and is scaled to start there.
 
         Raises:
             ValueError: the optimizer keeps slots for such a parameter that cannot be resized.
         """
         free = {index for index, value in enumerate(parameters) if None in value.shape}
-        if free and any(
-            owner is None and value.ndim for owner, value in zip(self._owners, self._initial_slots)
-        ):
+        if free and not self.resizes:
             raise ValueError(
                 f"{self._optimizer.name} keeps slots of a shape of their own, so it cannot train "
                 "heads with another number of classes on every task. Use SGD, Adam or the like."
             )
-        return [
+        slots = [
             tf.fill(tf.shape(parameters[owner]), value.flat[0])
             if owner in free
             else tf.convert_to_tensor(value)
             for owner, value in zip(self._owners, self._initial_slots)
         ]
+        if learning_rate is not None:
+            slots[self._rate_index] = learning_rate / self._first_rate
+        return slots
 
     def apply(
         self,
@@ -190,6 +206,29 @@ for _name, _method in vars(BaseOptimizer).items():
         and not (_name.startswith("__") or _name in vars(_BackendNeutral))
     ):
         setattr(_BackendNeutral, _name, _method)
+
+
+class _ScaledSchedule(keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule times a number that is one of the optimizer's slots."""
+
+    def __init__(self, schedule, factor):
+        self._schedule = schedule
+        self._factor = factor
+
+    def __call__(self, step):
+        return self._factor * self._schedule(step)
+
+
+def _make_scalable(optimizer):
+    """Returns (c, slot) of an optimizer that is not built: its first rate is c times the slot."""
+    schedule = rate = optimizer._learning_rate
+    if isinstance(rate, keras.Variable):
+        return 1.0, rate
+    if not isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+        schedule = lambda step: rate()  # noqa: E731
+    factor = optimizer.add_variable((), initializer="ones", name="learning_rate_factor")
+    optimizer._learning_rate = _ScaledSchedule(schedule, factor)
+    return float(schedule(0)), factor
 
 
 def _backend_neutral_copy(optimizer, variables):

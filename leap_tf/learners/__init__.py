@@ -1,6 +1,6 @@
 """What a meta-learner adds to ordinary training: one protocol, one algorithm per file."""
 
-from leap_tf.learners.adaptation import Adaptation
+from leap_tf.learners.adaptation import Adaptation, AlongDirection
 from leap_tf.learners.anil import ANIL
 from leap_tf.learners.finetuning import MultiHeadedFinetuning
 from leap_tf.learners.hat import HAT
@@ -19,6 +19,7 @@ __all__ = [
     "HAT",
     "MAML",
     "Adaptation",
+    "AlongDirection",
     "Leap",
     "LeapOptimizer",
     "Learner",

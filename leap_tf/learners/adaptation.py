@@ -1,11 +1,12 @@
 """How a held-out task is adapted to, whatever learned the initialization: trained and measured.
 
 Every method is judged by the same loop. What is the method's own is its `direction` (ANIL keeps
-its body still, Meta-SGD has its rates); all others take the plain gradient. The loop shows this
-learner all parameters, heads that start fresh included, so lengths can be compared.
+its body still, Meta-SGD has its rates); all others take the plain gradient. The loop shows these
+learners all parameters, heads that start fresh included, so lengths can be compared.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -13,10 +14,8 @@ from leap_tf.geometry import GradientPath, PathGeometry, PathPoint, extend_path,
 from leap_tf.learners.learner import Learner, TaskEnd, TaskUpdate
 
 
-class Adaptation(Learner):
-    """Trains along another learner's direction, and reports `path_length` and `path_energy`.
-
-    Both are those of eq. 7 over all parameters, with the loss as a coordinate, for every learner.
+class AlongDirection(Learner):
+    """Trains along another learner's direction, and measures nothing.
 
     Args:
         learner: whose direction is taken; it is built already.
@@ -26,10 +25,9 @@ class Adaptation(Learner):
     def __init__(self, learner: Learner, meta_indices: Sequence[int]):
         self._learner = learner
         self._meta_indices = list(meta_indices)
-        self._geometry = PathGeometry()
 
-    def begin_task(self, initialization: Sequence[tf.Tensor]) -> GradientPath:
-        return start_path(initialization)
+    def begin_task(self, initialization: Sequence[tf.Tensor]) -> Any:
+        return ()
 
     def direction(
         self, gradients: Sequence[tf.Tensor], own: Sequence[tf.Tensor]
@@ -39,6 +37,29 @@ class Adaptation(Learner):
         for index, direction in zip(self._meta_indices, learned, strict=True):
             directions[index] = direction
         return directions
+
+    def observe(self, state: Any, point: PathPoint) -> Any:
+        return state
+
+    def end_task(self, state: Any, end: TaskEnd) -> TaskUpdate:
+        return TaskUpdate([], metrics={})
+
+
+class Adaptation(AlongDirection):
+    """Trains along another learner's direction, and reports `path_length` and `path_energy`.
+
+    Both are those of eq. 7 over all parameters, with the loss as a coordinate, for every learner.
+
+    Args:
+        learner, meta_indices: as for `AlongDirection`.
+    """
+
+    def __init__(self, learner: Learner, meta_indices: Sequence[int]):
+        super().__init__(learner, meta_indices)
+        self._geometry = PathGeometry()
+
+    def begin_task(self, initialization: Sequence[tf.Tensor]) -> GradientPath:
+        return start_path(initialization)
 
     def observe(self, state: GradientPath, point: PathPoint) -> GradientPath:
         return extend_path(state, point, self._geometry)

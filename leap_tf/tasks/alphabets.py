@@ -218,7 +218,9 @@ def rotate(images: np.ndarray, rotations: int) -> np.ndarray:
 
 def pixels_to_floats(pixels: tf.Tensor) -> tf.Tensor:
     """Scales uint8 pixels to float32 in [0, 1]."""
-    return tf.cast(pixels, tf.float32) / 255.0
+    # TensorFlow makes a division by a constant a multiplication in some graphs and not in others;
+    # this one it leaves alone, so pixels are the same to the bit in pipelines and when served.
+    return tf.math.divide_no_nan(tf.cast(pixels, tf.float32), 255.0)
 
 
 def _rotate_by(images, angle):

@@ -70,6 +70,21 @@ class ArrayTask:
         return tuple(tf.convert_to_tensor(array) for array in self.test)
 
 
+def order_of_epoch(examples: tf.Tensor, seed: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
+    """Returns the order in which an epoch visits the examples of a task.
+
+    Args:
+        examples: how many there are, int32.
+        seed, epoch: int64 scalars.
+
+    Returns:
+        [examples] int32, a permutation.
+    """
+    return tf.random.experimental.stateless_shuffle(
+        tf.range(examples), seed=tf.stack([seed, epoch])
+    )
+
+
 def _specs(tensors):
     """Signatures of arrays with any number of examples, all else as it is."""
     return [tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype) for tensor in tensors]
@@ -79,12 +94,10 @@ def _specs(tensors):
 def _training_pipeline(batch_size, prepare, inputs_spec, targets_spec):
     @tf.function(input_signature=[inputs_spec, targets_spec, tf.TensorSpec((), tf.int64)])
     def pipeline(inputs, targets, seed):
-        def order_of_epoch(epoch):
-            return tf.random.experimental.stateless_shuffle(
-                tf.range(tf.shape(inputs)[0]), seed=tf.stack([seed, epoch])
-            )
+        def order(epoch):
+            return order_of_epoch(tf.shape(inputs)[0], seed, epoch)
 
-        batches = tf.data.Dataset.counter().map(order_of_epoch).rebatch(batch_size)
+        batches = tf.data.Dataset.counter().map(order).rebatch(batch_size)
         batches = batches.map(lambda indices: tf.ensure_shape(indices, [batch_size]))
         batches = batches.map(_gather(inputs, targets, prepare))
         return batches.prefetch(2).with_options(one_thread_options())

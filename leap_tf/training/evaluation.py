@@ -20,6 +20,7 @@ class TaskEvaluation:
         path_length: length of the gradient path on the loss surface (eq. 7 with p = 1).
         path_energy: its energy (p = 2).
         parameters: how many numbers the adapted model's trainable variables have.
+        seed: decided the batches, fresh heads and dropout.
     """
 
     name: str
@@ -31,6 +32,7 @@ class TaskEvaluation:
     path_length: float
     path_energy: float
     parameters: int
+    seed: int | None = None
 
     @property
     def final_loss(self) -> float:

@@ -283,6 +283,10 @@ class MetaLoop(abc.ABC):
         check_at_least("steps", steps, 1)
         return self._evaluate(tasks, steps, _EVALUATION)
 
+    def evaluation_seed(self, index: int) -> int:
+        """Returns the seed that `evaluate` gives the task at this place among its tasks."""
+        return self._seed_of_judged(_EVALUATION, index)
+
     def save(self, path: str | os.PathLike) -> None:
         """Writes initialization, meta-optimizer, history and random state to a checkpoint."""
         self._state.save(os.fspath(path))
@@ -363,7 +367,7 @@ class MetaLoop(abc.ABC):
         seeded = [
             SeededTask(
                 self.learner.judged_task(task),
-                int(np.random.default_rng([self.seed, stream, index]).integers(2**31)),
+                self._seed_of_judged(stream, index),
                 steps,
             )
             for index, task in enumerate(tasks)
@@ -371,6 +375,9 @@ class MetaLoop(abc.ABC):
         if not seeded:
             raise ValueError("There are no tasks to evaluate.")
         return self.summary(list(self._pool.map(self._judge.evaluate, seeded)))
+
+    def _seed_of_judged(self, stream, index):
+        return int(np.random.default_rng([self.seed, stream, index]).integers(2**31))
 
 
 @contextlib.contextmanager

@@ -47,6 +47,7 @@ class MetaTrainer(MetaLoop):
 
     Attributes:
         model: the model that was given, or what the learner made of it (HAT, Progressive Nets).
+        judged_task_layers: names of its layers that start fresh on tasks that are judged.
 
     Raises:
         ValueError: the model, an optimizer or a number cannot be used, and why.
@@ -74,7 +75,13 @@ class MetaTrainer(MetaLoop):
         models = learner.training_models(model, task_layers)
         judged_model = learner.judged_model(model, models)
         lasting_state = learner.lasting_state(models)
+        self.loss = loss
+        self.error = error
+        self.inner_optimizer = inner_optimizer
+        self.judged_optimizer = judged_optimizer or inner_optimizer
+        self.judged_stopping = judged_stopping
         self.task_layers = tuple(task_layers)
+        self.judged_task_layers = self.task_layers if judged_model is model else ()
         self.transductive = transductive
         runners = {
             id(each): TaskRunner(
@@ -84,7 +91,7 @@ class MetaTrainer(MetaLoop):
                 self.task_layers if each is model else (),
                 stopping,
                 judged_stopping,
-                judged_optimizer or inner_optimizer,
+                self.judged_optimizer,
                 transductive,
                 lasting_state,
             )

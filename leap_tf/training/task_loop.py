@@ -28,6 +28,7 @@ from leap_tf.functional.curvature import refuse_stopped_gradients_in
 from leap_tf.geometry import PathPoint
 from leap_tf.learners import Learner, TaskEnd, TaskUpdate
 from leap_tf.training.stop_rules import StopRule
+from leap_tf.training.support_batches import SupportBatches
 
 
 class TaskResult(NamedTuple):
@@ -122,30 +123,43 @@ class TaskLoop:
         self.evaluate = tf.function(self._evaluate, reduce_retracing=True)
 
     def train(
-        self, batches, max_steps: int, parameters, state, own=(), held_out=None, queries=None
+        self,
+        batches,
+        max_steps: int,
+        parameters,
+        state,
+        own=(),
+        held_out=None,
+        queries=None,
+        learning_rate=None,
     ) -> TaskResult:
         """Trains for `max_steps` batches, or until the iterator ends or the stop rule says so.
 
         Args:
-            batches: iterator over training batches.
+            batches: iterator over training batches, or `SupportBatches` for as many steps.
             max_steps: gradient steps at most; a learner of second order makes all of them.
             parameters, state: values of the model's variables.
             own: values of the learner's own variables.
             held_out: endless iterator over held-out batches, for `stopping`.
             queries: iterator over query batches; by default they are the next of `batches`.
+            learning_rate: of the first step; the optimizer's own by default.
         """
         # Unrolled steps are counted while the graph is built.
-        steps = max_steps if self._learner.second_order else tf.constant(max_steps)
-        return self.traced_training(batches, steps, parameters, state, list(own), held_out, queries)
+        steps = max_steps if self._learner.second_order else tf.convert_to_tensor(max_steps)
+        return self.traced_training(
+            batches, steps, parameters, state, list(own), held_out, queries, learning_rate
+        )
 
-    def _train(self, batches, max_steps, parameters, state, own, held_out, queries) -> TaskResult:
+    def _train(
+        self, batches, max_steps, parameters, state, own, held_out, queries, learning_rate
+    ) -> TaskResult:
         parameters = self._of_any_width(parameters)
         initialization = self._meta_learned(parameters)
         start = _LoopState(
             step=tf.constant(0),
             parameters=parameters,
             state=state,
-            slots=self._optimizer.initial_slots(parameters),
+            slots=self._optimizer.initial_slots(parameters, learning_rate),
             memory=self._learner.begin_task(initialization),
             stop_memory=self._stopping.start() if self._stopping else [],
             losses=tf.TensorArray(tf.float32, size=max_steps, element_shape=()),
@@ -173,10 +187,10 @@ class TaskLoop:
         following, end = tf.while_loop(
             lambda batch, now: (now.step < max_steps) & self._goes_on(now) & batch.has_value(),
             lambda batch, now: (
-                batches.get_next_as_optional(),
+                _batch_of_step(batches, now.step + 1),
                 self._step(unpack_batch(batch.get_value()), held_out, now, own),
             ),
-            (batches.get_next_as_optional(), start),
+            (_batch_of_step(batches, start.step), start),
             parallel_iterations=1,
         )
         if not self._learner.query_batches:
@@ -330,6 +344,13 @@ class TaskLoop:
 
     def _meta_learned(self, tensors):
         return [tensors[index] for index in self._meta_indices]
+
+
+def _batch_of_step(batches, step) -> tf.experimental.Optional:
+    """The batch of a step; an iterator has its own count of them, and may be at its end."""
+    if isinstance(batches, SupportBatches):
+        return tf.experimental.Optional.from_value(batches.at(step))
+    return batches.get_next_as_optional()
 
 
 def _all_finite(tensors):

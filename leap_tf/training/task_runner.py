@@ -11,11 +11,11 @@ import keras
 import tensorflow as tf
 
 from leap_tf.functional import (
+    FreshLayers,
     FunctionalModel,
     FunctionalOptimizer,
     WrongSecondDerivativesError,
-    fresh_values,
-    layer_variables,
+    meta_learned_indices,
     output_layer,
 )
 from leap_tf.learners import Adaptation, Learner
@@ -63,13 +63,10 @@ class TaskRunner:
         lasting_state: Sequence[keras.Variable] = (),
     ):
         self._model = model
-        self._task_layers = tuple(task_layers)
+        self._fresh_layers = FreshLayers(model.model, task_layers)
         self._stopping = stopping
         self._judged_stopping = judged_stopping
-        heads = {id(variable) for variable in layer_variables(model.model, self._task_layers)}
-        meta_indices = [
-            index for index, variable in enumerate(model.variables) if id(variable) not in heads
-        ]
+        meta_indices = meta_learned_indices(model.model, task_layers)
         if not meta_indices:
             raise ValueError("All trainable layers are task_layers; nothing is left to meta-learn.")
         if transductive and model.has_random_layers:
@@ -86,7 +83,7 @@ class TaskRunner:
         self.lasting_state = [others[index] for index in self._lasting_indices]
         self._query_batches = learner.query_batches
         last = output_layer(model.model)
-        self._fresh_head = last if last and last.name in self._task_layers else None
+        self._fresh_head = last if last and last.name in task_layers else None
         head = {id(each) for each in (self._fresh_head.weights if self._fresh_head else ())}
         resizable = [
             index for index, variable in enumerate(model.variables) if id(variable) in head
@@ -150,13 +147,12 @@ class TaskRunner:
             path_length=float(adapted.update.metrics["path_length"]),
             path_energy=float(adapted.update.metrics["path_energy"]),
             parameters=sum(int(tf.size(parameter)) for parameter in adapted.parameters),
+            seed=seeded.seed,
         )
 
     def _adapt(self, loop: TaskLoop, seeded: SeededTask, stopping: StopRule | None) -> TaskResult:
         keras_model = self._model.model
-        fresh = fresh_values(
-            keras_model, self._task_layers, seeded.seed, self._units_for(seeded.task)
-        )
+        fresh = self._fresh_layers.draw(seeded.seed, self._units_for(seeded.task))
         parameters, state = (
             [fresh.get(id(variable), value) for variable, value in zip(variables, values)]
             for variables, values in (
