@@ -18,6 +18,7 @@ from leap_tf.learners import (
     Reptile,
 )
 from leap_tf.models import conv_net, mlp
+from leap_tf.serving import adapted_model, export
 from leap_tf.tasks import (
     ArrayTask,
     FiniteTasks,
@@ -72,8 +73,10 @@ __all__ = [
     "TaskDistribution",
     "TaskEvaluation",
     "TaskSplits",
+    "adapted_model",
     "alphabet_splits",
     "conv_net",
+    "export",
     "mlp",
     "multi_cv_splits",
     "one_thread_per_task",

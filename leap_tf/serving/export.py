@@ -1,0 +1,80 @@
+"""A learned initialization as an artefact that any TensorFlow runtime serves.
+
+saved_model/   signatures serving_default, adapt and adapt_weights (see `signatures.py`), and
+               each again with `_uint8` behind its name, where inputs are images
+model.keras    the Keras model, which `keras.saving.load_model` alone reads
+"""
+
+import os
+import pathlib
+
+import keras
+import tensorflow as tf
+
+from leap_tf.serving.portable_model import portable_model
+from leap_tf.serving.request_checks import Limits
+from leap_tf.serving.signatures import Prepare, Signatures
+from leap_tf.tasks.alphabets import pixels_to_floats
+from leap_tf.training import MetaTrainer
+
+FUNCTIONS = ("serving_default", "adapt", "adapt_weights")
+
+
+def export(
+    trainer: MetaTrainer,
+    path: str | os.PathLike,
+    prepare_uint8: Prepare = pixels_to_floats,
+    query_batch_size: int = 500,
+    limits: Limits | None = None,
+) -> None:
+    """Writes the learned initialization of a trainer as a SavedModel that predicts and adapts.
+
+    Args:
+        trainer: holds the learned initialization, and how tasks are trained on: the model, loss,
+            inner optimizer, fresh task layers, batch-norm policy, and the learner's direction.
+        path: the folder to write; it must not exist.
+        prepare_uint8: from a batch of uint8 images to what the model takes, for models of images.
+        query_batch_size: examples that are judged at a time. With transductive batch norm, those
+            that share their statistics.
+        limits: the largest numbers a request may have; `Limits()` by default.
+
+    Raises:
+        FileExistsError: there is something at `path`.
+        ValueError: the model cannot be served, and why.
+    """
+    folder = pathlib.Path(path)
+    if folder.exists():
+        raise FileExistsError(f"{folder} exists. Give another path, or remove it first.")
+    inputs = _input_spec(trainer.model)
+    archive = keras.export.ExportArchive()
+    archive.track(trainer.model)
+    archive.add_variable_collection("learner", trainer.learner_variables)
+    variants = {"": Signatures(trainer, inputs, tf.identity, query_batch_size, limits or Limits())}
+    if inputs.dtype.is_floating and inputs.shape.rank == 4:
+        pixels = tf.TensorSpec(inputs.shape, tf.uint8)
+        variants["_uint8"] = Signatures(
+            trainer, pixels, prepare_uint8, query_batch_size, limits or Limits()
+        )
+    for suffix, signatures in variants.items():
+        for name in FUNCTIONS:
+            function = getattr(signatures, name)
+            archive.add_endpoint(name + suffix, function, signatures.specs(name))
+    archive.write_out(folder / "saved_model", verbose=False)
+    portable_model(trainer.model).save(folder / "model.keras")
+
+
+def _input_spec(model: keras.Model) -> tf.TensorSpec:
+    inputs = getattr(model, "inputs", None) or ()
+    if len(inputs) != 1 or len(model.outputs) != 1:
+        raise ValueError(
+            f"An exported model is functional or sequential, with one input and one output, and "
+            f"{model.name!r} is a {type(model).__name__} with {len(inputs)} inputs. Wrap it in "
+            "keras.Model(inputs, outputs)."
+        )
+    paths = [variable.path for variable in model.weights]
+    if len(set(paths)) < len(paths):
+        raise ValueError(
+            "Adapted weights are returned by the variables' paths, and some of "
+            f"{model.name!r} are the same. Give its layers names of their own."
+        )
+    return tf.TensorSpec(inputs[0].shape, inputs[0].dtype)
