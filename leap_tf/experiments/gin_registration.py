@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 import gin
 import keras
 
+from leap_tf.experiments.exporting import export_run
 from leap_tf.experiments.jacobian_precision import jacobian_precision
 from leap_tf.experiments.judgement import judge
 from leap_tf.experiments.meta_training import meta_train
@@ -54,6 +55,9 @@ configured_meta_train = gin.external_configurable(
     meta_train, "meta_train", denylist=["study", "run"]
 )
 configured_judge = gin.external_configurable(judge, "judge", denylist=["study", "run", "again"])
+configured_export = gin.external_configurable(
+    export_run, "export", denylist=["study", "run", "path", "checkpoint"]
+)
 configured_jacobian_precision = gin.external_configurable(
     jacobian_precision, "jacobian_precision", denylist=["output_dir", "data_dir"]
 )

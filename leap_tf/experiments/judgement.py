@@ -8,9 +8,9 @@ import keras
 import numpy as np
 
 from leap_tf.experiments.plots import plot_adaptation
-from leap_tf.experiments.run_directory import RunDirectory, RunDirectoryError, write_atomically
+from leap_tf.experiments.run_directory import RunDirectory, write_atomically
 from leap_tf.experiments.study import Study
-from leap_tf.training import Evaluation
+from leap_tf.training import Evaluation, MetaTrainer
 
 LEARNED, FRESH = "learned initialization", "no pretraining"
 SPLITS = ("test", "validation")
@@ -48,22 +48,13 @@ def judge(
     """
     if split not in SPLITS:
         raise ValueError(f"split must be one of {SPLITS}, and is {split!r}.")
-    if not run.initialization.exists():
-        raise RunDirectoryError(
-            f"{run.path} has no learned initialization yet. Finish training: the command that "
-            "started it goes on where it stopped."
-        )
+    run.require_initialization()
     trainer = study.trainer
-    learned = keras.saving.load_model(run.initialization, compile=False).get_weights()
     tasks = getattr(study.tasks, split)
     evaluations = {}
     if baseline:  # first, while everything is fresh
         evaluations[FRESH] = _evaluate(trainer, tasks, steps, FRESH)
-    trainer.model.set_weights(learned)
-    if run.learner.exists():
-        with np.load(run.learner, allow_pickle=False) as values:
-            for variable, name in zip(trainer.learner_variables, values.files, strict=True):
-                variable.assign(values[name])
+    restore_learned(trainer, run)
     evaluations = {LEARNED: _evaluate(trainer, tasks, steps, LEARNED), **evaluations}
     record = {
         "split": split,
@@ -80,6 +71,21 @@ def judge(
     write_atomically(file, json.dumps(record, indent=1, allow_nan=False) + "\n")
     plot_adaptation(evaluations, run.plots / picture)
     return table(evaluations, target_error, trainer.transductive)
+
+
+def restore_learned(trainer: MetaTrainer, run: RunDirectory) -> None:
+    """Gives a trainer what a finished run has learned: the initialization and the learner's own.
+
+    Raises:
+        RunDirectoryError: training has not finished in this folder.
+    """
+    run.require_initialization()
+    learned = keras.saving.load_model(run.initialization, compile=False)
+    trainer.model.set_weights(learned.get_weights())
+    if run.learner.exists():
+        with np.load(run.learner, allow_pickle=False) as values:
+            for variable, name in zip(trainer.learner_variables, values.files, strict=True):
+                variable.assign(values[name])
 
 
 def table(
@@ -111,6 +117,7 @@ def as_record(evaluation: Evaluation, target_error: float) -> dict:
         "tasks": [
             {
                 "name": task.name,
+                "seed": task.seed,
                 "error": _number(task.error),
                 "loss": _number(task.loss),
                 "examples": task.examples,

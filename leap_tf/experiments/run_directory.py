@@ -10,6 +10,7 @@ initialization.keras    the learned initialization, once training is over
 learner.npz             what the learner itself has learned, if anything (Meta-SGD's rates)
 evaluation.json         learned against fresh initialization on held-out tasks
 evaluation_again.json   the same by bin/evaluate.py, perhaps with other steps
+export/                 what bin/export.py makes of it, to be served elsewhere
 lock                    held by the process at work here
 plots/                  learning_curve.png, adaptation.png
 """
@@ -53,6 +54,7 @@ class RunDirectory:
         self.evaluation = self.path / "evaluation.json"
         self.evaluation_again = self.path / "evaluation_again.json"
         self.plots = self.path / "plots"
+        self.export = self.path / "export"
 
     def check(self, config: str) -> None:
         """Finds whether the folder is free or already this run's. Writes nothing.
@@ -125,6 +127,23 @@ class RunDirectory:
                 f"{self.path} holds no run (no config.gin). Give the --output_dir of a training."
             )
         return self.config
+
+    def read_evaluation(self) -> dict | None:
+        """Returns the run's own judgement, None if there is none."""
+        return json.loads(self.evaluation.read_text()) if self.evaluation.exists() else None
+
+    def require_initialization(self) -> pathlib.Path:
+        """Returns the file of the learned initialization.
+
+        Raises:
+            RunDirectoryError: training has not finished.
+        """
+        if not self.initialization.exists():
+            raise RunDirectoryError(
+                f"{self.path} has no learned initialization yet. Finish training: the command "
+                "that started it goes on where it stopped."
+            )
+        return self.initialization
 
 
 def describe_environment() -> dict:

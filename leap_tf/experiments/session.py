@@ -10,6 +10,7 @@ from absl import logging as absl_logging
 
 from leap_tf.experiments.gin_registration import (
     configured_cells,
+    configured_export,
     configured_judge,
     configured_meta_train,
     configured_study,
@@ -97,6 +98,35 @@ def evaluate(
     study = configured_study(data_dir=data_dir)
     print(configured_judge(study=study, run=run, again=True))
     print(f"The run's own judgement is as it was; this one is in {run.evaluation_again}.")
+
+
+def export(
+    gin_files: Sequence[Path],
+    gin_params: Sequence[str],
+    output_dir: Path,
+    data_dir: Path | None = None,
+    export_dir: Path | None = None,
+    checkpoint: Path | None = None,
+) -> None:
+    """Exports what a run has learned, to be served elsewhere.
+
+    Args:
+        gin_files: configuration files over the run's own.
+        gin_params: bindings over its configuration, such as "export.requests = 8".
+        output_dir: the run's folder.
+        data_dir: folder of prepared data sets.
+        export_dir: the folder to write; "export" in the run's folder by default.
+        checkpoint: prefix of a checkpoint to export in the place of the learned initialization.
+
+    Raises:
+        RunDirectoryError: the folder holds no finished run.
+        FileExistsError: there is an export already.
+    """
+    run = RunDirectory(output_dir)
+    read_configuration([run.require_config(), *gin_files], gin_params)
+    study = configured_study(data_dir=data_dir)
+    folder = configured_export(study=study, run=run, path=export_dir, checkpoint=checkpoint)
+    print(f"SavedModel, Keras model, example requests and MODEL_CARD.md are in {folder}.")
 
 
 def sweep(
