@@ -1,0 +1,377 @@
+"""Exports hold what they promise: in other processes, under load, and when misused."""
+
+import pathlib
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import hypothesis
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import strategies
+
+import leap_tf
+from leap_tf.functional import FunctionalModel, FunctionalOptimizer
+from leap_tf.learners import PlainTraining
+from leap_tf.serving import Limits
+from leap_tf.training import TaskLoop
+from leap_tf.training.support_batches import support_batches
+from tests.serving.exports import CROSS_ENTROPY, KINDS, STEPS, clouds, dense, network, request
+from tests.serving.exports import trainer as make_trainer
+
+# What a server has: TensorFlow. Requests in, answers out, nothing of this project.
+ELSEWHERE = """
+import importlib
+import sys
+
+class Hiding:
+    def __init__(self, finder):
+        self.finder = finder
+
+    def find_spec(self, name, *where):
+        hidden = name.split(".")[0] in ("keras", "leap_tf")
+        return None if hidden else self.finder.find_spec(name, *where)
+
+sys.meta_path[:] = map(Hiding, sys.meta_path)
+for name in ("keras", "leap_tf"):
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError:
+        continue
+    sys.exit(f"{name} can be imported")
+import numpy as np
+import tensorflow as tf
+
+tf.config.threading.set_intra_op_parallelism_threads(1)
+folder, signature = sys.argv[1:]
+loaded = tf.saved_model.load(f"{folder}/saved_model")
+before = [variable.numpy() for variable in loaded.variables]
+request = {name: tf.constant(value) for name, value in np.load(f"{folder}/request.npz").items()}
+np.savez(f"{folder}/answers.npz", **loaded.signatures[signature](**request))
+assert before and all((a == b.numpy()).all() for a, b in zip(before, loaded.variables))
+assert not {"keras", "leap_tf"} & set(sys.modules)
+"""
+
+_EXPORTS: dict[str, tuple] = {}
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """Returns from a kind's name to its trainer, what makes its tasks, and the export's folder."""
+
+    def export(kind):
+        if kind not in _EXPORTS:
+            trainer, make_task = KINDS[kind]()
+            folder = tmp_path_factory.mktemp("exports") / kind
+            leap_tf.export(trainer, folder)
+            _EXPORTS[kind] = trainer, make_task, folder
+        return _EXPORTS[kind]
+
+    return export
+
+
+@pytest.fixture(scope="module")
+def adapt(exported):
+    """Returns the function behind a kind's signature `adapt`, on plain arrays."""
+    loaded: dict[str, tf.Module] = {}
+
+    def call(kind, signature="adapt", **inputs):
+        if kind not in loaded:
+            loaded[kind] = tf.saved_model.load(exported(kind)[2] / "saved_model")
+        function = loaded[kind].signatures[signature]
+        answers = function(**{name: tf.constant(value) for name, value in inputs.items()})
+        return {name: value.numpy() for name, value in answers.items()}
+
+    return call
+
+
+def error_of(answers, targets):
+    if "outputs" in answers:
+        return np.mean((answers["outputs"] - targets) ** 2)
+    return np.mean(answers["probabilities"].argmax(-1) != targets)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_elsewhere_it_gives_the_numbers_of_the_library(exported, kind):
+    """In a process without Keras and this library, which it cannot even import."""
+    trainer, make_task, folder = exported(kind)
+    task = make_task(number=4)
+    (evaluated,) = trainer.evaluate([task]).tasks
+    seed = trainer.evaluation_seed(0)
+    assert evaluated.seed == seed
+    pixels = task.train[0].dtype == np.uint8
+    np.savez(folder / "request.npz", **request(trainer, task, seed))
+    signature = "adapt_uint8" if pixels else "adapt"
+    result = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, str(folder), signature], capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    answers = dict(np.load(folder / "answers.npz"))
+    np.testing.assert_allclose(answers["losses"], evaluated.training_losses, rtol=1e-5, atol=1e-7)
+    assert error_of(answers, task.test[1]) == pytest.approx(evaluated.error, rel=1e-5)
+    if "logits" in answers:
+        loss = CROSS_ENTROPY(task.test[1], answers["logits"])
+        assert float(loss) == pytest.approx(evaluated.loss, rel=1e-5)
+        np.testing.assert_allclose(answers["probabilities"].sum(-1), 1.0, rtol=1e-5)
+
+
+def test_floats_and_pixels_give_the_same(exported, adapt):
+    trainer, make_task, _ = exported("convolutional")
+    made = request(trainer, make_task())
+    floats = made | {name: made[name] / np.float32(255) for name in ("support_x", "query_x")}
+    a, b = adapt("convolutional", "adapt_uint8", **made), adapt("convolutional", **floats)
+    np.testing.assert_array_equal(a["logits"], b["logits"])
+    inputs = made["query_x"]
+    predicted = adapt("convolutional", "serving_default_uint8", inputs=inputs)
+    expected = trainer.model(inputs / np.float32(255), training=False)
+    np.testing.assert_allclose(predicted["logits"], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_two_hundred_tasks_at_the_same_time_get_what_they_get_alone(exported, adapt):
+    trainer, make_task, _ = exported("convolutional")
+    requests = [request(trainer, make_task(number), seed=number) for number in range(200)]
+
+    def answer(made):
+        return adapt("convolutional", "adapt_uint8", **made)
+
+    alone = [answer(made) for made in requests]
+    with ThreadPoolExecutor(32) as pool:
+        together = list(pool.map(answer, requests))
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one["logits"], other["logits"])
+        np.testing.assert_array_equal(one["losses"], other["losses"])
+    assert len({one["losses"].tobytes() for one in alone}) == 200
+
+
+def test_adapted_weights_make_the_keras_model_the_clients_own(exported, adapt):
+    trainer, make_task, folder = exported("convolutional")
+    for classes in (3, 5):  # the model's own number, and another
+        made = request(trainer, make_task(1, classes), seed=3)
+        answers = adapt("convolutional", "adapt_uint8", **made)
+        inputs = made.pop("query_x")
+        weights = adapt("convolutional", "adapt_weights_uint8", **made)
+        np.testing.assert_array_equal(weights["losses"], answers["losses"])
+        assert weights["support_accuracy"] == answers["support_accuracy"]
+        model = leap_tf.adapted_model(keras.saving.load_model(folder / "model.keras"), weights)
+        logits = model(inputs / np.float32(255), training=False)
+        assert logits.shape == (len(inputs), classes)
+        np.testing.assert_allclose(logits, answers["logits"], rtol=1e-4, atol=1e-5)
+    del weights["head/bias"]
+    with pytest.raises(ValueError, match=r"no weights for \['head/bias'\]"):
+        leap_tf.adapted_model(trainer.model, weights)
+
+
+def test_keras_alone_reads_the_model(exported):
+    trainer, make_task, folder = exported("convolutional")
+    script = (
+        "import sys\nsys.modules['leap_tf'] = None\nimport keras, numpy as np\n"
+        f"model = keras.saving.load_model({str(folder / 'model.keras')!r}, safe_mode=True)\n"
+        f"np.save({str(folder / 'predictions.npy')!r}, model(np.ones((2, 8, 8, 1)) / 2))\n"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    expected = trainer.model(np.ones((2, 8, 8, 1)) / 2)
+    np.testing.assert_allclose(np.load(folder / "predictions.npy"), expected, rtol=1e-5, atol=1e-6)
+
+
+def command_line(*arguments):
+    tool = pathlib.Path(sys.executable).with_name("saved_model_cli")
+    return subprocess.run([tool, *map(str, arguments)], capture_output=True, text=True)
+
+
+def test_saved_model_cli_shows_and_runs(exported, adapt, tmp_path):
+    trainer, make_task, folder = exported("convolutional")
+    where = ("--dir", folder / "saved_model", "--tag_set", "serve", "--signature_def")
+    shown = command_line("show", *where, "adapt").stdout
+    assert "inputs['support_x'] tensor_info:" in shown
+    assert "shape: (-1, 8, 8, 1)" in shown
+    made = request(trainer, make_task(2))
+    np.savez(tmp_path / "good.npz", **made)
+    np.savez(tmp_path / "bad.npz", **(made | {"support_x": made["support_x"][:, :4]}))
+
+    def run(file):
+        inputs = ";".join(f"{name}={tmp_path / file}[{name}]" for name in made)
+        where_to = ("--outdir", tmp_path)
+        return command_line("run", *where, "adapt_uint8", "--inputs", inputs, *where_to)
+
+    result = run("good.npz")
+    assert result.returncode == 0, result.stderr
+    expected = adapt("convolutional", "adapt_uint8", **made)["logits"]
+    np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), expected, rtol=1e-4, atol=1e-5)
+    (tmp_path / "logits.npy").unlink()
+    result = run("bad.npz")
+    assert result.returncode != 0
+    assert "support_x" in result.stderr
+    assert not (tmp_path / "logits.npy").exists()
+
+
+def refused(adapt, made, name, **changes):
+    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+        adapt("convolutional", **(made | changes))
+    assert name in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("support_x", lambda r: {"support_x": r["support_x"][:, :4]}),
+        ("support_x", lambda r: {"support_x": r["support_x"][..., 0]}),
+        ("support_x", lambda r: {"support_x": np.repeat(r["support_x"], 3, axis=-1)}),
+        ("support_x", lambda r: {"support_x": r["support_x"].reshape(-1, 4, 16, 1)}),
+        ("support_x", lambda r: {"support_x": r["support_x"][:0], "support_y": r["support_y"][:0]}),
+        ("support_x", lambda r: {"support_x": r["support_x"] * np.float32("nan")}),
+        ("support_y", lambda r: {"support_y": r["support_y"][:5]}),
+        ("support_y", lambda r: {"support_y": r["support_y"][:, None]}),
+        ("support_y", lambda r: {"support_y": r["support_y"] - 1}),
+        ("support_y", lambda r: {"support_y": r["support_y"] + 1}),
+        ("query_x", lambda r: {"query_x": r["query_x"][:0]}),
+        ("query_x", lambda r: {"query_x": r["query_x"][:, 1:]}),
+        ("query_x", lambda r: {"query_x": r["query_x"] + np.float32("inf")}),
+        ("steps", lambda r: {"steps": np.int32(-1)}),
+        ("steps", lambda r: {"steps": np.int32(Limits().steps + 1)}),
+        ("steps", lambda r: {"steps": np.array([3, 4], np.int32)}),
+        ("batch_size", lambda r: {"batch_size": np.int32(0)}),
+        ("batch_size", lambda r: {"batch_size": np.int32(Limits().batch_size + 1)}),
+        ("learning_rate", lambda r: {"learning_rate": np.float32(-0.1)}),
+        ("learning_rate", lambda r: {"learning_rate": np.float32(0)}),
+        ("learning_rate", lambda r: {"learning_rate": np.float32("nan")}),
+        ("seed", lambda r: {"seed": np.array([1], np.int64)}),
+        ("num_classes", lambda r: {"num_classes": np.int32(0)}),
+        ("num_classes", lambda r: {"num_classes": np.int32(Limits().classes + 1)}),
+        ("support_y", lambda r: {"num_classes": np.int32(2)}),
+    ],
+)
+def test_wrong_requests_are_refused_by_the_name_of_the_input(exported, adapt, name, change):
+    trainer, make_task, _ = exported("convolutional")
+    made = request(trainer, make_task())
+    made |= {part: made[part] / np.float32(255) for part in ("support_x", "query_x")}
+    refused(adapt, made, name, **change(made))
+
+
+@hypothesis.given(
+    strategies.integers(0, 19),
+    strategies.integers(-(2**31), 2**31 - 1).filter(lambda label: not 0 <= label < 3),
+)
+@hypothesis.settings(suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+def test_one_label_out_of_range_is_found_wherever_it_is(exported, adapt, place, label):
+    trainer, make_task, _ = exported("convolutional")
+    made = request(trainer, make_task(), steps=0)
+    made |= {part: made[part] / np.float32(255) for part in ("support_x", "query_x")}
+    labels = made["support_y"].copy()
+    labels[place] = label
+    refused(adapt, made, "support_y", support_y=labels)
+
+
+def test_training_that_diverges_is_an_error_and_no_answer(exported, adapt):
+    trainer, make_task, _ = exported("regression")
+    made = request(trainer, make_task(), steps=200, learning_rate=np.float32(1e30))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="learning_rate: training diverged"):
+        adapt("regression", **made)
+
+
+def test_learners_that_know_their_head_serve_its_classes_only(exported, adapt):
+    trainer, make_task, _ = exported("meta_sgd")
+    with pytest.raises(tf.errors.InvalidArgumentError, match="num_classes: must be at least 3"):
+        adapt("meta_sgd", **request(trainer, make_task(classes=4)))
+
+
+@pytest.mark.parametrize("classes", [2, 5, 8])
+def test_fresh_heads_have_as_many_rows_as_the_task(exported, adapt, classes):
+    """A head that starts fresh on every task is drawn and trained as in evaluation."""
+    trainer, make_task, _ = exported("fresh_head_dropout_adam")
+    task = make_task(1, classes)
+    (evaluated,) = trainer.evaluate([task], steps=30).tasks
+    made = request(trainer, task, trainer.evaluation_seed(0), steps=30)
+    answers = adapt("fresh_head_dropout_adam", **made)
+    assert answers["logits"].shape == (len(task.test[1]), classes)
+    np.testing.assert_allclose(answers["losses"], evaluated.training_losses, rtol=1e-5)
+    assert error_of(answers, task.test[1]) == pytest.approx(evaluated.error)
+
+
+def test_a_learned_head_stays_for_its_own_number_of_classes(exported, adapt):
+    trainer, make_task, _ = exported("convolutional")
+    task = make_task(1)
+    made = request(trainer, task, steps=0)
+    learned = [
+        adapt("convolutional", "adapt_uint8", **(made | {"seed": np.int64(s)})) for s in (1, 2)
+    ]
+    np.testing.assert_array_equal(learned[0]["logits"], learned[1]["logits"])
+    expected = trainer.model(task.test[0] / np.float32(255), training=False)
+    np.testing.assert_allclose(learned[0]["logits"], expected, rtol=1e-5, atol=1e-6)
+    made["num_classes"] = np.int32(4)
+    fresh = [
+        adapt("convolutional", "adapt_uint8", **(made | {"seed": np.int64(s)})) for s in (1, 2)
+    ]
+    assert fresh[0]["logits"].shape == (len(task.test[1]), 4)
+    assert not np.allclose(fresh[0]["logits"], fresh[1]["logits"])
+
+
+@pytest.mark.parametrize("kind", ["fresh_head_dropout_adam", "anil"])
+def test_the_learning_rate_is_the_requests(exported, adapt, kind):
+    """Of a schedule, it is where it starts."""
+    trainer, make_task, _ = exported(kind)
+    own = float(trainer.inner_optimizer.learning_rate)
+    configuration = trainer.inner_optimizer.get_config()
+    schedule = keras.optimizers.schedules.CosineDecay(3 * own, STEPS)
+    configuration["learning_rate"] = 3 * own if kind == "anil" else schedule
+    faster = make_trainer(
+        trainer.model,
+        trainer.loss,
+        type(trainer.inner_optimizer)(**configuration),
+        trainer.learner,
+        task_layers=trainer.task_layers,
+    )
+    task = make_task(1)
+    (evaluated,) = faster.evaluate([task]).tasks
+    made = request(trainer, task, faster.evaluation_seed(0), learning_rate=np.float32(3 * own))
+    np.testing.assert_allclose(adapt(kind, **made)["losses"], evaluated.training_losses, rtol=1e-5)
+
+
+@hypothesis.given(
+    examples=strategies.integers(1, 30),
+    batch_size=strategies.integers(1, 40),
+    steps=strategies.integers(0, 9),
+    seed=strategies.integers(0, 2**31 - 1),
+)
+def test_support_batches_are_those_of_an_array_task(examples, batch_size, steps, seed):
+    inputs = np.arange(examples, dtype=np.float32)[:, None]
+    targets = np.arange(examples)
+    task = leap_tf.ArrayTask("rows", (inputs, targets), (inputs, targets), batch_size)
+    batches = support_batches(
+        tf.constant(inputs),
+        tf.constant(targets),
+        tf.constant(steps),
+        tf.constant(batch_size),
+        tf.constant(seed, tf.int64),
+    )
+    for step, (x, y) in enumerate(task.train_batches(seed).take(steps)):
+        np.testing.assert_array_equal(batches.at(tf.constant(step))[0], x)
+        np.testing.assert_array_equal(batches.at(tf.constant(step))[1], y)
+
+
+def test_the_loop_takes_batches_out_of_tensors():
+    model = FunctionalModel(network(dense(8, "body"), keras.layers.Dense(3)), CROSS_ENTROPY)
+    optimizer = FunctionalOptimizer(keras.optimizers.SGD(0.1), model.variables)
+    loop = TaskLoop(model, optimizer, PlainTraining(), range(len(model.variables)))
+    task = clouds()
+    sources = (
+        iter(task.train_batches(5)),
+        support_batches(
+            *map(tf.constant, (*task.train, 9, task.batch_size)), tf.constant(5, tf.int64)
+        ),
+    )
+    results = [loop.train(source, 9, model.parameters(), model.state(0)) for source in sources]
+    np.testing.assert_array_equal(*[result.losses for result in results])
+
+
+def test_what_cannot_be_served_is_refused_beforehand(tmp_path):
+    two = [keras.Input((2,), name="a"), keras.Input((2,), name="b")]
+    model = keras.Model(two, keras.layers.Dense(2)(keras.layers.Concatenate()(two)))
+    with pytest.raises(ValueError, match="one input and one output"):
+        leap_tf.export(make_trainer(model), tmp_path / "export")
+    assert not (tmp_path / "export").exists()
+    (tmp_path / "precious").mkdir()
+    with pytest.raises(FileExistsError, match="Give another path"):
+        leap_tf.export(make_trainer(network(keras.layers.Dense(3))), tmp_path / "precious")
