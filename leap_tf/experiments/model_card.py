@@ -51,6 +51,8 @@ def describe_model(
     """
     trainer = study.trainer
     metrics = read_metrics(run.metrics) if run.metrics.exists() else []
+    # Weights from a checkpoint know how many meta-steps they are from; others are from all.
+    meta_steps = trainer.meta_step or len(metrics)
     return {
         "name": run.path.resolve().name,
         "model": {
@@ -71,8 +73,10 @@ def describe_model(
             "meta_batch_size": trainer.meta_batch_size,
             "fresh_layers": list(trainer.task_layers),
             "batch_norm": "transductive" if trainer.transductive else "inductive",
-            "meta_steps": trainer.meta_step or len(metrics),
-            "gradient_steps": int(sum(entry.get("gradient_steps", 0) for entry in metrics)),
+            "meta_steps": meta_steps,
+            "gradient_steps": int(
+                sum(entry.get("gradient_steps", 0) for entry in metrics[:meta_steps])
+            ),
         },
         "seed": trainer.seed,
         "tasks": {

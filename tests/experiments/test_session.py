@@ -11,6 +11,7 @@ import time
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from leap_tf.experiments.run_directory import RunDirectory, RunDirectoryError
 from leap_tf.training import read_metrics
@@ -214,3 +215,94 @@ def test_a_run_directory_is_worked_in_by_one_process_at_a_time(tmp_path):
         RunDirectory(tmp_path / "run").claim("a = 1\n")
     del mine
     RunDirectory(tmp_path / "run").claim("a = 1\n")
+
+
+@pytest.fixture(scope="module")
+def exported(finished):
+    folder, _ = finished
+    result = run("export.py", folder, "export.requests = 2")
+    assert result.returncode == 0, result.stderr
+    return RunDirectory(folder).export
+
+
+def test_an_export_holds_model_requests_and_card(finished, exported):
+    assert sorted(path.name for path in exported.iterdir()) == [
+        "MODEL_CARD.md",
+        "model.keras",
+        "model_card.json",
+        "requests",
+        "saved_model",
+    ]
+    loaded = keras.saving.load_model(exported / "model.keras")
+    for a, b in zip(loaded.get_weights(), learned(finished[0]), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert len(list((exported / "requests").glob("*.npz"))) == 2
+
+
+def test_example_requests_give_the_runs_own_figures(finished, exported):
+    judged = json.loads(RunDirectory(finished[0]).evaluation.read_text())
+    card = json.loads((exported / "model_card.json").read_text())
+    adapt = tf.saved_model.load(exported / "saved_model").signatures["adapt"]
+    for example, task in zip(
+        card["requests"], judged["results"]["learned initialization"]["tasks"], strict=False
+    ):
+        request = dict(np.load(exported / example["file"]))
+        answers = request.pop("query_y")
+        assert example["task"] == task["name"]
+        assert request["seed"] == task["seed"]
+        adapted = adapt(**{name: tf.constant(value) for name, value in request.items()})
+        np.testing.assert_allclose(adapted["losses"], task["training_losses"], atol=1e-4)
+        error = np.mean((adapted["outputs"] - answers) ** 2)
+        assert error == pytest.approx(task["error"], rel=1e-5)
+
+
+def test_the_model_card_is_made_from_the_runs_files(finished, exported):
+    folder = RunDirectory(finished[0])
+    card = json.loads((exported / "model_card.json").read_text())
+    judged = json.loads(folder.evaluation.read_text())["results"]
+    assert card["configuration"] == folder.config.read_text()
+    assert card["environment"]["trained"] == json.loads(folder.environment.read_text())[-1]
+    assert card["method"]["learner"] == "Leap"
+    assert card["method"]["meta_steps"] == 12
+    assert card["method"]["gradient_steps"] == 12 * 2 * 5
+    assert card["seed"] == 0
+    for name, result in judged.items():
+        figures = card["evaluation"]["results"][name]
+        assert figures["error"] == result["error"]
+        assert figures["tasks"] == len(result["tasks"]) == 3
+        errors = [task["error"] for task in result["tasks"]]
+        assert figures["standard_error"] == pytest.approx(np.std(errors, ddof=1) / np.sqrt(3))
+    shapes = card["signatures"]["adapt"]
+    assert shapes["inputs"]["support_x"] == {"shape": [None, 1], "dtype": "float32"}
+    assert shapes["outputs"]["losses"] == {"shape": [None], "dtype": "float32"}
+    text = (exported / "MODEL_CARD.md").read_text()
+    assert (
+        f"| learned initialization | 3 | {judged['learned initialization']['error']:.3f} ±" in text
+    )
+    assert "| inner optimizer | SGD, learning rate 0.01 |" in text
+    assert "| in: support_x | float32 [any, 1] |" in text
+    assert f"| keras | {keras.__version__} | {keras.__version__} |" in text
+
+
+def test_checkpoints_are_exported_too_and_not_called_judged(finished, tmp_path):
+    checkpoint = RunDirectory(finished[0]).checkpoints / "step-00000011"
+    options = (f"--checkpoint={checkpoint}", f"--export_dir={tmp_path / 'export'}")
+    result = subprocess.run(
+        [*command("export.py", finished[0]), *options], capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    card = json.loads((tmp_path / "export" / "model_card.json").read_text())
+    assert card["evaluation"] is None
+    assert card["method"]["meta_steps"] == 11
+    assert "has not been judged" in (tmp_path / "export" / "MODEL_CARD.md").read_text()
+    weights = keras.saving.load_model(tmp_path / "export" / "model.keras").get_weights()
+    assert not np.array_equal(weights[0], learned(finished[0])[0])
+
+
+def test_an_export_is_never_written_over_and_needs_a_finished_run(finished, exported, tmp_path):
+    result = run("export.py", finished[0])
+    assert result.returncode == 1
+    assert "exists. Give another --export_dir" in result.stderr
+    assert "Traceback" not in result.stderr
+    result = run("export.py", tmp_path)
+    assert "holds no run" in result.stderr

@@ -164,7 +164,7 @@ def test_adapted_weights_make_the_keras_model_the_clients_own(exported, adapt):
 
 
 def test_keras_alone_reads_the_model(exported):
-    trainer, make_task, folder = exported("convolutional")
+    trainer, _, folder = exported("convolutional")
     script = (
         "import sys\nsys.modules['leap_tf'] = None\nimport keras, numpy as np\n"
         f"model = keras.saving.load_model({str(folder / 'model.keras')!r}, safe_mode=True)\n"

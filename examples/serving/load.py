@@ -1,0 +1,49 @@
+"""How long a server takes under load: several clients at a time, each waiting for its answers.
+
+    .venv/bin/python load.py request.npz --signature=adapt_uint8 --clients=4 --calls=100
+
+Prints one line of JSON: the seconds of every call, and of all together.
+"""
+
+import argparse
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from client import PORTS, Server
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("request", help="The inputs of the signature, as an .npz file.")
+    parser.add_argument("--signature", required=True)
+    parser.add_argument("--clients", type=int, default=1)
+    parser.add_argument("--calls", type=int, default=100, help="Of all clients together.")
+    parser.add_argument("--protocol", choices=PORTS, default="http")
+    parser.add_argument("--address", help="Host and port; the server's default on this machine.")
+    options = parser.parse_args()
+    address = options.address or f"127.0.0.1:{PORTS[options.protocol]}"
+    inputs = dict(np.load(options.request, allow_pickle=False))
+    # Each client has a connection of its own: those of a kind cannot be shared by threads.
+    servers = [Server(options.protocol, address) for _ in range(options.clients)]
+    for server in servers:
+        server.call(options.signature, **inputs)
+
+    def serve_client(number):
+        seconds = []
+        for _ in range(number, options.calls, options.clients):
+            started = time.perf_counter()
+            servers[number].call(options.signature, **inputs)
+            seconds.append(time.perf_counter() - started)
+        return seconds
+
+    with ThreadPoolExecutor(options.clients) as pool:
+        started = time.perf_counter()
+        seconds = [each for part in pool.map(serve_client, range(options.clients)) for each in part]
+        total = time.perf_counter() - started
+    print(json.dumps({"seconds": seconds, "total": total}))
+
+
+if __name__ == "__main__":
+    main()
