@@ -4,8 +4,9 @@
 
 (a) `adapt` in-process against the library's own evaluation of the same task, and against the same
     done with plain Keras in Python: model.fit and a prediction, in a process beside, with
-    TensorFlow's default threads. All take turns within each round; the median over the rounds is
-    reported, with the range. Per step: the time of 100 steps less that of 8, over 92.
+    TensorFlow's default threads. `adapt` also judges the support set. All take turns within each
+    round; the median over the rounds is reported, with the range, of the clock and of the
+    processor. The latter hardly depends on what else the machine does.
 (b) latency (p50, p95, p99) and throughput at 1, 4 and 16 clients, of `serving_default` and `adapt`,
     in-process and through examples/serving over HTTP and gRPC, if its environment is there. Clients
     share the machine with the server.
@@ -26,6 +27,7 @@ import subprocess
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -103,15 +105,20 @@ def serve_fit(connection):
         adapt(steps)
     connection.send("ready")
     while steps := connection.recv():
-        started = time.perf_counter()
-        adapt(steps)
-        connection.send(time.perf_counter() - started)
+        connection.send(time_of(adapt, steps))
 
 
-def seconds_of(function, *arguments):
-    started = time.perf_counter()
+class Time(NamedTuple):
+    """Seconds of a call: by the clock, and of all processor cores together."""
+
+    clock: float
+    processor: float
+
+
+def time_of(function, *arguments):
+    clock, processor = time.perf_counter(), time.process_time()
     function(*arguments)
-    return time.perf_counter() - started
+    return Time(time.perf_counter() - clock, time.process_time() - processor)
 
 
 def compare(trainer, signatures, rounds):
@@ -129,30 +136,30 @@ def compare(trainer, signatures, rounds):
         return connection.recv()
 
     contenders = {
-        "adapt": lambda steps: seconds_of(lambda: signatures["adapt_uint8"](**feeds[steps])),
-        "own task loop": lambda steps: seconds_of(trainer.evaluate, [task], steps),
+        "adapt": lambda steps: time_of(lambda: signatures["adapt_uint8"](**feeds[steps])),
+        "own task loop": lambda steps: time_of(trainer.evaluate, [task], steps),
         "model.fit": fit,
     }
-    seconds = {(name, steps): [] for name in contenders for steps in (FEW, MANY)}
+    times = {(name, steps): [] for name in contenders for steps in (FEW, MANY)}
     for index in range(rounds + 1):
-        for (name, steps), times in seconds.items():
-            times.append(contenders[name](steps))
+        for (name, steps), taken in times.items():
+            taken.append(contenders[name](steps))
             if index == 0:  # warm-up
-                times.clear()
+                taken.clear()
     connection.send(0)
     beside.join()
-    for name in contenders:
-        few, many = seconds[name, FEW], seconds[name, MANY]
-        seconds[name, "a step"] = [(b - a) / (MANY - FEW) for a, b in zip(few, many)]
-    for name in contenders:
-        for steps in (FEW, MANY, "a step"):
-            label = f"ms, {steps} steps" if steps in (FEW, MANY) else "ms a step"
-            report(f"(a) {label}, {name}", [1e3 * value for value in seconds[name, steps]])
-    for other in ("own task loop", "model.fit"):
-        for steps in ("a step", FEW, MANY):
-            ratios = [a / b for a, b in zip(seconds["adapt", steps], seconds[other, steps])]
-            label = steps if steps == "a step" else f"{steps} steps"
-            report(f"(a) adapt / {other}, {label}", ratios)
+    for kind in Time._fields:
+        seconds = {key: [getattr(one, kind) for one in taken] for key, taken in times.items()}
+        for name in contenders:
+            pairs = zip(seconds[name, FEW], seconds[name, MANY])
+            seconds[name, 1] = [(many - few) / (MANY - FEW) for few, many in pairs]
+        print(f"(a) {kind} time; '1 step' is the difference of {MANY} and {FEW}, over {MANY - FEW}")
+        for steps in (FEW, MANY, 1):
+            for name in contenders:
+                report(f"ms, {steps} steps, {name}", [1e3 * each for each in seconds[name, steps]])
+            for other in ("own task loop", "model.fit"):
+                pairs = zip(seconds["adapt", steps], seconds[other, steps])
+                report(f"adapt / {other}, {steps} steps", [a / b for a, b in pairs])
 
 
 def report(name, values):
@@ -178,7 +185,7 @@ def in_process(function, feed, clients, calls):
         function(**feed)
 
     def serve_client(number):
-        return [seconds_of(lambda: function(**feed)) for _ in range(number, calls, clients)]
+        return [time_of(lambda: function(**feed)).clock for _ in range(number, calls, clients)]
 
     with ThreadPoolExecutor(clients) as pool:
         started = time.perf_counter()

@@ -26,7 +26,7 @@ def main():
     address = options.address or f"127.0.0.1:{PORTS[options.protocol]}"
     inputs = dict(np.load(options.request, allow_pickle=False))
     # Each client has a connection of its own: those of a kind cannot be shared by threads.
-    servers = [Server(options.protocol, address) for _ in range(options.clients)]
+    servers = [Server(options.protocol, address, patience=300) for _ in range(options.clients)]
     for server in servers:
         server.call(options.signature, **inputs)
 

@@ -91,7 +91,7 @@ def _preparation(tasks):
 
 def request_of(
     trainer: MetaTrainer, task: ArrayTask, steps: int, seed: int
-) -> dict[str, np.ndarray]:
+) -> dict[str, np.ndarray | np.generic]:
     """Returns the inputs of `adapt` that make a served model do what evaluation does.
 
     Args:
@@ -101,7 +101,7 @@ def request_of(
         seed: that of the task in the evaluation.
     """
     inputs, targets = task.train
-    request = {
+    request: dict[str, np.ndarray | np.generic] = {
         "support_x": inputs,
         "query_x": task.test[0],
         "steps": np.int32(steps),

@@ -80,7 +80,8 @@ class FunctionalOptimizer:
                 schedule keeps its form and is scaled to start there.
 
         Raises:
-            ValueError: the optimizer keeps slots for such a parameter that cannot be resized.
+            ValueError: the optimizer keeps slots for such a parameter that cannot be resized, or
+                has a schedule that starts at zero.
         """
         free = {index for index, value in enumerate(parameters) if None in value.shape}
         if free and not self.resizes:
@@ -95,6 +96,11 @@ class FunctionalOptimizer:
             for owner, value in zip(self._owners, self._initial_slots)
         ]
         if learning_rate is not None:
+            if not self._first_rate:
+                raise ValueError(
+                    "The learning-rate schedule starts at zero, so it cannot be scaled to start at "
+                    "a rate that is asked for. Let it start at a small one."
+                )
             slots[self._rate_index] = learning_rate / self._first_rate
         return slots
 

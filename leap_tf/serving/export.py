@@ -64,10 +64,10 @@ def export(
 
 
 def _input_spec(model: keras.Model) -> tf.TensorSpec:
-    inputs = getattr(model, "inputs", None) or ()
+    inputs = getattr(model, "inputs", None) or []
     if len(inputs) != 1 or len(model.outputs) != 1:
         raise ValueError(
-            f"An exported model is functional or sequential, with one input and one output, and "
+            "An exported model is functional or sequential, with one input and one output, and "
             f"{model.name!r} is a {type(model).__name__} with {len(inputs)} inputs. Wrap it in "
             "keras.Model(inputs, outputs)."
         )

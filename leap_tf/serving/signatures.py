@@ -178,7 +178,7 @@ class Signatures:
         learning_rate = checked_rate(learning_rate, "learning_rate")
         seed = tf.ensure_shape(seed, (), name="seed")
         own = self._answers.classes
-        if num_classes is not None:
+        if own is not None:
             bounds = (1, self._limits.classes) if self._any_classes else (own, own)
             num_classes = checked_number(num_classes, "num_classes", *bounds)
         inputs = checked_examples(support_x, self._examples("support_x"))

@@ -94,12 +94,9 @@ def addresses(run, tmp_path_factory):
 def test_a_client_gets_the_accuracy_that_evaluate_reports(run, addresses, protocol):
     record = json.loads((run / "evaluation_again.json").read_text())
     requests = sorted((run / "export" / "requests").glob("*.npz"))
-    result = subprocess.run(
-        [PYTHON, EXAMPLE / "client.py", *requests, f"--protocol={protocol}"]
-        + [f"--address={addresses[protocol]}"],
-        capture_output=True,
-        text=True,
-    )
+    command = [PYTHON, EXAMPLE / "client.py", *requests]
+    command += [f"--protocol={protocol}", f"--address={addresses[protocol]}"]
+    result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     printed = re.findall(r"(\w+)\.npz: +(\d+) steps, accuracy ([\d.]+)", result.stdout)
     accuracies = {(name, int(steps)): accuracy for name, steps, accuracy in printed}

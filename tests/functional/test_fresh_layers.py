@@ -1,0 +1,129 @@
+"""Draws of fresh layers: as Keras draws, from a seed alone, of any width, in a graph or not."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from leap_tf.functional import FreshLayers, FunctionalOptimizer
+
+INITIALIZERS = {
+    "glorot_uniform": "glorot_uniform",
+    "glorot_normal": "glorot_normal",
+    "he_normal": "he_normal",
+    "lecun_uniform": "lecun_uniform",
+    "variance_scaling": keras.initializers.VarianceScaling(
+        0.5, "fan_out", distribution="untruncated_normal"
+    ),
+    "random_normal": "random_normal",
+    "truncated_normal": keras.initializers.TruncatedNormal(stddev=0.3),
+    "random_uniform": "random_uniform",
+    "constant": keras.initializers.Constant(0.7),
+}
+
+
+def model(initializer, units=40, features=50):
+    head = keras.layers.Dense(units, kernel_initializer=initializer, name="head")
+    return keras.Sequential([keras.layers.Input((features,)), head])
+
+
+@pytest.mark.parametrize("name", INITIALIZERS)
+def test_draws_are_distributed_as_keras_draws(name):
+    network = model(INITIALIZERS[name])
+    kernel, bias = network.weights
+    drawn = FreshLayers(network, ["head"]).draw(3)
+    np.testing.assert_array_equal(drawn[id(bias)], np.zeros(40))
+    ours, keras_own = drawn[id(kernel)].numpy(), kernel.numpy()
+    if name == "constant":
+        np.testing.assert_array_equal(ours, keras_own)
+        return
+    assert not np.allclose(ours, keras_own)
+    for moment in (1, 2, 4):
+        scale = np.mean(np.abs(keras_own) ** moment)
+        assert np.mean(np.abs(ours) ** moment) == pytest.approx(scale, rel=0.15)
+    assert abs(ours.mean()) < 3 * keras_own.std() / np.sqrt(ours.size)
+
+
+@pytest.mark.parametrize("name", INITIALIZERS)
+def test_a_width_that_is_a_tensor_draws_the_same(name):
+    network = model(INITIALIZERS[name])
+    layers = FreshLayers(network, ["head"])
+    kernel, bias = (id(variable) for variable in network.weights)
+
+    @tf.function(input_signature=[tf.TensorSpec((), tf.int64), tf.TensorSpec((), tf.int32)])
+    def draw(seed, units):
+        values = layers.draw(seed, {"head": units})
+        assert values[kernel].shape.as_list() == [50, None]
+        return values[kernel], values[bias]
+
+    for units in (7, 40):
+        expected = layers.draw(11, {"head": units})
+        graph_kernel, graph_bias = draw(11, units)
+        np.testing.assert_allclose(graph_kernel, expected[kernel], rtol=1e-6)
+        np.testing.assert_array_equal(graph_bias, expected[bias])
+        assert graph_kernel.shape == (50, units)
+    wide, narrow = (layers.draw(11, {"head": units})[kernel].numpy() for units in (4000, 10))
+    if name.startswith("glorot"):  # its variance follows the width
+        assert wide.std() / narrow.std() == pytest.approx(np.sqrt(60 / 4050), rel=0.1)
+
+
+def test_a_seed_of_the_layers_own_is_kept():
+    network = model(keras.initializers.GlorotUniform(seed=5))
+    layers = FreshLayers(network, ["head"])
+    kernel = id(network.weights[0])
+    np.testing.assert_array_equal(layers.draw(1)[kernel], layers.draw(2)[kernel])
+
+
+def test_what_cannot_have_another_width_says_so():
+    orthogonal = FreshLayers(model("orthogonal"), ["head"])
+    assert orthogonal.draw(0, {"head": 7}) is not None  # a known number is no trouble
+    with pytest.raises(ValueError, match="has to know the number of units beforehand"):
+        orthogonal.draw(0, {"head": tf.constant(7)})
+    normalizing = keras.Sequential(
+        [keras.layers.Input((4,)), keras.layers.BatchNormalization(name="norm")]
+    )
+    with pytest.raises(ValueError, match="only a Dense layer"):
+        FreshLayers(normalizing, ["norm"]).draw(0, {"norm": 5})
+
+
+def test_layers_with_weights_of_their_own_making_are_refused():
+    class Own(keras.layers.Layer):
+        def build(self, shape):
+            self.scale = keras.Variable(np.ones(shape[-1], "float32"))
+
+        def call(self, inputs):
+            return inputs * self.scale
+
+    network = keras.Sequential([keras.layers.Input((4,)), Own(name="own")])
+    with pytest.raises(ValueError, match="makes weights otherwise than by its add_weight"):
+        FreshLayers(network, ["own"])
+
+
+@pytest.mark.parametrize(
+    "rate", [0.25, keras.optimizers.schedules.CosineDecay(0.25, 10)], ids=["constant", "schedule"]
+)
+def test_an_optimizer_takes_another_first_rate(rate):
+    """Of a schedule, all rates are scaled: here by two."""
+    variable = keras.Variable(np.array([1.0], "float32"))
+    optimizer = FunctionalOptimizer(keras.optimizers.SGD(rate), [variable])
+    paths = []
+    for first in (None, 0.5):
+        parameters = [tf.constant([1.0])]
+        slots = optimizer.initial_slots(parameters, first)
+        steps = []
+        for _ in range(3):
+            before = parameters[0]
+            parameters, slots = optimizer.apply([tf.constant([1.0])], parameters, slots)
+            steps.append(float((before - parameters[0])[0]))
+        paths.append(steps)
+    assert paths[0][0] == pytest.approx(0.25)
+    np.testing.assert_allclose(np.array(paths[1]), 2 * np.array(paths[0]), rtol=1e-5)
+    assert (paths[0][2] < paths[0][0]) == (rate != 0.25)
+
+
+def test_a_schedule_that_starts_at_zero_has_no_first_rate_to_choose():
+    schedule = keras.optimizers.schedules.CosineDecay(0.0, 10, warmup_target=0.1, warmup_steps=2)
+    variable = keras.Variable(np.array([1.0], "float32"))
+    optimizer = FunctionalOptimizer(keras.optimizers.SGD(schedule), [variable])
+    with pytest.raises(ValueError, match="starts at zero"):
+        optimizer.initial_slots([tf.constant([1.0])], 0.5)
