@@ -9,6 +9,7 @@ direction, the run's optimizer and batch-norm policy, and with the same seed the
 works on copies of the weights, so the served variables never change and calls are independent.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -107,7 +108,8 @@ class Signatures:
     def serving_default(self, inputs: tf.Tensor) -> Outputs:
         """Returns the outputs of the model at the learned initialization."""
         inputs = checked_examples(inputs, self._examples("inputs"))
-        outputs = self._predict(self._model.parameters(), self._model.state(0), inputs)
+        model = self._model
+        outputs = self._predict(model.parameters(), model.state(0), inputs, training=False)
         return self._answers.named(outputs)
 
     def adapt(
@@ -189,9 +191,12 @@ class Signatures:
 
         def adapted_by(adapter):
             end = adapter.train(batches, steps, learning_rate, seed, num_classes)
-            outputs = self._predict(end.parameters, end.state, inputs)
+            predict = functools.partial(
+                self._predict, end.parameters, end.state, training=self._transductive
+            )
+            outputs = predict(inputs)
             error = tf.reduce_mean(tf.cast(self._model.error(targets, outputs), tf.float32))
-            queries = () if query_x is None else self._predict(end.parameters, end.state, query_x)
+            queries = () if query_x is None else predict(query_x)
             return _Adapted(end.parameters, end.state, end.losses, error, queries)
 
         if self._with_other_head is None:
@@ -209,18 +214,18 @@ class Signatures:
     def _examples(self, name):
         return tf.TensorSpec(self._inputs.shape, self._inputs.dtype, name)
 
-    def _predict(self, parameters, state, inputs):
+    def _predict(self, parameters, state, inputs, training):
         """The outputs for any number of inputs, some at a time."""
         count, size = tf.shape(inputs)[0], self._query_batch_size
 
         def add_batch(start, outputs):
             batch = self._model.predict(
-                parameters, state, inputs[start : start + size], training=self._transductive
+                parameters, state, inputs[start : start + size], training=training
             )
             return start + size, outputs.write(start // size, batch)
 
         collected = tf.TensorArray(
-            self._model.model.compute_dtype, size=-(-count // size), infer_shape=False
+            self._model.model.outputs[0].dtype, size=-(-count // size), infer_shape=False
         )
         _, collected = tf.while_loop(
             lambda start, _: start < count,
