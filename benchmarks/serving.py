@@ -253,8 +253,8 @@ def measure_load(folder, signatures, share):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--share", type=float, default=1.0, help="Of the calls under load.")
+    parser.add_argument("--rounds", type=int, default=8, help="Of (a); 0 leaves it out.")
+    parser.add_argument("--share", type=float, default=1.0, help="Of (b)'s calls; 0 leaves it out.")
     options = parser.parse_args()
     leap_tf.one_thread_per_task()
     print(f"{available_cores()} cores; median over {options.rounds} rounds (range)")
@@ -263,8 +263,10 @@ def main():
         folder = pathlib.Path(name)
         leap_tf.export(trainer, folder / "export")
         signatures = tf.saved_model.load(folder / "export" / "saved_model").signatures
-        compare(trainer, signatures, options.rounds)
-        measure_load(folder, signatures, options.share)
+        if options.rounds:
+            compare(trainer, signatures, options.rounds)
+        if options.share:
+            measure_load(folder, signatures, options.share)
 
 
 if __name__ == "__main__":
