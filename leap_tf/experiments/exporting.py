@@ -5,6 +5,7 @@ requests/<task>.npz                 a held-out task as the inputs of `adapt`, wi
 MODEL_CARD.md, model_card.json      what the model is, made from the run's files
 """
 
+import itertools
 import os
 import pathlib
 import re
@@ -19,9 +20,6 @@ from leap_tf.experiments.study import Study
 from leap_tf.serving import Limits, export
 from leap_tf.tasks import ArrayTask
 from leap_tf.training import MetaTrainer
-
-# No batch larger than this is judged at a time, unless the tasks' own held-out batches are.
-_QUERY_BATCH_SIZE = 500
 
 
 def export_run(
@@ -61,31 +59,29 @@ def export_run(
         trainer.load(checkpoint)
     else:
         restore_learned(trainer, run)
-    tasks = [task for task in study.tasks.test if isinstance(task, ArrayTask)]
+    tasks = {
+        index: task for index, task in enumerate(study.tasks.test) if isinstance(task, ArrayTask)
+    }
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    export(
-        trainer,
-        partial,
-        query_batch_size=max([task.test_batch_size for task in tasks[:1]] or [_QUERY_BATCH_SIZE]),
-        limits=Limits(max_steps, max_batch_size, max_classes),
-        **_preparation(tasks),
-    )
+    limits = Limits(max_steps, max_batch_size, max_classes)
+    export(trainer, partial, limits=limits, **_as_the_tasks_do(tasks.values()))
     evaluation = None if checkpoint else run.read_evaluation()
     steps = evaluation["steps"] if evaluation else trainer.steps_per_task
     examples = [
         _write_request(trainer, task, steps, index, partial / "requests")
-        for index, task in enumerate(tasks[:requests])
+        for index, task in itertools.islice(tasks.items(), requests)
     ]
     write_model_card(describe_model(study, run, partial, examples, evaluation), partial)
     partial.rename(folder)
     return folder
 
 
-def _preparation(tasks):
-    """How the tasks themselves make floats of their uint8 inputs, if that is what they have."""
-    if tasks and tasks[0].train[0].dtype == np.uint8:
-        return {"prepare_uint8": tasks[0].prepare}
+def _as_the_tasks_do(tasks):
+    """How the tasks themselves batch held-out examples, and make floats of inputs in uint8."""
+    for task in tasks:
+        pixels = {"prepare_uint8": task.prepare} if task.train[0].dtype == np.uint8 else {}
+        return {"query_batch_size": task.test_batch_size} | pixels
     return {}
 
 
