@@ -24,7 +24,7 @@ class Server:
         patience: seconds to wait for a signature to come up.
     """
 
-    def __init__(self, protocol: str, address: str, patience: float = 60.0):
+    def __init__(self, protocol: str, address: str, patience: float = 120.0):
         self._library = importlib.import_module(f"tritonclient.{protocol}")
         seconds = {"network_timeout": 600.0} if protocol == "http" else {}
         self._client = self._library.InferenceServerClient(address, **seconds)

@@ -13,6 +13,14 @@ import sysconfig
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+# The processes that PyTriton makes of a model wait one second for each other, which is too short on
+# a busy machine and cannot be set.
+ATTEMPTS = 5
+
+
+class StartError(RuntimeError):
+    """Triton could not load a model."""
+
 
 def find_python_library():
     """Starts this program anew where Triton's Python backend finds libpython, if it would not."""
@@ -86,22 +94,44 @@ def main():
     find_python_library()
 
     import tensorflow as tf
-    from pytriton.triton import Triton, TritonConfig
 
     # As in training: one thread a task, and as many tasks as cores.
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(options.parallel)
     signatures = tf.saved_model.load(options.saved_model).signatures
+    for left in reversed(range(ATTEMPTS)):
+        try:
+            serve(signatures, options)
+            return
+        except StartError as error:
+            if not left:
+                raise
+            print(f"Starting again, since Triton did not come up: {error}", file=sys.stderr)
+
+
+def serve(signatures, options):
+    """Serves until the process is stopped.
+
+    Raises:
+        StartError: Triton could not load a model.
+    """
+    from pytriton.triton import Triton, TritonConfig
+    from tritonclient.utils import InferenceServerException
+
     config = TritonConfig(
         http_address=options.address,
         http_port=options.http_port,
         grpc_address=options.address,
         grpc_port=options.grpc_port,
         allow_metrics=False,
+        exit_timeout_secs=5,
     )
     with Triton(config=config) as triton:
-        for name, function in signatures.items():
-            bind(triton, name, function, options.parallel)
+        try:
+            for name, function in signatures.items():
+                bind(triton, name, function, options.parallel)
+        except InferenceServerException as error:
+            raise StartError(str(error).splitlines()[0]) from error
         triton.serve()
 
 
