@@ -35,7 +35,7 @@ class Server:
         """Returns the outputs of a signature, by name; waits for it the first time."""
         from tritonclient.utils import np_to_triton_dtype
 
-        self._wait_for(signature)
+        self.wait_for(signature)
         tensors = []
         for name, value in inputs.items():
             array = np.atleast_1d(value)
@@ -50,7 +50,8 @@ class Server:
         names = [each["name"] if isinstance(each, dict) else each.name for each in outputs]
         return {name: result.as_numpy(name) for name in names}
 
-    def _wait_for(self, signature):
+    def wait_for(self, signature: str) -> None:
+        """Waits until the server has loaded a signature."""
         give_up = time.monotonic() + self._patience
         while signature not in self._ready:
             try:
@@ -67,8 +68,12 @@ class Server:
 def adapt(server: Server, request: dict[str, np.ndarray], steps: int) -> dict[str, np.ndarray]:
     """Returns the answers of a model that is adapted with some gradient steps."""
     inputs = {name: value for name, value in request.items() if name != "query_y"}
-    signature = "adapt_uint8" if request["query_x"].dtype == np.uint8 else "adapt"
-    return server.call(signature, **(inputs | {"steps": np.int32(steps)}))
+    return server.call(signature_for(request), **(inputs | {"steps": np.int32(steps)}))
+
+
+def signature_for(request: dict[str, np.ndarray]) -> str:
+    """Returns the name of the signature that takes inputs of the request's dtype."""
+    return "adapt_uint8" if request["query_x"].dtype == np.uint8 else "adapt"
 
 
 def main():
@@ -80,6 +85,7 @@ def main():
     server = Server(options.protocol, options.address or f"127.0.0.1:{PORTS[options.protocol]}")
     for file in options.requests:
         request = dict(np.load(file, allow_pickle=False))
+        server.wait_for(signature_for(request))
         for steps in (0, int(request["steps"])):
             started = time.perf_counter()
             answers = adapt(server, request, steps)

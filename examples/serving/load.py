@@ -7,6 +7,7 @@ Prints one line of JSON: the seconds of every call, and of all together.
 
 import argparse
 import json
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -25,23 +26,24 @@ def main():
     options = parser.parse_args()
     address = options.address or f"127.0.0.1:{PORTS[options.protocol]}"
     inputs = dict(np.load(options.request, allow_pickle=False))
-    # Each client has a connection of its own: those of a kind cannot be shared by threads.
-    servers = [Server(options.protocol, address, patience=300) for _ in range(options.clients)]
-    for server in servers:
-        server.call(options.signature, **inputs)
+    everybody = threading.Barrier(options.clients)
 
     def serve_client(number):
-        seconds = []
+        # A connection belongs to the thread that made it.
+        server = Server(options.protocol, address, patience=300)
+        server.call(options.signature, **inputs)
+        everybody.wait()
+        began, seconds = time.perf_counter(), []
         for _ in range(number, options.calls, options.clients):
             started = time.perf_counter()
-            servers[number].call(options.signature, **inputs)
+            server.call(options.signature, **inputs)
             seconds.append(time.perf_counter() - started)
-        return seconds
+        return began, time.perf_counter(), seconds
 
     with ThreadPoolExecutor(options.clients) as pool:
-        started = time.perf_counter()
-        seconds = [each for part in pool.map(serve_client, range(options.clients)) for each in part]
-        total = time.perf_counter() - started
+        began, ended, parts = zip(*pool.map(serve_client, range(options.clients)))
+    seconds = [each for part in parts for each in part]
+    total = max(ended) - min(began)
     print(json.dumps({"seconds": seconds, "total": total}))
 
 
