@@ -4,15 +4,26 @@ from leap_tf.atari.legacy_keras import require_legacy_keras
 
 require_legacy_keras()
 
+from leap_tf.atari.colour_bandit import ColourBandit
+from leap_tf.atari.environment import AtariEnvironment
+from leap_tf.atari.games import Game, available_games, games
 from leap_tf.atari.loss import ActorCriticLoss, LossParts, actor_critic_loss
 from leap_tf.atari.returns import bootstrapped_returns, transition_mask
 from leap_tf.atari.rmsprop import RMSProp
+from leap_tf.atari.screen_environment import Episode, ScreenEnvironment
 
 __all__ = [
     "ActorCriticLoss",
+    "AtariEnvironment",
+    "ColourBandit",
+    "Episode",
+    "Game",
     "LossParts",
     "RMSProp",
+    "ScreenEnvironment",
     "actor_critic_loss",
+    "available_games",
     "bootstrapped_returns",
+    "games",
     "transition_mask",
 ]
