@@ -4,16 +4,23 @@ from leap_tf.atari.legacy_keras import require_legacy_keras
 
 require_legacy_keras()
 
+from leap_tf.atari.agent import ActorCriticAgent
 from leap_tf.atari.colour_bandit import ColourBandit
+from leap_tf.atari.encoder import actor_critic, mnih_2013, trained_variables
 from leap_tf.atari.environment import AtariEnvironment
 from leap_tf.atari.games import Game, available_games, games
 from leap_tf.atari.loss import ActorCriticLoss, LossParts, actor_critic_loss
+from leap_tf.atari.network import ActorCriticNetwork
+from leap_tf.atari.policy import ActorCriticPolicy
 from leap_tf.atari.returns import bootstrapped_returns, transition_mask
 from leap_tf.atari.rmsprop import RMSProp
 from leap_tf.atari.screen_environment import Episode, ScreenEnvironment
 
 __all__ = [
+    "ActorCriticAgent",
     "ActorCriticLoss",
+    "ActorCriticNetwork",
+    "ActorCriticPolicy",
     "AtariEnvironment",
     "ColourBandit",
     "Episode",
@@ -21,9 +28,12 @@ __all__ = [
     "LossParts",
     "RMSProp",
     "ScreenEnvironment",
+    "actor_critic",
     "actor_critic_loss",
     "available_games",
     "bootstrapped_returns",
     "games",
+    "mnih_2013",
+    "trained_variables",
     "transition_mask",
 ]
