@@ -83,7 +83,7 @@ class AtariEnvironment(ScreenEnvironment):
             reward_clipping=False,  # it only knows ± 1
             use_fire_reset=fire_on_reset,
         )
-        actions = int(self._emulator.single_action_space.n)
+        actions = len(self._emulator.ale.get_action_set())
         super().__init__(copies, actions, seed, reward_clip, image_size, frame_skip)
 
     def start_games(self, seed: int | None) -> np.ndarray:

@@ -6,7 +6,7 @@ changes nothing, so any number of threads can use one runner.
 
 import dataclasses
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -41,13 +41,11 @@ class AtariTaskRunner:
     Attributes:
         meta_variables: the encoder's variables, then the learner's own.
         own_variables: the learner's own variables.
-        lasting_state: none; the encoder has no state that is not trained.
+        lasting_state: empty; the encoder has no state that is not trained.
 
     Raises:
         ValueError: the learner cannot work with games.
     """
-
-    lasting_state: Sequence[keras.Variable] = ()
 
     def __init__(
         self,
@@ -63,10 +61,11 @@ class AtariTaskRunner:
         self.encoder = encoder
         self.unroll = unroll
         self.own_variables = learner.build(list(encoder.trainable_variables))
+        self.lasting_state: list[keras.Variable] = []
         self.meta_variables = [*encoder.trainable_variables, *self.own_variables]
         self._optimizer = inner_optimizer
         self._learner = learner
-        self._arcade = arcade
+        self.arcade = arcade
         self._loss = loss or ActorCriticLoss()
         self._report = report
         self._agents: dict[tuple[int, bool], TracedAgent] = {}
@@ -121,7 +120,7 @@ class AtariTaskRunner:
         game_seed, head_seed, action_seed = (
             int(seed) for seed in np.random.default_rng(seeded.seed).integers(2**30, size=3)
         )
-        with self._arcade.visit(seeded.task.name, game_seed) as environments:
+        with self.arcade.visit(seeded.task.name, game_seed) as environments:
             agent = self._agent(environments[0].actions, judged)
             encoder, own = (
                 [tf.convert_to_tensor(variable.value) for variable in variables]

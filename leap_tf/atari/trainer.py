@@ -1,13 +1,12 @@
 """The trainer of games: an encoder in, a learned encoder out."""
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import keras
 
 from leap_tf.atari.arcade import Arcade
 from leap_tf.atari.evaluation import GameEvaluation, GameEvaluations
-from leap_tf.atari.games import Game
 from leap_tf.atari.loss import ActorCriticLoss
 from leap_tf.atari.task_runner import AtariTaskRunner, Reporter
 from leap_tf.learners import Leap, Learner
@@ -75,15 +74,6 @@ class AtariTrainer(MetaLoop):
     @property
     def learner_variables(self) -> list[keras.Variable]:
         return self.runner.own_variables
-
-    def evaluate(self, tasks: Iterable[Game], steps: int | None = None) -> GameEvaluations:
-        """Trains an agent on each game from the encoder, and returns how well it learned.
-
-        Args:
-            tasks: the games.
-            steps: updates on each; `steps_per_task` by default.
-        """
-        return super().evaluate(tasks, steps)
 
     def summary(self, results: Sequence[GameEvaluation]) -> GameEvaluations:
         return GameEvaluations(tuple(results))
