@@ -167,9 +167,9 @@ def _refuse_unsuitable(learner: Learner) -> None:
             f"{name} needs batches to query, and a game has none. Use Leap, Reptile, "
             "PlainTraining or another learner without query batches."
         )
-    if type(learner).training_tasks is not Learner.training_tasks:
+    if type(learner).training_models is not Learner.training_models:
         raise ValueError(
-            f"{name} mixes the batches of its tasks, and games are played one after the other. To "
+            f"{name} trains models of its own making, and an agent on a game is none of them. To "
             "finetune one encoder on game after game, use Reptile with meta_optimizer SGD(1.0) "
             "and meta_batch_size=1: each game then goes on from where the last one ended."
         )

@@ -50,13 +50,10 @@ class AgentState(NamedTuple):
 
 
 class Report(NamedTuple):
-    """Scalars of an update: the loss before it, its parts, and the norm of its gradient."""
+    """Scalars of an unroll, before the update it caused."""
 
     loss: tf.Tensor
-    policy_loss: tf.Tensor
-    value_loss: tf.Tensor
     entropy: tf.Tensor
-    gradient_norm: tf.Tensor
 
 
 class TracedAgent:
@@ -135,9 +132,7 @@ class TracedAgent:
             # What a learner leaves alone, it leaves alone on purpose.
             warnings.filterwarnings("ignore", "Gradients do not exist")
             parameters, slots = self._optimizer.apply(directions, state.parameters, state.slots)
-        norm = tf.linalg.global_norm(gradients)
-        report = Report(loss.total, loss.policy, loss.value, loss.entropy, norm)
-        return AgentState(parameters, slots, memory), report
+        return AgentState(parameters, slots, memory), Report(loss.total, loss.entropy)
 
 
 def _joined(screens):
