@@ -12,6 +12,7 @@ from leap_tf.atari.rmsprop import RMSProp
 from leap_tf.atari.study import atari_study
 from leap_tf.atari.trainer import AtariTrainer
 from leap_tf.experiments.gin_registration import calling
+from leap_tf.learners.sequential import SequentialLearner
 
 configured_study = gin.external_configurable(atari_study, "atari_study", denylist=["report"])
 configured_meta_train = gin.external_configurable(
@@ -25,5 +26,5 @@ gin.external_configurable(
 gin.external_configurable(
     calling(AtariEnvironment), "AtariEnvironment", module="atari", denylist=["game", "seed"]
 )
-for _class in (Arcade, ActorCriticLoss, RMSProp):
+for _class in (Arcade, ActorCriticLoss, RMSProp, SequentialLearner):
     gin.external_configurable(calling(_class), _class.__name__, module="atari")

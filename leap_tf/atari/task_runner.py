@@ -170,6 +170,6 @@ def _refuse_unsuitable(learner: Learner) -> None:
     if type(learner).training_models is not Learner.training_models:
         raise ValueError(
             f"{name} trains models of its own making, and an agent on a game is none of them. To "
-            "finetune one encoder on game after game, use Reptile with meta_optimizer SGD(1.0) "
-            "and meta_batch_size=1: each game then goes on from where the last one ended."
+            "finetune one encoder on game after game, use SequentialLearner with "
+            "meta_optimizer=SGD(1.0) and meta_batch_size=1."
         )

@@ -60,6 +60,7 @@ class AtariTrainer(MetaLoop):
         super().__init__(
             encoder,
             meta_optimizer,
+            inner_optimizer,
             learner,
             self.runner,
             self.runner,

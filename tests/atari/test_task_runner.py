@@ -205,7 +205,7 @@ def test_divergence_is_told():
 def test_learners_that_cannot_play_are_refused():
     with pytest.raises(ValueError, match="needs batches to query"):
         runner(leap_tf.MAML())
-    with pytest.raises(ValueError, match="use Reptile with meta_optimizer SGD"):
+    with pytest.raises(ValueError, match="use SequentialLearner with"):
         runner(leap_tf.MultiHeadedFinetuning())
 
 

@@ -8,7 +8,9 @@ import pytest
 
 import leap_tf
 from leap_tf.atari import AtariTrainer, RMSProp
+from leap_tf.learners.sequential import SequentialLearner
 from leap_tf.tasks import FiniteTasks
+from leap_tf.training import SeededTask
 from tests.atari.small import bandits, small_encoder
 
 GAMES = FiniteTasks([types.SimpleNamespace(name=f"bandit{actions}") for actions in (2, 3, 4)])
@@ -65,29 +67,28 @@ def test_meta_learners_move_the_encoder_and_plain_training_does_not(learner):
 
 
 def test_finetuning_goes_on_from_where_the_last_game_ended():
-    """Reptile with rate one and one game a meta-step: one agent's encoder, game after game."""
     visits = []
     finetuning = trainer(
-        learner=leap_tf.Reptile(),
+        learner=SequentialLearner(),
         meta_optimizer=keras.optimizers.SGD(1.0),
         meta_batch_size=1,
         report=visits.append,
     )
-    ends = []
-    for meta_step in (1, 2):
-        encoder = [weights.copy() for weights in finetuning.model.get_weights()]
+    runner = finetuning.runner
+    for meta_step in (1, 2, 3):
+        before = [weights.copy() for weights in finetuning.model.get_weights()]
         finetuning.fit(GAMES, meta_step, verbose=False)
-        seeded = leap_tf.training.SeededTask(
-            types.SimpleNamespace(name=visits[-1].game), visits[-1].seed, 4
-        )
-        end = [array.copy() for array in finetuning.model.get_weights()]
-        finetuning.model.set_weights(encoder)
-        _, trained = finetuning.runner.adapt(seeded)
-        finetuning.model.set_weights(end)
-        ends.append(trained.get_layer("encoder").get_weights())
-        for actual, expected in zip(end, ends[-1], strict=True):
+        after = [weights.copy() for weights in finetuning.model.get_weights()]
+        finetuning.model.set_weights(before)
+        game, seed = types.SimpleNamespace(name=visits[-1].game), visits[-1].seed
+        _, trained = runner.adapt(SeededTask(game, seed, 4))
+        for actual, expected in zip(after, trained.get_layer("encoder").get_weights()):
             np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-7)
-    assert any(np.any(a != b) for a, b in zip(*ends))
+        assert any(np.any(a != b) for a, b in zip(after, before))
+        finetuning.model.set_weights(after)
+    assert [visit.game for visit in visits] == ["bandit2", "bandit3", "bandit4"]
+    judged = finetuning.evaluate(GAMES.tasks, steps=2)
+    assert [game.game for game in judged.games] == ["bandit2", "bandit3", "bandit4"]
 
 
 def test_games_are_judged_and_nothing_changes():
