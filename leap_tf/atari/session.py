@@ -3,6 +3,7 @@
 import json
 import pathlib
 import sys
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -96,6 +97,7 @@ def screen(
         for seed in seeds:
             if (game.name, seed) in done:
                 continue
+            started = time.process_time()
             read_configuration(gin_files, [*gin_params, f"atari_study.seed = {seed}"])
             trainer = configured_study().trainer
             seeded = SeededTask(game, seed, updates or trainer.steps_per_task)  # type: ignore[arg-type]
@@ -107,6 +109,7 @@ def screen(
                 "bindings": bindings,
                 "frames": agent.frames,
                 "seconds": round(agent.seconds, 1),
+                "cpu_seconds_with_control": round(time.process_time() - started, 1),
                 "final_reward": round(agent.final_reward(), 2),
                 "random_final_reward": round(control.final_reward(), 2),
                 "reward": round(agent.area_under_reward, 2),

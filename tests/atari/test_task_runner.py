@@ -107,6 +107,30 @@ def test_groups_are_one_batch():
     assert evaluation.updates == 4
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+def test_screens_actions_and_rewards_belong_together(groups):
+    agent = TracedAgent(
+        actor_critic(small_encoder(), 3), RMSProp(), leap_tf.Leap(), range(4), ActorCriticLoss()
+    )
+    parameters = [variable.value for variable in trained_variables(agent.model)]
+    environments = [
+        ColourBandit(copies=4 // groups, actions=3, seed=group, image_size=16)
+        for group in range(groups)
+    ]
+    steps = [environment.reset() for environment in environments]
+    random = np.random.default_rng(0)
+    for _ in range(3):
+        unroll, raw = play(environments, steps, agent, parameters, 5, random)
+        screens = tf.concat(unroll.screens, 0).numpy().reshape(6, 4, 16, 16, 3)
+        # Colours 0 to 2 are red, green and blue; the action at the last step is ignored.
+        named = np.argmax(screens[:-1, :, 0, 0], axis=-1) == unroll.actions
+        expected = named & ~unroll.is_last[:-1]
+        np.testing.assert_array_equal(unroll.rewards, expected.astype(np.float32))
+        np.testing.assert_array_equal(unroll.discounts, 1.0 - unroll.is_last[1:])
+        assert raw == pytest.approx(unroll.rewards.mean())
+    assert len(np.unique(unroll.actions)) > 1
+
+
 def test_reptile_is_shown_where_training_led():
     encoder = small_encoder()
     seeded = SeededTask(bandit(), seed=2, steps=5)
