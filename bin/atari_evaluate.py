@@ -14,9 +14,8 @@ from absl import app, flags
 
 from leap_tf.training import one_thread_per_task
 
-_GIN_FILE = flags.DEFINE_multi_string("gin_file", [], "Configuration over the run's own.")
 _GIN_PARAM = flags.DEFINE_multi_string(
-    "gin_param", [], "Binding over the files, such as 'atari_judge.seeds = 3'."
+    "gin_param", [], "Binding of the judgement, such as 'atari_judge.seeds = 3'."
 )
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "The run's folder.", required=True)
 
@@ -30,7 +29,7 @@ def main(argv):
     with one_line_errors():
         from leap_tf.atari import session
 
-        session.evaluate(_GIN_FILE.value, _GIN_PARAM.value, _OUTPUT_DIR.value)
+        session.evaluate(_GIN_PARAM.value, _OUTPUT_DIR.value)
 
 
 if __name__ == "__main__":

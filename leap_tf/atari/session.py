@@ -15,7 +15,11 @@ from leap_tf.atari.gin_registration import (
     configured_study,
 )
 from leap_tf.atari.visit_log import VisitLog
-from leap_tf.experiments.gin_registration import operative_configuration, read_configuration
+from leap_tf.experiments.gin_registration import (
+    ConfigurationError,
+    operative_configuration,
+    read_configuration,
+)
 from leap_tf.experiments.interruption import stop_on_signals
 from leap_tf.experiments.run_directory import RunDirectory, write_atomically
 from leap_tf.experiments.session import Path
@@ -45,19 +49,25 @@ def train(gin_files: Sequence[Path], gin_params: Sequence[str], output_dir: Path
     print(f"Encoder, metrics and visits are in {run.path}. Judge it with bin/atari_evaluate.py.")
 
 
-def evaluate(gin_files: Sequence[Path], gin_params: Sequence[str], output_dir: Path) -> None:
+def evaluate(gin_params: Sequence[str], output_dir: Path) -> None:
     """Judges a finished run, or goes on with judging it.
 
     Args:
-        gin_files: configuration files over the run's own.
         gin_params: bindings over its configuration, such as "atari_judge.seeds = 3".
         output_dir: the run's folder.
 
     Raises:
+        ConfigurationError: a binding is of something else than the judgement.
         RunDirectoryError: the folder holds no finished run.
     """
     run = RunDirectory(output_dir)
-    read_configuration([run.require_config(), *gin_files], gin_params)
+    others = [binding for binding in gin_params if not binding.strip().startswith("atari_judge.")]
+    if others:
+        raise ConfigurationError(
+            f"Agents are judged under the settings of their run, so that those of a judgement that "
+            f"was stopped belong together. Only atari_judge can be bound here, not {others}."
+        )
+    read_configuration([run.require_config()], gin_params)
     print(configured_judge(study=configured_study(), run=run))
     print(f"Every agent, the summary and pictures are in {run.path}.")
 

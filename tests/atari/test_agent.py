@@ -49,17 +49,18 @@ class Driven:
         self.returns = tf_metrics.AverageReturnMetric(
             batch_size=environment.batch_size, buffer_size=200
         )
-        self.driver = dynamic_step_driver.DynamicStepDriver(
+        driver = dynamic_step_driver.DynamicStepDriver(
             environment,
             agent.collect_policy,
             observers=[self.buffer.add_batch, self.returns],
             num_steps=unroll * environment.batch_size,
         )
-        self.driver.run(maximum_iterations=1)
+        self._drive = common.function(driver.run)
+        self._drive()
         self._train = common.function(agent.train)
 
     def update(self):
-        self.driver.run()
+        self._drive()
         return self._train(self.buffer.gather_all())
 
 
@@ -140,7 +141,7 @@ def test_the_agent_learns_the_bandit_under_a_driver():
     environment = bandit()
     agent = agent_for(environment, small_encoder())
     driven = Driven(environment, agent)
-    for _ in range(100):
+    for _ in range(200):
         driven.update()
     best = 4.0  # the reward of four choices, one by chance
     assert driven.returns.result() > 0.9 * best

@@ -45,7 +45,8 @@ def test_it_works_as_a_function_of_tensors():
     variable = keras.Variable([1.0, -2.0])
     optimizer = RMSProp(0.1, global_clipnorm=1.0)
     functional = FunctionalOptimizer(optimizer, [variable])
-    parameters, slots = [variable.value], functional.initial_slots()
+    parameters = [variable.value]
+    slots = functional.initial_slots(parameters)
     gradients = np.random.default_rng(0).normal(size=(4, 2)).astype(np.float32)
     for gradient in gradients:
         gradient = keras.ops.convert_to_tensor(gradient)

@@ -165,6 +165,17 @@ def test_what_cannot_be_done_is_said_in_one_line(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_judgement_keeps_to_the_settings_of_its_run(finished):
+    arguments = command(
+        "atari_evaluate.py",
+        f"--output_dir={finished[0]}",
+        bindings=["RMSProp.learning_rate = 1.0"],
+    )
+    result = run(arguments)
+    assert result.returncode == 1
+    assert "Only atari_judge can be bound here" in result.stderr
+
+
 def test_importing_without_legacy_keras_says_what_to_do():
     environment = {"TF_USE_LEGACY_KERAS": "0", "PYTHONPATH": str(ROOT)}
     result = run([sys.executable, "-c", "import leap_tf.atari"], **environment)
