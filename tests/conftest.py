@@ -20,6 +20,17 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("deterministic")
 
 
+# TF-Agents needs another `tf.keras` than the rest, so its tests have a process of their own.
+LEGACY_KERAS = tf.keras.layers.Layer.__module__.startswith("tf_keras")
+collect_ignore = [] if LEGACY_KERAS else ["atari"]
+
+
+def pytest_report_header():
+    return (
+        "" if LEGACY_KERAS else "tests/atari runs apart: TF_USE_LEGACY_KERAS=1 pytest tests/atari"
+    )
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     keras.utils.set_random_seed(0)

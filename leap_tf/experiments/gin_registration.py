@@ -40,7 +40,7 @@ class ConfigurationError(ValueError):
     """A gin file or binding cannot be used."""
 
 
-def _calling(cls: type) -> Callable:
+def calling(cls: type) -> Callable:
     def build(*args, **kwargs):
         return cls(*args, **kwargs)
 
@@ -69,9 +69,9 @@ gin.external_configurable(mlp, module="models")
 gin.external_configurable(alphabet_splits, module="tasks", denylist=["seed", "data_dir"])
 gin.external_configurable(multi_cv_splits, module="tasks", denylist=["seed", "data_dir"])
 gin.external_configurable(sinusoid_splits, module="tasks", denylist=["seed", "data_dir"])
-gin.external_configurable(_calling(MetaTrainer), "MetaTrainer", denylist=["model", "seed"])
+gin.external_configurable(calling(MetaTrainer), "MetaTrainer", denylist=["model", "seed"])
 for _rule in (StopWhenMastered, StopWhenStalled):
-    gin.external_configurable(_calling(_rule), _rule.__name__, module="training")
+    gin.external_configurable(calling(_rule), _rule.__name__, module="training")
 for _class in (
     Leap,
     Reptile,
@@ -84,26 +84,26 @@ for _class in (
     ProgressiveNets,
     PlainTraining,
 ):
-    gin.external_configurable(_calling(_class), _class.__name__, module="learners")
+    gin.external_configurable(calling(_class), _class.__name__, module="learners")
 for _class in (
     keras.optimizers.SGD,
     keras.optimizers.Adam,
     keras.optimizers.AdamW,
     keras.optimizers.RMSprop,
 ):
-    gin.external_configurable(_calling(_class), _class.__name__, module="keras.optimizers")
+    gin.external_configurable(calling(_class), _class.__name__, module="keras.optimizers")
 for _class in (
     keras.optimizers.schedules.CosineDecay,
     keras.optimizers.schedules.ExponentialDecay,
 ):
-    gin.external_configurable(_calling(_class), _class.__name__, module="keras.schedules")
+    gin.external_configurable(calling(_class), _class.__name__, module="keras.schedules")
 for _class in (
     keras.losses.SparseCategoricalCrossentropy,
     keras.losses.CategoricalCrossentropy,
     keras.losses.BinaryCrossentropy,
     keras.losses.MeanSquaredError,
 ):
-    gin.external_configurable(_calling(_class), _class.__name__, module="keras.losses")
+    gin.external_configurable(calling(_class), _class.__name__, module="keras.losses")
 
 
 def read_configuration(files: Sequence[str | os.PathLike], bindings: Sequence[str] = ()) -> str:

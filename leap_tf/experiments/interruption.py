@@ -5,7 +5,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 
-from leap_tf.training import MetaTrainer
+from leap_tf.training import MetaLoop
 
 
 @contextlib.contextmanager
@@ -39,7 +39,7 @@ def exit_on_signals(stop: Callable[[], None]) -> Iterator[list[int]]:
 
 
 @contextlib.contextmanager
-def stop_on_signals(trainer: MetaTrainer) -> Iterator[None]:
+def stop_on_signals(trainer: MetaLoop) -> Iterator[None]:
     """Lets the first SIGTERM or Ctrl-C stop `trainer.fit` in good order; a second one kills."""
     with exit_on_signals(trainer.request_stop) as received:
         yield

@@ -1,0 +1,209 @@
+"""How fast agents play and learn. Prints rates and ratios, all measured in one run.
+
+    python benchmarks/atari.py
+
+One unit of work is the same for all: environment steps of 32 copies of a game in unrolls of 5.
+
+    raw         the emulator alone, its actions drawn before: the limit
+    visit       the training loop of leap_tf.atari, Leap watching
+    groups      the same with the copies in two groups, one acted for while the other is emulated
+    two visits  two visits at the same time, as in a meta-batch; each with one emulator thread
+    driver      the same agent, without Leap, under TF-Agents' DynamicStepDriver and replay buffer
+
+Contenders take turns within each round, so that a busy machine slows all of them; the median over
+the rounds is reported, with the range. Wall time is what one waits for. CPU time of all threads is
+what is left to save: on a machine that does nothing else, and with perfect overlap, the ratio of
+wall times would be that of CPU times.
+"""
+
+import argparse
+import collections
+import os
+import statistics
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ["TF_USE_LEGACY_KERAS"] = "1"
+
+import leap_tf
+from leap_tf.training import available_cores
+
+leap_tf.one_thread_per_task()
+
+import keras
+import numpy as np
+from tf_agents.drivers import dynamic_step_driver
+from tf_agents.environments import tf_py_environment
+from tf_agents.replay_buffers import tf_uniform_replay_buffer
+from tf_agents.utils import common
+
+from leap_tf.atari import (
+    ActorCriticAgent,
+    ActorCriticLoss,
+    AtariEnvironment,
+    RMSProp,
+    actor_critic,
+    mnih_2013,
+    trained_variables,
+)
+from leap_tf.atari.traced_agent import TracedAgent
+from leap_tf.atari.visit import play
+
+COPIES, UNROLL = 32, 5
+
+
+class Raw:
+    """Steps of the emulator, nothing else."""
+
+    visits = 1
+
+    def __init__(self, game):
+        self._environment = AtariEnvironment(game, COPIES, emulator_threads=available_cores())
+        self._environment.reset()
+        random = np.random.default_rng(0)
+        self._actions = random.integers(
+            0, self._environment.actions, (1000, COPIES), dtype=np.int32
+        )
+
+    def run(self, updates):
+        for actions in self._actions[: updates * UNROLL]:
+            self._environment.start_step(actions)
+            self._environment.end_step()
+
+
+class Visits:
+    """The training loop, with timers around its parts."""
+
+    def __init__(self, game, learner, groups, threads, visits=1):
+        self.visits = visits
+        encoder = mnih_2013()
+        self._players = []
+        self.seconds = collections.Counter()
+        for _ in range(visits):
+            environments = [
+                AtariEnvironment(game, COPIES // groups, emulator_threads=threads)
+                for _ in range(groups)
+            ]
+            if not self._players:
+                model = actor_critic(encoder, environments[0].actions)
+                shared = range(len(encoder.trainable_variables))
+                self._agent = TracedAgent(model, RMSProp(), learner, shared, ActorCriticLoss())
+            parameters = [variable.value + 0 for variable in trained_variables(model)]
+            steps = [environment.reset() for environment in environments]
+            self._players.append([environments, steps, self._agent.start(parameters)])
+        self._threads = ThreadPoolExecutor(visits)
+
+    def run(self, updates):
+        list(self._threads.map(self._train, self._players, [updates] * self.visits))
+
+    def _train(self, player, updates):
+        environments, steps, state = player
+        random = np.random.default_rng(0)
+        for _ in range(updates):
+            started = time.perf_counter()
+            unroll, _ = play(environments, steps, self._agent, state.parameters, UNROLL, random)
+            played = time.perf_counter()
+            state, report = self._agent.update(state, [], unroll)
+            float(report.loss)
+            self.seconds["play"] += played - started
+            self.seconds["learn"] += time.perf_counter() - played
+        player[2] = state
+
+
+class Driver:
+    """The agent under DynamicStepDriver, as TF-Agents' own examples do it."""
+
+    visits = 1
+
+    def __init__(self, game):
+        environment = tf_py_environment.TFPyEnvironment(
+            AtariEnvironment(game, COPIES, emulator_threads=available_cores())
+        )
+        actions = environment.action_spec().maximum + 1
+        self._agent = ActorCriticAgent(
+            environment.time_step_spec(),
+            environment.action_spec(),
+            actor_critic(mnih_2013(), actions),
+            RMSProp(),
+            unroll=UNROLL,
+        )
+        self._buffer = tf_uniform_replay_buffer.TFUniformReplayBuffer(
+            self._agent.collect_data_spec, COPIES, max_length=UNROLL + 1
+        )
+        self._driver = dynamic_step_driver.DynamicStepDriver(
+            environment,
+            self._agent.collect_policy,
+            observers=[self._buffer.add_batch],
+            num_steps=UNROLL * COPIES,
+        )
+        self._driver.run = common.function(self._driver.run)
+        self._driver.run()
+        self._train = common.function(self._agent.train)
+
+    def run(self, updates):
+        for _ in range(updates):
+            self._driver.run()
+            float(self._train(self._buffer.gather_all()).loss)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--game", default="breakout")
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--updates", type=int, default=20, help="of each contender in a round")
+    arguments = parser.parse_args()
+    keras.utils.set_random_seed(0)
+    game, cores = arguments.game, available_cores()
+    contenders = {
+        "raw": Raw(game),
+        "visit": Visits(game, leap_tf.Leap(), groups=1, threads=cores),
+        "groups": Visits(game, leap_tf.Leap(), groups=2, threads=1),
+        "two visits": Visits(game, leap_tf.Leap(), groups=1, threads=1, visits=2),
+        "driver": Driver(game),
+    }
+    wall, cpu = ({name: [] for name in contenders} for _ in range(2))
+    for index in range(arguments.rounds + 1):
+        for name, contender in contenders.items():
+            started, started_cpu = time.perf_counter(), time.process_time()
+            contender.run(arguments.updates)
+            steps = contender.visits * arguments.updates * UNROLL * COPIES
+            if index:  # the first round is for warming up
+                wall[name].append((time.perf_counter() - started) / steps)
+                cpu[name].append((time.process_time() - started_cpu) / steps)
+            elif isinstance(contender, Visits):
+                contender.seconds.clear()
+    print(f"{game}, {COPIES} copies, {cores} cores; median of {arguments.rounds} rounds (range)")
+    for name in contenders:
+        line("environment steps/s", name, [1 / value for value in wall[name]], "{:8.0f}")
+    for name in contenders:
+        if name != "raw":
+            rates = [1 / (value * UNROLL * COPIES) for value in wall[name]]
+            line("updates/s", name, rates, "{:8.2f}")
+    for name in contenders:
+        line("CPU ms a step", name, [1e3 * value for value in cpu[name]], "{:8.3f}")
+    for name in list(contenders)[1:]:
+        line("(a) of the raw emulator, wall", name, ratios(wall["raw"], wall[name]), "{:8.3f}")
+        line("(a) of the raw emulator, CPU", name, ratios(cpu["raw"], cpu[name]), "{:8.3f}")
+    for name in ("visit", "groups", "two visits"):
+        line("(b) speed over the driver, wall", name, ratios(wall["driver"], wall[name]), "{:8.3f}")
+        line("(b) speed over the driver, CPU", name, ratios(cpu["driver"], cpu[name]), "{:8.3f}")
+    for name, contender in contenders.items():
+        if isinstance(contender, Visits):
+            total = sum(contender.seconds.values())
+            share = contender.seconds["learn"] / total
+            print(f"share of time in updates, {name}: {share:.2f}; the rest acts and waits")
+
+
+def ratios(one, other):
+    return [a / b for a, b in zip(one, other)]
+
+
+def line(what, name, values, form):
+    found = statistics.median(values), min(values), max(values)
+    median, low, high = (form.format(value).strip() for value in found)
+    print(f"{what + ', ' + name:52} {median:>9}   ({low}–{high})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""Trains a study of games into its run directory."""
+
+import keras
+
+from leap_tf.atari.study import AtariStudy
+from leap_tf.experiments.run_directory import RunDirectory
+from leap_tf.training import MetricsLog
+
+
+def atari_meta_train(
+    study: AtariStudy,
+    run: RunDirectory,
+    meta_steps: int = 100,
+    checkpoint_seconds: float = 30.0,
+    verbose: bool = True,
+) -> None:
+    """Meta-trains, or goes on with it, and leaves the learned encoder in the folder.
+
+    It is there as `initialization.keras`, and as a SavedModel in `encoder/`.
+
+    Args:
+        study: what to train.
+        run: the run's folder.
+        meta_steps: meta-updates to have made in the end; 0 leaves the fresh encoder.
+        checkpoint_seconds: least time between two checkpoints.
+        verbose: whether to show progress.
+    """
+    trainer = study.trainer
+    trainer.fit(
+        study.games,
+        meta_steps,
+        callbacks=[
+            MetricsLog(run.metrics),
+            keras.callbacks.TensorBoard(run.tensorboard, write_graph=False),
+        ],
+        checkpoint_dir=run.checkpoints,
+        checkpoint_seconds=checkpoint_seconds,
+        verbose=verbose,
+    )
+    if trainer.was_stopped:
+        return
+    trainer.model.export(run.path / "encoder", format="tf_saved_model", verbose=False)
+    trainer.model.save(run.initialization)  # last: it says that training is over

@@ -1,0 +1,46 @@
+"""A study of games: a trainer and the games it meta-trains on, built from one seed."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import keras
+
+from leap_tf.atari.encoder import mnih_2013
+from leap_tf.atari.games import games as games_of
+from leap_tf.atari.task_runner import Reporter
+from leap_tf.atari.trainer import AtariTrainer
+from leap_tf.tasks import FiniteTasks
+
+
+@dataclasses.dataclass(frozen=True)
+class AtariStudy:
+    """What an experiment works on. The trainer's encoder is fresh until something trains it."""
+
+    trainer: AtariTrainer
+    games: FiniteTasks
+    seed: int
+
+
+def atari_study(
+    trainer: Callable[..., AtariTrainer],
+    games: Sequence[str],
+    encoder: Callable[[], keras.Model] = mnih_2013,
+    seed: int = 0,
+    report: Reporter | None = None,
+) -> AtariStudy:
+    """Builds a study. The same arguments give the same study, initial weights included.
+
+    Args:
+        trainer: makes the trainer, called as trainer(encoder=…, report=…, seed=…).
+        games: names of the games to meta-train on.
+        encoder: builds the encoder, once the seed is set.
+        seed: decides initial weights and everything drawn later.
+        report: called after every visit of training.
+
+    Raises:
+        ValueError: a name is of no game, or is there twice.
+    """
+    tasks = FiniteTasks(games_of(list(games)))  # type: ignore[arg-type]
+    keras.utils.set_random_seed(seed)
+    made = trainer(encoder=encoder(), report=report, seed=seed)
+    return AtariStudy(made, tasks, seed)

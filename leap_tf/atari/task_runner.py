@@ -1,0 +1,175 @@
+"""One visit to a game, from its seed to what a meta-learner makes of it.
+
+The encoder is the initialization: every visit starts from its present values, with new heads, and
+changes nothing, so any number of threads can use one runner.
+"""
+
+import dataclasses
+import threading
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from leap_tf.atari.arcade import Arcade
+from leap_tf.atari.encoder import actor_critic, fresh_heads, trained_variables
+from leap_tf.atari.evaluation import GameEvaluation
+from leap_tf.atari.loss import ActorCriticLoss
+from leap_tf.atari.traced_agent import TracedAgent
+from leap_tf.atari.visit import visit
+from leap_tf.learners import Adaptation, Learner, TaskEnd
+from leap_tf.training import SeededTask, TrainedTask
+
+Reporter = Callable[[GameEvaluation], None]
+
+
+class AtariTaskRunner:
+    """Trains and evaluates on single games, from the encoder's present weights.
+
+    A task is a `Game`; its steps are updates, each of `unroll` steps of all copies.
+
+    Args:
+        encoder: a built Keras model from screens to [batch, features].
+        inner_optimizer: the optimizer of the agent, fresh on every visit.
+        learner: the meta-learner that watches the encoder.
+        arcade: where the games are.
+        loss: weights of the agent's loss.
+        unroll: steps between updates.
+        report: called after every visit of training, from the thread it ran on.
+
+    Attributes:
+        meta_variables: the encoder's variables, then the learner's own.
+        own_variables: the learner's own variables.
+        lasting_state: empty; the encoder has no state that is not trained.
+
+    Raises:
+        ValueError: the learner cannot work with games.
+    """
+
+    def __init__(
+        self,
+        encoder: keras.Model,
+        inner_optimizer: keras.optimizers.Optimizer,
+        learner: Learner,
+        arcade: Arcade,
+        loss: ActorCriticLoss | None = None,
+        unroll: int = 5,
+        report: Reporter | None = None,
+    ):
+        _refuse_unsuitable(learner)
+        self.encoder = encoder
+        self.unroll = unroll
+        self.own_variables = learner.build(list(encoder.trainable_variables))
+        self.lasting_state: list[keras.Variable] = []
+        self.meta_variables = [*encoder.trainable_variables, *self.own_variables]
+        self._optimizer = inner_optimizer
+        self._learner = learner
+        self.arcade = arcade
+        self._loss = loss or ActorCriticLoss()
+        self._report = report
+        self._agents: dict[tuple[int, bool], TracedAgent] = {}
+        self._building = threading.Lock()
+
+    def train(self, seeded: SeededTask) -> TrainedTask:
+        """Plays and learns, and returns what the learner makes of it."""
+        agent, start, state, evaluation = self._visit(seeded, judged=False)
+        end = TaskEnd(agent.meta_learned(start), agent.meta_learned(state.parameters), ())
+        update = self._learner.end_task(state.memory, end)
+        if self._report:
+            self._report(evaluation)
+        numbers = [evaluation.losses, *update.meta_gradient]
+        return TrainedTask(
+            meta_gradient=update.meta_gradient,
+            metrics={
+                "loss": float(evaluation.losses.mean()),
+                "final_loss": float(evaluation.losses[-1]),
+                "entropy": float(evaluation.entropies.mean()),
+                "reward": evaluation.area_under_reward,
+                "final_reward": evaluation.final_reward(),
+                "gradient_steps": evaluation.updates,
+                **{name: float(value) for name, value in update.metrics.items()},
+            },
+            finite=all(bool(np.all(np.isfinite(number))) for number in numbers),
+        )
+
+    def evaluate(self, seeded: SeededTask) -> GameEvaluation:
+        """Plays and learns without a meta-learner, and returns how well that went."""
+        return self.adapt(seeded)[0]
+
+    def adapt(
+        self, seeded: SeededTask, learning: bool = True
+    ) -> tuple[GameEvaluation, keras.Model]:
+        """As `evaluate`, and returns the trained actor-critic too.
+
+        Args:
+            seeded: the game, the seed of the visit, and its updates.
+            learning: if not, the policy stays as it is: nearly random play, the control.
+        """
+        agent, _, state, evaluation = self._visit(seeded, judged=True, learning=learning)
+        model = actor_critic(keras.models.clone_model(self.encoder), agent.actions)
+        for variable, value in zip(trained_variables(model), state.parameters, strict=True):
+            variable.assign(value)
+        path = {
+            "path_length": float(state.memory.length),
+            "path_energy": float(state.memory.energy),
+        }
+        return dataclasses.replace(evaluation, **path), model
+
+    def _visit(self, seeded, judged, learning=True):
+        game_seed, head_seed, action_seed = (
+            int(seed) for seed in np.random.default_rng(seeded.seed).integers(2**30, size=3)
+        )
+        with self.arcade.visit(seeded.task.name, game_seed) as environments:
+            agent = self._agent(environments[0].actions, judged)
+            encoder, own = (
+                [tf.convert_to_tensor(variable.value) for variable in variables]
+                for variables in (self.encoder.trainable_variables, self.own_variables)
+            )
+            start = [*encoder, *fresh_heads(agent.model, head_seed)]
+            played = visit(
+                environments, agent, start, own, seeded.steps, self.unroll, action_seed, learning
+            )
+            copies = sum(environment.batch_size for environment in environments)
+            frame_skip = environments[0].frame_skip
+        evaluation = GameEvaluation(
+            game=seeded.task.name,
+            seed=seeded.seed,
+            copies=copies,
+            frames_per_update=self.unroll * copies * frame_skip,
+            frame_skip=frame_skip,
+            losses=played.losses,
+            entropies=played.entropies,
+            rewards=played.rewards,
+            raw_rewards=played.raw_rewards,
+            episodes=tuple(played.episodes),
+            seconds=played.seconds,
+        )
+        return agent, start, played.state, evaluation
+
+    def _agent(self, actions: int, judged: bool) -> TracedAgent:
+        with self._building:
+            if (actions, judged) not in self._agents:
+                model = actor_critic(self.encoder, actions)
+                shared = range(len(self.encoder.trainable_variables))
+                learner = Adaptation(self._learner, shared) if judged else self._learner
+                seen = range(len(trained_variables(model))) if judged else shared
+                self._agents[actions, judged] = TracedAgent(
+                    model, self._optimizer, learner, seen, self._loss
+                )
+            return self._agents[actions, judged]
+
+
+def _refuse_unsuitable(learner: Learner) -> None:
+    name = type(learner).__name__
+    if learner.query_batches or learner.second_order:
+        raise ValueError(
+            f"{name} needs batches to query, and a game has none. Use Leap, Reptile, "
+            "PlainTraining or another learner without query batches."
+        )
+    if type(learner).training_models is not Learner.training_models:
+        raise ValueError(
+            f"{name} trains models of its own making, and an agent on a game is none of them. To "
+            "finetune one encoder on game after game, use SequentialLearner with "
+            "meta_optimizer=SGD(1.0) and meta_batch_size=1."
+        )

@@ -1,0 +1,152 @@
+"""One visit to a game: act for some steps, learn from them, and so on.
+
+    for each update:
+        for each of T steps, for each group:  act ── send the actions ── (the emulator works)
+        update the parameters on all that happened
+
+The visit starts with a seeded reset and its random numbers come from the same seed, so it is a
+function of parameters and seed, whatever the environments were used for before.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from tf_agents.trajectories import time_step as ts
+
+from leap_tf.atari.screen_environment import Episode, ScreenEnvironment
+from leap_tf.atari.traced_agent import AgentState, TracedAgent, Unroll
+
+
+class Visit(NamedTuple):
+    """What came of it. An update is that of T steps of B copies.
+
+    Attributes:
+        state: the agent after the last update.
+        losses, entropies: [updates] float32, of each unroll before the update it caused.
+        rewards: [updates] float32, clipped, mean per step of a copy.
+        raw_rewards: [updates] float32, the same, not clipped.
+        episodes: games that ended, in order, with the steps of a copy until then.
+        seconds: what all this took, the reset before it left out.
+    """
+
+    state: AgentState
+    losses: np.ndarray
+    entropies: np.ndarray
+    rewards: np.ndarray
+    raw_rewards: np.ndarray
+    episodes: list[Episode]
+    seconds: float
+
+
+def visit(
+    environments: Sequence[ScreenEnvironment],
+    agent: TracedAgent,
+    parameters: list[tf.Tensor],
+    own: Sequence[tf.Tensor],
+    updates: int,
+    unroll: int,
+    seed: int,
+    learning: bool = True,
+) -> Visit:
+    """Plays and learns.
+
+    Args:
+        environments: groups of copies of one game; they are reset first.
+        agent: acts and learns.
+        parameters: where it starts.
+        own: values of the learner's own variables.
+        updates: how many updates to make.
+        unroll: steps of each copy between them, T.
+        seed: of the draws of actions.
+        learning: whether it learns; if not, the parameters stay, and losses are 0.
+    """
+    state = agent.start(parameters)
+    random = np.random.default_rng(seed)
+    steps = [environment.reset() for environment in environments]
+    started = time.perf_counter()
+    reports, rewards, raw_rewards = [], [], []
+    for _ in range(updates):
+        played, raw = play(environments, steps, agent, state.parameters, unroll, random)
+        if learning:
+            state, report = agent.update(state, own, played)
+            reports.append((float(report.loss), float(report.entropy)))
+        rewards.append(played.rewards.mean())
+        raw_rewards.append(raw)
+    losses, entropies = np.array(reports, np.float32).reshape(-1, 2).T
+    if not learning:
+        losses = entropies = np.zeros(updates, np.float32)
+    episodes = [episode for environment in environments for episode in environment.take_episodes()]
+    return Visit(
+        state,
+        losses,
+        entropies,
+        np.array(rewards, np.float32),
+        np.array(raw_rewards, np.float32),
+        sorted(episodes, key=lambda episode: episode.steps),
+        time.perf_counter() - started,
+    )
+
+
+def play(
+    environments: Sequence[ScreenEnvironment],
+    steps: list[ts.TimeStep],
+    agent: TracedAgent,
+    parameters: list[tf.Tensor],
+    unroll: int,
+    random: np.random.Generator,
+) -> tuple[Unroll, float]:
+    """Acts for `unroll` steps.
+
+    While one group's emulator threads work, the actions of the next group are chosen.
+
+    Args:
+        environments: groups of copies.
+        steps: where each group is; moved on in place.
+        agent: acts.
+        parameters: of the agent.
+        unroll: how many steps.
+        random: the source of the noise that draws actions.
+
+    Returns:
+        What happened, and the mean raw reward per step of a copy.
+    """
+    screens, actions, history = [], [], []
+    raw = 0.0
+    for t in range(unroll):
+        for group, environment in enumerate(environments):
+            if t:
+                steps[group] = environment.receive()
+                raw += environment.raw_reward.sum()
+            noise = random.gumbel(size=(environment.batch_size, environment.actions))
+            screens.append(tf.convert_to_tensor(steps[group].observation))
+            chosen = agent.act(parameters, screens[-1], noise.astype(np.float32)).numpy()
+            environment.send(chosen)
+            actions.append(chosen)
+        history.append(_joined(steps))
+    for group, environment in enumerate(environments):
+        steps[group] = environment.receive()
+        raw += environment.raw_reward.sum()
+        screens.append(tf.convert_to_tensor(steps[group].observation))
+    history.append(_joined(steps))
+    step_types, rewards, discounts = (np.stack(parts) for parts in zip(*history))
+    return (
+        Unroll(
+            screens,
+            np.concatenate(actions).reshape(unroll, -1),
+            rewards[1:],
+            discounts[1:],
+            step_types == ts.StepType.LAST,
+        ),
+        raw / rewards[1:].size,
+    )
+
+
+def _joined(steps):
+    """Step types, rewards and discounts of all groups at one time."""
+    return [
+        np.concatenate(parts)
+        for parts in zip(*((step.step_type, step.reward, step.discount) for step in steps))
+    ]

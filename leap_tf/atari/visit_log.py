@@ -1,0 +1,70 @@
+"""What a person sees of visits to games, and what is kept of them."""
+
+import json
+import os
+import pathlib
+import sys
+import threading
+import time
+
+from leap_tf.atari.evaluation import GameEvaluation, curve
+
+
+class VisitLog:
+    """Appends a line to a file for every visit, and shows one now and then.
+
+    A run that is started again repeats visits of the meta-step that was under way; those lines
+    are the same but for the times.
+
+    Args:
+        path: the file of JSON lines.
+        seconds: least time between two lines that are shown.
+        points: of the reward's curve in a line.
+        stream: where to show; standard error by default.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike, seconds: float = 10.0, points: int = 10, stream=None
+    ):
+        self._path = pathlib.Path(path)
+        self._seconds = seconds
+        self._points = points
+        self._stream = stream or sys.stderr
+        self._lock = threading.Lock()
+        self._last_shown = float("-inf")
+
+    def __call__(self, visit: GameEvaluation) -> None:
+        """Takes note of a visit; any thread may call it."""
+        line = {
+            "game": visit.game,
+            "seed": visit.seed,
+            "updates": visit.updates,
+            "frames": visit.frames,
+            "seconds": round(visit.seconds, 3),
+            "frames_per_second": round(visit.frames / visit.seconds, 1),
+            "updates_per_second": round(visit.updates / visit.seconds, 2),
+            "loss": round(float(visit.losses.mean()), 5),
+            "reward": round(visit.area_under_reward, 3),
+            "rewards": [
+                round(1e3 * float(mean), 3)
+                for mean in curve(visit.rewards, min(self._points, visit.updates))
+            ],
+            "games": len(visit.episodes),
+            "score": visit.score,
+        }
+        with self._lock:
+            with self._path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            if time.monotonic() - self._last_shown >= self._seconds:
+                self._last_shown = time.monotonic()
+                print(describe(line), file=self._stream, flush=True)
+
+
+def describe(line: dict) -> str:
+    """Returns a line of the log for people."""
+    score = "no game ended" if line["score"] is None else f"score {line['score']:.1f}"
+    return (
+        f"{line['game']}: {line['frames']:,} frames, {line['frames_per_second']:.0f} frames/s, "
+        f"{line['updates_per_second']:.1f} updates/s, reward {line['reward']:.1f} per 1000 steps, "
+        f"{score}"
+    )

@@ -1,0 +1,25 @@
+"""Small agents and games for tests."""
+
+import keras
+
+from leap_tf.atari import Arcade, ColourBandit
+from leap_tf.atari.encoder import PixelConvolution
+
+SIZE = 16
+
+
+def small_encoder():
+    screens = keras.Input((SIZE, SIZE, 3))
+    features = PixelConvolution(4, 4, 4, activation="relu", name="conv")(screens)
+    features = keras.layers.Flatten(name="flatten")(features)
+    features = keras.layers.Dense(16, activation="relu", name="dense")(features)
+    return keras.Model(screens, features, name="encoder")
+
+
+def bandits(copies=4, groups=1):
+    """An arcade whose only machines are bandits; their number of actions is in the name."""
+
+    def make(game):
+        return ColourBandit(game, copies, actions=int(game[-1]), image_size=SIZE)
+
+    return Arcade(make, groups)

@@ -1,0 +1,188 @@
+"""The emulator as a TF-Agents environment: specs, boundaries, seeds, names."""
+
+import numpy as np
+import pytest
+from tf_agents.environments import tf_py_environment, utils
+from tf_agents.trajectories import time_step as ts
+
+from leap_tf.atari import AtariEnvironment, ColourBandit, Game, available_games, games
+
+
+def play(environment, steps, seed=0):
+    """Random play; time steps with raw rewards."""
+    rng = np.random.default_rng(seed)
+    played = []
+    for _ in range(steps):
+        actions = rng.integers(0, environment.actions, environment.batch_size)
+        played.append((environment.step(actions), environment.raw_reward.copy()))
+    return played
+
+
+def assert_same(one, other):
+    for (step, raw), (other_step, other_raw) in zip(one, other, strict=True):
+        np.testing.assert_array_equal(raw, other_raw)
+        for array, other_array in zip(step, other_step, strict=True):
+            np.testing.assert_array_equal(array, other_array)
+
+
+def step_types(played, copy=0):
+    return np.array([step.step_type[copy] for step, _ in played])
+
+
+@pytest.mark.parametrize("life_loss_ends", [False, True])
+def test_it_is_a_valid_environment(life_loss_ends):
+    environment = AtariEnvironment("breakout", copies=2, life_loss_ends=life_loss_ends)
+    utils.validate_py_environment(environment, episodes=2)
+
+
+def test_the_bandit_is_a_valid_environment():
+    utils.validate_py_environment(ColourBandit(copies=2, image_size=8), episodes=2)
+
+
+def test_it_runs_in_the_graph():
+    environment = tf_py_environment.TFPyEnvironment(AtariEnvironment("pong", copies=2))
+    time_step = environment.step(np.zeros(2, np.int32))
+    assert time_step.observation.shape == (2, 84, 84, 3)
+    assert time_step.observation.dtype == "uint8"
+
+
+@pytest.mark.parametrize("sticky_actions", [0.0, 0.25])
+def test_a_visit_is_a_function_of_its_seed(sticky_actions):
+    one = AtariEnvironment("breakout", 2, emulator_threads=1, sticky_actions=sticky_actions)
+    other = AtariEnvironment("breakout", 2, emulator_threads=2, sticky_actions=sticky_actions)
+    one.seed(5)
+    first = [(one.reset(), one.raw_reward), *play(one, 150)]
+    play(one, 37, seed=1)  # something else happens in between
+    one.seed(5)
+    again = [(one.reset(), one.raw_reward * 0), *play(one, 150)]
+    assert_same(first, again)
+    other.seed(5)
+    assert_same(first, [(other.reset(), other.raw_reward), *play(other, 150)])
+    one.seed(6)
+    one.reset()
+    assert any(
+        not np.array_equal(step.observation, before.observation)
+        for (step, _), (before, _) in zip(play(one, 150), first[1:])
+    )
+
+
+def test_a_reset_drops_the_step_under_way():
+    environment = AtariEnvironment("breakout", copies=2)
+    environment.reset()
+    environment.send(np.zeros(2))
+    environment.seed(3)
+    first = environment.reset().observation
+    environment.seed(3)
+    np.testing.assert_array_equal(environment.reset().observation, first)
+
+
+def test_episodes_end_in_last_and_start_with_first():
+    environment = AtariEnvironment("breakout", copies=2, seed=1)
+    assert np.all(environment.reset().step_type == ts.StepType.FIRST)
+    played = play(environment, 700)
+    ends = 0
+    for copy in range(2):
+        types = step_types(played, copy)
+        last = np.flatnonzero(types == ts.StepType.LAST)
+        np.testing.assert_array_equal(np.flatnonzero(types == ts.StepType.FIRST), last + 1)
+        for t in last:
+            assert played[t][0].discount[copy] == 0.0
+            assert played[t + 1][0].discount[copy] == 1.0
+        ends += len(last)
+    assert ends >= 2
+    assert len(environment.take_episodes()) == ends
+    assert environment.take_episodes() == []
+
+
+def test_a_time_limit_cuts_off_without_ending():
+    environment = AtariEnvironment("pong", copies=1, max_frames=200, no_op_max=1)
+    environment.reset()
+    played = play(environment, 60)
+    last = np.flatnonzero(step_types(played) == ts.StepType.LAST)
+    assert last.size == 1
+    assert played[last[0]][0].discount[0] == 1.0
+    assert len(environment.take_episodes()) == 1
+
+
+def test_the_loss_of_a_life_ends_an_episode_and_not_the_game():
+    whole = AtariEnvironment("breakout", copies=2, seed=3)
+    lives = AtariEnvironment("breakout", copies=2, seed=3, life_loss_ends=True)
+    whole.reset()
+    lives.reset()
+    played_whole, played_lives = play(whole, 300), play(lives, 300)
+    # The same games are played ...
+    for (step, raw), (other_step, other_raw) in zip(played_whole, played_lives):
+        np.testing.assert_array_equal(step.observation, other_step.observation)
+        np.testing.assert_array_equal(raw, other_raw)
+    # ... of which the scores are those of whole games,
+    scores = whole.take_episodes()
+    assert scores
+    assert scores == lives.take_episodes()
+    # but a life, of which breakout has five, is an episode.
+    ends = sum((step_types(played_lives, copy) == ts.StepType.LAST).sum() for copy in range(2))
+    games_over = sum(
+        (step_types(played_whole, copy) == ts.StepType.LAST).sum() for copy in range(2)
+    )
+    assert ends >= 5 * games_over
+
+
+def test_rewards_are_clipped_and_scores_are_not():
+    environment = AtariEnvironment("space_invaders", copies=1, reward_clip=5.0)
+    environment.reset()
+    played = play(environment, 500)
+    clipped = np.array([step.reward for step, _ in played])
+    raw = np.array([reward for _, reward in played])
+    assert clipped.max() == 5.0
+    assert raw.max() > 5.0
+    inner = np.array([step.step_type for step, _ in played]) != ts.StepType.FIRST
+    np.testing.assert_array_equal(clipped[inner], np.clip(raw, -5, 5)[inner])
+    (episode,) = environment.take_episodes()
+    assert episode.score > clipped[: episode.steps].sum()
+
+
+def test_scores_are_sums_of_raw_rewards():
+    environment = AtariEnvironment("breakout", copies=1, seed=1)
+    environment.reset()
+    played = play(environment, 800)
+    episodes = environment.take_episodes()
+    start = 0
+    for episode in episodes:
+        assert episode.score == sum(raw[0] for _, raw in played[start : episode.steps])
+        start = episode.steps
+    assert len(episodes) >= 2
+
+
+def test_sticky_actions_change_the_game():
+    plain, sticky = (AtariEnvironment("pong", 1, sticky_actions=share) for share in (0.0, 0.9))
+    plain.reset()
+    sticky.reset()
+    frames, sticky_frames = (
+        [step.observation for step, _ in play(environment, 100)] for environment in (plain, sticky)
+    )
+    assert any(not np.array_equal(a, b) for a, b in zip(frames, sticky_frames))
+
+
+def test_the_other_flags_reach_the_emulator():
+    environment = AtariEnvironment("pong", 1, all_actions=True, image_size=42, frame_skip=2)
+    assert environment.actions == 18
+    assert environment.reset().observation.shape == (1, 42, 42, 3)
+    assert environment.frame_skip == 2
+
+
+def test_names_are_checked_before_the_emulator_is_asked():
+    assert len(available_games()) == 104
+    for name in ("combat", "joust", "maze_craze", "warlords"):
+        with pytest.raises(ValueError, match="several players"):
+            AtariEnvironment(name)
+    with pytest.raises(ValueError, match="Did you mean ms_pacman"):
+        Game("MsPacman")
+    with pytest.raises(ValueError, match="more than once: pong"):
+        games(["pong", "breakout", "pong"])
+    assert games(["pong"]) == [Game("pong")]
+
+
+def test_numbers_that_make_no_sense_are_refused():
+    with pytest.raises(ValueError, match="at least one copy"):
+        ColourBandit(copies=0)
+    with pytest.raises(ValueError, match="2 to 6 colours"):
+        ColourBandit(actions=7)

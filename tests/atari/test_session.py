@@ -1,0 +1,200 @@
+"""The Atari binaries as people use them: in processes of their own, killed, resumed, misused."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from leap_tf.atari import AtariEnvironment
+from leap_tf.experiments.run_directory import RunDirectory
+from leap_tf.training import read_metrics
+
+ROOT = pathlib.Path(__file__).parents[2]
+SMALL = [
+    "atari_study.games = ['pong', 'freeway', 'crazy_climber']",
+    "mnih_2013.filters = (4, 4)",
+    "mnih_2013.units = 8",
+    "AtariEnvironment.copies = 2",
+    "AtariTrainer.steps_per_task = 4",
+    "AtariTrainer.meta_batch_size = 2",
+    "atari_meta_train.meta_steps = 4",
+    "atari_meta_train.checkpoint_seconds = 0.0",
+    "atari_judge.groups = {'held out': ['breakout'], 'seen': ['pong']}",
+    "atari_judge.target_scores = {'breakout': 1.0}",
+    "atari_judge.seeds = 2",
+]
+
+
+def command(binary, *arguments, bindings=()):
+    return [
+        sys.executable,
+        str(ROOT / "bin" / binary),
+        *arguments,
+        *(f"--gin_param={binding}" for binding in bindings),
+    ]
+
+
+def train_command(folder, *bindings):
+    configuration = f"--gin_file={ROOT / 'gin_configs/atari_cpu.gin'}"
+    return command(
+        "atari_train.py", configuration, f"--output_dir={folder}", bindings=[*SMALL, *bindings]
+    )
+
+
+def run(arguments, **environment):
+    return subprocess.run(
+        arguments, capture_output=True, text=True, env=os.environ | environment, cwd=ROOT
+    )
+
+
+def learned(folder):
+    return keras.saving.load_model(RunDirectory(folder).initialization).get_weights()
+
+
+def without_times(folder):
+    return [
+        {name: value for name, value in entry.items() if name != "seconds"}
+        for entry in read_metrics(RunDirectory(folder).metrics)
+    ]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    result = run(train_command(folder))
+    assert result.returncode == 0, result.stderr
+    return folder, result
+
+
+def test_a_run_leaves_encoder_metrics_and_visits(finished):
+    folder, result = finished
+    assert [entry["meta_step"] for entry in without_times(folder)] == [1, 2, 3, 4]
+    visits = [json.loads(line) for line in (folder / "visits.jsonl").read_text().splitlines()]
+    assert len(visits) == 8
+    assert {visit["game"] for visit in visits} <= {"pong", "freeway", "crazy_climber"}
+    assert all(visit["frames"] == 4 * 5 * 2 * 4 for visit in visits)
+    assert all(visit["frames_per_second"] > 0 for visit in visits)
+    assert "frames/s" in result.stderr
+    assert "updates/s" in result.stderr
+    model = keras.saving.load_model(RunDirectory(folder).initialization)
+    screens = AtariEnvironment("pong", copies=2).reset().observation.astype(np.float32)
+    encoder = tf.saved_model.load(str(folder / "encoder"))
+    np.testing.assert_allclose(encoder.serve(screens), model(screens), rtol=1e-4, atol=1e-5)
+    assert "epsilon_inside_root = True" in RunDirectory(folder).operative_config.read_text()
+
+
+def test_a_run_that_was_killed_ends_the_same(finished, tmp_path):
+    folder = tmp_path / "killed"
+    process = subprocess.Popen(
+        train_command(folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT
+    )
+    metrics = RunDirectory(folder).metrics
+    while not (metrics.exists() and metrics.read_text().count("\n") >= 2):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert not RunDirectory(folder).initialization.exists()
+    result = run(train_command(folder))
+    assert result.returncode == 0, result.stderr
+    for array, expected in zip(learned(folder), learned(finished[0]), strict=True):
+        np.testing.assert_array_equal(array, expected)
+    assert without_times(folder) == without_times(finished[0])
+
+
+def test_a_judgement_goes_on_and_compares_with_random_play(finished):
+    folder, _ = finished
+    arguments = command("atari_evaluate.py", f"--output_dir={folder}")
+    first = run(arguments)
+    assert first.returncode == 0, first.stderr
+    cells = sorted((folder / "evaluation" / "4_updates").rglob("*.json"))
+    assert len(cells) == 3 * 2 * 2 + 1
+    saved = tf.saved_model.load(str(folder / "policies" / "breakout"))
+    assert saved.action is not None
+    for picture in ("held_out.png", "seen.png", "breakout.png", "pong.png"):
+        assert (folder / "plots" / picture).read_bytes().startswith(b"\x89PNG")
+    summary = json.loads((folder / "evaluation" / "4_updates" / "summary.json").read_text())
+    breakout = summary["groups"]["held out"]["breakout"]
+    assert set(breakout) == {"learned", "fresh", "random policy"}
+    assert len(breakout["learned"]["area"]["values"]) == 2
+    assert breakout["learned"]["frames_to_score"] == [None, None]
+    assert "| breakout | random policy |" in first.stdout
+    # One agent is lost, and only that one is trained again, with the same result.
+    lost = next(cell for cell in cells if cell.name == "pong_seed1.json")
+    before = json.loads(lost.read_text())
+    lost.unlink()
+    again = run(arguments)
+    assert again.returncode == 0, again.stderr
+    assert again.stderr.count("per 1000 steps") == 1
+    after = json.loads(lost.read_text())
+    before["seconds"] = after["seconds"] = 0
+    assert after == before
+
+
+def test_single_agents_are_held_against_random_play(tmp_path):
+    arguments = command(
+        "atari_screen.py",
+        f"--gin_file={ROOT / 'gin_configs/atari_cpu.gin'}",
+        "--game=pong",
+        "--seed=1",
+        "--seed=2",
+        "--updates=4",
+        f"--output={tmp_path / 'figures.jsonl'}",
+        bindings=SMALL[1:4],
+    )
+    first = run(arguments)
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.count("random play") == 2
+    lines = [json.loads(line) for line in (tmp_path / "figures.jsonl").read_text().splitlines()]
+    assert [line["seed"] for line in lines] == [1, 2]
+    assert run(arguments).stdout == ""  # all there
+
+
+def test_what_cannot_be_done_is_said_in_one_line(tmp_path):
+    result = run(train_command(tmp_path / "run", "atari_study.games = ['joust']"))
+    assert result.returncode == 1
+    assert "'joust' is a game for several players" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_judgement_keeps_to_the_settings_of_its_run(finished):
+    arguments = command(
+        "atari_evaluate.py",
+        f"--output_dir={finished[0]}",
+        bindings=["RMSProp.learning_rate = 1.0"],
+    )
+    result = run(arguments)
+    assert result.returncode == 1
+    assert "Only atari_judge can be bound here" in result.stderr
+
+
+def test_importing_without_legacy_keras_says_what_to_do():
+    environment = {"TF_USE_LEGACY_KERAS": "0", "PYTHONPATH": str(ROOT)}
+    result = run([sys.executable, "-c", "import leap_tf.atari"], **environment)
+    assert "TF_USE_LEGACY_KERAS=1 in the environment before TensorFlow" in result.stderr
+    result = run([sys.executable, "-c", "import leap_tf; print(leap_tf.Leap)"], **environment)
+    assert result.returncode == 0
+
+
+@pytest.mark.parametrize("name", ["atari_cpu", "atari_paper"])
+def test_every_configuration_builds_a_study(name):
+    from leap_tf.atari.gin_registration import configured_study
+    from leap_tf.experiments.gin_registration import read_configuration
+
+    read_configuration([ROOT / "gin_configs" / f"{name}.gin"])
+    study = configured_study()
+    names = [game.name for game in study.games.tasks]
+    assert not {"breakout", "space_invaders"} & set(names)
+    if name == "atari_paper":
+        assert len(names) == 25
+        assert study.trainer.steps_per_task * 5 * 32 == 5_000_000
+        for game in names[:3]:
+            assert AtariEnvironment(game, copies=1).actions <= 10

@@ -1,0 +1,107 @@
+"""The outer loop over games: the same bits whatever runs in parallel or was interrupted."""
+
+import types
+
+import keras
+import numpy as np
+import pytest
+
+import leap_tf
+from leap_tf.atari import AtariTrainer, RMSProp
+from leap_tf.learners.sequential import SequentialLearner
+from leap_tf.tasks import FiniteTasks
+from leap_tf.training import SeededTask
+from tests.atari.small import bandits, small_encoder
+
+GAMES = FiniteTasks([types.SimpleNamespace(name=f"bandit{actions}") for actions in (2, 3, 4)])
+
+
+def trainer(seed=0, **options):
+    keras.utils.set_random_seed(seed)
+    settings = {
+        "inner_optimizer": RMSProp(3e-3, epsilon=1e-5, epsilon_inside_root=True),
+        "meta_optimizer": keras.optimizers.SGD(0.1),
+        "arcade": bandits(),
+        "learner": leap_tf.Leap(),
+        "steps_per_task": 4,
+        "meta_batch_size": 3,
+        "parallel_games": 2,
+        "seed": seed,
+    }
+    return AtariTrainer(small_encoder(), **(settings | options))
+
+
+def assert_same(arrays, others):
+    for array, other in zip(arrays, others, strict=True):
+        np.testing.assert_array_equal(array, other)
+
+
+def test_results_do_not_depend_on_how_many_games_run_in_parallel():
+    alone, together = trainer(parallel_games=1), trainer(parallel_games=3)
+    histories = [each.fit(GAMES, 3, verbose=False).history for each in (alone, together)]
+    assert histories[0] == histories[1]
+    assert_same(alone.model.get_weights(), together.model.get_weights())
+    assert set(histories[0]) >= {"loss", "reward", "final_reward", "entropy", "path_length"}
+
+
+def test_a_run_that_was_interrupted_ends_the_same(tmp_path):
+    whole = trainer()
+    whole.fit(GAMES, 4, verbose=False)
+    trainer().fit(GAMES, 2, checkpoint_dir=tmp_path, verbose=False)
+    rest = trainer()  # a new process would have new environments too
+    rest.fit(GAMES, 4, checkpoint_dir=tmp_path, verbose=False)
+    assert rest.meta_step == 4
+    assert_same(whole.model.get_weights(), rest.model.get_weights())
+
+
+@pytest.mark.parametrize(
+    "learner", [leap_tf.Leap(), leap_tf.Leap(per_segment=True), leap_tf.Reptile()]
+)
+def test_meta_learners_move_the_encoder_and_plain_training_does_not(learner):
+    moving, still = trainer(learner=learner), trainer(learner=leap_tf.PlainTraining())
+    before = moving.model.get_weights()
+    moving.fit(GAMES, 1, verbose=False)
+    still.fit(GAMES, 1, verbose=False)
+    assert_same(before, still.model.get_weights())
+    assert all(np.any(a != b) for a, b in zip(before, moving.model.get_weights()))
+
+
+def test_finetuning_goes_on_from_where_the_last_game_ended():
+    visits = []
+    finetuning = trainer(
+        learner=SequentialLearner(),
+        meta_optimizer=keras.optimizers.SGD(1.0),
+        meta_batch_size=1,
+        report=visits.append,
+    )
+    runner = finetuning.runner
+    for meta_step in (1, 2, 3):
+        before = [weights.copy() for weights in finetuning.model.get_weights()]
+        finetuning.fit(GAMES, meta_step, verbose=False)
+        after = [weights.copy() for weights in finetuning.model.get_weights()]
+        finetuning.model.set_weights(before)
+        game, seed = types.SimpleNamespace(name=visits[-1].game), visits[-1].seed
+        _, trained = runner.adapt(SeededTask(game, seed, 4))
+        for actual, expected in zip(after, trained.get_layer("encoder").get_weights()):
+            np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-7)
+        assert any(np.any(a != b) for a, b in zip(after, before))
+        finetuning.model.set_weights(after)
+    assert [visit.game for visit in visits] == ["bandit2", "bandit3", "bandit4"]
+    judged = finetuning.evaluate(GAMES.tasks, steps=2)
+    assert [game.game for game in judged.games] == ["bandit2", "bandit3", "bandit4"]
+
+
+def test_games_are_judged_and_nothing_changes():
+    judged = trainer()
+    before = judged.model.get_weights()
+    result = judged.evaluate(GAMES.tasks, steps=2)
+    assert [game.game for game in result.games] == ["bandit2", "bandit3", "bandit4"]
+    assert all(game.updates == 2 and game.path_length > 0 for game in result.games)
+    assert_same(before, judged.model.get_weights())
+    history = judged.fit(GAMES, 1, validation_tasks=GAMES.tasks[:1], verbose=False).history
+    assert set(history) >= {"val_loss", "val_reward", "val_final_reward"}
+
+
+def test_the_trainer_leaves_the_learner_alone():
+    learner = leap_tf.Leap()
+    assert trainer(learner=learner).learner is not learner
