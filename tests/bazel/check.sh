@@ -22,11 +22,11 @@ if ! [ -x /usr/bin/bazel-4 ]; then
     unavailable "Debian's bazel-bootstrap is not installed and cannot be (apt-get install bazel-bootstrap)"
 fi
 
-sort -u requirements.txt requirements-dev.txt requirements-atari.txt | diff - <(sort requirements-all.txt) ||
+sort -u $(ls requirements*.txt | grep -v -e -all) | diff - <(sort requirements-all.txt) ||
   { echo "requirements-all.txt is not all of the others: compile it again (CONTRIBUTING.md)" >&2; exit 1; }
 
 work="$(mktemp -d)"
-trap 'bazel shutdown > /dev/null 2>&1 || true; chmod -R u+w "$work"; rm -rf "$work"' EXIT
+trap 'rm -rf "$work"' EXIT
 
 npm install --silent --no-save --prefix "$work/npm" @bazel/buildifier@8.2.1 > /dev/null ||
   unavailable "buildifier cannot be installed (npm install @bazel/buildifier)"
@@ -52,6 +52,7 @@ test --test_output=errors --test_env=PATH --local_test_jobs=2
 END
 export STAND_IN_PYTHON="$python" PYTHONDONTWRITEBYTECODE=1
 bazel() { /usr/bin/bazel --output_user_root="$work/bazel" "$@" 2> >(grep -E 'ERROR|FAILED|error' >&2); }
+trap 'bazel shutdown || true; chmod -R u+w "$work"; rm -rf "$work"' EXIT
 imports() { bazel query //:all | "$python" tests/bazel/imports.py; }
 
 imports
