@@ -42,8 +42,7 @@ from leap_tf.training import (
     TaskEvaluation,
     one_thread_per_task,
 )
-
-__version__ = "0.1.0"
+from leap_tf.version import __version__ as __version__
 
 __all__ = [
     "ANIL",

@@ -26,7 +26,9 @@ from typing import TextIO
 
 import tensorflow as tf
 
-_PACKAGES = ("tensorflow", "keras", "tensorflow-datasets", "numpy", "gin-config", "leap-tf")
+from leap_tf.version import __version__
+
+_PACKAGES = ("tensorflow", "keras", "tensorflow-datasets", "numpy", "gin-config")
 
 
 class RunDirectoryError(ValueError):
@@ -154,7 +156,8 @@ def describe_environment() -> dict:
         "cores": os.cpu_count(),
         "intra_op_threads": tf.config.threading.get_intra_op_parallelism_threads(),
         "inter_op_threads": tf.config.threading.get_inter_op_parallelism_threads(),
-        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES}
+        | {"leap-tf": __version__},
     }
 
 

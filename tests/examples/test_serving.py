@@ -14,7 +14,7 @@ import sys
 
 import pytest
 
-from tests.tasks.test_alphabets import OMNIGLOT
+from tests.omniglot import OMNIGLOT
 
 ROOT = pathlib.Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "serving"

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from leap_tf.experiments.run_directory import RunDirectory, RunDirectoryError
 from leap_tf.training import read_metrics
+from leap_tf.version import __version__
 
 ROOT = pathlib.Path(__file__).parents[2]
 SMALL = [
@@ -83,6 +84,7 @@ def test_a_run_leaves_everything_in_its_folder(finished):
     assert "mlp.hidden = (40, 40)" in directory.operative_config.read_text()
     (environment,) = json.loads(directory.environment.read_text())
     assert environment["packages"]["keras"] == keras.__version__
+    assert environment["packages"]["leap-tf"] == __version__
     assert environment["intra_op_threads"] == 1
     assert [entry["meta_step"] for entry in read_metrics(directory.metrics)] == list(range(1, 13))
     assert "val_error" in read_metrics(directory.metrics)[1]

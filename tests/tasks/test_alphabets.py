@@ -1,17 +1,10 @@
 """Alphabets as tasks: splits, held-out drawings, rotations; on made-up data and real Omniglot."""
 
-import os
-import pathlib
-
 import numpy as np
 import pytest
 
 from leap_tf.tasks import MissingDataError, alphabet_splits, alphabet_task, alphabets, open_dataset
-
-CANDIDATES = [os.environ.get("TFDS_DATA_DIR"), "../shared/tfds", "~/tensorflow_datasets"]
-FOLDERS = [pathlib.Path(path).expanduser() for path in CANDIDATES if path]
-OMNIGLOT = next((path for path in FOLDERS if (path / "omniglot").exists()), None)
-needs_omniglot = pytest.mark.skipif(OMNIGLOT is None, reason="Omniglot is not on this machine")
+from tests.omniglot import OMNIGLOT, needs_omniglot
 
 
 def marked_drawings(characters=4, drawings=6, alphabet=0):

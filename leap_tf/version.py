@@ -1,0 +1,3 @@
+"""The version, for pyproject.toml, for users and for the record of every run."""
+
+__version__ = "0.1.0"
