@@ -27,7 +27,7 @@ class PoolContract:
         for file in folder.iterdir():
             file.unlink()
 
-    @pytest.mark.parametrize("learner", ["leap", "hat", "meta_sgd"])
+    @pytest.mark.parametrize("learner", ["hat", "meta_sgd", "leap"])
     def test_meta_training_gives_the_bits_of_one_thread(self, open_pool, study, learner):
         study = {"leap": study, "hat": hat, "meta_sgd": meta_sgd}[learner]
         expected, replica = study(pool=ThreadPool(1)), study(pool=open_pool(study))

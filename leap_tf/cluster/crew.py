@@ -21,6 +21,7 @@ from leap_tf.training import SeededTask
 
 _LOGGER = logging.getLogger("leap_tf")
 _TURN = 1.0  # seconds at most that Python waits at a stretch, so that signals are seen
+_FETCH = 60.0  # seconds that a result may take from its node to the driver
 
 
 @dataclasses.dataclass(eq=False)
@@ -161,7 +162,7 @@ class Crew:
     def _result(self, seat) -> bytes | None:
         call, seat.call, seat.token = seat.call, None, None
         try:
-            return ray.get(call)
+            return ray.get(call, timeout=_FETCH)
         except RayError as error:
             reason = str(error).strip().splitlines()[0]
             _LOGGER.warning("A worker was lost, %s: %s", seat, reason)
@@ -171,7 +172,8 @@ class Crew:
         started = None if data is None else decode(data)
         refusal = "its process died" if started is None else started.failure
         if started is not None and refusal is None:
-            seat.host, seat.process = started.parts.plain["host"], started.parts.plain["process"]
+            plain = started.parts.plain
+            seat.host, seat.process = str(plain.get("host")), int(plain.get("process", 0))
             seat.ready, seat.failed_starts = True, 0
             self._ever_ready, self._last_ready = True, time.monotonic()
             return
@@ -207,6 +209,6 @@ class Crew:
 
     def _replace(self, seat):
         ray.kill(seat.actor)
-        new = self._hire()
-        seat.actor, seat.call, seat.since = new.actor, new.call, new.since
-        seat.token, seat.ready, seat.version = None, False, None
+        self._seats[self._seats.index(seat)] = dataclasses.replace(
+            self._hire(), failed_starts=seat.failed_starts
+        )
