@@ -197,7 +197,7 @@ def _connect(address: str | None, workers: int | None) -> None:
                 )
             else:
                 ray.init(address, log_to_driver=False, logging_level=quiet)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             raise ClusterError(
                 f"There is no Ray cluster at {address or 'this machine'}: {error}"
             ) from error

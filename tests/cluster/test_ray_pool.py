@@ -67,6 +67,18 @@ def fit(replica, meta_steps=2):
     return weights(replica)
 
 
+def short_deadline(crew, monkeypatch):
+    """For workers that have traced their graphs: the next one that is hired has it long again."""
+    replace = crew._replace
+
+    def replace_and_be_patient(seat):
+        crew._deadline = 600.0
+        replace(seat)
+
+    monkeypatch.setattr(crew, "_deadline", 8.0)
+    monkeypatch.setattr(crew, "_replace", replace_and_be_patient)
+
+
 class TestRayPool(PoolContract):
     @pytest.fixture
     def open_pool(self, pools):
@@ -81,15 +93,15 @@ class TestRayPool(PoolContract):
     def test_a_worker_that_hangs_is_replaced(self, open_pool, study, trouble, monkeypatch):
         expected = fit(study())
         pool = open_pool(study)
-        fit(study(pool=pool), 1)  # its graphs are traced now
-        monkeypatch.setattr(pool._crew, "_deadline", 10.0)
+        fit(study(pool=pool), 1)
+        short_deadline(pool._crew, monkeypatch)
         trouble("hang2")
         assert_same(fit(study(pool=pool)), expected)
 
     def test_a_worker_whose_process_is_stopped_is_replaced(self, open_pool, study, monkeypatch):
         pool = open_pool(study)
         fit(study(pool=pool), 1)
-        monkeypatch.setattr(pool._crew, "_deadline", 10.0)
+        short_deadline(pool._crew, monkeypatch)
         os.kill(next(pool._crew.idle()).process, signal.SIGSTOP)
         assert_same(fit(study(pool=pool)), fit(study()))
 
