@@ -152,9 +152,12 @@ class TestRayPool(PoolContract):
                 cluster.remove_node(leaving.pop(), allow_graceful=False)
 
         replica.trainer._report = leave
-        last = replica.trainer.meta_step + 2
-        assert_same(fit(replica, last), fit(study(), last))
-        assert not all(seat.ready for seat in pool._crew._seats)
+        fit(replica, replica.trainer.meta_step + 1)
+        while all(seat.ready for seat in pool._crew._seats):  # until its loss has been noticed
+            fit(replica, replica.trainer.meta_step + 1)
+        assert_same(
+            fit(replica, replica.trainer.meta_step + 1), fit(study(), replica.trainer.meta_step)
+        )
 
 
 def test_a_study_that_cannot_be_built_or_is_another_ends_with_an_error(pools):
