@@ -4,7 +4,8 @@
 
 (a) two Ray workers with one thread each against one, and the Ray pool against threads of one
 process at equal cores: meta-batches of a configuration, contenders taking turns within each
-round; medians over the rounds of ratios within a round, with the range;
+round; medians over the rounds of ratios within a round, with the range. By the clock, and by
+processor time of the driver, the workers and all of Ray, which does not see a busy machine;
 (b) what a task, an exchange of weights and the driver's part take;
 (c) a simulation of the pool with these figures (`scaling_simulation.py`), checked against (a),
 for 1 to 10,000 workers: strong scaling, a fixed meta-batch, and weak scaling, one that grows.
@@ -24,6 +25,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import numpy as np
+import psutil
 import ray
 from scaling_simulation import Costs, broadcast_seconds, simulate
 
@@ -56,33 +58,51 @@ class Bench:
         return self.trainer._draws.meta_batch(self._tasks.train, number)
 
     def map(self, pool, number):
-        """Returns seconds, and those of them in which the driver's thread was at work."""
+        """Returns seconds by the clock, of processors, and of the driver's thread; and the sum."""
         tasks = self.meta_batch(number)
-        start, worked = time.perf_counter(), time.thread_time()
+        start, processors, worked = time.perf_counter(), processor_time(), time.thread_time()
         total = None
         with contextlib.closing(pool.map(self.job, self.trainer.task_variables, tasks)) as results:
             for result in results:
                 gradient = result.meta_gradient
                 total = gradient if total is None else [a + b for a, b in zip(total, gradient)]
-        return time.perf_counter() - start, time.thread_time() - worked, total
+        worked = time.thread_time() - worked
+        clock = time.perf_counter() - start
+        return clock, processor_time() - processors, worked, total
+
+
+def processor_time():
+    """Returns seconds of this process and of all that it has started."""
+    process = psutil.Process()
+    times = [each.cpu_times() for each in (process, *process.children(recursive=True))]
+    return sum(each.user + each.system for each in times)
 
 
 def measure_pools(bench, pools, rounds):
-    """Seconds and the driver's seconds by contender, one per round."""
-    seconds = {name: [] for name in pools}
-    driver = {name: [] for name in pools}
+    """Seconds by the clock, of processors and of the driver's thread: by contender and round."""
+    clock, processors, driver = ({name: [] for name in pools} for _ in range(3))
     for number in range(rounds + 1):
         order = list(pools) if number % 2 else list(pools)[::-1]
         sums = {}
         for name in order:
-            wall, worked, sums[name] = bench.map(pools[name], number)
+            *found, sums[name] = bench.map(pools[name], number)
             if number:  # the first one traces
-                seconds[name].append(wall)
-                driver[name].append(worked)
+                for values, value in zip((clock, processors, driver), found, strict=True):
+                    values[name].append(value)
         for gradient in zip(*sums.values()):
             for other in gradient[1:]:
                 np.testing.assert_array_equal(gradient[0], other)
-    return seconds, driver
+    return clock, processors, driver
+
+
+def show_ratios(seconds):
+    for name, values in seconds.items():
+        show(name, values, "s")
+    threads1, threads2, ray1, ray2 = seconds.values()
+    show("1 Ray worker / 2 Ray workers", [a / b for a, b in zip(ray1, ray2)])
+    show("1 thread / 2 threads", [a / b for a, b in zip(threads1, threads2)])
+    show("1 Ray worker / 1 thread", [a / b for a, b in zip(ray1, threads1)])
+    show("2 Ray workers / 2 threads", [a / b for a, b in zip(ray2, threads2)])
 
 
 def measure_tasks(bench, numbers):
@@ -162,6 +182,9 @@ def main():
     tasks = bench.meta_batch(0)
     print(f"{platform.machine()}, {available_cores()} cores, Ray {ray.__version__}")
     print(
+        f"load before: {os.getloadavg()[0]:.1f}; on a machine that does nothing else it is below 1"
+    )
+    print(
         f"{pathlib.Path(arguments.gin_file).name}: {len(tasks)} tasks of {tasks[0].steps} steps; "
         f"medians over {arguments.rounds} rounds (range)"
     )
@@ -175,15 +198,11 @@ def main():
         for pool in (one, two):  # until all workers are there, and have traced
             while bench.map(pool, 0) and not all(seat.ready for seat in pool._crew._seats):
                 pass
-        seconds, driver = measure_pools(bench, pools, arguments.rounds)
-        print("\n(a) a meta-batch; all four give the same bits")
-        for name, values in seconds.items():
-            show(name, values, "s")
-        threads1, threads2, ray1, ray2 = seconds.values()
-        show("speed-up of 2 Ray workers over 1", [a / b for a, b in zip(ray1, ray2)])
-        show("speed-up of 2 threads over 1", [a / b for a, b in zip(threads1, threads2)])
-        show("1 Ray worker / 1 thread", [a / b for a, b in zip(ray1, threads1)])
-        show("2 Ray workers / 2 threads", [a / b for a, b in zip(ray2, threads2)])
+        clock, processors, driver = measure_pools(bench, pools, arguments.rounds)
+        print("\n(a) a meta-batch, by the clock; all four give the same bits")
+        show_ratios(clock)
+        print("\n    the same in processor time")
+        show_ratios(processors)
         task_seconds, result = measure_tasks(bench, range(1, 3))
         weight_bytes, sent, put, load, read, add = measure_exchange(bench, one, result)
     ray.shutdown()
@@ -206,7 +225,7 @@ def main():
         load_seconds=statistics.median(load),
     )
     print("\n(c) simulated; between nodes of 32 workers 10 Gbit/s and 0.5 ms are assumed")
-    for workers, measured in ((1, ray1), (2, ray2)):
+    for workers, measured in ((1, clock["1 Ray worker"]), (2, clock["2 Ray workers"])):
         predicted = statistics.mean(
             simulate(costs, workers, len(tasks), i).seconds for i in range(9)
         )
