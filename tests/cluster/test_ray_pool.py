@@ -138,6 +138,7 @@ class TestRayPool(PoolContract):
     def test_a_node_that_joins_is_used_and_one_that_leaves_is_made_up_for(
         self, pools, cluster, study
     ):
+        pools.close()
         pool = pools.open(study, workers=3)  # for two of whom there is room
         replica = study(pool=pool)
         fit(replica, 1)
