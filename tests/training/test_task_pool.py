@@ -6,12 +6,12 @@ import keras
 import numpy as np
 import pytest
 
-import leap_tf
 from leap_tf.training import (
     Job,
     MetaTrainingDivergedError,
     Parts,
     SeededTask,
+    TaskAddress,
     TaskEvaluation,
     TaskFailedError,
     TaskFailure,
@@ -144,19 +144,16 @@ def test_parts_of_another_study_are_refused():
 
 def test_a_replica_draws_the_same_tasks_again():
     driver, replica = leap(), leap()
-    for address_of in (driver.trainer._draws.meta_batch(driver.tasks.train, 4),):
-        for seeded in address_of:
-            name, _ = replica.trainer.run_again(
-                "train", replica.tasks, seeded.address, seeded.seed, seeded.steps
-            )
-            assert name == seeded.task.name
+    for seeded in driver.trainer._draws.meta_batch(driver.tasks.train, 4):
+        name, _ = replica.trainer.run_again(
+            "train", replica.tasks, seeded.address, seeded.seed, seeded.steps
+        )
+        assert name == seeded.task.name
     first = driver.trainer._draws.meta_batch(driver.tasks.train, 4)[0]
     with pytest.raises(ValueError, match="must be that of the driver"):
         replica.trainer.run_again("train", replica.tasks, first.address, first.seed + 1, 4)
     with pytest.raises(ValueError, match="3 validation tasks here, and number 3"):
-        replica.trainer.run_again(
-            "evaluate", replica.tasks, leap_tf.training.TaskAddress("validation", 0, 3), 1, 4
-        )
+        replica.trainer.run_again("evaluate", replica.tasks, TaskAddress("validation", 0, 3), 1, 4)
 
 
 def test_weights_hold_everything_that_results_depend_on():
