@@ -10,6 +10,7 @@ import importlib.util
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -196,11 +197,19 @@ def _connect(address: str | None, workers: int | None) -> None:
                     logging_level=quiet,
                 )
             else:
+                _require_somebody_at(address)
                 ray.init(address, log_to_driver=False, logging_level=quiet)
-        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             raise ClusterError(
                 f"There is no Ray cluster at {address or 'this machine'}: {error}"
             ) from error
+
+
+def _require_somebody_at(address: str) -> None:
+    """Ray itself would go on trying for minutes; raises OSError."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10.0).close()
 
 
 @contextlib.contextmanager
