@@ -2,7 +2,8 @@
 
     python bin/train.py --gin_file=gin_configs/unicode_cpu.gin --output_dir=runs/unicode
 
-The same command goes on with a run that was stopped.
+The same command goes on with a run that was stopped. With --pool=ray tasks run on
+a Ray cluster, see docs/cluster.md.
 """
 
 import os
@@ -21,6 +22,14 @@ _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "The run's folder.", requi
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Folder of prepared TFDS data sets; $TFDS_DATA_DIR by default."
 )
+_POOL = flags.DEFINE_enum("pool", "threads", ["threads", "ray"], "Where tasks run.")
+_ADDRESS = flags.DEFINE_string(
+    "address", None, "Of a running Ray cluster; by default Ray is started on this machine."
+)
+_WORKERS = flags.DEFINE_integer("workers", None, "Workers on Ray; one per CPU by default.")
+_DEADLINE = flags.DEFINE_float(
+    "deadline", 1800.0, "Seconds after which a task on Ray counts as hanging."
+)
 
 
 def main(argv):
@@ -28,9 +37,11 @@ def main(argv):
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     one_thread_per_task()  # before anything else touches TensorFlow
     from leap_tf.experiments import session
+    from leap_tf.experiments.pool_choice import PoolChoice
 
     with session.one_line_errors():
-        session.train(_GIN_FILE.value, _GIN_PARAM.value, _OUTPUT_DIR.value, _DATA_DIR.value)
+        pool = PoolChoice(_POOL.value, _ADDRESS.value, _WORKERS.value, _DEADLINE.value)
+        session.train(_GIN_FILE.value, _GIN_PARAM.value, _OUTPUT_DIR.value, _DATA_DIR.value, pool)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,13 @@ Sums of raw rewards over whole games are scores.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import get_type_hints
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from leap_tf.atari.screen_environment import Episode
+from leap_tf.training import Parts, UnfitPartsError, parts_of_record, record_of_parts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +118,25 @@ class GameEvaluation:
         }
         episodes = tuple(Episode(score, int(steps)) for score, steps in record["episodes"])
         return cls(**{**record, **arrays, "episodes": episodes})
+
+    def parts(self) -> Parts:
+        """Returns all of it as plain values and arrays, to the last digit."""
+        parts = parts_of_record(self)
+        episodes = [list(episode) for episode in self.episodes]
+        return Parts({**parts.plain, "episodes": episodes}, parts.arrays)
+
+    @classmethod
+    def from_parts(cls, parts: Parts) -> "GameEvaluation":
+        """Reads what `parts` gave; raises UnfitPartsError if it is something else."""
+        read = record_of_parts(cls, parts, {**get_type_hints(cls), "episodes": list})
+        episodes = []
+        for episode in read.episodes:
+            match episode:
+                case [int() | float() as score, int(steps)]:
+                    episodes.append(Episode(score, steps))
+                case _:
+                    raise UnfitPartsError(f"{episode!r} is no episode.")
+        return dataclasses.replace(read, episodes=tuple(episodes))
 
     def _frames_at(self, episode):
         return episode.steps * self.copies * self.frame_skip

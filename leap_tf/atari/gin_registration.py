@@ -14,14 +14,19 @@ from leap_tf.atari.trainer import AtariTrainer
 from leap_tf.experiments.gin_registration import calling
 from leap_tf.learners.sequential import SequentialLearner
 
-configured_study = gin.external_configurable(atari_study, "atari_study", denylist=["report"])
+configured_study = gin.external_configurable(
+    atari_study, "atari_study", denylist=["report", "pool"]
+)
 configured_meta_train = gin.external_configurable(
     atari_meta_train, "atari_meta_train", denylist=["study", "run"]
 )
 configured_judge = gin.external_configurable(atari_judge, "atari_judge", denylist=["study", "run"])
 gin.external_configurable(mnih_2013, module="atari")
 gin.external_configurable(
-    calling(AtariTrainer), "AtariTrainer", module="atari", denylist=["encoder", "report", "seed"]
+    calling(AtariTrainer),
+    "AtariTrainer",
+    module="atari",
+    denylist=["encoder", "report", "seed", "pool"],
 )
 gin.external_configurable(
     calling(AtariEnvironment), "AtariEnvironment", module="atari", denylist=["game", "seed"]

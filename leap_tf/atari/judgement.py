@@ -20,7 +20,7 @@ from leap_tf.atari.pictures import plot_learning_curves, save_frame_strip
 from leap_tf.atari.study import AtariStudy
 from leap_tf.atari.tables import as_table, summarise
 from leap_tf.experiments.run_directory import RunDirectory, RunDirectoryError, write_atomically
-from leap_tf.training import SeededTask, ThreadPool, available_cores
+from leap_tf.training import SeededTask, available_cores, map_in_threads
 
 LEARNED, FRESH, RANDOM = "learned", "fresh", "random policy"
 _JUDGING = 3  # stream of random numbers, apart from those of the outer loop
@@ -74,7 +74,7 @@ def atari_judge(
             "goes on where it stopped."
         )
     steps = updates or study.trainer.steps_per_task
-    pool = ThreadPool(available_cores() if parallel_games is None else parallel_games)
+    threads = available_cores() if parallel_games is None else parallel_games
     folder = run.path / "evaluation" / f"{steps}_updates"
     encoder = study.trainer.model
     fresh = encoder.get_weights()
@@ -92,7 +92,7 @@ def atari_judge(
             f"{initialization}: {len(cells)} agents, {len(missing)} of them to train",
             file=sys.stderr,
         )
-        for _ in pool.map(judge.train, missing):
+        for _ in map_in_threads(judge.train, missing, threads):
             pass
     encoder.set_weights(fresh)
     summary, table = {}, []

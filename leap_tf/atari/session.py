@@ -14,6 +14,7 @@ from leap_tf.atari.gin_registration import (
     configured_meta_train,
     configured_study,
 )
+from leap_tf.atari.recipes import AtariRecipe
 from leap_tf.atari.visit_log import VisitLog
 from leap_tf.experiments.gin_registration import (
     ConfigurationError,
@@ -21,30 +22,40 @@ from leap_tf.experiments.gin_registration import (
     read_configuration,
 )
 from leap_tf.experiments.interruption import stop_on_signals
+from leap_tf.experiments.pool_choice import THREADS, PoolChoice
 from leap_tf.experiments.run_directory import RunDirectory, write_atomically
 from leap_tf.experiments.session import Path
 from leap_tf.training import SeededTask
 
 
-def train(gin_files: Sequence[Path], gin_params: Sequence[str], output_dir: Path) -> None:
+def train(
+    gin_files: Sequence[Path],
+    gin_params: Sequence[str],
+    output_dir: Path,
+    pool: PoolChoice = THREADS,
+) -> None:
     """Meta-trains the configured study in `output_dir`, or goes on with it there.
 
     Args:
         gin_files: configuration files.
         gin_params: bindings over them.
         output_dir: the run's folder.
+        pool: where games are played; another one when a run goes on gives the same results.
 
     Raises:
-        ConfigurationError, RunDirectoryError: what was asked for cannot be done; nothing has been
-            written over.
+        ConfigurationError, RunDirectoryError, ClusterError: what was asked for cannot be done;
+            nothing has been written over.
     """
     run = RunDirectory(output_dir)
     config = read_configuration(gin_files, gin_params)
     run.check(config)
-    study = configured_study(report=VisitLog(run.path / "visits.jsonl"))
-    run.claim(config)
-    with stop_on_signals(study.trainer):
-        configured_meta_train(study=study, run=run)
+    with pool.open(AtariRecipe(config)) as opened:
+        study = configured_study(report=VisitLog(run.path / "visits.jsonl"), pool=opened)
+        run.claim(config)
+        if opened:
+            opened.start()
+        with stop_on_signals(study.trainer):
+            configured_meta_train(study=study, run=run)
     write_atomically(run.operative_config, operative_configuration())
     print(f"Encoder, metrics and visits are in {run.path}. Judge it with bin/atari_evaluate.py.")
 

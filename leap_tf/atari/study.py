@@ -7,9 +7,9 @@ import keras
 
 from leap_tf.atari.encoder import mnih_2013
 from leap_tf.atari.games import games as games_of
-from leap_tf.atari.task_runner import Reporter
-from leap_tf.atari.trainer import AtariTrainer
+from leap_tf.atari.trainer import AtariTrainer, Reporter
 from leap_tf.tasks import FiniteTasks
+from leap_tf.training import TaskPool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +27,7 @@ def atari_study(
     encoder: Callable[[], keras.Model] = mnih_2013,
     seed: int = 0,
     report: Reporter | None = None,
+    pool: TaskPool | None = None,
 ) -> AtariStudy:
     """Builds a study. The same arguments give the same study, initial weights included.
 
@@ -35,12 +36,14 @@ def atari_study(
         games: names of the games to meta-train on.
         encoder: builds the encoder, once the seed is set.
         seed: decides initial weights and everything drawn later.
-        report: called after every visit of training.
+        report: called with every visit of training.
+        pool: where games are played, trainer(…, pool=pool) if there is one.
 
     Raises:
         ValueError: a name is of no game, or is there twice.
     """
     tasks = FiniteTasks(games_of(list(games)))  # type: ignore[arg-type]
     keras.utils.set_random_seed(seed)
-    made = trainer(encoder=encoder(), report=report, seed=seed)
+    where = {} if pool is None else {"pool": pool}
+    made = trainer(encoder=encoder(), report=report, seed=seed, **where)
     return AtariStudy(made, tasks, seed)

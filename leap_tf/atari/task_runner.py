@@ -6,7 +6,7 @@ changes nothing, so any number of threads can use one runner.
 
 import dataclasses
 import threading
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -19,9 +19,45 @@ from leap_tf.atari.loss import ActorCriticLoss
 from leap_tf.atari.traced_agent import TracedAgent
 from leap_tf.atari.visit import visit
 from leap_tf.learners import Adaptation, Learner, TaskEnd
-from leap_tf.training import SeededTask, TrainedTask
+from leap_tf.training import Parts, SeededTask, TrainedTask, UnfitPartsError
 
-Reporter = Callable[[GameEvaluation], None]
+
+@dataclasses.dataclass(frozen=True)
+class TrainedGame(TrainedTask):
+    """What came of a visit, and how it went.
+
+    Attributes:
+        visit: the visit.
+    """
+
+    visit: GameEvaluation = dataclasses.field(kw_only=True)
+
+    def parts(self) -> Parts:
+        trained, visit = super().parts(), self.visit.parts()
+        arrays = {f"visit_{name}": array for name, array in visit.arrays.items()}
+        return Parts({**trained.plain, "visit": visit.plain}, {**trained.arrays, **arrays})
+
+    @classmethod
+    def from_parts(
+        cls,
+        parts: Parts,
+        meta_variables: Sequence[keras.Variable],
+        lasting_state: Sequence[keras.Variable],
+    ) -> "TrainedGame":
+        plain = parts.plain.get("visit")
+        if not isinstance(plain, dict):
+            raise UnfitPartsError("A result says nothing of the visit.")
+        of_visit = {name for name in parts.arrays if name.startswith("visit_")}
+        visit = Parts(plain, {name.removeprefix("visit_"): parts.arrays[name] for name in of_visit})
+        others = {name: parts.arrays[name] for name in parts.arrays if name not in of_visit}
+        trained = TrainedTask.from_parts(Parts(parts.plain, others), meta_variables, lasting_state)
+        return cls(
+            trained.meta_gradient,
+            trained.metrics,
+            trained.finite,
+            trained.state,
+            visit=GameEvaluation.from_parts(visit),
+        )
 
 
 class AtariTaskRunner:
@@ -36,7 +72,6 @@ class AtariTaskRunner:
         arcade: where the games are.
         loss: weights of the agent's loss.
         unroll: steps between updates.
-        report: called after every visit of training, from the thread it ran on.
 
     Attributes:
         meta_variables: the encoder's variables, then the learner's own.
@@ -55,7 +90,6 @@ class AtariTaskRunner:
         arcade: Arcade,
         loss: ActorCriticLoss | None = None,
         unroll: int = 5,
-        report: Reporter | None = None,
     ):
         _refuse_unsuitable(learner)
         self.encoder = encoder
@@ -67,19 +101,16 @@ class AtariTaskRunner:
         self._learner = learner
         self.arcade = arcade
         self._loss = loss or ActorCriticLoss()
-        self._report = report
         self._agents: dict[tuple[int, bool], TracedAgent] = {}
         self._building = threading.Lock()
 
-    def train(self, seeded: SeededTask) -> TrainedTask:
+    def train(self, seeded: SeededTask) -> TrainedGame:
         """Plays and learns, and returns what the learner makes of it."""
         agent, start, state, evaluation = self._visit(seeded, judged=False)
         end = TaskEnd(agent.meta_learned(start), agent.meta_learned(state.parameters), ())
         update = self._learner.end_task(state.memory, end)
-        if self._report:
-            self._report(evaluation)
         numbers = [evaluation.losses, *update.meta_gradient]
-        return TrainedTask(
+        return TrainedGame(
             meta_gradient=update.meta_gradient,
             metrics={
                 "loss": float(evaluation.losses.mean()),
@@ -91,6 +122,7 @@ class AtariTaskRunner:
                 **{name: float(value) for name, value in update.metrics.items()},
             },
             finite=all(bool(np.all(np.isfinite(number))) for number in numbers),
+            visit=evaluation,
         )
 
     def evaluate(self, seeded: SeededTask) -> GameEvaluation:

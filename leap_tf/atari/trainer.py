@@ -1,16 +1,18 @@
 """The trainer of games: an encoder in, a learned encoder out."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 
 from leap_tf.atari.arcade import Arcade
 from leap_tf.atari.evaluation import GameEvaluation, GameEvaluations
 from leap_tf.atari.loss import ActorCriticLoss
-from leap_tf.atari.task_runner import AtariTaskRunner, Reporter
+from leap_tf.atari.task_runner import AtariTaskRunner, TrainedGame
 from leap_tf.learners import Leap, Learner
-from leap_tf.training import MetaLoop, ThreadPool, available_cores
+from leap_tf.training import MetaLoop, Parts, TaskPool, ThreadPool, available_cores
+
+Reporter = Callable[[GameEvaluation], None]
 
 
 class AtariTrainer(MetaLoop):
@@ -31,8 +33,11 @@ class AtariTrainer(MetaLoop):
         parallel_games: games played at the same time, by default one per core. Call
             `leap_tf.one_thread_per_task()` first of all. Results do not depend on it.
         unroll: steps of each copy between two updates.
-        report: called after every visit of training, from the thread it ran on.
+        report: called with every visit of training, in order.
         seed: decides everything random.
+        tolerated_failures: the share of a meta-batch that may raise; a meta-step goes on without
+            such games and counts them as `tasks_failed`. By default the first one ends `fit`.
+        pool: where games are played; by default `parallel_games` threads of this process.
 
     Raises:
         ValueError: the encoder, the learner, an optimizer or a number cannot be used, and why.
@@ -52,11 +57,11 @@ class AtariTrainer(MetaLoop):
         unroll: int = 5,
         report: Reporter | None = None,
         seed: int = 0,
+        tolerated_failures: float = 0.0,
+        pool: TaskPool | None = None,
     ):
         learner = copy.copy(learner) if learner else Leap()  # it will know this encoder's variables
-        self.runner = AtariTaskRunner(
-            encoder, inner_optimizer, learner, arcade, loss, unroll, report
-        )
+        self.runner = AtariTaskRunner(encoder, inner_optimizer, learner, arcade, loss, unroll)
         super().__init__(
             encoder,
             meta_optimizer,
@@ -67,9 +72,11 @@ class AtariTrainer(MetaLoop):
             self.runner.meta_variables,
             steps_per_task,
             meta_batch_size,
-            ThreadPool(available_cores() if parallel_games is None else parallel_games),
+            pool or ThreadPool(available_cores() if parallel_games is None else parallel_games),
             None,
             seed,
+            tolerated_failures,
+            report and (lambda trained: report(trained.visit)),
         )
 
     @property
@@ -78,3 +85,9 @@ class AtariTrainer(MetaLoop):
 
     def summary(self, results: Sequence[GameEvaluation]) -> GameEvaluations:
         return GameEvaluations(tuple(results))
+
+    def read_trained(self, parts: Parts) -> TrainedGame:
+        return TrainedGame.from_parts(parts, self.meta_variables, self.runner.lasting_state)
+
+    def read_judged(self, parts: Parts) -> GameEvaluation:
+        return GameEvaluation.from_parts(parts)

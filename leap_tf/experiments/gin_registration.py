@@ -50,7 +50,7 @@ def calling(cls: type) -> Callable:
     return build
 
 
-configured_study = gin.external_configurable(study, "study", denylist=["data_dir"])
+configured_study = gin.external_configurable(study, "study", denylist=["data_dir", "pool"])
 configured_meta_train = gin.external_configurable(
     meta_train, "meta_train", denylist=["study", "run"]
 )
@@ -69,7 +69,7 @@ gin.external_configurable(mlp, module="models")
 gin.external_configurable(alphabet_splits, module="tasks", denylist=["seed", "data_dir"])
 gin.external_configurable(multi_cv_splits, module="tasks", denylist=["seed", "data_dir"])
 gin.external_configurable(sinusoid_splits, module="tasks", denylist=["seed", "data_dir"])
-gin.external_configurable(calling(MetaTrainer), "MetaTrainer", denylist=["model", "seed"])
+gin.external_configurable(calling(MetaTrainer), "MetaTrainer", denylist=["model", "seed", "pool"])
 for _rule in (StopWhenMastered, StopWhenStalled):
     gin.external_configurable(calling(_rule), _rule.__name__, module="training")
 for _class in (
@@ -124,21 +124,32 @@ def read_configuration(files: Sequence[str | os.PathLike], bindings: Sequence[st
         raise ConfigurationError(
             f"No such gin file: {', '.join(missing)}. The project's own are in gin_configs/."
         )
-    gin.clear_config()
-    try:
-        gin.parse_config_files_and_bindings(
-            [str(file) for file in files], list(bindings), finalize_config=True
-        )
-    except (ValueError, SyntaxError, RuntimeError, OSError, ImportError) as error:
-        raise ConfigurationError(f"The configuration cannot be read: {error}") from error
-    text = gin.config_str()
-    _refuse_unused_scopes(text)
-    return text
+    return _parsed([str(file) for file in files], bindings)
+
+
+def parse_configuration(text: str) -> None:
+    """Takes a whole configuration from text that `read_configuration` has returned.
+
+    Raises:
+        ConfigurationError: it names something that does not exist.
+    """
+    _parsed([], [text])
 
 
 def operative_configuration() -> str:
     """Returns the bindings that were used so far, defaults included, as text."""
     return gin.operative_config_str()
+
+
+def _parsed(files, bindings):
+    gin.clear_config()
+    try:
+        gin.parse_config_files_and_bindings(files, list(bindings), finalize_config=True)
+    except (ValueError, SyntaxError, RuntimeError, OSError, ImportError) as error:
+        raise ConfigurationError(f"The configuration cannot be read: {error}") from error
+    text = gin.config_str()
+    _refuse_unused_scopes(text)
+    return text
 
 
 def _refuse_unused_scopes(text):

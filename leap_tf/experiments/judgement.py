@@ -53,9 +53,9 @@ def judge(
     tasks = getattr(study.tasks, split)
     evaluations = {}
     if baseline:  # first, while everything is fresh
-        evaluations[FRESH] = _evaluate(trainer, tasks, steps, FRESH)
+        evaluations[FRESH] = _evaluate(trainer, tasks, steps, split, FRESH)
     restore_learned(trainer, run)
-    evaluations = {LEARNED: _evaluate(trainer, tasks, steps, LEARNED), **evaluations}
+    evaluations = {LEARNED: _evaluate(trainer, tasks, steps, split, LEARNED), **evaluations}
     record = {
         "split": split,
         "steps": steps or trainer.steps_per_task,
@@ -134,9 +134,9 @@ def as_record(evaluation: Evaluation, target_error: float) -> dict:
     }
 
 
-def _evaluate(trainer, tasks, steps, name):
+def _evaluate(trainer, tasks, steps, split, name):
     print(f"Adapting to {len(tasks)} held-out tasks: {name}", file=sys.stderr)
-    return trainer.evaluate(tasks, steps)
+    return trainer.evaluate(tasks, steps, split)
 
 
 def _number(value, digits=None):

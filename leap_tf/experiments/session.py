@@ -18,10 +18,16 @@ from leap_tf.experiments.gin_registration import (
     read_configuration,
 )
 from leap_tf.experiments.interruption import exit_on_signals, stop_on_signals
+from leap_tf.experiments.pool_choice import THREADS, PoolChoice
+from leap_tf.experiments.recipes import StudyRecipe
 from leap_tf.experiments.run_directory import RunDirectory, write_atomically
 from leap_tf.experiments.sweep import Sweep, SweepError
+from leap_tf.training import TaskPoolError
 
 Path = str | os.PathLike
+
+# What a user can mend.
+_MENDABLE = (ValueError, TypeError, OSError, FloatingPointError, SweepError, TaskPoolError)
 
 
 @contextlib.contextmanager
@@ -36,7 +42,7 @@ def one_line_errors() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-    except (ValueError, TypeError, OSError, FloatingPointError, SweepError) as error:
+    except _MENDABLE as error:
         absl_logging.debug("The error that follows in one line", exc_info=True)
         raise SystemExit(f"{type(error).__name__}: {error}") from None
 
@@ -46,6 +52,7 @@ def train(
     gin_params: Sequence[str],
     output_dir: Path,
     data_dir: Path | None = None,
+    pool: PoolChoice = THREADS,
 ) -> None:
     """Trains and judges the configured study in `output_dir`, or goes on with it there.
 
@@ -54,24 +61,29 @@ def train(
         gin_params: bindings over them.
         output_dir: the run's folder.
         data_dir: folder of prepared data sets.
+        pool: where tasks run; another one when a run goes on gives the same results.
 
     Raises:
-        ConfigurationError, RunDirectoryError, MissingDataError: what was asked for cannot be
-            done; nothing has been written over.
+        ConfigurationError, RunDirectoryError, MissingDataError, ClusterError: what was asked for
+            cannot be done; nothing has been written over.
     """
     run = RunDirectory(output_dir)
     config = read_configuration(gin_files, gin_params)
     run.check(config)
-    study = configured_study(data_dir=data_dir)
-    run.claim(config)  # only now: a study that cannot be built leaves no folder behind
-    write_atomically(run.operative_config, operative_configuration())
-    trainer = study.trainer
-    fresh = [(variable, variable.numpy()) for variable in trainer.variables]
-    with stop_on_signals(trainer):
-        configured_meta_train(study=study, run=run)
-    for variable, value in fresh:
-        variable.assign(value)
-    print(configured_judge(study=study, run=run))
+    recipe = StudyRecipe(config, None if data_dir is None else os.path.abspath(data_dir))
+    with pool.open(recipe) as opened:
+        study = configured_study(data_dir=data_dir, pool=opened)
+        run.claim(config)  # only now: a study that cannot be built leaves no folder behind
+        write_atomically(run.operative_config, operative_configuration())
+        if opened:
+            opened.start()
+        trainer = study.trainer
+        fresh = [(variable, variable.numpy()) for variable in trainer.variables]
+        with stop_on_signals(trainer):
+            configured_meta_train(study=study, run=run)
+        for variable, value in fresh:
+            variable.assign(value)
+        print(configured_judge(study=study, run=run))
     write_atomically(run.operative_config, operative_configuration())
     print(f"Learned initialization, metrics, evaluation and plots are in {run.path}.")
 

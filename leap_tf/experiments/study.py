@@ -7,7 +7,7 @@ from collections.abc import Callable
 import keras
 
 from leap_tf.tasks import TaskSplits
-from leap_tf.training import MetaTrainer
+from leap_tf.training import MetaTrainer, TaskPool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +24,7 @@ def study(
     trainer: Callable[..., MetaTrainer] = MetaTrainer,
     seed: int = 0,
     data_dir: str | os.PathLike | None = None,
+    pool: TaskPool | None = None,
 ) -> Study:
     """Builds a study. The same arguments give the same study, initial weights included.
 
@@ -33,7 +34,9 @@ def study(
         trainer: makes the trainer, called as trainer(model=…, seed=…).
         seed: decides initial weights, splits and everything drawn later.
         data_dir: the folder of prepared data sets.
+        pool: where tasks run, trainer(…, pool=pool) if there is one.
     """
     splits = tasks(seed=seed, data_dir=data_dir)
     keras.utils.set_random_seed(seed)
-    return Study(trainer=trainer(model=model(), seed=seed), tasks=splits)
+    where = {} if pool is None else {"pool": pool}
+    return Study(trainer=trainer(model=model(), seed=seed, **where), tasks=splits)

@@ -15,69 +15,36 @@ import abc
 import contextlib
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from leap_tf.functional import refuse_hidden_state, refuse_loss_scaling
 from leap_tf.learners import Learner
-from leap_tf.tasks import Task, TaskDistribution
+from leap_tf.tasks import Task, TaskDistribution, TaskSplits
 from leap_tf.training.checkpoint import (
     CheckpointFolder,
     CheckpointMismatchError,
     TrainingState,
 )
+from leap_tf.training.meta_batch import MetaBatch
+from leap_tf.training.parts import Divisible, Parts
 from leap_tf.training.progress import ProgressDisplay
-from leap_tf.training.seeded_task import SeededTask, TrainedTask
+from leap_tf.training.runner import Judge, Runner, Summary
+from leap_tf.training.seeded_task import TaskAddress, TrainedTask
 from leap_tf.training.stopping import (
     recall_stopping,
     refuse_restoring_weights,
     remember_stopping,
 )
-from leap_tf.training.task_pool import TaskPool
-
-# Streams of random numbers, kept apart by the second word of their seed.
-_TRAINING, _VALIDATION, _EVALUATION = range(3)
-
-
-class MetaTrainingDivergedError(FloatingPointError):
-    """Every task of a meta-batch diverged; the last good initialization is kept."""
+from leap_tf.training.task_draws import EVALUATION, VALIDATION, TaskDraws
+from leap_tf.training.task_pool import Job, TaskFailure, TaskPool
 
 
 class _StopRequestedError(Exception):
     """A stop was asked for in the middle of a meta-step."""
-
-
-class Runner(Protocol):
-    """Trains on single tasks, from the present initialization.
-
-    Attributes:
-        meta_variables: the variables that are meta-learned, those of the learner among them.
-        lasting_state: other variables that keep what a task left in them; usually none.
-    """
-
-    meta_variables: list[keras.Variable]
-    lasting_state: list[keras.Variable]
-
-    def train(self, seeded: SeededTask) -> TrainedTask:
-        """Trains on a task and returns what the learner makes of it."""
-
-
-class Judge(Protocol):
-    """Adapts to single tasks, from the present initialization, and judges how well it went."""
-
-    def evaluate(self, seeded: SeededTask) -> Any:
-        """Trains on a task without a meta-learner and returns how well that went."""
-
-
-class Summary(Protocol):
-    """What was found on several tasks."""
-
-    def metrics(self) -> Mapping[str, float]:
-        """Returns their means, by name."""
 
 
 class MetaLoop(abc.ABC):
@@ -96,6 +63,11 @@ class MetaLoop(abc.ABC):
         pool: where tasks run.
         stopping: the rule by which tasks end early, or None.
         seed: decides everything random.
+        tolerated_failures: the share of a meta-batch that may fail.
+        report: called with what the runner returns for every task, in order.
+
+    Attributes:
+        task_variables: all variables that the results of tasks depend on.
 
     Raises:
         ValueError: an optimizer or a number cannot be used, and why.
@@ -115,9 +87,16 @@ class MetaLoop(abc.ABC):
         pool: TaskPool,
         stopping: object | None,
         seed: int,
+        tolerated_failures: float = 0.0,
+        report: Callable[[Any], None] | None = None,
     ):
         check_at_least("steps_per_task", steps_per_task, learner.minimum_steps)
         check_at_least("meta_batch_size", meta_batch_size, 1)
+        if not 0.0 <= tolerated_failures < 1.0:
+            raise ValueError(
+                f"tolerated_failures is a share of the meta-batch, at least 0 and below 1, and is "
+                f"{tolerated_failures}."
+            )
         if learner.sequential and meta_batch_size != 1:
             raise ValueError(
                 f"{type(learner).__name__} trains on one task after another, each from where the "
@@ -134,10 +113,15 @@ class MetaLoop(abc.ABC):
         self.steps_per_task = steps_per_task
         self.meta_batch_size = meta_batch_size
         self.seed = seed
+        self.pool = pool
+        self.tolerated_failures = tolerated_failures
         self.meta_variables = list(runner.meta_variables)
+        every = [*variables, *model.variables]
+        self.task_variables = list({id(variable): variable for variable in every}.values())
         self._runner = runner
         self._judge = judge
-        self._pool = pool
+        self._report = report
+        self._draws = TaskDraws(learner, steps_per_task, meta_batch_size, seed)
         meta_optimizer.build(self.meta_variables)
         self._state = TrainingState(variables, meta_optimizer, seed, type(learner).__name__)
         self._stop_requested = False
@@ -152,6 +136,14 @@ class MetaLoop(abc.ABC):
     @abc.abstractmethod
     def summary(self, results: Sequence[Any]) -> Summary:
         """Returns what the judge found on several tasks as one."""
+
+    @abc.abstractmethod
+    def read_judged(self, parts: Parts) -> Any:
+        """Returns what the judge found on a task elsewhere; raises UnfitPartsError."""
+
+    def read_trained(self, parts: Parts) -> TrainedTask:
+        """Returns what the runner made of a task elsewhere; raises UnfitPartsError."""
+        return TrainedTask.from_parts(parts, self.meta_variables, self._runner.lasting_state)
 
     @property
     def meta_step(self) -> int:
@@ -182,8 +174,8 @@ class MetaLoop(abc.ABC):
             callbacks: Keras callbacks; a meta-step is their epoch, the model's weights are the
                 initialization. Metrics: `loss` and `error` (means over the steps and tasks of
                 the meta-batch), `final_loss`, `meta_gradient_norm`, `gradient_steps`,
-                `tasks_skipped`, the learner's own, and `val_loss`, `val_error`, `val_auc`,
-                `val_final_loss`, `val_path_length`, `val_path_energy`, `val_diverged`.
+                `tasks_skipped`, `tasks_failed`, the learner's own, and `val_loss`, `val_error`,
+                `val_auc`, `val_final_loss`, `val_path_length`, `val_path_energy`, `val_diverged`.
             validation_freq: meta-steps from one validation to the next.
             validation_steps: gradient steps on a validation task; `steps_per_task` by default.
             checkpoint_dir: where checkpoints are kept.
@@ -197,6 +189,7 @@ class MetaLoop(abc.ABC):
         Raises:
             MetaTrainingDivergedError: all tasks of a meta-batch diverged.
             ValueError: a task has no batches, or not what the model takes.
+            TaskFailedError: more tasks failed than are tolerated; if none are, what it raised.
             CheckpointMismatchError, CheckpointUnreadableError: the checkpoints are of another
                 run, or none of them can be read.
             RuntimeError: an earlier `fit` was broken off in mid-step and left no checkpoint.
@@ -236,7 +229,9 @@ class MetaLoop(abc.ABC):
                     for variable, value in zip(self._runner.lasting_state, state):
                         variable.assign(value)
                     if validation_tasks and (epoch + 1) % validation_freq == 0:
-                        found = self._evaluate(validation_tasks, validation_steps, _VALIDATION)
+                        found = self._evaluate(
+                            validation_tasks, validation_steps, VALIDATION, "validation"
+                        )
                         logs |= {f"val_{name}": value for name, value in found.metrics().items()}
                     progress.meta_step += 1
                     callback_list.on_epoch_end(epoch, logs)
@@ -276,16 +271,45 @@ class MetaLoop(abc.ABC):
         """Whether the last `fit` returned early because it was asked to."""
         return self._was_stopped
 
-    def evaluate(self, tasks: Iterable[Task], steps: int | None = None) -> Any:
-        """Adapts to each task from the initialization; returns the `summary` of how it went."""
+    def evaluate(self, tasks: Iterable[Task], steps: int | None = None, split: str = "test") -> Any:
+        """Adapts to each task from the initialization; returns the `summary` of how it went.
+
+        Args:
+            tasks: tasks to adapt to.
+            steps: gradient steps; `steps_per_task` by default.
+            split: "test" or "validation", whichever tasks of the study these are: workers
+                elsewhere find them by it. Results do not depend on it.
+        """
         if steps is None:
             steps = self.steps_per_task
         check_at_least("steps", steps, 1)
-        return self._evaluate(tasks, steps, _EVALUATION)
+        return self._evaluate(tasks, steps, EVALUATION, split)
+
+    def run_again(
+        self, job: str, tasks: TaskSplits, address: TaskAddress, seed: int, steps: int
+    ) -> tuple[str, Divisible]:
+        """Does for a pool what another process, of which this is a replica, asks for.
+
+        Args:
+            job: "train" or "evaluate".
+            tasks: all of the study.
+            address: where the task is among them.
+            seed: of the visit.
+            steps: gradient steps.
+
+        Returns:
+            The task's name, and its result.
+
+        Raises:
+            ValueError: this is no replica of that study, or the task cannot be used.
+        """
+        seeded = self._draws.again(tasks, address, seed, steps)
+        run = {"train": self._runner.train, "evaluate": self._judge.evaluate}[job]
+        return seeded.task.name, run(seeded)
 
     def evaluation_seed(self, index: int) -> int:
         """Returns the seed that `evaluate` gives the task at this place among its tasks."""
-        return self._seed_of_judged(_EVALUATION, index)
+        return self._draws.seed_of_judged(EVALUATION, index)
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes initialization, meta-optimizer, history and random state to a checkpoint."""
@@ -325,59 +349,29 @@ class MetaLoop(abc.ABC):
         self, distribution, epoch
     ) -> tuple[list[tf.Tensor], Sequence[tf.Tensor], dict[str, Any]]:
         """Trains the tasks of a meta-batch: mean meta-gradient, lasting state, and metrics."""
-        rng = np.random.default_rng([self.seed, _TRAINING, epoch])
-        tasks = self.learner.draw_tasks(distribution, self.meta_batch_size, epoch, rng)
-        if not tasks:
-            raise ValueError(
-                f"{distribution!r} gave no tasks when asked for {self.meta_batch_size}."
-            )
-        steps = self.learner.training_steps(self.steps_per_task, self.meta_batch_size)
-        seeded = [SeededTask(task, int(rng.integers(2**31)), steps) for task in tasks]
-        total: Sequence[tf.Tensor] | None = None
-        state: Sequence[tf.Tensor] = ()
-        metrics: list[Mapping[str, float]] = []
-        skipped = 0
-        with contextlib.closing(self._pool.map(self._runner.train, seeded)) as results:
+        tasks = self._draws.meta_batch(distribution, epoch)
+        batch = MetaBatch(epoch + 1, len(tasks), self.tolerated_failures)
+        job: Job[Any] = Job("train", self._runner.train, self.read_trained)
+        with contextlib.closing(self.pool.map(job, self.task_variables, tasks)) as results:
             for result in results:
                 if self._stop_requested:
                     raise _StopRequestedError
-                if not result.finite:
-                    skipped += 1
-                    continue
-                gradient = result.meta_gradient
-                total = gradient if total is None else [a + b for a, b in zip(total, gradient)]
-                state = result.state
-                metrics.append(result.metrics)
-        if total is None:
-            raise MetaTrainingDivergedError(
-                f"All {skipped} tasks of meta-step {epoch + 1} diverged (loss or meta-gradient "
-                "not finite). The initialization before it is kept. Lower the inner learning "
-                "rate, clip its gradients, or lower the meta learning rate."
-            )
-        mean = [gradient / tf.cast(len(metrics), gradient.dtype) for gradient in total]
-        logs: dict[str, Any] = {
-            name: float(np.mean([task[name] for task in metrics])) for name in metrics[0]
-        }
-        logs["gradient_steps"] = sum(task["gradient_steps"] for task in metrics)
-        logs["meta_gradient_norm"] = float(tf.linalg.global_norm(mean))
-        logs["tasks_skipped"] = skipped
-        return [tf.cast(g, v.dtype) for g, v in zip(mean, self.meta_variables)], state, logs
+                batch.add(result)
+                if self._report and isinstance(result, TrainedTask):
+                    self._report(result)
+        gradients, logs = batch.mean(self.meta_variables)
+        return gradients, batch.state, logs
 
-    def _evaluate(self, tasks, steps, stream):
-        seeded = [
-            SeededTask(
-                self.learner.judged_task(task),
-                self._seed_of_judged(stream, index),
-                steps,
-            )
-            for index, task in enumerate(tasks)
-        ]
-        if not seeded:
-            raise ValueError("There are no tasks to evaluate.")
-        return self.summary(list(self._pool.map(self._judge.evaluate, seeded)))
-
-    def _seed_of_judged(self, stream, index):
-        return int(np.random.default_rng([self.seed, stream, index]).integers(2**31))
+    def _evaluate(self, tasks, steps, stream, split):
+        seeded = self._draws.judged(tasks, steps, stream, split)
+        job: Job[Any] = Job("evaluate", self._judge.evaluate, self.read_judged)
+        results = []
+        with contextlib.closing(self.pool.map(job, self.task_variables, seeded)) as found:
+            for result in found:
+                if isinstance(result, TaskFailure):
+                    raise result.as_error()
+                results.append(result)
+        return self.summary(results)
 
 
 @contextlib.contextmanager

@@ -11,9 +11,10 @@ from leap_tf.learners import Leap, Learner
 from leap_tf.tasks import Task
 from leap_tf.training.evaluation import Evaluation, TaskEvaluation
 from leap_tf.training.meta_loop import MetaLoop
+from leap_tf.training.parts import Parts
 from leap_tf.training.runner_bank import RunnerBank
 from leap_tf.training.stop_rules import StopRule
-from leap_tf.training.task_pool import ThreadPool
+from leap_tf.training.task_pool import TaskPool, ThreadPool
 from leap_tf.training.task_runner import TaskRunner
 from leap_tf.training.threads import available_cores
 
@@ -44,6 +45,9 @@ class MetaTrainer(MetaLoop):
         transductive: whether held-out examples are judged with the statistics of their own
             batch in batch norm. By default the running ones of the task's training are used.
         seed: decides everything random.
+        tolerated_failures: the share of a meta-batch that may raise; a meta-step goes on without
+            such tasks and counts them as `tasks_failed`. By default the first one ends `fit`.
+        pool: where tasks run; by default `parallel_tasks` threads of this process.
 
     Attributes:
         model: the model that was given, or what the learner made of it (HAT, Progressive Nets).
@@ -70,6 +74,8 @@ class MetaTrainer(MetaLoop):
         judged_optimizer: keras.optimizers.Optimizer | None = None,
         transductive: bool = False,
         seed: int = 0,
+        tolerated_failures: float = 0.0,
+        pool: TaskPool | None = None,
     ):
         learner = copy.copy(learner) if learner else Leap()  # it will know this model's variables
         models = learner.training_models(model, task_layers)
@@ -110,9 +116,10 @@ class MetaTrainer(MetaLoop):
             [*saved.values(), *self._learner_variables],
             steps_per_task,
             meta_batch_size,
-            ThreadPool(available_cores() if parallel_tasks is None else parallel_tasks),
+            pool or ThreadPool(available_cores() if parallel_tasks is None else parallel_tasks),
             stopping,
             seed,
+            tolerated_failures,
         )
 
     @property
@@ -124,7 +131,9 @@ class MetaTrainer(MetaLoop):
     def learner_variables(self) -> list[keras.Variable]:
         return self._learner_variables
 
-    def evaluate(self, tasks: Iterable[Task], steps: int | None = None) -> Evaluation:
+    def evaluate(
+        self, tasks: Iterable[Task], steps: int | None = None, split: str = "test"
+    ) -> Evaluation:
         """Adapts to each task from the initialization and judges on its held-out examples.
 
         Adaptation uses batch statistics and fresh task layers, exactly as in meta-training.
@@ -134,6 +143,8 @@ class MetaTrainer(MetaLoop):
         Args:
             tasks: tasks to adapt to.
             steps: gradient steps; `steps_per_task` by default.
+            split: "test" or "validation", whichever tasks of the study these are: workers
+                elsewhere find them by it. Results do not depend on it.
 
         Returns:
             Errors and curves of every task.
@@ -141,7 +152,10 @@ class MetaTrainer(MetaLoop):
         Raises:
             ValueError: there are no tasks, a task has no batches, or not what the model takes.
         """
-        return super().evaluate(tasks, steps)
+        return super().evaluate(tasks, steps, split)
 
     def summary(self, results: Sequence[TaskEvaluation]) -> Evaluation:
         return Evaluation(tuple(results))
+
+    def read_judged(self, parts: Parts) -> TaskEvaluation:
+        return TaskEvaluation.from_parts(parts)

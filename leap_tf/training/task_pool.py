@@ -1,38 +1,99 @@
-"""Where tasks run: a function, a list of items, and the results in the order of the items.
+"""Where tasks run: a job, the present weights, and the results in the order of the tasks.
 
-The outer loop sees nothing of a pool but `map`, so tasks can run in threads, in processes or
-on other machines without its knowing.
+The outer loop sees nothing of a pool but `map`, so tasks can run in threads or on other machines
+without its knowing. A pool elsewhere has replicas of the study. To it travel the name of the
+job, the weights, and of each task its address, seed and steps; what comes back, `Job.read` checks.
+
+A task that raises does not end the map: its `TaskFailure` comes in its place.
 """
 
 import collections
 import concurrent.futures
-from collections.abc import Callable, Generator, Iterable
-from typing import Protocol, TypeVar
+import dataclasses
+from collections.abc import Callable, Generator, Iterable, Sequence
+from typing import Generic, Protocol, TypeVar
+
+import keras
+
+from leap_tf.training.parts import Parts
+from leap_tf.training.seeded_task import SeededTask
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+class TaskPoolError(RuntimeError):
+    """A pool cannot work."""
+
+
+class TaskFailedError(TaskPoolError):
+    """A task raised, or nothing could finish it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskFailure:
+    """A task that has no result.
+
+    Attributes:
+        task: its name.
+        seed: of this visit.
+        message: what went wrong.
+        error: what was raised, if that was in this process.
+    """
+
+    task: str
+    seed: int
+    message: str
+    error: Exception | None = None
+
+    def __str__(self) -> str:
+        return f"Task {self.task!r} with seed {self.seed} failed: {self.message}"
+
+    def as_error(self) -> Exception:
+        """Returns what was raised, or a `TaskFailedError` that tells of it."""
+        return self.error or TaskFailedError(str(self))
+
+
+@dataclasses.dataclass(frozen=True)
+class Job(Generic[Result]):
+    """What is to be done with every task of a map.
+
+    Attributes:
+        name: what a replica of the study is asked to do, "train" or "evaluate".
+        run: does it here.
+        read: makes the result of what came from a replica; raises UnfitPartsError.
+    """
+
+    name: str
+    run: Callable[[SeededTask], Result]
+    read: Callable[[Parts], Result]
+
+
 class TaskPool(Protocol):
-    """Runs a function over items."""
+    """Does a job with tasks."""
 
     def map(
-        self, function: Callable[[Item], Result], items: Iterable[Item]
-    ) -> Generator[Result, None, None]:
-        """Yields `function(item)` for each item, in the order of the items.
+        self, job: Job[Result], weights: Sequence[keras.Variable], tasks: Sequence[SeededTask]
+    ) -> Generator[Result | TaskFailure, None, None]:
+        """Yields the result or the failure of each task, in the order of the tasks.
 
-        Closing the iterator early lets started items end and starts no others.
+        Closing the iterator early lets started tasks end and starts no others.
+
+        Args:
+            job: what to do.
+            weights: all variables that results depend on. They keep their values meanwhile.
+            tasks: what to do it with.
+
+        Raises:
+            TaskPoolError: the pool cannot go on, and what to look at.
         """
 
 
 class ThreadPool:
-    """Runs items on threads of this process; TensorFlow releases Python's lock while it works.
-
-    At most twice as many items as threads are started ahead of the one that is awaited, so
-    finished results do not pile up behind a slow one.
+    """Runs tasks on threads of this process; TensorFlow releases Python's lock while it works.
 
     Args:
-        threads: how many items run at the same time.
+        threads: how many tasks run at the same time.
 
     Raises:
         ValueError: `threads` is not positive.
@@ -44,18 +105,40 @@ class ThreadPool:
         self.threads = threads
 
     def map(
-        self, function: Callable[[Item], Result], items: Iterable[Item]
-    ) -> Generator[Result, None, None]:
-        remaining = iter(items)
-        started: collections.deque[concurrent.futures.Future[Result]] = collections.deque()
-        with concurrent.futures.ThreadPoolExecutor(self.threads) as executor:
+        self, job: Job[Result], weights: Sequence[keras.Variable], tasks: Sequence[SeededTask]
+    ) -> Generator[Result | TaskFailure, None, None]:
+        def attempt(seeded: SeededTask) -> Result | TaskFailure:
             try:
-                for item in remaining:
-                    started.append(executor.submit(function, item))
-                    if len(started) == 2 * self.threads:
-                        yield started.popleft().result()
-                while started:
+                return job.run(seeded)
+            except Exception as error:
+                return failure_of(seeded, error)
+
+        return map_in_threads(attempt, tasks, self.threads)
+
+
+def failure_of(seeded: SeededTask, error: Exception) -> TaskFailure:
+    """Returns the failure of a task that raised."""
+    return TaskFailure(seeded.task.name, seeded.seed, f"{type(error).__name__}: {error}", error)
+
+
+def map_in_threads(
+    function: Callable[[Item], Result], items: Iterable[Item], threads: int
+) -> Generator[Result, None, None]:
+    """Yields `function(item)` for each item, in the order of the items.
+
+    At most twice as many items as threads are started ahead of the one that is awaited, so
+    finished results do not pile up behind a slow one. Closing the iterator early lets started
+    items end and starts no others.
+    """
+    started: collections.deque[concurrent.futures.Future[Result]] = collections.deque()
+    with concurrent.futures.ThreadPoolExecutor(threads) as executor:
+        try:
+            for item in items:
+                started.append(executor.submit(function, item))
+                if len(started) == 2 * threads:
                     yield started.popleft().result()
-            finally:
-                for future in started:
-                    future.cancel()
+            while started:
+                yield started.popleft().result()
+        finally:
+            for future in started:
+                future.cancel()

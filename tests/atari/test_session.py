@@ -198,3 +198,14 @@ def test_every_configuration_builds_a_study(name):
         assert study.trainer.steps_per_task * 5 * 32 == 5_000_000
         for game in names[:3]:
             assert AtariEnvironment(game, copies=1).actions <= 10
+
+
+def test_a_run_on_ray_workers_gives_the_same_encoder(finished, tmp_path):
+    pytest.importorskip("ray", reason='needs the extra: pip install "leap-tf[cluster]"')
+    arguments = [*train_command(tmp_path / "run"), "--pool=ray", "--workers=2"]
+    result = run(arguments, RAY_AUTH_MODE="disabled")
+    assert result.returncode == 0, result.stderr
+    for array, other in zip(learned(tmp_path / "run"), learned(finished[0]), strict=True):
+        np.testing.assert_array_equal(array, other)
+    assert without_times(tmp_path / "run") == without_times(finished[0])
+    assert len((tmp_path / "run" / "visits.jsonl").read_text().splitlines()) == 8

@@ -15,6 +15,7 @@ from leap_tf.atari import (
     AtariTaskRunner,
     ColourBandit,
     Game,
+    GameEvaluation,
     RMSProp,
     actor_critic,
     actor_critic_loss,
@@ -22,10 +23,11 @@ from leap_tf.atari import (
     trained_variables,
 )
 from leap_tf.atari.encoder import forward
+from leap_tf.atari.task_runner import TrainedGame
 from leap_tf.atari.traced_agent import TracedAgent
 from leap_tf.atari.visit import play
 from leap_tf.geometry import PathGeometry, PathPoint, extend_path, start_path
-from leap_tf.training import SeededTask
+from leap_tf.training import Parts, SeededTask, UnfitPartsError
 from tests.atari.small import bandits, small_encoder
 
 
@@ -211,14 +213,35 @@ def test_a_direction_of_the_learner_is_taken():
     assert np.any(values[-1])  # the heads learned
 
 
-def test_every_visit_is_reported():
-    visits = []
-    agent = runner(report=visits.append)
-    agent.train(SeededTask(bandit(), seed=2, steps=5))
-    agent.evaluate(SeededTask(bandit(), seed=2, steps=5))
-    (seen,) = visits
-    assert (seen.game, seen.seed, seen.updates) == ("bandit4", 2, 5)
-    assert seen.seconds > 0
+def test_what_came_of_a_visit_survives_being_taken_apart():
+    agent = runner()
+    trained = agent.train(SeededTask(bandit(), seed=2, steps=5))
+    assert (trained.visit.game, trained.visit.seed, trained.visit.updates) == ("bandit4", 2, 5)
+    assert trained.visit.seconds > 0
+    again = TrainedGame.from_parts(trained.parts(), agent.meta_variables, agent.lasting_state)
+    assert_same(again.meta_gradient, trained.meta_gradient)
+    assert again.metrics == trained.metrics
+    judged = agent.evaluate(SeededTask(bandit(), seed=2, steps=5))
+    for visit in (trained.visit, judged):
+        read = GameEvaluation.from_parts(visit.parts())
+        assert read.episodes == visit.episodes
+        assert len(read.episodes) > 0
+        assert (read.seconds, read.path_length) == (visit.seconds, visit.path_length)
+        assert_same([read.losses, read.rewards], [visit.losses, visit.rewards])
+
+
+def test_parts_that_are_of_no_visit_are_refused():
+    agent = runner()
+    parts = agent.train(SeededTask(bandit(), seed=2, steps=2)).parts()
+    for visit, message in (
+        (None, "nothing of the visit"),
+        ({**parts.plain["visit"], "episodes": [["high", 3]]}, "no episode"),
+        ({**parts.plain["visit"], "copies": None}, "copies of a result is NoneType"),
+    ):
+        with pytest.raises(UnfitPartsError, match=message):
+            TrainedGame.from_parts(
+                Parts({**parts.plain, "visit": visit}, parts.arrays), agent.meta_variables, []
+            )
 
 
 def test_divergence_is_told():

@@ -8,8 +8,11 @@ import pytest
 
 import leap_tf
 from leap_tf.atari import AtariTrainer, RMSProp
+from leap_tf.cluster import Replica
+from leap_tf.cluster.wire import decode
+from leap_tf.cluster.worker import TaskWorker
 from leap_tf.learners.sequential import SequentialLearner
-from leap_tf.tasks import FiniteTasks
+from leap_tf.tasks import FiniteTasks, TaskSplits
 from leap_tf.training import SeededTask
 from tests.atari.small import bandits, small_encoder
 
@@ -105,3 +108,39 @@ def test_games_are_judged_and_nothing_changes():
 def test_the_trainer_leaves_the_learner_alone():
     learner = leap_tf.Leap()
     assert trainer(learner=learner).learner is not learner
+
+
+def test_every_visit_is_reported_in_order():
+    visits = []
+    reported = trainer(report=visits.append)
+    reported.fit(GAMES, 2, validation_tasks=GAMES.tasks[:1], verbose=False)
+    drawn = [
+        (seeded.task.name, seeded.seed)
+        for meta_step in (0, 1)
+        for seeded in reported._draws.meta_batch(GAMES, meta_step)
+    ]
+    assert [(visit.game, visit.seed) for visit in visits] == drawn
+
+
+def studied():
+    return Replica(trainer(), TaskSplits(GAMES, (), GAMES.tasks))
+
+
+def test_a_worker_elsewhere_plays_the_same_game():
+    driver, worker = studied(), TaskWorker(studied, own_process=False)
+    assert decode(worker.start()).failure is None
+    worker.load([variable.numpy() for variable in driver.trainer.task_variables], version=1)
+    seeded = driver.trainer._draws.meta_batch(GAMES, 0)[1]
+    for _ in range(2):  # the second time in environments that have been played in
+        message = decode(worker.run("train", 1, seeded.address, seeded.seed, seeded.steps))
+        assert message.task == seeded.task.name
+        played, expected = (
+            driver.trainer.read_trained(message.parts),
+            driver.trainer.runner.train(seeded),
+        )
+        assert_same(played.meta_gradient, expected.meta_gradient)
+        assert_same([played.visit.rewards], [expected.visit.rewards])
+    judged = driver.trainer._draws.judged(GAMES.tasks, 2, 2, "test")[2]
+    message = decode(worker.run("evaluate", 1, judged.address, judged.seed, judged.steps))
+    found = driver.trainer.read_judged(message.parts)
+    assert found.path_length == driver.trainer.runner.evaluate(judged).path_length

@@ -5,7 +5,7 @@ import pytest
 
 from leap_tf.experiments.judgement import as_record, table
 from leap_tf.experiments.plots import running_mean
-from leap_tf.training import Evaluation, TaskEvaluation, ThreadPool, area_under_curve, steps_to
+from leap_tf.training import Evaluation, TaskEvaluation, area_under_curve, steps_to
 
 
 def evaluation(*curves):
@@ -79,26 +79,3 @@ def test_records_are_plain_numbers():
     assert record["error"] == pytest.approx(0.2)
     assert record["tasks"][0]["steps_to_target"] == 1
     assert record["tasks"][0]["training_errors"] == [1.0, 0.2]
-
-
-def test_a_pool_gives_results_in_order_and_ends_early():
-    pool, seen = ThreadPool(3), []
-
-    def work(item):
-        seen.append(item)
-        return item * item
-
-    assert list(pool.map(work, range(20))) == [item * item for item in range(20)]
-    seen.clear()
-    results = pool.map(work, range(1000))
-    assert next(results) == 0
-    results.close()
-    assert len(seen) <= 10
-
-    def fail(item):
-        if item == 2:
-            raise ValueError("item 2")
-        return item
-
-    with pytest.raises(ValueError, match="item 2"):
-        list(pool.map(fail, range(5)))

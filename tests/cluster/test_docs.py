@@ -1,0 +1,31 @@
+"""What docs/cluster.md and examples/cluster say is so."""
+
+import pathlib
+import re
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def test_the_example_of_the_docs_builds_a_study():
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/cluster.md").read_text(), re.DOTALL)
+    names = {"__name__": "my_study"}
+    exec(compile(block, "docs/cluster.md", "exec"), names)
+    replica = names["study"]()
+    history = replica.trainer.fit(replica.tasks.train, 1, verbose=False).history
+    assert history["tasks_failed"] == [0]
+
+
+def test_the_job_for_kubernetes_has_the_version_that_is_installed():
+    yaml = pytest.importorskip("yaml", reason="comes with Ray")
+    job = yaml.safe_load((ROOT / "examples/cluster/rayjob.yaml").read_text())
+    pinned = re.search(
+        r"^ray==(.+)$", (ROOT / "requirements-cluster.txt").read_text(), re.MULTILINE
+    )
+    assert job["spec"]["rayClusterSpec"]["rayVersion"] == pinned[1]
+    arguments = job["spec"]["entrypoint"].split()
+    assert (ROOT / arguments[1]).exists()
+    flags = {argument.partition("=")[0].lstrip("-") for argument in arguments[2:]}
+    defined = re.findall(r'DEFINE_\w+\(\s*"(\w+)"', (ROOT / "bin/train.py").read_text())
+    assert flags <= set(defined)
