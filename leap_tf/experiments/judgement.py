@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from leap_tf.experiments.plots import plot_adaptation
-from leap_tf.experiments.run_directory import RunDirectory, write_atomically
+from leap_tf.experiments.run_directory import RunDirectory, replacing, write_atomically
 from leap_tf.experiments.study import Study
 from leap_tf.training import Evaluation, MetaTrainer
 
@@ -68,8 +68,10 @@ def judge(
         if again
         else (run.evaluation, "adaptation.png")
     )
+    with replacing(run.plots / picture) as partial:
+        plot_adaptation(evaluations, partial)
+    # Last: a run that has it is finished.
     write_atomically(file, json.dumps(record, indent=1, allow_nan=False) + "\n")
-    plot_adaptation(evaluations, run.plots / picture)
     return table(evaluations, target_error, trainer.transductive)
 
 

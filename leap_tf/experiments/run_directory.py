@@ -15,6 +15,7 @@ lock                    held by the process at work here
 plots/                  learning_curve.png, adaptation.png
 """
 
+import contextlib
 import difflib
 import fcntl
 import importlib.metadata
@@ -22,6 +23,7 @@ import json
 import os
 import pathlib
 import platform
+from collections.abc import Iterator
 from typing import TextIO
 
 import tensorflow as tf
@@ -161,5 +163,24 @@ def describe_environment() -> dict:
 def write_atomically(path: pathlib.Path, text: str) -> None:
     """Writes a file that is either whole or not there."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
+    try:
+        partial.write_text(text)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+    partial.replace(path)
+
+
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Gives a path to write to, which takes the place of `path` once the block has ended well.
+
+    For libraries that write files themselves: the name ends as theirs has to.
+    """
+    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+    try:
+        yield partial
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
     partial.replace(path)

@@ -8,6 +8,7 @@ random number is derived), history and the state of early stopping are in a
 import json
 import logging
 import pathlib
+import shutil
 from collections.abc import Sequence
 
 import keras
@@ -16,6 +17,9 @@ import tensorflow as tf
 from leap_tf.functional import SavedArrays
 
 _LOGGER = logging.getLogger("leap_tf")
+
+# The files of a checkpoint, behind its name.
+_SUFFIXES = ("index", "data-00000-of-00001")
 
 # What TensorFlow raises when files of a checkpoint are missing, cut short or altered. Most are
 # OpErrors; its checkpoint reader adds two kinds of its own.
@@ -160,9 +164,14 @@ class CheckpointFolder:
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         state.save(self._folder / f"step-{state.progress.meta_step:08d}")
-        for path in self._newest_first()[self._keep :]:
-            for file in self._folder.glob(f"{path.name}.*"):
-                file.unlink()
+        self._remove_all_but(path.name for path in self._newest_first()[: self._keep])
+
+    def _remove_all_but(self, kept):
+        """Removes older checkpoints, and what a process killed while saving has left."""
+        names = {f"{name}.{suffix}" for name in kept for suffix in _SUFFIXES}
+        for path in self._folder.glob("step-*"):
+            if path.name not in names:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     @property
     def newest_step(self) -> int:
