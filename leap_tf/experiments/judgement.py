@@ -4,7 +4,6 @@ import json
 import sys
 from collections.abc import Mapping
 
-import keras
 import numpy as np
 
 from leap_tf.experiments.plots import plot_adaptation
@@ -79,15 +78,9 @@ def restore_learned(trainer: MetaTrainer, run: RunDirectory) -> None:
     """Gives a trainer what a finished run has learned: the initialization and the learner's own.
 
     Raises:
-        RunDirectoryError: training has not finished in this folder.
+        RunDirectoryError: training has not finished in this folder, or its files are damaged.
     """
-    run.require_initialization()
-    learned = keras.saving.load_model(run.initialization, compile=False)
-    trainer.model.set_weights(learned.get_weights())
-    if run.learner.exists():
-        with np.load(run.learner, allow_pickle=False) as values:
-            for variable, name in zip(trainer.learner_variables, values.files, strict=True):
-                variable.assign(values[name])
+    run.load_learned(trainer.model, trainer.learner_variables)
 
 
 def table(

@@ -23,12 +23,28 @@ import json
 import os
 import pathlib
 import platform
-from collections.abc import Iterator
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
 from typing import TextIO
 
+import keras
+import numpy as np
 import tensorflow as tf
 
 _PACKAGES = ("tensorflow", "keras", "tensorflow-datasets", "numpy", "gin-config", "leap-tf")
+
+
+# What Zip, HDF5 and NumPy raise for files that are cut short, altered or of another kind.
+_UNREADABLE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    RuntimeError,
+)
 
 
 class RunDirectoryError(ValueError):
@@ -146,6 +162,43 @@ class RunDirectory:
                 "that started it goes on where it stopped."
             )
         return self.initialization
+
+    def load_learned(
+        self, model: keras.Model, learner_variables: Sequence[keras.Variable] = ()
+    ) -> None:
+        """Gives a model, and a learner, the values that training left in this folder.
+
+        Only arrays are read. The model that initialization.keras describes is not built, so a file
+        from somebody else runs nothing.
+
+        Args:
+            model: built as it was when training began.
+            learner_variables: the learner's own variables.
+
+        Raises:
+            RunDirectoryError: training has not finished, a file is damaged, or of another model.
+        """
+        with _saying_what_to_do(self.require_initialization()):
+            model.load_weights(self.initialization)
+        if self.learner.exists():
+            with (
+                _saying_what_to_do(self.learner),
+                np.load(self.learner, allow_pickle=False) as values,
+            ):
+                for variable, name in zip(learner_variables, values.files, strict=True):
+                    variable.assign(values[name])
+
+
+@contextlib.contextmanager
+def _saying_what_to_do(path):
+    try:
+        yield
+    except _UNREADABLE as error:
+        text = str(error).strip() or type(error).__name__
+        raise RunDirectoryError(
+            f"{path} cannot be read, or is of another model: {text.splitlines()[0]} Remove it and "
+            "give the training command again, which writes it anew from the last checkpoint."
+        ) from error
 
 
 def describe_environment() -> dict:

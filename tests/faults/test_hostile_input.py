@@ -103,3 +103,109 @@ def test_a_configuration_binds_what_is_registered_and_no_more(tmp_path, mark, mo
     (tmp_path / "some.gin").write_text("mlp.hidden = (2,)\n")
     with pytest.raises(ConfigurationError):
         read_configuration([tmp_path / "some.gin"], [binding])
+
+
+# What a run learned.
+
+
+def altered(model, path, change):
+    """Saves a model and changes the description in its file."""
+    model.save(path.with_name("original.keras"))
+    with (
+        zipfile.ZipFile(path.with_name("original.keras")) as original,
+        zipfile.ZipFile(path, "w") as archive,
+    ):
+        for name in original.namelist():
+            content = original.read(name)
+            if name == "config.json":
+                content = json.dumps(change(json.loads(content))).encode()
+            archive.writestr(name, content)
+
+
+def with_lambda(mark):
+    function = eval(f"lambda x: ({leaving(mark)}, x)[1]")
+    code = base64.b64encode(marshal.dumps(function.__code__)).decode()
+    layer = {
+        "module": "keras.layers",
+        "class_name": "Lambda",
+        "registered_name": None,
+        "config": {
+            "name": "lambda",
+            "function": {
+                "class_name": "__lambda__",
+                "config": {"code": code, "defaults": None, "closure": None},
+            },
+            "arguments": {},
+        },
+        "name": "lambda",
+    }
+
+    def change(description):
+        description["config"]["layers"].append(layer)
+        return description
+
+    return change
+
+
+def calling(module, name, **arguments):
+    return lambda _: {
+        "module": module,
+        "class_name": name,
+        "config": arguments,
+        "registered_name": None,
+    }
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        with_lambda,
+        lambda mark: calling("os", "system", command=f"touch {mark}"),
+        lambda mark: calling("subprocess", "Popen", args=["touch", str(mark)]),
+        lambda mark: calling("builtins", "eval", source=leaving(mark)),
+        lambda mark: calling("evil_module", "Layer"),
+        lambda mark: calling(
+            "keras.utils", "get_file", fname="mark", origin="file:///etc/hostname"
+        ),
+    ],
+)
+def test_a_learned_initialization_is_arrays_and_its_description_is_not_read(
+    tmp_path, mark, monkeypatch, change
+):
+    evil_module(tmp_path, mark, monkeypatch)
+    run = RunDirectory(tmp_path / "run")
+    run.path.mkdir()
+    learned = leap_tf.mlp()
+    altered(learned, run.initialization, change(mark))
+    model = leap_tf.mlp()
+    run.load_learned(model)
+    for a, b in zip(model.get_weights(), learned.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises((ValueError, TypeError)):  # nor does Keras run it, if it is asked to
+        keras.saving.load_model(run.initialization)
+
+
+@pytest.mark.parametrize("how", ["empty", "cut short", "no zip", "no weights", "of another model"])
+def test_a_damaged_initialization_says_what_to_do(tmp_path, how):
+    run = RunDirectory(tmp_path)
+    leap_tf.mlp(hidden=(3,) if how == "of another model" else (40, 40)).save(run.initialization)
+    content = run.initialization.read_bytes()
+    if how == "no weights":
+        with zipfile.ZipFile(run.initialization, "w") as archive:
+            archive.writestr("config.json", "{}")
+    elif how != "of another model":
+        damaged = {"empty": b"", "cut short": content[: len(content) // 2], "no zip": b"hello"}
+        run.initialization.write_bytes(damaged[how])
+    with pytest.raises(RunDirectoryError, match="give the training command again"):
+        run.load_learned(leap_tf.mlp())
+
+
+def test_what_a_learner_learned_is_read_without_pickle(tmp_path, mark):
+    run = RunDirectory(tmp_path)
+    model = leap_tf.mlp()
+    model.save(run.initialization)
+    np.savez(run.learner, np.array([Payload(mark)], dtype=object))
+    with pytest.raises(RunDirectoryError, match="cannot be read"):
+        run.load_learned(model, [keras.Variable(0.0)])
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        unpack_arrays(run.learner.read_bytes())
