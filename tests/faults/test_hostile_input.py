@@ -209,3 +209,102 @@ def test_what_a_learner_learned_is_read_without_pickle(tmp_path, mark):
         run.load_learned(model, [keras.Variable(0.0)])
     with pytest.raises(ValueError, match="allow_pickle=False"):
         unpack_arrays(run.learner.read_bytes())
+
+
+# Checkpoints.
+
+
+def small_trainer():
+    return leap_tf.MetaTrainer(
+        leap_tf.mlp(hidden=(3,)),
+        keras.losses.MeanSquaredError(),
+        keras.optimizers.SGD(0.02),
+        keras.optimizers.SGD(0.02),
+        steps_per_task=2,
+        meta_batch_size=1,
+    )
+
+
+class Bytes(tf.train.experimental.PythonState):
+    """Puts any bytes where a checkpoint has a text of its own."""
+
+    def __init__(self, content):
+        self._content = content
+
+    def serialize(self):
+        return self._content
+
+    def deserialize(self, string_value):
+        pass
+
+
+def forge(trainer, path, progress=None, best_weights=None):
+    """Writes a checkpoint that is right in form, checksums too, with other texts in it."""
+    variables = trainer.model.variables
+    tf.train.Checkpoint(
+        model=[variable.value for variable in variables],
+        meta_optimizer=[variable.value for variable in trainer.meta_optimizer.variables],
+        progress=Bytes(progress) if progress is not None else trainer._state.progress,
+        best_weights=Bytes(best_weights) if best_weights is not None else SavedArrays(),
+    ).write(str(path))
+
+
+def progress_with(**changes):
+    fields = {
+        "seed": 0,
+        "learner": "Leap",
+        "meta_step": 1,
+        "stopped": False,
+        "epochs": [0],
+        "history": {"loss": [1.0]},
+        "stopping": [],
+    }
+    return json.dumps(fields | changes).encode()
+
+
+def test_a_forged_checkpoint_is_read_if_it_is_right(tmp_path):
+    trainer = small_trainer()
+    forge(trainer, tmp_path / "step-00000001", progress_with(meta_step=7))
+    trainer.load(tmp_path / "step-00000001")
+    assert trainer.meta_step == 7
+
+
+@pytest.mark.parametrize(
+    "progress",
+    [
+        b"",
+        b"\xff\xfe",
+        b"null",
+        b"[]",
+        b"{}",
+        b"[" * 100_000,
+        progress_with(meta_step="1"),
+        progress_with(meta_step=-1),
+        progress_with(meta_step=1.5),
+        progress_with(meta_step=True),
+        progress_with(stopped="no"),
+        progress_with(epochs=7),
+        progress_with(history=[]),
+        progress_with(history={"loss": "high"}),
+        progress_with(stopping={"wait": 1}),
+        progress_with(stopping=[3]),
+    ],
+)
+def test_a_forged_progress_is_refused_and_nothing_changes(tmp_path, progress):
+    trainer = small_trainer()
+    before = [variable.numpy() for variable in trainer.variables]
+    forge(trainer, tmp_path / "forged", progress)
+    with pytest.raises((CheckpointMismatchError, CheckpointUnreadableError)):
+        trainer.load(tmp_path / "forged")
+    assert trainer.meta_step == 0
+    for variable, value in zip(trainer.variables, before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value)
+
+
+def test_best_weights_in_a_checkpoint_are_read_without_pickle(tmp_path, mark):
+    np.savez(tmp_path / "evil.npz", arr_0=np.array([Payload(mark)], dtype=object))
+    trainer = small_trainer()
+    for number, content in enumerate([(tmp_path / "evil.npz").read_bytes(), b"PK\x03\x04", b"abc"]):
+        forge(trainer, tmp_path / f"forged-{number}", progress_with(), content)
+        with pytest.raises((CheckpointMismatchError, CheckpointUnreadableError)):
+            trainer.load(tmp_path / f"forged-{number}")
