@@ -308,3 +308,45 @@ def test_best_weights_in_a_checkpoint_are_read_without_pickle(tmp_path, mark):
         forge(trainer, tmp_path / f"forged-{number}", progress_with(), content)
         with pytest.raises((CheckpointMismatchError, CheckpointUnreadableError)):
             trainer.load(tmp_path / f"forged-{number}")
+
+
+# Data sets.
+
+
+def data_set_folder(folder, class_name):
+    version = folder / "stolen" / "1.0.0"
+    version.mkdir(parents=True)
+    (version / "dataset_info.json").write_text(
+        json.dumps({"name": "stolen", "version": "1.0.0", "fileFormat": "tfrecord", "splits": []})
+    )
+    (version / "features.json").write_text(
+        json.dumps(
+            {
+                "pythonClassName": "tensorflow_datasets.core.features.features_dict.FeaturesDict",
+                "featuresDict": {"features": {"x": {"pythonClassName": class_name}}},
+            }
+        )
+    )
+
+
+@pytest.mark.parametrize("name", ["evil_module.Feature", "os.system", ""])
+def test_a_data_set_runs_no_module(tmp_path, mark, monkeypatch, name):
+    evil_module(tmp_path, mark, monkeypatch)
+    data_set_folder(tmp_path / "data", name)
+    with pytest.raises(ValueError, match="code from outside TFDS"):
+        open_dataset("stolen", tmp_path / "data")
+    assert "evil_module" not in sys.modules
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "\0"])
+def test_a_damaged_description_of_a_data_set_is_named(tmp_path, text):
+    data_set_folder(tmp_path, "tensorflow_datasets.core.features.tensor_feature.Tensor")
+    (tmp_path / "stolen" / "1.0.0" / "features.json").write_text(text)
+    with pytest.raises(ValueError, match=r"features.json is damaged"):
+        open_dataset("stolen", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["kaggle:titanic", "huggingface:x/y", "../etc", "/etc", "a b", ""])
+def test_a_data_set_is_a_plain_name(tmp_path, name):
+    with pytest.raises(ValueError, match="no name of a data set"):
+        open_dataset(name, tmp_path)
