@@ -99,10 +99,16 @@ class RunDirectory:
                     "--output_dir, or the same configuration to go on with it:\n"
                     + "\n".join(changes)
                 )
-        elif self.path.exists() and any(self.path.iterdir()):
+        elif self.path.exists() and not self._is_just_begun():
             raise RunDirectoryError(
                 f"{self.path} is not empty and holds no run. Give a new --output_dir."
             )
+
+    def _is_just_begun(self):
+        """Whether the folder is empty, or all in it is what `claim` makes before config.gin."""
+        made = {self.plots.name, "lock", f"{self.config.name}.partial"}
+        names = {path.name for path in self.path.iterdir()}
+        return names <= made and not (self.plots.exists() and any(self.plots.iterdir()))
 
     def claim(self, config: str) -> None:
         """Makes the folder this run's, and this process's alone. Arguments as for `check`.

@@ -172,7 +172,7 @@ def run_in_peace(victim: Victim, folder: pathlib.Path) -> tuple[Results, Pace]:
     run = RunDirectory(folder)
     started = time.monotonic()
     process = victim.start(folder)
-    checkpoint = _wait(process, lambda: _newest_checkpoint(run) > 0)
+    checkpoint = _wait(process, lambda: newest_checkpoint(run) > 0)
     initialization = _wait(process, run.initialization.exists)
     if process.wait(TIMEOUT):
         raise RuntimeError(f"The command failed: {_log(folder)}")
@@ -253,8 +253,10 @@ def _kill_one_run(victim, folder, planned, pace, rng, fault):
             fault.count(f"at {stage}")
             left = bool(set(_half_written(folder)) - life.left_before)
             fault.count("with a half-written file left", left)
-            fault.failures += [f"{broken} by a kill at {stage}" for broken in _broken(life.run)]
-            fault.repeated.append(max(0, _lines(life.run) - _newest_checkpoint(life.run)))
+            fault.failures += [
+                f"{broken} by a kill at {stage}" for broken in broken_files(life.run)
+            ]
+            fault.repeated.append(max(0, _lines(life.run) - newest_checkpoint(life.run)))
         else:
             fault.count("came too late")
         fault.recovery_seconds += life.recovery_seconds
@@ -354,7 +356,7 @@ def _modified(path) -> float:
 
 
 def _progress(run) -> tuple[int, bool, bool]:
-    return _newest_checkpoint(run), run.initialization.exists(), run.evaluation.exists()
+    return newest_checkpoint(run), run.initialization.exists(), run.evaluation.exists()
 
 
 def _wait(process, condition) -> float:
@@ -373,7 +375,7 @@ def _lines(run):
     return run.metrics.read_bytes().count(b"\n") if run.metrics.exists() else 0
 
 
-def _newest_checkpoint(run) -> int:
+def newest_checkpoint(run) -> int:
     steps = [path.stem.removeprefix("step-") for path in run.checkpoints.glob("step-*.index")]
     return max((int(step) for step in steps if step.isdecimal()), default=0)
 
@@ -388,7 +390,7 @@ def _half_written(folder) -> list[str]:
     ]
 
 
-def _broken(run) -> list[str]:
+def broken_files(run) -> list[str]:
     """What is there under its own name is whole, whenever the kill came."""
     broken = []
     if run.initialization.exists() and not zipfile.is_zipfile(run.initialization):

@@ -8,7 +8,7 @@ import leap_tf
 from leap_tf.experiments import judgement
 from leap_tf.experiments.judgement import judge
 from leap_tf.experiments.meta_training import meta_train
-from leap_tf.experiments.run_directory import RunDirectory, replacing
+from leap_tf.experiments.run_directory import RunDirectory, RunDirectoryError, replacing
 from leap_tf.experiments.study import study
 from leap_tf.training import MetaTrainer
 
@@ -102,3 +102,21 @@ def test_what_a_kill_has_left_of_a_checkpoint_is_cleared_away(tmp_path):
     again.fit(leap_tf.Sinusoids(), 5, checkpoint_dir=tmp_path, verbose=False)
     for a, b in zip(again.model.get_weights(), learner.model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    "left", [["lock"], ["lock", "plots"], ["lock", "plots", "config.gin.partial"]]
+)
+def test_a_start_that_died_at_once_does_not_stand_in_the_way(tmp_path, left):
+    """Before the configuration is written, the folder holds no run, and nobody's work."""
+    for name in left:
+        (tmp_path / name).mkdir() if name == "plots" else (tmp_path / name).write_text("")
+    RunDirectory(tmp_path).claim("a = 1\n")
+    assert RunDirectory(tmp_path).config.read_text() == "a = 1\n"
+
+
+def test_a_folder_with_work_of_others_does(tmp_path):
+    (tmp_path / "plots").mkdir()
+    (tmp_path / "plots" / "mine.png").write_text("precious")
+    with pytest.raises(RunDirectoryError, match="not empty and holds no run"):
+        RunDirectory(tmp_path).claim("a = 1\n")
