@@ -30,6 +30,7 @@ from leap_tf.training.checkpoint import (
     CheckpointMismatchError,
     TrainingState,
 )
+from leap_tf.training.meta_update import MetaTrainingDivergedError, apply_if_finite
 from leap_tf.training.progress import ProgressDisplay
 from leap_tf.training.seeded_task import SeededTask, TrainedTask
 from leap_tf.training.stopping import (
@@ -41,10 +42,6 @@ from leap_tf.training.task_pool import TaskPool
 
 # Streams of random numbers, kept apart by the second word of their seed.
 _TRAINING, _VALIDATION, _EVALUATION = range(3)
-
-
-class MetaTrainingDivergedError(FloatingPointError):
-    """Every task of a meta-batch diverged; the last good initialization is kept."""
 
 
 class _StopRequestedError(Exception):
@@ -232,7 +229,12 @@ class MetaLoop(abc.ABC):
                     callback_list.on_epoch_begin(epoch)
                     gradients, state, logs = self._meta_gradients(task_distribution, epoch)
                     self._torn = True
-                    self.meta_optimizer.apply(gradients, self.meta_variables)
+                    if not apply_if_finite(self.meta_optimizer, gradients, self.meta_variables):
+                        self._torn = False
+                        raise MetaTrainingDivergedError(
+                            f"Meta-step {epoch + 1} overflows; the initialization before it is "
+                            "kept. Lower the meta learning rate."
+                        )
                     for variable, value in zip(self._runner.lasting_state, state):
                         variable.assign(value)
                     if validation_tasks and (epoch + 1) % validation_freq == 0:
