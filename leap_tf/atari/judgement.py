@@ -10,7 +10,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import keras
 import numpy as np
 
 from leap_tf.atari.evaluation import GameEvaluation
@@ -78,7 +77,8 @@ def atari_judge(
     folder = run.path / "evaluation" / f"{steps}_updates"
     encoder = study.trainer.model
     fresh = encoder.get_weights()
-    learned = keras.saving.load_model(run.initialization, compile=False).get_weights()
+    run.load_learned(encoder)
+    learned = encoder.get_weights()
     judge = _Judge(study, run, steps, folder, pictures)
     for initialization, weights in ((FRESH, fresh), (RANDOM, fresh), (LEARNED, learned)):
         encoder.set_weights(weights)

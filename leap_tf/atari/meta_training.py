@@ -3,7 +3,7 @@
 import keras
 
 from leap_tf.atari.study import AtariStudy
-from leap_tf.experiments.run_directory import RunDirectory
+from leap_tf.experiments.run_directory import RunDirectory, replacing
 from leap_tf.training import MetricsLog
 
 
@@ -40,4 +40,5 @@ def atari_meta_train(
     if trainer.was_stopped:
         return
     trainer.model.export(run.path / "encoder", format="tf_saved_model", verbose=False)
-    trainer.model.save(run.initialization)  # last: it says that training is over
+    with replacing(run.initialization) as partial:  # last: it says that training is over
+        trainer.model.save(partial)

@@ -1,17 +1,23 @@
 """Everything a gin file can name, and how one is read. The only module that knows gin.
 
+A configuration can be somebody else's. It binds what is registered here and nothing more: gin's own
+`import` would run any module, and is refused before gin sees it.
+
 Keras classes are registered as functions that call them: gin would otherwise subclass them,
 and Keras saves and copies objects by their class.
 """
 
+import functools
 import inspect
 import os
 import pathlib
 import re
+import tokenize
 from collections.abc import Callable, Sequence
 
 import gin
 import keras
+from gin import config_parser
 
 from leap_tf.experiments.exporting import export_run
 from leap_tf.experiments.jacobian_precision import jacobian_precision
@@ -34,6 +40,19 @@ from leap_tf.learners import (
 from leap_tf.models import conv_net, mlp
 from leap_tf.tasks import alphabet_splits, multi_cv_splits, sinusoid_splits
 from leap_tf.training import MetaTrainer, StopWhenMastered, StopWhenStalled
+
+
+# What gin raises for a text that is no configuration. Deep nesting ends in one of the last two.
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    SyntaxError,
+    tokenize.TokenError,
+    OSError,
+    ImportError,
+    RuntimeError,
+    MemoryError,
+)
 
 
 class ConfigurationError(ValueError):
@@ -117,14 +136,21 @@ def read_configuration(files: Sequence[str | os.PathLike], bindings: Sequence[st
         The whole configuration as text, in an order of its own.
 
     Raises:
-        ConfigurationError: a file is missing, or names something that does not exist.
+        ConfigurationError: a file is missing, names something that does not exist, or imports
+            anything.
     """
     missing = [str(file) for file in files if not pathlib.Path(file).is_file()]
     if missing:
         raise ConfigurationError(
             f"No such gin file: {', '.join(missing)}. The project's own are in gin_configs/."
         )
-    return _parsed([str(file) for file in files], bindings)
+    return _parsed(
+        {
+            str(file): functools.partial(pathlib.Path(file).read_text, encoding="utf-8")
+            for file in files
+        }
+        | {"bindings": lambda: "\n".join(bindings)}
+    )
 
 
 def parse_configuration(text: str) -> None:
@@ -133,7 +159,7 @@ def parse_configuration(text: str) -> None:
     Raises:
         ConfigurationError: it names something that does not exist.
     """
-    _parsed([], [text])
+    _parsed({"configuration": lambda: text})
 
 
 def operative_configuration() -> str:
@@ -141,15 +167,50 @@ def operative_configuration() -> str:
     return gin.operative_config_str()
 
 
-def _parsed(files, bindings):
+def _parsed(texts):
+    """The configuration that named texts, each read by a function, come to."""
     gin.clear_config()
+    for name, read in texts.items():
+        _parse(name, read)
+    gin.finalize()
+    whole = gin.config_str()
+    _refuse_unused_scopes(whole)
+    return whole
+
+
+def _parse(name, read):
     try:
-        gin.parse_config_files_and_bindings(files, list(bindings), finalize_config=True)
-    except (ValueError, SyntaxError, RuntimeError, OSError, ImportError) as error:
-        raise ConfigurationError(f"The configuration cannot be read: {error}") from error
-    text = gin.config_str()
-    _refuse_unused_scopes(text)
-    return text
+        text = read()
+        _refuse_imports(name, text)
+        gin.parse_config(text)
+    except ConfigurationError:
+        raise
+    except _UNREADABLE as error:
+        raise ConfigurationError(
+            f"The configuration cannot be read: {name}: {error or type(error).__name__}"
+        ) from error
+
+
+class _NoReferences(config_parser.ParserDelegate):
+    """Lets gin's parser go over a text without looking anything up."""
+
+    def configurable_reference(self, scoped_configurable_name, evaluate):
+        return scoped_configurable_name
+
+    def macro(self, scoped_name):
+        return scoped_name
+
+
+def _refuse_imports(name, text):
+    """Refuses to run a module, and to read what may do so: includes are not looked into."""
+    for statement in config_parser.ConfigParser(text, _NoReferences()):
+        if isinstance(statement, config_parser.ImportStatement | config_parser.IncludeStatement):
+            kind = "import" if isinstance(statement, config_parser.ImportStatement) else "include"
+            raise ConfigurationError(
+                f"{name}, line {statement.location.line_num}: {kind!r} is not allowed. A "
+                "configuration binds what this library registers, and runs and reads nothing "
+                "else. Remove the statement; several files are given by several --gin_file."
+            )
 
 
 def _refuse_unused_scopes(text):

@@ -4,11 +4,10 @@ import json
 import sys
 from collections.abc import Mapping
 
-import keras
 import numpy as np
 
 from leap_tf.experiments.plots import plot_adaptation
-from leap_tf.experiments.run_directory import RunDirectory, write_atomically
+from leap_tf.experiments.run_directory import RunDirectory, replacing, write_atomically
 from leap_tf.experiments.study import Study
 from leap_tf.training import Evaluation, MetaTrainer
 
@@ -68,8 +67,10 @@ def judge(
         if again
         else (run.evaluation, "adaptation.png")
     )
+    with replacing(run.plots / picture) as partial:
+        plot_adaptation(evaluations, partial)
+    # Last: a run that has it is finished.
     write_atomically(file, json.dumps(record, indent=1, allow_nan=False) + "\n")
-    plot_adaptation(evaluations, run.plots / picture)
     return table(evaluations, target_error, trainer.transductive)
 
 
@@ -77,15 +78,9 @@ def restore_learned(trainer: MetaTrainer, run: RunDirectory) -> None:
     """Gives a trainer what a finished run has learned: the initialization and the learner's own.
 
     Raises:
-        RunDirectoryError: training has not finished in this folder.
+        RunDirectoryError: training has not finished in this folder, or its files are damaged.
     """
-    run.require_initialization()
-    learned = keras.saving.load_model(run.initialization, compile=False)
-    trainer.model.set_weights(learned.get_weights())
-    if run.learner.exists():
-        with np.load(run.learner, allow_pickle=False) as values:
-            for variable, name in zip(trainer.learner_variables, values.files, strict=True):
-                variable.assign(values[name])
+    run.load_learned(trainer.model, trainer.learner_variables)
 
 
 def table(

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from leap_tf.experiments.plots import plot_learning_curve
-from leap_tf.experiments.run_directory import RunDirectory
+from leap_tf.experiments.run_directory import RunDirectory, replacing
 from leap_tf.experiments.study import Study
 from leap_tf.training import MetricsLog, read_metrics
 
@@ -57,9 +57,10 @@ def meta_train(
     if trainer.was_stopped:
         return
     if trainer.learner_variables:
-        partial = run.learner.with_suffix(".partial.npz")
-        np.savez(partial, *[variable.numpy() for variable in trainer.learner_variables])
-        partial.replace(run.learner)
-    trainer.model.save(run.initialization)
+        with replacing(run.learner) as partial:
+            np.savez(partial, *[variable.numpy() for variable in trainer.learner_variables])
+    with replacing(run.initialization) as partial:
+        trainer.model.save(partial)
     if trainer.meta_step:
-        plot_learning_curve(read_metrics(run.metrics), run.plots / "learning_curve.png")
+        with replacing(run.plots / "learning_curve.png") as partial:
+            plot_learning_curve(read_metrics(run.metrics), partial)

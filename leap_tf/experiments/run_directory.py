@@ -15,6 +15,7 @@ lock                    held by the process at work here
 plots/                  learning_curve.png, adaptation.png
 """
 
+import contextlib
 import difflib
 import fcntl
 import importlib.metadata
@@ -22,13 +23,30 @@ import json
 import os
 import pathlib
 import platform
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
 from typing import TextIO
 
+import keras
+import numpy as np
 import tensorflow as tf
 
 from leap_tf.version import __version__
 
 _PACKAGES = ("tensorflow", "keras", "tensorflow-datasets", "numpy", "gin-config")
+
+
+# What Zip, HDF5 and NumPy raise for files that are cut short, altered or of another kind.
+_UNREADABLE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    RuntimeError,
+)
 
 
 class RunDirectoryError(ValueError):
@@ -83,10 +101,16 @@ class RunDirectory:
                     "--output_dir, or the same configuration to go on with it:\n"
                     + "\n".join(changes)
                 )
-        elif self.path.exists() and any(self.path.iterdir()):
+        elif self.path.exists() and not self._is_just_begun():
             raise RunDirectoryError(
                 f"{self.path} is not empty and holds no run. Give a new --output_dir."
             )
+
+    def _is_just_begun(self):
+        """Whether the folder is empty, or all in it is what `claim` makes before config.gin."""
+        made = {self.plots.name, "lock", f"{self.config.name}.partial"}
+        names = {path.name for path in self.path.iterdir()}
+        return names <= made and not (self.plots.exists() and any(self.plots.iterdir()))
 
     def claim(self, config: str) -> None:
         """Makes the folder this run's, and this process's alone. Arguments as for `check`.
@@ -147,6 +171,43 @@ class RunDirectory:
             )
         return self.initialization
 
+    def load_learned(
+        self, model: keras.Model, learner_variables: Sequence[keras.Variable] = ()
+    ) -> None:
+        """Gives a model, and a learner, the values that training left in this folder.
+
+        Only arrays are read. The model that initialization.keras describes is not built, so a file
+        from somebody else runs nothing.
+
+        Args:
+            model: built as it was when training began.
+            learner_variables: the learner's own variables.
+
+        Raises:
+            RunDirectoryError: training has not finished, a file is damaged, or of another model.
+        """
+        with _saying_what_to_do(self.require_initialization()):
+            model.load_weights(self.initialization)
+        if self.learner.exists():
+            with (
+                _saying_what_to_do(self.learner),
+                np.load(self.learner, allow_pickle=False) as values,
+            ):
+                for variable, name in zip(learner_variables, values.files, strict=True):
+                    variable.assign(values[name])
+
+
+@contextlib.contextmanager
+def _saying_what_to_do(path):
+    try:
+        yield
+    except _UNREADABLE as error:
+        text = str(error).strip() or type(error).__name__
+        raise RunDirectoryError(
+            f"{path} cannot be read, or is of another model: {text.splitlines()[0]} Remove it and "
+            "give the training command again, which writes it anew from the last checkpoint."
+        ) from error
+
 
 def describe_environment() -> dict:
     """Returns versions and machine, for whoever wants to repeat a run."""
@@ -164,5 +225,24 @@ def describe_environment() -> dict:
 def write_atomically(path: pathlib.Path, text: str) -> None:
     """Writes a file that is either whole or not there."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
+    try:
+        partial.write_text(text)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+    partial.replace(path)
+
+
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Gives a path to write to, which takes the place of `path` once the block has ended well.
+
+    For libraries that write files themselves: the name ends as theirs has to.
+    """
+    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+    try:
+        yield partial
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
     partial.replace(path)

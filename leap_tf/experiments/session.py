@@ -1,10 +1,13 @@
 """What the binaries do: read a configuration, build its study, train it, judge it."""
 
 import contextlib
+import errno
 import os
 import pathlib
+import re
 from collections.abc import Iterator, Sequence
 
+import tensorflow as tf
 from absl import flags
 from absl import logging as absl_logging
 
@@ -27,7 +30,21 @@ from leap_tf.training import TaskPoolError
 Path = str | os.PathLike
 
 # What a user can mend.
-_MENDABLE = (ValueError, TypeError, OSError, FloatingPointError, SweepError, TaskPoolError)
+_MENDABLE = (
+    ValueError,
+    TypeError,
+    OSError,
+    FloatingPointError,
+    SweepError,
+    TaskPoolError,
+    tf.errors.OpError,
+)
+
+# What a full or read-only disk says, by way of Python or of TensorFlow, and what can be done.
+_DISK = {
+    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): "Free some space on the disk, or raise the limit",
+    (errno.EROFS, errno.EACCES, errno.EPERM): "Make the folder writable",
+}
 
 
 @contextlib.contextmanager
@@ -44,7 +61,19 @@ def one_line_errors() -> Iterator[None]:
         raise SystemExit(130) from None
     except _MENDABLE as error:
         absl_logging.debug("The error that follows in one line", exc_info=True)
-        raise SystemExit(f"{type(error).__name__}: {error}") from None
+        raise SystemExit(f"{type(error).__name__}: {_with_advice(error)}") from None
+
+
+def _with_advice(error: Exception) -> str:
+    """An error's text, and what to do about a disk that takes no more."""
+    text = re.sub(r"\{\{.*?\}\}\s*", "", str(error)).strip()
+    for numbers, advice in _DISK.items():
+        if any(os.strerror(number) in text for number in numbers):
+            return (
+                f"{text.splitlines()[0].rstrip('.')}. {advice}, and give the same command again: "
+                "whatever is in the folder under its own name is whole, and it goes on from there."
+            )
+    return text
 
 
 def train(

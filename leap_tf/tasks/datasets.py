@@ -1,8 +1,10 @@
 """Finding prepared TFDS data sets on this machine, and saying what to do if there are none."""
 
 import importlib
+import json
 import os
 import pathlib
+import re
 
 import tensorflow_datasets as tfds
 
@@ -32,9 +34,16 @@ def open_dataset(name: str, data_dir: str | os.PathLike | None = None) -> tfds.c
 
     Raises:
         MissingDataError: the data set is in none of these folders. Says how to get it.
-        ValueError: TFDS knows no data set of this name.
+        ValueError: TFDS knows no data set of this name, or its files name code of others.
     """
+    if not re.fullmatch(r"\w+(/[\w.-]+)?(:[\d.*]+)?", name):
+        raise ValueError(
+            f"{name!r} is no name of a data set: they look like 'omniglot' or 'mnist:3.0.1'. "
+            "Collections of others ('namespace:name') are code from the network, and not opened."
+        )
     folders = _search_path(data_dir)
+    for folder in folders:
+        _refuse_foreign_code(folder / re.split("[/:]", name)[0])
     if name in OWN:
         importlib.import_module(f"leap_tf.tasks.{name}")  # registers the builder with TFDS
     for folder in folders:
@@ -51,6 +60,35 @@ def open_dataset(name: str, data_dir: str | os.PathLike | None = None) -> tfds.c
         "network, or point --data_dir (or TFDS_DATA_DIR) at a folder that holds it. "
         f"`unicode_alphabets` needs neither.{_what_to_place(builder, folders[0])}"
     )
+
+
+def _refuse_foreign_code(folder):
+    """TFDS imports whatever module the description of a data set names; its own are enough."""
+    for path in folder.rglob("features.json"):
+        for name in _class_names(path):
+            if not str(name).startswith("tensorflow_datasets."):
+                raise ValueError(
+                    f"{path} names {name!r}, which is code from outside TFDS and would be run. "
+                    "Prepare the data set again with tfds.load."
+                )
+
+
+def _class_names(path):
+    try:
+        waiting = [json.loads(path.read_text())]
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is damaged. Prepare the data set again with tfds.load."
+        ) from error
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, dict):
+            waiting += each.values()
+            yield from (
+                each[key] for key in ("pythonClassName", "python_class_name") if key in each
+            )
+        elif isinstance(each, list):
+            waiting += each
 
 
 def _what_to_place(builder, folder):

@@ -8,6 +8,9 @@ random number is derived), history and the state of early stopping are in a
 import json
 import logging
 import pathlib
+import re
+import shutil
+import zipfile
 from collections.abc import Sequence
 
 import keras
@@ -16,6 +19,9 @@ import tensorflow as tf
 from leap_tf.functional import SavedArrays
 
 _LOGGER = logging.getLogger("leap_tf")
+
+# The files of a checkpoint, behind its name.
+_SUFFIXES = ("index", "data-00000-of-00001")
 
 # What TensorFlow raises when files of a checkpoint are missing, cut short or altered. Most are
 # OpErrors; its checkpoint reader adds two kinds of its own.
@@ -58,9 +64,26 @@ class Progress(tf.train.experimental.PythonState):
         return json.dumps({field: getattr(self, field) for field in self.FIELDS})
 
     def deserialize(self, string_value) -> None:
-        for field, value in json.loads(tf.compat.as_text(string_value)).items():
-            if field in self.FIELDS:
-                setattr(self, field, value)
+        fields = json.loads(tf.compat.as_text(string_value))
+        _check_progress(fields)
+        for field in self.FIELDS:
+            setattr(self, field, fields[field])
+
+
+def _check_progress(fields):
+    """Refuses a progress that no training has written."""
+    kinds = {"seed": int, "learner": str, "stopped": bool, "epochs": list, "stopping": list}
+    whole = (
+        isinstance(fields, dict)
+        and all(isinstance(fields.get(name), kind) for name, kind in kinds.items())
+        and type(fields.get("meta_step")) is int
+        and fields["meta_step"] >= 0
+        and isinstance(fields.get("history"), dict)
+        and all(isinstance(values, list) for values in fields["history"].values())
+        and all(isinstance(memory, dict) for memory in fields["stopping"])
+    )
+    if not whole:
+        raise ValueError(f"its progress is none: {str(fields)[:80]}")
 
 
 class TrainingState:
@@ -94,8 +117,15 @@ class TrainingState:
         )
 
     def save(self, path: str | pathlib.Path) -> None:
-        """Writes one checkpoint under exactly this prefix."""
-        self._checkpoint.write(str(path))
+        """Writes one checkpoint under exactly this prefix.
+
+        Raises:
+            OSError: it cannot be written; checkpoints before it are as they were.
+        """
+        try:
+            self._checkpoint.write(str(path))
+        except tf.errors.OpError as error:
+            raise OSError(f"A checkpoint cannot be written: {_first_line(error)}") from error
 
     def load(self, path: str | pathlib.Path) -> None:
         """Reads a checkpoint, all of it or nothing.
@@ -118,7 +148,7 @@ class TrainingState:
     def _read(self, path):
         try:
             self._checkpoint.read(str(path)).assert_consumed()
-        except _UNREADABLE as error:
+        except (*_UNREADABLE, zipfile.BadZipFile) as error:
             raise CheckpointUnreadableError(
                 f"The checkpoint {path} cannot be read: {_first_line(error)}"
             ) from error
@@ -160,9 +190,14 @@ class CheckpointFolder:
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         state.save(self._folder / f"step-{state.progress.meta_step:08d}")
-        for path in self._newest_first()[self._keep :]:
-            for file in self._folder.glob(f"{path.name}.*"):
-                file.unlink()
+        self._remove_all_but(path.name for path in self._newest_first()[: self._keep])
+
+    def _remove_all_but(self, kept):
+        """Removes older checkpoints, and what a process killed while saving has left."""
+        names = {f"{name}.{suffix}" for name in kept for suffix in _SUFFIXES}
+        for path in self._folder.glob("step-*"):
+            if path.name not in names:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     @property
     def newest_step(self) -> int:
@@ -201,4 +236,6 @@ class CheckpointFolder:
 
 
 def _first_line(error):
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    """What an error says, without the names of TensorFlow's operations before and behind it."""
+    text = re.sub(r"^\s*\{\{.*?\}\}\s*|\s*\[Op:\w+\].*$", "", str(error), flags=re.DOTALL)
+    return text.strip().splitlines()[0] if text.strip() else type(error).__name__

@@ -12,14 +12,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from leap_tf.training.meta_update import MetaTrainingDivergedError
 from leap_tf.training.seeded_task import TrainedTask
 from leap_tf.training.task_pool import TaskFailedError, TaskFailure
 
 _LOGGER = logging.getLogger("leap_tf")
-
-
-class MetaTrainingDivergedError(FloatingPointError):
-    """Every task of a meta-batch diverged; the last good initialization is kept."""
 
 
 class MetaBatch:

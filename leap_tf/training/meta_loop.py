@@ -30,6 +30,7 @@ from leap_tf.training.checkpoint import (
     TrainingState,
 )
 from leap_tf.training.meta_batch import MetaBatch
+from leap_tf.training.meta_update import MetaTrainingDivergedError, apply_if_finite
 from leap_tf.training.parts import Divisible, Parts
 from leap_tf.training.progress import ProgressDisplay
 from leap_tf.training.runner import Judge, Runner, Summary
@@ -225,7 +226,12 @@ class MetaLoop(abc.ABC):
                     callback_list.on_epoch_begin(epoch)
                     gradients, state, logs = self._meta_gradients(task_distribution, epoch)
                     self._torn = True
-                    self.meta_optimizer.apply(gradients, self.meta_variables)
+                    if not apply_if_finite(self.meta_optimizer, gradients, self.meta_variables):
+                        self._torn = False
+                        raise MetaTrainingDivergedError(
+                            f"Meta-step {epoch + 1} overflows; the initialization before it is "
+                            "kept. Lower the meta learning rate."
+                        )
                     for variable, value in zip(self._runner.lasting_state, state):
                         variable.assign(value)
                     if validation_tasks and (epoch + 1) % validation_freq == 0:

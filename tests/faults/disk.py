@@ -1,0 +1,230 @@
+"""Disks that are full or read-only, for real: small file systems in memory, mounted for a trial.
+
+A trial trains a small study on such a disk. Just before one kind of file is written for the n-th
+time, what is left of the disk is filled up; the run has to end with one line that says what to do,
+leave whole what was whole, and, once there is space, end with the same bits as a run in peace.
+"""
+
+import contextlib
+import ctypes
+import gc
+import os
+import pathlib
+import random
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import keras
+
+from leap_tf.experiments import judgement, meta_training, run_directory, session
+from leap_tf.experiments.run_directory import RunDirectory
+from leap_tf.training import MetricsLog
+from leap_tf.training.checkpoint import TrainingState
+from tests.faults.kills import Results, broken_files, newest_checkpoint, results_of, supervised
+from tests.faults.record import ROOT, Fault
+
+
+class NoMountError(RuntimeError):
+    """This process may not mount file systems."""
+
+
+class Disk:
+    """A mounted file system.
+
+    Args:
+        path: where it is mounted.
+    """
+
+    def __init__(self, path: pathlib.Path):
+        self.path = path
+
+    def fill(self, leave: int = 0) -> None:
+        """Leaves so many bytes free."""
+        status = os.statvfs(self.path)
+        free = status.f_bavail * status.f_frsize
+        (self.path / "ballast").write_bytes(b"\0" * max(0, free - leave))
+
+    def empty(self) -> None:
+        """Takes away what `fill` put there."""
+        (self.path / "ballast").unlink(missing_ok=True)
+
+    def lock(self) -> None:
+        """Makes it read-only, as a disk with errors does itself."""
+        _mount("-o", "remount,ro", str(self.path))
+
+    def unlock(self) -> None:
+        """Makes it writable again."""
+        _mount("-o", "remount,rw", str(self.path))
+
+
+@contextlib.contextmanager
+def small_disk(path: pathlib.Path, megabytes: int = 4) -> Iterator[Disk]:
+    """Mounts a disk that is in memory and goes away after the block.
+
+    Raises:
+        NoMountError: only an administrator may.
+    """
+    path.mkdir(parents=True)
+    _mount("-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(path))
+    try:
+        yield Disk(path)
+    finally:
+        ctypes.CDLL(None).umount2(os.fsencode(path), 2)  # lazily, whatever is still open
+
+
+def _mount(*arguments):
+    try:
+        subprocess.run(["mount", *arguments], check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise NoMountError(f"mount {' '.join(arguments)}: {error}") from error
+
+
+class Writer(NamedTuple):
+    """A function that writes a kind of file, and how often a small run calls it."""
+
+    owner: object
+    name: str
+    calls: int
+
+
+META_STEPS = 4
+BINDINGS = (
+    *supervised().bindings,
+    "sinusoid_splits.test_tasks = 2",
+    "sinusoid_splits.validation_tasks = 1",
+    "meta_train.validation_steps = 5",
+    "judge.steps = 5",
+    f"meta_train.meta_steps = {META_STEPS}",
+    "meta_train.verbose = False",
+)
+WRITERS = {
+    "configuration": Writer(run_directory, "write_atomically", 2),
+    "checkpoint": Writer(TrainingState, "save", META_STEPS),
+    "metrics line": Writer(MetricsLog, "on_epoch_end", META_STEPS),
+    "TensorBoard events": Writer(keras.callbacks.TensorBoard, "on_epoch_end", META_STEPS),
+    "final model": Writer(keras.Model, "save", 1),
+    "picture of meta-training": Writer(meta_training, "plot_learning_curve", 1),
+    "picture of adaptation": Writer(judgement, "plot_adaptation", 1),
+    "evaluation.json": Writer(judgement, "write_atomically", 1),
+}
+
+
+def train(folder: pathlib.Path) -> str:
+    """Does what bin/train.py does, in this process; returns the error's text, "" if none."""
+    try:
+        with session.one_line_errors():
+            session.train([ROOT / "gin_configs/sinusoid.gin"], BINDINGS, folder)
+    except SystemExit as end:
+        message = str(end)
+    else:
+        message = ""
+    gc.collect()  # lets go of the folder's lock
+    return message
+
+
+@contextlib.contextmanager
+def before_call(writer: Writer, number: int, act: Callable[[], None]) -> Iterator[None]:
+    """Does something just before the n-th call of a function, counted from 1."""
+    original = getattr(writer.owner, writer.name)
+    calls = 0
+
+    def watched(*arguments, **options):
+        nonlocal calls
+        calls += 1
+        if calls == number:
+            act()
+        return original(*arguments, **options)
+
+    setattr(writer.owner, writer.name, watched)
+    try:
+        yield
+    finally:
+        setattr(writer.owner, writer.name, original)
+
+
+def run_in_peace(folder: pathlib.Path) -> Results:
+    """Returns what the small run comes to where nothing is done to it."""
+    message = train(folder)
+    if message:
+        raise RuntimeError(message)
+    return results_of(folder)
+
+
+def fill_before(
+    disk: Disk, folder: pathlib.Path, expected: Results, kind: str, number: int, leave: int, fault
+) -> None:
+    """One trial: the disk is full when this kind of file is written, and later it is not."""
+    with before_call(WRITERS[kind], number, lambda: disk.fill(leave)):
+        message = train(folder)
+    after(disk.empty, folder, expected, message, "No space left on device", kind, fault)
+
+
+def lock_before(disk: Disk, folder: pathlib.Path, expected: Results, kind: str, number: int, fault):
+    """One trial: the disk is read-only when this kind of file is written, and later it is not."""
+
+    def lock():
+        _mount("-o", "remount,ro", str(disk.path))
+
+    # A disk that has a file open for writing cannot be locked: it is done between two runs.
+    with before_call(WRITERS[kind], number, _raise_interrupt):
+        with contextlib.suppress(KeyboardInterrupt):
+            train(folder)
+    gc.collect()
+    lock()
+    message = train(folder)
+    after(disk.unlock, folder, expected, message, "Read-only file system", kind, fault)
+
+
+def _raise_interrupt():
+    raise KeyboardInterrupt
+
+
+def after(mend, folder, expected, message, words, kind, fault):
+    run = RunDirectory(folder)
+    fault.trials += 1
+    fault.injected += 1
+    where = f"{words}, {kind}"
+    fault.failures += [f"{where}: {broken}" for broken in broken_files(run)]
+    if words not in message or "give the same command again" not in message:
+        fault.failures.append(f"{where}: the message was {message!r}")
+    if "\n" in message.strip():
+        fault.failures.append(f"{where}: the message is of several lines")
+    lines = run.metrics.read_bytes().count(b"\n") if run.metrics.exists() else 0
+    fault.repeated.append(max(0, lines - newest_checkpoint(run)))
+    mend()
+    started = time.monotonic()
+    message = train(folder)
+    fault.recovery_seconds.append(round(time.monotonic() - started, 2))
+    if message:
+        fault.failures.append(f"{where}: with space again it ended with {message!r}")
+    elif results_of(folder) != expected:
+        fault.failures.append(f"{where}: the results differ")
+
+
+def attack_disk(folder: pathlib.Path, trials: int, seed: int) -> list[Fault]:
+    """Fills and locks disks at random moments.
+
+    Args:
+        folder: where disks are mounted.
+        trials: how often, of each kind.
+        seed: decides when, and how much space is left.
+    """
+    rng = random.Random(seed)
+    expected = run_in_peace(folder / "peace")
+    promise = "one line that says what to do; then bit-identical to a run in peace"
+    full = Fault("disk full while a run writes", expected=promise)
+    locked = Fault("run directory read-only", expected=promise)
+    kinds = list(WRITERS)
+    for trial in range(trials):
+        kind = kinds[trial % len(kinds)]
+        number = rng.randint(1, WRITERS[kind].calls)
+        with small_disk(folder / f"disk-{trial}") as disk:
+            leave = rng.choice([0, 0, 4096, 8192])
+            fill_before(disk, disk.path / "run", expected, kind, number, leave, full)
+            full.count(f"at {kind}")
+        if trial < trials // 4:
+            with small_disk(folder / f"locked-{trial}") as disk:
+                lock_before(disk, disk.path / "run", expected, "checkpoint", 1 + trial % 4, locked)
+    return [full, locked]

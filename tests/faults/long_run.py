@@ -1,0 +1,148 @@
+"""A run of thousands of meta-steps: memory, open files and traces after each.
+
+It has all that a run from a configuration has: checkpoints, metrics, TensorBoard, validation.
+"""
+
+import gc
+import pathlib
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import psutil
+
+import leap_tf
+from leap_tf.training import MetricsLog
+from leap_tf.training.task_loop import TaskLoop
+from tests.faults.record import Fault
+
+# Python code of these runs when TensorFlow traces it, and at no other time.
+TRACED = ("_train", "_gradient_of_batch", "_evaluate", "_judge_batch")
+
+
+class Usage(keras.callbacks.Callback):
+    """Notes resident memory in bytes, open files and threads after every meta-step.
+
+    Attributes:
+        memory, files, threads: one number for each meta-step.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self._process = psutil.Process()
+        self.memory: list[int] = []
+        self.files: list[int] = []
+        self.threads: list[int] = []
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch % 10 == 0:
+            gc.collect()
+        with self._process.oneshot():
+            self.memory.append(self._process.memory_info().rss)
+            self.files.append(self._process.num_fds())
+            self.threads.append(self._process.num_threads())
+
+
+class Traces(keras.callbacks.Callback):
+    """Counts traces of the task loop, up to each meta-step's end.
+
+    Attributes:
+        counts: one number for each meta-step.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.counts: list[int] = []
+        self._count = 0
+        self._originals = {name: getattr(TaskLoop, name) for name in TRACED}
+
+    def __enter__(self):
+        for name, function in self._originals.items():
+            setattr(TaskLoop, name, self._counting(function))
+        return self
+
+    def __exit__(self, *_):
+        for name, function in self._originals.items():
+            setattr(TaskLoop, name, function)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.counts.append(self._count)
+
+    def _counting(self, function):
+        def counted(*arguments, **options):
+            self._count += 1
+            return function(*arguments, **options)
+
+        return counted
+
+
+def run_long(folder: pathlib.Path, meta_steps: int, validation_freq: int) -> tuple[Usage, Traces]:
+    """Meta-trains on sinusoids, a small network and few steps a task."""
+    keras.utils.set_random_seed(0)
+    usage = Usage()
+    with Traces() as traces:
+        trainer = leap_tf.MetaTrainer(
+            leap_tf.mlp(),
+            keras.losses.MeanSquaredError(),
+            keras.optimizers.SGD(0.01),
+            keras.optimizers.Adam(0.01),
+            steps_per_task=3,
+            meta_batch_size=2,
+            parallel_tasks=2,
+        )
+        trainer.fit(
+            leap_tf.Sinusoids(),
+            meta_steps,
+            validation_tasks=leap_tf.Sinusoids().sample(2, np.random.default_rng(1)),
+            validation_freq=validation_freq,
+            callbacks=[
+                MetricsLog(folder / "metrics.jsonl"),
+                keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False),
+                keras.callbacks.EarlyStopping("val_error", mode="min", patience=meta_steps),
+                usage,
+                traces,
+            ],
+            checkpoint_dir=folder / "checkpoints",
+            checkpoint_seconds=1.0,
+            verbose=False,
+        )
+    return usage, traces
+
+
+def growth(values: Sequence[int], warm_up: int) -> float:
+    """Returns by what share the last tenth after the warm-up is above the first one."""
+    after = values[warm_up:]
+    part = max(1, len(after) // 10)
+    return float(np.median(after[-part:]) / np.median(after[:part]) - 1)
+
+
+def attack_memory(folder: pathlib.Path, meta_steps: int, warm_up: int) -> Fault:
+    """Runs for long and says by how much it grew.
+
+    Args:
+        folder: where it leaves its files.
+        meta_steps: how long.
+        warm_up: meta-steps that are not counted.
+    """
+    usage, traces = run_long(folder, meta_steps, validation_freq=50)
+    found = {
+        "memory": growth(usage.memory, warm_up),
+        "open files": growth(usage.files, warm_up),
+        "threads": growth(usage.threads, warm_up),
+    }
+    fault = Fault(
+        f"{meta_steps:,} meta-steps: memory grew by {found['memory']:.2%}, open files by "
+        f"{found['open files']:.0%}, {traces.counts[-1] - traces.counts[warm_up]} traces after "
+        "the warm-up",
+        trials=1,
+        injected=meta_steps,
+        expected="less than 1 % after the warm-up, no trace after the first validation",
+        details={f"growth of {name}": share for name, share in found.items()}
+        | {"memory at the end, MB": usage.memory[-1] / 1e6, "traces": traces.counts[-1]},
+    )
+    fault.failures += [
+        f"{name} grew by {share:.2%}" for name, share in found.items() if share >= 0.01
+    ]
+    if traces.counts[-1] != traces.counts[warm_up]:
+        fault.failures.append("the task loop was traced again after the warm-up")
+    return fault

@@ -1,0 +1,77 @@
+"""What an attack found: one record for each kind of fault, and the file that holds them.
+
+Records are plain numbers, as they were measured; the table of docs/reliability.md is made of them.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import platform
+import subprocess
+from collections.abc import Sequence
+
+ROOT = pathlib.Path(__file__).parents[2]
+RESULTS = ROOT / "docs" / "results" / "reliability"
+
+
+@dataclasses.dataclass
+class Fault:
+    """What one kind of fault did.
+
+    Attributes:
+        fault: what was done.
+        trials: runs, or inputs, that it was done to.
+        injected: how many times it was done.
+        expected: what has to come out, in a few words.
+        failures: what came out otherwise, one line each.
+        repeated: meta-steps that had to be made again, one number for each injection.
+        recovery_seconds: from the restart to where the run had been, one for each injection.
+        details: counts of other things worth knowing, by name.
+    """
+
+    fault: str
+    trials: int = 0
+    injected: int = 0
+    expected: str = ""
+    failures: list[str] = dataclasses.field(default_factory=list)
+    repeated: list[int] = dataclasses.field(default_factory=list)
+    recovery_seconds: list[float] = dataclasses.field(default_factory=list)
+    details: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    def count(self, name: str, times: float = 1) -> None:
+        """Adds to a detail."""
+        self.details[name] = self.details.get(name, 0) + times
+
+
+def write_results(name: str, command: str, seed: int, faults: Sequence[Fault]) -> pathlib.Path:
+    """Writes what was found, with all that is needed to find it again."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    content = {
+        "command": command,
+        "seed": seed,
+        "commit": _git("rev-parse", "--short=12", "HEAD"),
+        "tree": "changed" if _git("status", "--porcelain", "--", "leap_tf", "bin") else "clean",
+        "machine": {
+            "platform": platform.platform(),
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "python": platform.python_version(),
+        },
+        "faults": [dataclasses.asdict(fault) for fault in faults],
+    }
+    path.write_text(json.dumps(content, indent=1) + "\n")
+    return path
+
+
+def _git(*arguments):
+    return subprocess.run(
+        ["git", *arguments], cwd=ROOT, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def _processor():
+    lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

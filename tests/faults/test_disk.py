@@ -1,0 +1,88 @@
+"""Full and read-only disks: one line that says what to do, and then the same bits."""
+
+import os
+import resource
+
+import pytest
+
+from leap_tf.experiments.report import write_report
+from tests.faults import disk
+from tests.faults.record import Fault
+from tests.result_folders import outcome, task, write_sweep
+
+
+@pytest.fixture(scope="module")
+def peace(tmp_path_factory):
+    return disk.run_in_peace(tmp_path_factory.mktemp("peace") / "run")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    try:
+        with disk.small_disk(tmp_path / "disk") as mounted:
+            yield mounted
+    except disk.NoMountError as error:
+        pytest.skip(f"no disk can be mounted here: {error}")
+
+
+@pytest.mark.parametrize(
+    ("kind", "number"),
+    [
+        ("configuration", 1),
+        ("checkpoint", 2),
+        ("metrics line", 1),
+        ("TensorBoard events", 1),
+        ("final model", 1),
+        ("picture of adaptation", 1),
+        ("evaluation.json", 1),
+    ],
+)
+def test_a_full_disk_is_named_and_loses_nothing(small_disk, peace, kind, number):
+    fault = Fault("full")
+    disk.fill_before(small_disk, small_disk.path / "run", peace, kind, number, 0, fault)
+    assert not fault.failures
+
+
+def test_a_read_only_folder_is_named_and_loses_nothing(small_disk, peace):
+    fault = Fault("read-only")
+    disk.lock_before(small_disk, small_disk.path / "run", peace, "checkpoint", 2, fault)
+    assert not fault.failures
+
+
+def test_a_report_that_does_not_fit_leaves_the_one_before(small_disk, tmp_path):
+    write_sweep(tmp_path / "table1", [({"method": "leap", "seed": "0"}, outcome(task(0.5)))])
+    page, text = write_report(tmp_path, small_disk.path / "report")
+    before = {path: path.read_bytes() for path in (small_disk.path / "report").rglob("*.*")}
+    assert {page, text} <= set(before)
+    write_sweep(tmp_path / "ablation", [({"method": "leap", "seed": "0"}, outcome(task(0.1)))])
+    small_disk.fill()
+    with pytest.raises(OSError, match="No space left"):
+        write_report(tmp_path, small_disk.path / "report")
+    after = {path: path.read_bytes() for path in before}
+    assert after == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="permission bits do not stop root")
+def test_a_folder_without_permission_is_named(tmp_path):
+    tmp_path.chmod(0o500)
+    assert "Make the folder writable" in disk.train(tmp_path / "run")
+
+
+def test_a_limit_on_the_size_of_files_is_named_and_loses_nothing(tmp_path, peace):
+    """What anybody can try who may not mount a disk."""
+    fault = Fault("limit")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, hard))
+
+    def lift():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    try:
+        with disk.before_call(disk.WRITERS["final model"], 1, limit):
+            message = disk.train(tmp_path / "run")
+    finally:
+        lift()
+    disk.after(lift, tmp_path / "run", peace, message, "File too large", "final model", fault)
+    assert not fault.failures

@@ -1,0 +1,25 @@
+"""Memory, open files and traces do not grow with the number of meta-steps."""
+
+from tests.faults.long_run import growth, run_long
+
+
+def test_a_long_run_does_not_grow(tmp_path):
+    """A tenth of the run that is made on demand, with the same bound on a tenth of the steps.
+
+    A meta-step that kept 40 kB, less than two copies of its small network, would be found.
+    """
+    warm_up, meta_steps = 60, 260
+    usage, traces = run_long(tmp_path, meta_steps, validation_freq=20)
+    assert growth(usage.memory, warm_up) < 0.01
+    assert usage.files[-1] <= usage.files[warm_up]
+    assert usage.threads[-1] <= usage.threads[warm_up]
+    # Training is traced in the first meta-step, judging with the first validation.
+    assert set(traces.counts[:19]) == {traces.counts[0]}
+    assert set(traces.counts[19:]) == {traces.counts[19]}
+    assert traces.counts[0] > 0
+
+
+def test_growth_is_seen():
+    steady, leaking = [1000] * 200, [1000 + step for step in range(200)]
+    assert growth(steady, 50) == 0
+    assert 0.1 < growth(leaking, 50) < 0.2

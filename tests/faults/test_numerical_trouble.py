@@ -1,0 +1,193 @@
+"""Tasks that numbers break on: they are left out and counted, and the initialization stays finite.
+
+Each trouble is put beside a task without any, for every way there is of learning from several. What
+is learned has to be what the good task alone gives.
+"""
+
+import keras
+import numpy as np
+import pytest
+
+import leap_tf
+from leap_tf.tasks import ArrayTask, FiniteTasks
+
+CLASSES, STEPS = 3, 4
+CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def examples(name, inputs=None, labels=None, count=12):
+    """A task of points around the corners of a triangle, or with other inputs or labels."""
+    rng = np.random.default_rng(0)
+    own = np.arange(count) % CLASSES
+    labels = own if labels is None else labels
+    if inputs is None:
+        inputs = np.eye(4)[own] + rng.normal(scale=0.1, size=(count, 4))
+    inputs = np.asarray(inputs, np.float32)
+    return ArrayTask(name, (inputs, labels), (inputs, labels), batch_size=min(4, len(labels)))
+
+
+def huge(value):
+    return examples(f"inputs of {value:g}", np.full((12, 4), value))
+
+
+GOOD = examples("good")
+BROKEN = {
+    "loss explodes": huge(1e25),
+    "inputs are infinite": huge(np.inf),
+    "inputs are not numbers": huge(np.nan),
+    "one number is none": examples("nan", np.where(np.arange(48).reshape(12, 4) == 30, np.nan, 1)),
+}
+ODD = {
+    "inputs are constant": huge(1.0),
+    "inputs are zero": huge(0.0),
+    "one example": examples("one example", count=1),
+    "one class": examples("one class", labels=np.zeros(12, int)),
+}
+LEARNERS = {
+    "Leap, length": lambda: leap_tf.Leap(distance="length"),
+    "Leap, energy": lambda: leap_tf.Leap(distance="energy", per_segment=True),
+    "Reptile": leap_tf.Reptile,
+    "FOMAML": leap_tf.FOMAML,
+    "MAML": leap_tf.MAML,
+    "ANIL": leap_tf.ANIL,
+    "Meta-SGD": leap_tf.MetaSGD,
+}
+SECOND_ORDER = ("MAML", "ANIL", "Meta-SGD")  # batch norm of vectors is refused there
+ONE_AFTER_ANOTHER = {
+    "finetuning": leap_tf.MultiHeadedFinetuning,
+    "HAT": leap_tf.HAT,
+    "Progressive Nets": leap_tf.ProgressiveNets,
+}
+
+
+class NoSlope(keras.losses.Loss):
+    """The same whatever the model says, so that every gradient is zero."""
+
+    def call(self, targets, outputs):
+        return 1.0 + 0.0 * keras.ops.sum(outputs, axis=-1)
+
+
+def network(dtype=None, batch_norm=True):
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [
+            keras.layers.Input((4,)),
+            keras.layers.Dense(6, dtype=dtype),
+            *([leap_tf.models.BatchNormalization()] if batch_norm else []),
+            keras.layers.Activation("relu"),
+            keras.layers.Dense(CLASSES, name="head", dtype=dtype),
+        ]
+    )
+
+
+def make_trainer(learner, meta_batch_size, model=None, loss=CROSS_ENTROPY, **options):
+    one_by_one = learner in ONE_AFTER_ANOTHER
+    settings = {
+        "meta_optimizer": keras.optimizers.SGD(1.0) if one_by_one else keras.optimizers.Adam(0.05),
+        "task_layers": ["head"] if one_by_one else [],
+    }
+    return leap_tf.MetaTrainer(
+        model or network(batch_norm=learner not in SECOND_ORDER),
+        loss,
+        keras.optimizers.SGD(0.1),
+        learner=(LEARNERS | ONE_AFTER_ANOTHER)[learner](),
+        steps_per_task=STEPS,
+        meta_batch_size=1 if learner in ("HAT", "Progressive Nets") else meta_batch_size,
+        parallel_tasks=1,
+        **(settings | options),
+    )
+
+
+def train(trainer, tasks, meta_steps=2):
+    return trainer.fit(FiniteTasks(tasks), meta_steps, verbose=False).history
+
+
+def assert_finite(trainer):
+    for variable in [*trainer.variables, *trainer.meta_optimizer.variables]:
+        assert np.isfinite(variable.numpy()).all(), variable.path
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_broken_tasks_are_left_out_and_counted(learner):
+    # Batch norm would make large inputs small again.
+    model = network(batch_norm=False)
+    trainer = make_trainer(learner, meta_batch_size=1 + len(BROKEN), model=model)
+    history = train(trainer, [GOOD, *BROKEN.values()])
+    assert history["tasks_skipped"] == [len(BROKEN)] * 2
+    assert np.isfinite([values for values in history.values()]).all()
+    assert_finite(trainer)
+    # Nothing of what was broken is in what was learned: only which seed came to which task differs.
+    assert history["gradient_steps"] == [STEPS] * 2
+
+
+@pytest.mark.parametrize("trouble", BROKEN)
+@pytest.mark.parametrize("learner", ONE_AFTER_ANOTHER)
+def test_with_nothing_but_a_broken_task_training_stops_and_the_last_state_stays(learner, trouble):
+    trainer = make_trainer(learner, meta_batch_size=2)
+    before = [variable.numpy() for variable in trainer.model.variables]
+    with pytest.raises(leap_tf.MetaTrainingDivergedError, match="meta-step 1 diverged"):
+        train(trainer, [BROKEN[trouble]])
+    assert_finite(trainer)
+    for variable, value in zip(trainer.model.variables, before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value)
+
+
+@pytest.mark.parametrize("learner", [*LEARNERS, *ONE_AFTER_ANOTHER])
+def test_odd_tasks_are_learned_from_like_any_other(learner):
+    tasks = [GOOD, *ODD.values()]
+    trainer = make_trainer(learner, meta_batch_size=len(tasks))
+    history = train(trainer, tasks, meta_steps=len(tasks))
+    assert history["tasks_skipped"] == [0] * len(tasks)
+    assert_finite(trainer)
+    judged = trainer.evaluate(tasks)
+    assert judged.diverged == ()
+    assert np.isfinite([task.error for task in judged.tasks]).all()
+
+
+@pytest.mark.parametrize("learner", [*LEARNERS, *ONE_AFTER_ANOTHER])
+def test_where_nothing_can_be_learned_nothing_moves_or_breaks(learner):
+    trainer = make_trainer(learner, meta_batch_size=2, loss=NoSlope())
+    before = [variable.numpy() for variable in trainer.meta_variables]
+    history = train(trainer, [GOOD, ODD["inputs are constant"]])
+    assert history["tasks_skipped"] == [0, 0]
+    if learner != "HAT":  # its penalty on units has a slope of its own
+        for variable, value in zip(trainer.meta_variables, before, strict=True):
+            np.testing.assert_array_equal(variable.numpy(), value)
+    assert_finite(trainer)
+
+
+@pytest.mark.parametrize("learner", ["Leap, length", "Reptile", "FOMAML"])
+def test_mixed_precision_that_overflows_is_skipped(learner):
+    """Half precision ends at 65504, so what is harmless elsewhere is infinite here."""
+    large = huge(3e5)
+    single = make_trainer(learner, meta_batch_size=2)
+    assert train(single, [GOOD, large])["tasks_skipped"] == [0, 0]
+    mixed = make_trainer(learner, meta_batch_size=2, model=network(dtype="mixed_float16"))
+    history = train(mixed, [GOOD, large])
+    assert history["tasks_skipped"] == [1, 1]
+    assert_finite(mixed)
+
+
+class Steep(keras.losses.Loss):
+    """A slope that nothing ends."""
+
+    def call(self, targets, outputs):
+        return 1e3 * keras.ops.sum(outputs, axis=-1)
+
+
+@pytest.mark.parametrize("meta_optimizer", [keras.optimizers.SGD, keras.optimizers.Adam])
+def test_an_update_that_overflows_is_not_made(meta_optimizer):
+    """Every task is finite, and where the meta-update would lead is not."""
+    optimizer = meta_optimizer(3e38)
+    model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(1)])
+    trainer = make_trainer(
+        "Reptile", meta_batch_size=2, model=model, loss=Steep(), meta_optimizer=optimizer
+    )
+    before = [variable.numpy() for variable in [*trainer.meta_variables, *optimizer.variables]]
+    with pytest.raises(leap_tf.MetaTrainingDivergedError, match="Lower the meta learning rate"):
+        train(trainer, [GOOD, ODD["one class"]], meta_steps=3)
+    assert_finite(trainer)
+    if trainer.meta_step == 0:
+        after = [*trainer.meta_variables, *optimizer.variables]
+        for variable, value in zip(after, before, strict=True):
+            np.testing.assert_array_equal(variable.numpy(), value)
