@@ -41,7 +41,6 @@ from leap_tf.models import conv_net, mlp
 from leap_tf.tasks import alphabet_splits, multi_cv_splits, sinusoid_splits
 from leap_tf.training import MetaTrainer, StopWhenMastered, StopWhenStalled
 
-
 # What gin raises for a text that is no configuration. Deep nesting ends in one of the last two.
 _UNREADABLE = (
     ValueError,

@@ -2,9 +2,9 @@
 
 from leap_tf.training.checkpoint import CheckpointMismatchError, CheckpointUnreadableError
 from leap_tf.training.evaluation import Evaluation, TaskEvaluation, area_under_curve, steps_to
-from leap_tf.training.meta_update import MetaTrainingDivergedError
 from leap_tf.training.meta_loop import MetaLoop
 from leap_tf.training.meta_trainer import MetaTrainer
+from leap_tf.training.meta_update import MetaTrainingDivergedError
 from leap_tf.training.metrics_log import MetricsLog, read_metrics
 from leap_tf.training.parts import (
     Divisible,
