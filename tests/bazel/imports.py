@@ -83,8 +83,11 @@ def problems(targets: list[Target]) -> list[str]:
     own_packages = {module.split(".")[0] for module in owners}
     distributions = importlib.metadata.packages_distributions()
 
-    def providers(names: tuple[str, ...]) -> set[str]:
+    def providers(names: tuple[str, ...], source: str) -> set[str]:
         package = names[0].split(".")[0]
+        beside = str(pathlib.PurePath(source).parent / names[-1])  # as scripts import each other
+        if beside.replace("/", ".") in owners:
+            return owners[beside.replace("/", ".")]
         if package in own_packages:
             return next((owners[name] for name in names if name in owners), set())
         return {f"@pypi//{bazel_name(name)}" for name in distributions.get(package, ())}
@@ -94,7 +97,7 @@ def problems(targets: list[Target]) -> list[str]:
         needed: set[str] = set()
         for source in sorted(target.sources):
             for names in sorted(imported(source)):
-                provided = providers(names)
+                provided = providers(names, source)
                 if not provided:
                     found.append(f"{source} imports {names[-1]}, which is in no target or package")
                 elif target.name not in provided:

@@ -7,7 +7,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from tests.experiments.test_session import command, learned, wait_for_meta_step, without_times
+from tests.runs import command, learned, wait_for_meta_step, without_times
 
 pytest.importorskip("ray", reason='needs the extra: pip install "leap-tf[cluster]"')
 
