@@ -60,7 +60,7 @@ class HAT(SequentialLearner):
         return training_models[0]
 
     def lasting_state(self, training_models: Sequence[keras.Model]) -> list[keras.Variable]:
-        return list(training_models[0].attended)
+        return [training_models[0].visited]
 
     def numbered(self, number: int, task: Task) -> NumberedTask:
         return AnnealedTask(number, task, self.steps_per_epoch)

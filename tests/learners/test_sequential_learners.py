@@ -123,6 +123,18 @@ def hard_attention_model(**options):
     return HardAttentionModel(original, "head", tasks=3, **options)
 
 
+def attend(model, task, *units):
+    """Makes a task attend to these units of each block and no others, and counts it as visited."""
+    for bank, attended in zip(model.embeddings, units, strict=True):
+        embeddings = bank.numpy()
+        # ±6 saturate: σ(400·6) is 1 in float32, σ(−400·6) is 0.
+        embeddings[task] = np.where(np.isin(np.arange(bank.shape[1]), attended), 6.0, -6.0)
+        bank.assign(embeddings)
+    visited = model.visited.numpy()
+    visited[task] = 1.0
+    model.visited.assign(visited)
+
+
 def batch(task, rows=5, progress=1.0):
     points = np.random.default_rng(task).normal(size=(rows, 4)).astype("float32")
     return [
@@ -136,10 +148,7 @@ def batch(task, rows=5, progress=1.0):
 def test_weights_between_units_of_another_task_have_no_gradient():
     """1 − min(Aₗᵢ, Aₗ₋₁ⱼ) on kernels and 1 − Aₗᵢ on biases, by hand."""
     model = hard_attention_model(penalty=0.0)
-    first, second = np.zeros((3, 8), "float32"), np.zeros((3, 6), "float32")
-    first[1, [0, 3]], second[1, [2, 5]] = 1.0, 1.0  # what task 1 attends to
-    model.attended[0].assign(first)
-    model.attended[1].assign(second)
+    attend(model, 1, [0, 3], [2, 5])
     with tf.GradientTape() as tape:
         loss = tf.reduce_sum(model(batch(0, progress=0.0), training=True) ** 2)
     kernels = {"/".join(v.path.split("/")[-2:]): v for v in model.trainable_variables}
@@ -153,21 +162,30 @@ def test_weights_between_units_of_another_task_have_no_gradient():
 
 def test_a_task_may_change_what_it_attends_to_itself():
     model = hard_attention_model(penalty=0.0)
-    model.attended[0].assign(np.eye(3, 8, dtype="float32"))
+    for task in range(3):
+        attend(model, task, [task], [])
     for task, expected in ((0, [0, 1, 1]), (1, [1, 0, 1]), (2, [1, 1, 0])):
-        taken = model._attended_by_others(0, tf.constant(task)).numpy()
+        taken, _ = model.attended_by_others(tf.constant(task))
         np.testing.assert_array_equal(taken[:3], expected)
+
+
+def test_what_a_task_attends_to_counts_from_its_first_visit_on_as_it_is_after_the_last_step():
+    trainer = TestHAT().trainer()
+    trainer.fit(TestHAT().tasks(), 1, verbose=False)
+    model = trainer.model
+    np.testing.assert_array_equal(model.visited, np.eye(7)[0])
+    taken = model.attended_by_others(tf.constant(1))[0]
+    np.testing.assert_array_equal(taken, tf.sigmoid(400.0 * model.embeddings[0][0]))
 
 
 def test_the_penalty_counts_attention_to_free_units():
     model = hard_attention_model(penalty=0.5)
     for bank in model.embeddings:
         bank.assign(np.zeros(bank.shape))  # a = 1/2 everywhere
-    model.attended[0].assign(np.tile([[0.0], [1.0], [0.0]], 8))  # task 1 took the whole first block
+    attend(model, 1, range(8), [])  # task 1 took the whole first block
     model(batch(0, progress=1.0), training=True)
     np.testing.assert_allclose(model.losses, [0.5 * (6 * 0.5) / 6])
-    hard = model.attended[1].numpy()
-    np.testing.assert_allclose(hard, [[0.5] * 6, [0.0] * 6, [0.0] * 6])  # it is remembered
+    np.testing.assert_array_equal(model.visited, [1.0, 1.0, 0.0])
 
 
 def test_the_scale_rises_within_an_epoch():
@@ -219,6 +237,100 @@ def test_a_later_task_leaves_an_earlier_ones_outputs_to_the_bit():
     assert history["final_loss"][-1] < history["loss"][-1]
     assert not np.array_equal(kernel, model.blocks[1][0].kernel.numpy())
     np.testing.assert_array_equal(before, model(inputs, training=True).numpy())
+
+
+def flattened_network():
+    """Convolution, flattening, a dense block, a head: units become positions times units."""
+    keras.utils.set_random_seed(0)
+    layers = [
+        keras.layers.Conv2D(4, 3, name="first"),
+        keras.layers.ReLU(name="relu"),
+        keras.layers.Flatten(name="flatten"),
+        keras.layers.Dense(6, activation="sigmoid", name="second"),
+        keras.layers.Dense(3, name="head"),
+    ]
+    return keras.Sequential([keras.layers.Input((4, 4, 1)), *layers])
+
+
+def small_images(number):
+    rng = np.random.default_rng(number)
+    labels = np.tile(np.arange(3), 10)
+    values = rng.normal(size=(30, 4, 4, 1)).astype("float32") + labels[:, None, None, None]
+    return ArrayTask(f"images {number}", (values, labels), (values, labels), batch_size=10)
+
+
+def test_after_flattening_a_weight_belongs_to_the_unit_whatever_its_position():
+    model = HardAttentionModel(flattened_network(), "head", tasks=3, penalty=0.0)
+    attend(model, 1, [0, 3], [2, 5])
+    inputs = next(iter(HAT(steps_per_epoch=2).numbered(0, small_images(0)).train_batches(0)))[0]
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(model(inputs, training=True) ** 2)
+    gradient = tape.gradient(loss, model.blocks[1][0].kernel.value).numpy()
+    protected = np.outer(np.isin(np.arange(16) % 4, [0, 3]), np.isin(np.arange(6), [2, 5]))
+    np.testing.assert_array_equal(gradient == 0, protected)
+
+
+def test_a_later_task_leaves_an_earlier_ones_outputs_to_the_bit_behind_flattening():
+    trainer = MetaTrainer(
+        flattened_network(),
+        CROSS_ENTROPY,
+        keras.optimizers.SGD(0.1),
+        keras.optimizers.SGD(1.0),
+        learner=HAT(tasks=2, steps_per_epoch=10),
+        steps_per_task=20,
+        meta_batch_size=1,
+        task_layers=("head",),
+    )
+    model = trainer.model
+    attend(model, 0, [0, 1], [0, 1, 2])
+    attend(model, 1, [2, 3], [3, 4, 5])
+    model.visited.assign(np.zeros(3))
+    tasks = FiniteTasks([small_images(0), small_images(1)])
+    trainer.fit(tasks, 1, verbose=False)
+    (inputs, _), *_ = trainer.learner.numbered(0, tasks.tasks[0]).test_batches()
+    before, kernel = model(inputs).numpy(), model.blocks[1][0].kernel.numpy()
+    trainer.fit(tasks, 2, verbose=False)
+    assert not np.array_equal(kernel, model.blocks[1][0].kernel.numpy())
+    np.testing.assert_array_equal(before, model(inputs).numpy())
+
+
+@pytest.mark.parametrize(
+    "mixing",
+    [
+        keras.layers.LayerNormalization(name="mixing"),
+        keras.layers.GroupNormalization(2, name="mixing"),
+        keras.layers.UnitNormalization(name="mixing"),
+        keras.layers.BatchNormalization(axis=1, name="mixing"),
+        keras.layers.Activation("softmax", name="mixing"),
+        keras.layers.Softmax(name="mixing"),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_layers_that_mix_units_are_refused(mixing):
+    layers = [keras.layers.Conv2D(4, 1, name="first"), mixing]
+    layers += [keras.layers.Flatten(), keras.layers.Dense(3, name="head")]
+    original = keras.Sequential([keras.layers.Input((4, 4, 1)), *layers])
+    with pytest.raises(ValueError, match="'mixing' is not known to act on each unit by itself"):
+        HardAttentionModel(original, "head", tasks=2)
+
+
+def test_softmax_in_a_layer_with_units_and_weights_behind_flattening_are_refused():
+    softmax = [
+        keras.layers.Dense(4, activation="softmax", name="first"),
+        keras.layers.Dense(3, name="head"),
+    ]
+    with pytest.raises(ValueError, match="activation of 'first' mixes units"):
+        HardAttentionModel(keras.Sequential([keras.layers.Input((4,)), *softmax]), "head", tasks=2)
+    normalized = [
+        keras.layers.Conv2D(4, 3, name="first"),
+        keras.layers.Flatten(),
+        keras.layers.BatchNormalization(name="norm"),
+        keras.layers.Dense(3, name="head"),
+    ]
+    with pytest.raises(ValueError, match="'norm' has weights and follows a change of shape"):
+        HardAttentionModel(
+            keras.Sequential([keras.layers.Input((3, 3, 1)), *normalized]), "head", tasks=2
+        )
 
 
 def test_embeddings_stay_where_the_sigmoid_has_a_slope():
@@ -352,3 +464,23 @@ def test_models_that_are_no_chain_are_refused():
     names = [[layer.name.rstrip("0123456789") for layer in block] for block in chain.blocks]
     assert names == [["conv", "norm", "pool", "relu"]] * 2
     assert [layer.name for layer in chain.shaping] == ["flatten"]
+
+
+@pytest.mark.parametrize(
+    "pull",
+    [
+        {"kernel_regularizer": "l2"},
+        {"bias_regularizer": "l1"},
+        {"kernel_constraint": "max_norm"},
+        {"activity_regularizer": "l2"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    "learner", [HAT(tasks=2), ProgressiveNets(tasks=2)], ids=["hat", "progressive"]
+)
+def test_penalties_and_constraints_are_refused_since_they_move_others_weights(learner, pull):
+    layers = [keras.layers.Dense(6, name="body", **pull), keras.layers.Dense(3, name="head")]
+    model = keras.Sequential([keras.layers.Input((4,)), *layers])
+    with pytest.raises(ValueError, match="'body' has a regularizer or constraint"):
+        learner.training_models(model, ["head"])
