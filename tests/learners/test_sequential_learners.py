@@ -10,7 +10,7 @@ from leap_tf.models import HardAttentionModel, conv_net, progressive_columns
 from leap_tf.models.chain import chain_of
 from leap_tf.models.hard_attention import attention, gated_gradient
 from leap_tf.tasks import ArrayTask, FiniteTasks
-from leap_tf.training import MetaTrainer
+from leap_tf.training import MetaTrainer, StopWhenStalled
 from tests.learner_contract import CROSS_ENTROPY, LearnerContract, blobs, small_model
 
 
@@ -49,9 +49,8 @@ class SequentialContract(LearnerContract):
             )
 
     def test_tasks_take_turns(self):
-        tasks = FiniteTasks([blobs(number) for number in range(3)])
-        drawn = [self.learner().draw_tasks(tasks, 1, step, None)[0].number for step in range(7)]
-        assert drawn == [0, 1, 2, 0, 1, 2, 0]
+        drawn = [self.learner().draw_tasks(self.tasks(), 1, step, None)[0] for step in range(8)]
+        assert [task.number for task in drawn] == [0, 1, 2, 3, 4, 5, 0, 1]
 
     def test_a_model_that_is_read_back_says_the_same(self, tmp_path):
         trainer = self.trainer()
@@ -346,6 +345,15 @@ def test_numbers_that_make_no_sense_are_refused():
             HAT(**options)
 
 
+def test_stopping_between_the_ends_of_epochs_is_refused():
+    """s is far below s_max there, and held-out examples are judged with s_max."""
+    for every in (1, 6):
+        with pytest.raises(ValueError, match=f"every {every} gradient steps.*multiple of steps_per"):
+            TestHAT().trainer(stopping=StopWhenStalled(every=every))
+    trainer = TestHAT().trainer(stopping=StopWhenStalled(every=4))
+    trainer.fit(TestHAT().tasks(), 1, verbose=False)
+
+
 # -- Progressive Nets -----------------------------------------------------------------------
 
 
@@ -367,9 +375,7 @@ def test_a_column_trains_itself_and_its_laterals_and_nothing_else():
         variables = column.trainable_variables
         gradients = tape.gradient(loss, [variable.value for variable in variables])
         for variable, gradient in zip(variables, gradients):
-            of_this_column = any(part.endswith(f"_{number}") for part in variable.path.split("/"))
-            of_this_column |= "scale_" in variable.path and gradient is not None
-            assert (gradient is not None) == of_this_column, variable.path
+            assert (gradient is not None) == (column_of(variable.path) == number), variable.path
             assert gradient is None or np.any(gradient), variable.path
     laterals = [v.path for v in third.trainable_variables if "adapt_" in v.path]
     assert {path.split("/")[-2] for path in laterals} >= {
@@ -449,6 +455,30 @@ def test_earlier_columns_do_not_move_and_keep_their_statistics():
     for variable in trainer.meta_variables:
         if variable.path in moved:
             assert np.any(moved[variable.path] != variable.numpy())
+
+
+@pytest.mark.parametrize("count", [5, 7])
+def test_as_many_tasks_as_columns_are_required(count):
+    tasks = FiniteTasks([blobs(number) for number in range(count)])
+    with pytest.raises(ValueError, match=f"{count} tasks|room for 6"):
+        TestProgressiveNets().trainer().fit(tasks, 1, verbose=False)
+
+
+def test_a_visit_of_the_second_round_moves_its_own_column_only():
+    trainer = TestProgressiveNets().trainer()
+    tasks = TestProgressiveNets().tasks()
+    trainer.fit(tasks, 8, verbose=False)
+    before = {variable.path: variable.numpy() for variable in trainer.meta_variables}
+    trainer.fit(tasks, 9, verbose=False)  # the third task's second visit
+    moved = {v.path for v in trainer.meta_variables if np.any(before[v.path] != v.numpy())}
+    of_third = {path for path in before if column_of(path) == 2}
+    assert moved == of_third
+    assert any("body" in path for path in moved)
+
+
+def column_of(path):
+    """The number of the column that a variable belongs to, from names such as adapt_head_2."""
+    return int(path.split("/")[-2].rsplit("_", 1)[-1])
 
 
 def test_models_that_are_no_chain_are_refused():
