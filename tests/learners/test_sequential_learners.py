@@ -1,5 +1,7 @@
 """HAT and Progressive Nets: the contract of all learners, and what defines each."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from leap_tf.models import HardAttentionModel, conv_net, progressive_columns
 from leap_tf.models.chain import chain_of
 from leap_tf.models.hard_attention import attention, gated_gradient
 from leap_tf.tasks import ArrayTask, FiniteTasks
-from leap_tf.training import MetaTrainer, StopWhenStalled
+from leap_tf.training import MetaTrainer, SeededTask, StopWhenStalled
 from tests.learner_contract import CROSS_ENTROPY, LearnerContract, blobs, small_model
 
 
@@ -348,7 +350,9 @@ def test_numbers_that_make_no_sense_are_refused():
 def test_stopping_between_the_ends_of_epochs_is_refused():
     """s is far below s_max there, and held-out examples are judged with s_max."""
     for every in (1, 6):
-        with pytest.raises(ValueError, match=f"every {every} gradient steps.*multiple of steps_per"):
+        with pytest.raises(
+            ValueError, match=f"every {every} gradient steps.*multiple of"
+        ):
             TestHAT().trainer(stopping=StopWhenStalled(every=every))
     trainer = TestHAT().trainer(stopping=StopWhenStalled(every=4))
     trainer.fit(TestHAT().tasks(), 1, verbose=False)
@@ -390,6 +394,31 @@ def test_the_first_column_is_the_model_itself():
     for target, source in zip(first.weights, original.weights, strict=True):
         target.assign(source)
     np.testing.assert_array_equal(first(images()), original(images()[0]))
+
+
+def test_columns_and_adapters_start_apart_even_if_the_model_has_seeds():
+    def dense(name, seed):
+        return keras.layers.Dense(
+            4, kernel_initializer=keras.initializers.GlorotUniform(seed), name=name
+        )
+
+    layers = [dense("a", 1), dense("b", 2), dense("head", 3)]
+    original = keras.Sequential([keras.layers.Input((4,)), *layers])
+    first, again = (
+        {
+            variable.path: variable.numpy()
+            for column in progressive_columns(original, "head", 3)
+            for variable in column.variables
+            if variable.path.split("/")[-2].removeprefix("adapt_")[:-2] in ("a", "b", "head")
+            and variable.path.endswith("kernel")
+        }
+        for _ in range(2)
+    )
+    assert len(first) == 3 + (3 + 2) + (3 + 2)  # of every column, and of its adapters
+    for one, other in itertools.combinations(first.values(), 2):
+        assert np.abs(one - other).max() > 0.1
+    for path, value in first.items():
+        np.testing.assert_array_equal(value, again[path])  # as seeds promise
 
 
 def test_the_second_column_by_hand():
@@ -455,6 +484,12 @@ def test_earlier_columns_do_not_move_and_keep_their_statistics():
     for variable in trainer.meta_variables:
         if variable.path in moved:
             assert np.any(moved[variable.path] != variable.numpy())
+
+
+def test_a_task_without_a_number_has_no_column():
+    trainer = TestProgressiveNets().trainer()
+    with pytest.raises(ValueError, match="'blobs 0' has no number, and each of 7 models"):
+        trainer._runner.train(SeededTask(blobs(0), seed=0, steps=1))
 
 
 @pytest.mark.parametrize("count", [5, 7])
