@@ -350,9 +350,7 @@ def test_numbers_that_make_no_sense_are_refused():
 def test_stopping_between_the_ends_of_epochs_is_refused():
     """s is far below s_max there, and held-out examples are judged with s_max."""
     for every in (1, 6):
-        with pytest.raises(
-            ValueError, match=f"every {every} gradient steps.*multiple of"
-        ):
+        with pytest.raises(ValueError, match=f"every {every} gradient steps.*multiple of"):
             TestHAT().trainer(stopping=StopWhenStalled(every=every))
     trainer = TestHAT().trainer(stopping=StopWhenStalled(every=4))
     trainer.fit(TestHAT().tasks(), 1, verbose=False)

@@ -74,7 +74,7 @@ def write_gtsrb(folder):
 
 
 def write_facescrub(folder):
-    """Of 101 people the last has one image fewer; of the first, one is no image."""
+    """Of 101 people the last has one image fewer, but more files; the first has a broken one."""
     for person in PEOPLE:
         (folder / "facescrub" / person).mkdir(parents=True)
         for number in range(1 if person == PEOPLE[-1] else 2):
@@ -83,6 +83,9 @@ def write_facescrub(folder):
             (folder / "facescrub" / person / f"{number}.png").write_bytes(image_file(pixels))
     (folder / "facescrub" / PEOPLE[0] / "2.jpg").write_bytes(b"<html>404</html>")
     (folder / "facescrub" / PEOPLE[0] / "notes.txt").write_text("no image")
+    whole = image_file(np.zeros((40, 50, 3)))
+    for name, content in (("3", b""), ("4", b"<html>404</html>"), ("5", whole[: len(whole) // 2])):
+        (folder / "facescrub" / PEOPLE[-1] / f"{name}.png").write_bytes(content)
 
 
 def facescrub_split_sizes():
