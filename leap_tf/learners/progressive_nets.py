@@ -41,7 +41,7 @@ class ProgressiveNets(SequentialLearner):
         present = len(distribution.tasks)  # type: ignore[attr-defined]
         if present != self.tasks:
             raise ValueError(
-                f"There are {present} tasks and {self.tasks} columns for them, and a column with no "
+                f"There are {present} tasks and {self.tasks} columns for them. A column without a "
                 f"task would never be trained. Give ProgressiveNets(tasks={present})."
             )
         return drawn
