@@ -183,6 +183,24 @@ def test_not_mnist_has_the_glyphs_and_counts_what_it_leaves_out(tmp_path, source
     }
 
 
+def test_not_mnist_takes_placed_archives_before_it_downloads(tmp_path, sources, monkeypatch):
+    write_not_mnist(sources)
+    known = {
+        url: tfds.download.checksums.UrlInfo(
+            size=tfds.core.utils.Size(placed.stat().st_size),
+            checksum=hashlib.sha256(placed.read_bytes()).hexdigest(),
+            filename=info.filename,
+        )
+        for url, info in NotMnist.url_infos.items()
+        for placed in [sources / info.filename]
+    }
+    monkeypatch.setattr(NotMnist, "url_infos", known)
+    NotMnist(data_dir=tmp_path).download_and_prepare(
+        download_config=tfds.download.DownloadConfig(manual_dir=sources, try_download_gcs=False)
+    )
+    assert sorted(examples("not_mnist", tmp_path, "train")) == list(range(10))
+
+
 def test_gtsrb_takes_classes_from_folders_and_annotations(tmp_path, sources, monkeypatch):
     write_gtsrb(sources)
     expect_training_archive(monkeypatch, sources / "GTSRB_Final_Training_Images.zip")
