@@ -11,13 +11,12 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
-from leap_tf.learners.learner import StatelessLearner, TaskEnd, TaskUpdate
-from leap_tf.learners.reptile import displacement, require_whole_steps
+from leap_tf.learners.joint_training import JointTraining
 from leap_tf.models import head_name, multi_headed
 from leap_tf.tasks import MixedTask, Task, TaskDistribution, number_of_each
 
 
-class MultiHeadedFinetuning(StatelessLearner):
+class MultiHeadedFinetuning(JointTraining):
     """Joint training of a shared encoder with a head for every task.
 
     Needs `task_layers=[head]`, one Dense layer that is the model's output: in training every
@@ -38,16 +37,13 @@ class MultiHeadedFinetuning(StatelessLearner):
             raise ValueError(f"heads must be at least 1, and is {heads}.")
         self.heads = heads
 
-    def end_task(self, state: tuple[()], end: TaskEnd) -> TaskUpdate:
-        return TaskUpdate(displacement(end), metrics={})
-
     def check(
         self,
         meta_optimizer: keras.optimizers.Optimizer,
         inner_optimizer: keras.optimizers.Optimizer,
         stopping: object | None,
     ) -> None:
-        require_whole_steps(meta_optimizer, type(self).__name__)
+        super().check(meta_optimizer, inner_optimizer, stopping)
         if stopping:
             raise ValueError(
                 "MultiHeadedFinetuning trains a mixture of tasks, none of which can be stopped "

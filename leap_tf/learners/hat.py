@@ -20,8 +20,14 @@ class HAT(SequentialLearner):
     """One network in which every task owns the units it attends to.
 
     Needs `task_layers=[head]`. Where tasks have different numbers of classes, the head must have
-    as many units as the largest. The original clips gradients to a norm of 10⁴: give the inner
-    optimizer `global_clipnorm`.
+    as many units as the largest. The original also clips gradients to a norm of 10⁴, which here
+    would be the inner optimizer's to do.
+
+    Attention is hard at the end of an epoch only, and evaluation is with hard attention. So a visit
+    should be of whole epochs (`steps_per_task` and the steps of evaluation multiples of
+    `steps_per_epoch`): one that ends in between ends soft, and what was trained is not what
+    is judged. For the same reason `stopping` may judge at ends of epochs only. `check` sees to
+    `stopping`; it does not see `judged_stopping`, for which the same holds.
 
     Args:
         tasks: how many tasks there may be to train on.
@@ -50,6 +56,21 @@ class HAT(SequentialLearner):
         self.largest_scale = largest_scale
         self.penalty = penalty
 
+    def check(
+        self,
+        meta_optimizer: keras.optimizers.Optimizer,
+        inner_optimizer: keras.optimizers.Optimizer,
+        stopping: object | None,
+    ) -> None:
+        super().check(meta_optimizer, inner_optimizer, stopping)
+        every = getattr(stopping, "every", 0)
+        if every % self.steps_per_epoch:
+            raise ValueError(
+                f"stopping judges every {every} gradient steps, and HAT's attention is hard at the "
+                f"ends of epochs of {self.steps_per_epoch} steps only. Set `every` to a multiple "
+                "of steps_per_epoch, in stopping and in judged_stopping."
+            )
+
     def training_models(self, model: keras.Model, task_layers: Sequence[str]) -> list[keras.Model]:
         head = head_name(task_layers, type(self).__name__)
         return [HardAttentionModel(model, head, self.tasks + 1, self.largest_scale, self.penalty)]
@@ -60,7 +81,7 @@ class HAT(SequentialLearner):
         return training_models[0]
 
     def lasting_state(self, training_models: Sequence[keras.Model]) -> list[keras.Variable]:
-        return list(training_models[0].attended)
+        return [training_models[0].visited]
 
     def numbered(self, number: int, task: Task) -> NumberedTask:
         return AnnealedTask(number, task, self.steps_per_epoch)

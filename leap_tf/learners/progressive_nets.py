@@ -7,9 +7,11 @@ The columns are in `leap_tf.models.progressive`. A column trains on visits to it
 from collections.abc import Sequence
 
 import keras
+import numpy as np
 
 from leap_tf.learners.sequential import SequentialLearner
 from leap_tf.models import head_name, progressive_columns
+from leap_tf.tasks import Task, TaskDistribution
 
 
 class ProgressiveNets(SequentialLearner):
@@ -19,12 +21,30 @@ class ProgressiveNets(SequentialLearner):
     as many units as the largest. Columns are built beforehand: memory and time grow with the
     square of their number.
 
+    Tasks may be visited in turns, round after round, as in Flennerhag et al. (appendix G). In the
+    original a column is trained once, before the next is made, and never moves again. Here a
+    revisit moves a column after later ones were fitted to its features, so it does change what
+    they compute, until their own next visit. What holds is that a visit trains its own column only.
+
     Args:
-        tasks: how many tasks there may be to train on.
+        tasks: how many tasks there are to train on. A column that is not trained would feed noise
+            to the one that is judged, so there must be exactly as many.
     """
 
     def __init__(self, tasks: int = 7):
         super().__init__(tasks)
+
+    def draw_tasks(
+        self, distribution: TaskDistribution, count: int, meta_step: int, rng: np.random.Generator
+    ) -> list[Task]:
+        drawn = super().draw_tasks(distribution, count, meta_step, rng)
+        present = len(distribution.tasks)  # type: ignore[attr-defined]
+        if present != self.tasks:
+            raise ValueError(
+                f"There are {present} tasks and {self.tasks} columns for them. A column without a "
+                f"task would never be trained. Give ProgressiveNets(tasks={present})."
+            )
+        return drawn
 
     def training_models(self, model: keras.Model, task_layers: Sequence[str]) -> list[keras.Model]:
         head = head_name(task_layers, type(self).__name__)

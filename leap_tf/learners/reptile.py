@@ -5,7 +5,6 @@ Nichol, Achiam and Schulman, "On First-Order Meta-Learning Algorithms", 2018. Th
 points Leap with the energy and without the loss gives the same meta-gradient.
 """
 
-import keras
 import tensorflow as tf
 
 from leap_tf.geometry import accumulator_dtype
@@ -26,19 +25,3 @@ def displacement(end: TaskEnd) -> list[tf.Tensor]:
         - tf.cast(last, accumulator_dtype(last.dtype))
         for start, last in zip(end.initialization, end.parameters)
     ]
-
-
-def require_whole_steps(meta_optimizer: keras.optimizers.Optimizer, learner: str) -> None:
-    """Refuses a meta-optimizer that does not go all the way to where training on a task ended.
-
-    Raises:
-        ValueError: it is something else than SGD with rate 1.
-    """
-    settings = meta_optimizer.get_config()
-    if type(meta_optimizer) is not keras.optimizers.SGD or (
-        settings["learning_rate"] != 1.0 or settings["momentum"]
-    ):
-        raise ValueError(
-            f"{learner} goes to where training ended, so its meta_optimizer must be "
-            "keras.optimizers.SGD(1.0). The learning rate is the inner optimizer's."
-        )

@@ -8,12 +8,11 @@ the task that is judged, which is adapted to like all the others were.
 import keras
 import numpy as np
 
-from leap_tf.learners.learner import StatelessLearner, TaskEnd, TaskUpdate
-from leap_tf.learners.reptile import displacement, require_whole_steps
+from leap_tf.learners.joint_training import JointTraining
 from leap_tf.tasks import NumberedTask, Task, TaskDistribution, number_of_each
 
 
-class SequentialLearner(StatelessLearner):
+class SequentialLearner(JointTraining):
     """Keeps one network that goes from task to task.
 
     Needs `meta_batch_size=1` and the meta-optimizer SGD(1.0). Weight decay is refused, since it
@@ -33,16 +32,13 @@ class SequentialLearner(StatelessLearner):
             raise ValueError(f"tasks must be at least 1, and is {tasks}.")
         self.tasks = tasks
 
-    def end_task(self, state: tuple[()], end: TaskEnd) -> TaskUpdate:
-        return TaskUpdate(displacement(end), metrics={})
-
     def check(
         self,
         meta_optimizer: keras.optimizers.Optimizer,
         inner_optimizer: keras.optimizers.Optimizer,
         stopping: object | None,
     ) -> None:
-        require_whole_steps(meta_optimizer, type(self).__name__)
+        super().check(meta_optimizer, inner_optimizer, stopping)
         if inner_optimizer.weight_decay:
             raise ValueError(
                 f"inner_optimizer has weight_decay={inner_optimizer.weight_decay}, and would make "

@@ -40,10 +40,17 @@ def chain_of(model: keras.Model, head: str) -> Chain:
         head: name of its last layer.
 
     Raises:
-        ValueError: the model is no chain, or its head is not a linear Dense layer.
+        ValueError: the model is no chain, or its head is not a linear Dense layer, or a layer has
+            a regularizer or constraint: they would move what belongs to other tasks.
     """
     last = require_head(model, head)
     layers = [each for each in model.layers if not isinstance(each, keras.layers.InputLayer)]
+    for layer in layers:
+        if _is_pulled(layer):
+            raise ValueError(
+                f"Layer {layer.name!r} has a regularizer or constraint, which would move weights "
+                "that belong to other tasks. Build the model without."
+            )
     if not isinstance(model, keras.Sequential):
         _require_one_after_the_other(model, layers)
     blocks: list[list[keras.Layer]] = []
@@ -102,9 +109,18 @@ def require_head(model: keras.Model, head: str) -> keras.layers.Dense:
             f"The head {head!r} must have a bias and no activation. Give the activation to the "
             "loss, as from_logits=True."
         )
-    if any((layer.kernel_regularizer, layer.bias_regularizer, layer.kernel_constraint)):
+    if _is_pulled(layer):
         raise ValueError(f"The head {head!r} has a regularizer or constraint; banks have none.")
     return layer
+
+
+def _is_pulled(layer):
+    """Whether something else than the loss of the task moves a layer's variables."""
+    return any(
+        part.activity_regularizer
+        or any(variable.regularizer or variable.constraint for variable in part.variables)
+        for part in layer._flatten_layers()
+    )
 
 
 def head_name(task_layers, learner: str) -> str:

@@ -14,9 +14,9 @@ some of them free:
 
 Embeddings hardly move where σ is steep or flat, so their gradient is compensated for s.
 
-Every task may be visited again (Flennerhag et al. 2019, appendix G), so the model keeps what each
-attends to and takes the maximum over the *others*; in the original, which visits every task once,
-that is the same.
+Every task may be visited again (Flennerhag et al. 2019, appendix G), so the maximum is over all
+*others* that were visited; in the original, which visits every task once, that is the same. No
+other task's embedding moves, so what they attend to, σ(s_max eₗ), is computed when it is needed.
 """
 
 import keras
@@ -24,6 +24,7 @@ import tensorflow as tf
 
 from leap_tf.models.chain import chain_of
 from leap_tf.models.multi_headed import HeadBank
+from leap_tf.models.unit_wise import require_units
 
 _STEEPEST = 50.0  # of |s e| in the compensation, as in Serrà et al.
 _LARGEST = 6.0  # of |e|, likewise
@@ -77,15 +78,25 @@ class HardAttentionModel(keras.Model):
 
     Takes [inputs, number of the task, its classes, progress], the last three [batch]. Progress
     goes from 0 to 1 in each epoch of training and decides s; evaluation has s_max. All examples
-    of a batch are of one task. In training, what the task attends to with s_max is remembered.
+    of a batch are of one task, which counts as visited once it was trained on.
 
     Args:
-        original: a chain of layers with a linear head; its layers are used, not copied.
+        original: a chain of layers with a linear head; its layers are used, not copied. Between
+            those with weights may stand what acts on each unit by itself: batch normalization,
+            pooling, element-wise activations, dropout, flattening.
         head: the name of its head.
         tasks: how many there may be.
         largest_scale: s_max.
         penalty: λ.
         **kwargs: as for `keras.Model`.
+
+    Attributes:
+        blocks: the layers of each block.
+        embeddings: of each block [tasks, units].
+        visited: [tasks] 1 for each task that was trained on, else 0.
+
+    Raises:
+        ValueError: the model is no such chain.
     """
 
     def __init__(
@@ -106,8 +117,7 @@ class HardAttentionModel(keras.Model):
             "penalty": penalty,
         }
         self._original = keras.saving.serialize_keras_object(original)
-        for block in chain.blocks:
-            _require_units(block)
+        require_units(chain)
         self.blocks = chain.blocks
         self.shaping = chain.shaping
         self.bank = HeadBank(
@@ -124,15 +134,9 @@ class HardAttentionModel(keras.Model):
             )
             for level, width in enumerate(widths, start=1)
         ]
-        self.attended = [
-            self.add_weight(
-                shape=(tasks, width),
-                initializer="zeros",
-                trainable=False,
-                name=f"attended{level}",
-            )
-            for level, width in enumerate(widths, start=1)
-        ]
+        self.visited = self.add_weight(
+            shape=(tasks,), initializer="zeros", trainable=False, name="visited"
+        )
         self.built = True
 
     def call(self, inputs, training=False):
@@ -145,29 +149,30 @@ class HardAttentionModel(keras.Model):
         attention_of_task = [
             attention(tf.convert_to_tensor(bank)[task], scale, largest) for bank in self.embeddings
         ]
-        of_others = [self._attended_by_others(level, task) for level in range(len(self.blocks))]
+        of_others = self.attended_by_others(task)
         if training:
             self.add_loss(penalty * _newly_attended(attention_of_task, of_others))
-            self._remember(task, largest)
+            own = tf.one_hot(task, self._settings["tasks"])
+            self.visited.assign(tf.maximum(tf.convert_to_tensor(self.visited), own))
         before = None
         for block, mask, taken in zip(self.blocks, attention_of_task, of_others):
             values = _run_protected(block, values, _freedom(block, taken, before), training)
-            values *= mask
+            values *= _at_every_position(mask, values.shape[-1])
             before = taken
         for layer in self.shaping:
             values = layer(values)
         return self.bank([values, numbers, classes])
 
-    def _attended_by_others(self, level, task):
-        masks = tf.convert_to_tensor(self.attended[level])
-        own = tf.one_hot(task, self._settings["tasks"])[:, tf.newaxis]
-        return tf.reduce_max(masks * (1.0 - own), axis=0)
-
-    def _remember(self, task, scale):
-        own = tf.one_hot(task, self._settings["tasks"])[:, tf.newaxis]
-        for embedding, attended in zip(self.embeddings, self.attended):
-            hard = tf.sigmoid(scale * tf.stop_gradient(tf.convert_to_tensor(embedding)))
-            attended.assign(own * hard + (1.0 - own) * attended)
+    def attended_by_others(self, task: tf.Tensor) -> list[tf.Tensor]:
+        """Returns A of each block, [units]: what the visited tasks but this one attend to."""
+        visited = tf.convert_to_tensor(self.visited)
+        others = visited * (1.0 - tf.one_hot(task, self._settings["tasks"]))
+        largest = self._settings["largest_scale"]
+        hard = [
+            tf.sigmoid(largest * tf.stop_gradient(tf.convert_to_tensor(bank)))
+            for bank in self.embeddings
+        ]
+        return [tf.reduce_max(others[:, tf.newaxis] * masks, axis=0) for masks in hard]
 
     def get_config(self):
         return {**super().get_config(), "original": self._original, **self._settings}
@@ -186,22 +191,16 @@ def _newly_attended(attention_of_task, of_others):
     return attended / tf.maximum(free, 1.0)
 
 
-def _require_units(block):
-    units = block[0].kernel.shape[-1]
-    for layer in block:
-        for variable in layer.trainable_variables:
-            if variable.shape[-1] != units:
-                raise ValueError(
-                    f"Hard attention is to the {units} units of {block[0].name!r}, and "
-                    f"{variable.path} of shape {tuple(variable.shape)} belongs to none of them."
-                )
+def _at_every_position(of_units, size):
+    """Repeats [units] for inputs of which flattening put the units of all positions in a row."""
+    return tf.tile(of_units, [size // of_units.shape[0]])
 
 
 def _freedom(block, taken, before):
     """How free each trainable variable of a block is: by unit, the kernel also by its input.
 
-    A kernel whose inputs are not the units of the block before (they were flattened, or are the
-    images) is as free as its units, which protects no less.
+    A kernel that sees the units of the block before in groups, or the images, is as free as its
+    own units, which protects no less.
     """
     of_units = 1.0 - taken
     freedom = {}
@@ -209,8 +208,9 @@ def _freedom(block, taken, before):
         for variable in layer.trainable_variables:
             freedom[id(variable)] = of_units
     kernel = block[0].kernel
-    if before is not None and kernel.shape[-2] == before.shape[0]:
-        freedom[id(kernel)] = 1.0 - tf.minimum(taken, before[:, tf.newaxis])
+    if before is not None and kernel.shape[-2] % before.shape[0] == 0:
+        of_inputs = _at_every_position(before, kernel.shape[-2])
+        freedom[id(kernel)] = 1.0 - tf.minimum(taken, of_inputs[:, tf.newaxis])
     return freedom
 
 

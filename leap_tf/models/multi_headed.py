@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 
 from leap_tf.models.chain import require_head
+from leap_tf.models.reseeding import reseeded
 
 _NO_CLASS = -1e9  # a logit; in float16 it is −∞, which is as good
 
@@ -49,14 +50,12 @@ class HeadBank(keras.layers.Layer):
         features = input_shape[0][-1]
 
         def each_head_for_itself(shape, dtype=None):
-            initializer = type(self.kernel_initializer)
-            settings = self.kernel_initializer.get_config()
-            heads = []
-            for _ in range(shape[0]):
-                if settings.get("seed") is not None:
-                    settings = {**settings, "seed": settings["seed"] + 1}
-                heads.append(initializer.from_config(settings)(shape[1:], dtype))
-            return tf.stack(heads)
+            return tf.stack(
+                [
+                    reseeded(self.kernel_initializer, head)(shape[1:], dtype)
+                    for head in range(shape[0])
+                ]
+            )
 
         self.kernel = self.add_weight(
             shape=(self.heads, features, self.units),

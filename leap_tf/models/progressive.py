@@ -16,8 +16,10 @@ import tensorflow as tf
 
 from leap_tf.models.chain import WITH_UNITS, Chain, chain_of
 from leap_tf.models.multi_headed import OfKnownClasses
+from leap_tf.models.reseeding import reseeded
 
 _FIRST_SCALE = 0.01  # of α
+_ROLES = ("", "adapt_")  # of a layer after the plan: W and U
 
 
 @keras.saving.register_keras_serializable(package="leap_tf")
@@ -95,7 +97,8 @@ def progressive_columns(model: keras.Model, head: str, columns: int) -> list[ker
         logits = grown.run(inputs, earlier)
         known = OfKnownClasses(name=f"classes_{column}")([logits, classes])
         models.append(keras.Model([inputs, number, classes], known, name=f"column_{column}"))
-        earlier.append(grown.run_frozen(inputs, earlier))
+        if column < columns - 1:
+            earlier.append(grown.blocks(inputs, earlier, frozen=True))
     return models
 
 
@@ -111,41 +114,35 @@ class _Column:
         self._number = number
         self._chain = chain
         self._layers: dict[str, keras.Layer] = {}
-        self._frozen = False
 
     def run(self, inputs, earlier):
         """Returns the logits."""
-        self._frozen = False
-        values = self._blocks(inputs, earlier)
-        logits = self._apply(self._chain.head, self._shaped(values[-1]))
+        values = self.blocks(inputs, earlier)[-1]
+        logits = self._apply(self._chain.head, self._shaped(values))
         lateral = self._lateral(self._chain.head, [column[-1] for column in earlier], "head")
         return logits if lateral is None else logits + lateral
 
-    def run_frozen(self, inputs, earlier):
-        """Returns the same outputs of blocks, from which no gradient comes back."""
-        self._frozen = True
-        return self._blocks(inputs, earlier)
-
-    def _blocks(self, inputs, earlier):
+    def blocks(self, inputs, earlier, frozen=False):
+        """Returns the output of each block, from which no gradient comes back if frozen."""
         values, outputs = inputs, []
         for level, (first, *rest) in enumerate(self._chain.blocks):
-            summed = self._apply(first, values)
+            summed = self._apply(first, values, frozen)
             if level:
                 seen = [column[level - 1] for column in earlier]
-                lateral = self._lateral(first, seen, str(level))
+                lateral = self._lateral(first, seen, str(level), frozen)
                 summed = summed if lateral is None else summed + lateral
             values = keras.activations.get(first.activation)(summed)
             for layer in rest:
-                values = self._apply(layer, values)
+                values = self._apply(layer, values, frozen)
             outputs.append(values)
         return outputs
 
-    def _lateral(self, layer, seen, level):
+    def _lateral(self, layer, seen, level, frozen=False):
         """What earlier columns add before the nonlinearity of a block, or to the logits."""
         if not seen:
             return None
         scaled = [
-            self._apply(Scaled(name=f"scale_{level}_{index}"), value)
+            self._apply(Scaled(name=f"scale_{level}_{index}"), value, frozen)
             for index, value in enumerate(seen)
         ]
         joined = scaled[0] if len(scaled) == 1 else keras.ops.concatenate(scaled, axis=-1)
@@ -158,17 +155,17 @@ class _Column:
             raise ValueError(
                 f"Columns are of images or of vectors; {layer.name!r} sees {joined.shape}."
             )
-        projected = keras.ops.relu(self._apply(project[len(joined.shape)](), joined))
+        projected = keras.ops.relu(self._apply(project[len(joined.shape)](), joined, frozen))
         if layer is self._chain.head:
             projected = self._shaped(projected)
-        return self._apply(layer, projected, role="adapt_")
+        return self._apply(layer, projected, frozen, role="adapt_")
 
     def _shaped(self, values):
         for layer in self._chain.shaping:
             values = self._apply(layer, values)
         return values
 
-    def _apply(self, plan, values, role=""):
+    def _apply(self, plan, values, frozen=False, role=""):
         """Runs this column's own layer after the plan, made at the first call."""
         name = f"{role}{plan.name}_{self._number}"
         if name not in self._layers:
@@ -176,5 +173,12 @@ class _Column:
             if isinstance(plan, WITH_UNITS):
                 settings["activation"] = None  # that of a block comes after its laterals
             self._layers[name] = type(plan).from_config(settings)
+            _reseed(self._layers[name], self._number, _ROLES.index(role))
         layer = self._layers[name]
-        return Frozen(layer, name=f"frozen_{name}")(values) if self._frozen else layer(values)
+        return Frozen(layer, name=f"frozen_{name}")(values) if frozen else layer(values)
+
+
+def _reseed(layer, *place):
+    for name, value in list(vars(layer).items()):
+        if isinstance(value, keras.initializers.Initializer):
+            setattr(layer, name, reseeded(value, *place))

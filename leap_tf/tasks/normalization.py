@@ -43,10 +43,15 @@ def normalize(normalization: Normalization) -> Callable[[tf.Tensor], tf.Tensor]:
 
     It maps uint8 [b, h, w, 1 or 3], h and w at most 32, to float32 [b, 32, 32, 3]: zeros all
     around if the image is smaller, then (pixel / 255 − mean) / deviation, then grey repeated for
-    all channels.
+    all channels. Larger images, or such of unknown size, are a ValueError.
     """
 
     def prepare(images):
+        if any(side is None or side > IMAGE_SIZE for side in images.shape[1:3]):
+            raise ValueError(
+                f"Images of shape {tuple(images.shape)} do not fit into {IMAGE_SIZE}×{IMAGE_SIZE} "
+                "pixels, and nothing is cut off. Scale them where the data set is prepared."
+            )
         padded = tf.image.resize_with_crop_or_pad(images, IMAGE_SIZE, IMAGE_SIZE)
         scaled = tf.cast(padded, tf.float32) / 255.0
         normalized = (scaled - list(normalization.mean)) / list(normalization.deviation)

@@ -12,8 +12,8 @@ from leap_tf.training.task_runner import TaskRunner
 class RunnerBank:
     """Trains tasks on one of several models that may share variables.
 
-    The task's `number` says which; tasks without one are trained on the first. Meta-gradients of
-    variables that a model does not have are zero, and its lasting state is all that changes.
+    The task's `number` says which, if there are several. Meta-gradients of variables that a model
+    does not have are zero, and its lasting state is all that changes.
 
     Args:
         runners: one for each model.
@@ -29,8 +29,12 @@ class RunnerBank:
         self.lasting_state = _each_once(runner.lasting_state for runner in self._runners)
 
     def train(self, seeded: SeededTask) -> TrainedTask:
-        """Trains on a task and returns what the learner makes of it."""
-        runner = self._runners[getattr(seeded.task, "number", 0) if len(self._runners) > 1 else 0]
+        """Trains on a task and returns what the learner makes of it.
+
+        Raises:
+            ValueError: there are several models, and the task does not say which is its.
+        """
+        runner = self._runner_of(seeded.task)
         trained = runner.train(seeded)
         gradients = dict(zip(map(id, runner.meta_variables), trained.meta_gradient, strict=True))
         states = dict(zip(map(id, runner.lasting_state), trained.state, strict=True))
@@ -43,6 +47,17 @@ class RunnerBank:
             trained.finite,
             [states.get(id(variable), variable.value) for variable in self.lasting_state],
         )
+
+    def _runner_of(self, task):
+        if len(self._runners) == 1:
+            return self._runners[0]
+        number = getattr(task, "number", None)
+        if number is None:
+            raise ValueError(
+                f"Task {task.name!r} has no number, and each of {len(self._runners)} models trains "
+                "on a task of its own. The learner's draw_tasks must number them."
+            )
+        return self._runners[number]
 
 
 def _each_once(lists) -> list[keras.Variable]:

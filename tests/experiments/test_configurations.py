@@ -52,6 +52,20 @@ def test_every_cell_of_a_shipped_sweep_builds_its_trainer(path):
         trainer.scoped_configurable_fn(model=model.scoped_configurable_fn(), seed=0)
 
 
+def test_hat_looks_at_validation_images_where_its_attention_is_hard():
+    """At the ends of its epochs, in the paper's protocol, in training and when it is judged."""
+    path = GIN_CONFIGS / "multi_cv" / "table3_paper.gin"
+    read_configuration([path])
+    files, cells = gin_registration.configured_cells()
+    hat = next(cell for cell in cells if cell.values["method"] == "hat")
+    read_configuration([path.parent / file for file in files], hat.bindings)
+    learner = gin.query_parameter("MetaTrainer.learner").scoped_configurable_fn()
+    for name in ("stopping", "judged_stopping"):
+        rule = gin.query_parameter(f"MetaTrainer.{name}").scoped_configurable_fn()
+        assert rule.every % learner.steps_per_epoch == 0
+        assert rule.batch_size == 500  # the rest is what all methods have
+
+
 def test_keras_objects_stay_kerass_own_classes():
     read_configuration([CONFIGURATIONS[0]], ["inner/SGD.learning_rate = 0.5"])
     optimizer = gin.get_configurable("inner/SGD")()

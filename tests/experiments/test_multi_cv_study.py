@@ -3,8 +3,10 @@
 import pathlib
 
 import gin
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from leap_tf.experiments import gin_registration
 
@@ -30,13 +32,17 @@ def cells():
     return [CONFIGURATIONS / file for file in files], by_method
 
 
+def study_of(method, data_dir):
+    files, by_method = cells()
+    gin_registration.read_configuration(files, [*by_method[method].bindings, *SMALL])
+    return gin_registration.configured_study(data_dir=data_dir)
+
+
 @pytest.mark.parametrize("method", ["leap", "finetuning", "hat", "progressive", "none"])
 def test_every_method_runs_on_all_subsets_and_repeats_to_the_bit(method, tfds_subset):
     outcomes = []
     for _ in range(2):
-        files, by_method = cells()
-        gin_registration.read_configuration(files, [*by_method[method].bindings, *SMALL])
-        study = gin_registration.configured_study(data_dir=tfds_subset)
+        study = study_of(method, tfds_subset)
         trainer = study.trainer
         names = [task.name for task in study.tasks.train.tasks]
         assert len({*names, *(task.name for task in study.tasks.test)}) == 7
@@ -45,8 +51,63 @@ def test_every_method_runs_on_all_subsets_and_repeats_to_the_bit(method, tfds_su
         judged = trainer.evaluate(study.tasks.test, steps=5).tasks[0]
         assert judged.name == "gtsrb"
         assert judged.examples == 1978
-        assert judged.training_losses[0] == pytest.approx(
-            np.log(43), rel=0.5
-        )  # 43 classes, not 100
         outcomes.append((judged.error, judged.loss, *judged.training_losses))
     assert outcomes[0] == outcomes[1]
+
+
+@pytest.mark.parametrize("method", ["leap", "finetuning", "none"])
+def test_a_fresh_head_has_as_many_units_as_the_task_has_classes(method, tfds_subset):
+    study = study_of(method, tfds_subset)
+    model = study.trainer.model
+    head = model.get_layer("head")
+    judged = study.trainer.evaluate(study.tasks.test, steps=1).tasks[0]
+    assert head.units == 100
+    whole = sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
+    assert judged.parameters == whole - (100 - 43) * (head.kernel.shape[0] + 1)
+
+
+@pytest.mark.parametrize("method", ["hat", "progressive"])
+def test_a_kept_head_gives_no_probability_to_classes_a_task_does_not_have(method, tfds_subset):
+    """Of 100 columns for the judged task, 57 are no class of Traffic Signs and cannot move."""
+    study = study_of(method, tfds_subset)
+    task = study.trainer.learner.judged_task(study.tasks.test[0])
+    inputs, labels = next(iter(task.train_batches(0)))
+    heads = kept_heads(study.trainer, task.number)
+    with tf.GradientTape() as tape:
+        logits = study.trainer.model(inputs, training=True)
+        loss = study.trainer.loss(labels, logits)
+    probabilities = keras.ops.softmax(logits).numpy()
+    assert probabilities.shape[1] == 100
+    assert (probabilities[:, 43:] == 0.0).all()
+    assert (probabilities[:, :43] > 0.0).all()
+    gradients = tape.gradient(loss, [variable.value for variable in heads])
+    assert len(gradients) >= 2
+    for gradient in map(tf.convert_to_tensor, gradients):
+        assert not np.any(gradient[..., 43:])
+        assert np.any(gradient[..., :43])
+
+
+@pytest.mark.parametrize("method", ["finetuning", "hat", "progressive"])
+def test_training_does_not_move_columns_of_classes_a_task_does_not_have(method, tfds_subset):
+    study = study_of(method, tfds_subset)
+    first = study.tasks.train.tasks[0]
+    heads = kept_heads(study.trainer, 0)
+    before = [variable.numpy() for variable in heads]
+    study.trainer.fit(study.tasks.train, 1, verbose=False)
+    for variable, old in zip(heads, before, strict=True):
+        moved = old != variable.numpy()
+        of_first = moved[0] if "bank" in variable.path else moved
+        assert not of_first[..., first.classes :].any()
+        assert of_first[..., : first.classes].any()
+
+
+def kept_heads(trainer, number):
+    """The variables of a task's head: of its column's, or of all heads in one bank."""
+    found = [
+        variable
+        for variable in trainer.meta_variables
+        if "bank" in variable.path or variable.path.split("/")[-2].endswith(f"head_{number}")
+        if tuple(variable.shape)[-1:] == (100,)
+    ]
+    assert len(found) >= 2  # kernel and bias
+    return found

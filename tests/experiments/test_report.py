@@ -6,7 +6,9 @@ import re
 import shlex
 import xml.etree.ElementTree
 
+import numpy as np
 import pytest
+import scipy.stats
 
 from leap_tf.experiments.report import ResultsError, write_report
 from leap_tf.experiments.report.ablation import effect
@@ -22,6 +24,7 @@ from leap_tf.experiments.report.statistics import (
     difference,
     is_settled,
     metric_curve,
+    student_t,
     summarise,
 )
 from leap_tf.experiments.report.wording import (
@@ -126,10 +129,33 @@ def test_mean_and_standard_error_over_seeds():
 def test_differences_are_taken_seed_by_seed():
     gap = difference(Estimate({"0": 5.0, "1": 7.0}), Estimate({"1": 4.0, "0": 1.0, "2": 9.0}))
     assert gap.values == {"0": 4.0, "1": 3.0}
-    assert is_settled(gap)
+
+
+def test_a_gap_is_settled_if_its_confidence_interval_leaves_out_zero():
+    """Of two seeds it reaches 12.7 standard errors, of three 4.3."""
+    assert not is_settled(Estimate({"0": 4.0, "1": 3.0}))  # 3.5 ± 0.5
+    assert is_settled(Estimate({"0": 4.0, "1": 3.5}))  # 3.75 ± 0.25
+    assert not is_settled(Estimate({"0": 1.0, "1": 2.0, "2": 3.0}))  # 2 ± 0.58
+    assert is_settled(Estimate({"0": 2.0, "1": 3.0, "2": 4.0}))  # 3 ± 0.58
+    assert is_settled(Estimate({"0": -2.0, "1": -3.0, "2": -4.0}))
     assert not is_settled(Estimate({"0": 4.0, "1": -3.0}))
-    assert not is_settled(Estimate({"0": 9.0, "1": 1.0}))  # 5 ± 4
     assert not is_settled(Estimate({"0": 4.0}))
+    assert not is_settled(Estimate({"0": 0.0, "1": 0.0}))
+
+
+def test_one_null_comparison_in_twenty_is_called_settled():
+    rng = np.random.default_rng(0)
+    for seeds in (2, 3, 5):
+        settled = [
+            is_settled(Estimate(dict(enumerate(rng.normal(size=seeds))))) for _ in range(4000)
+        ]
+        assert np.mean(settled) < 0.06
+
+
+@pytest.mark.parametrize("seeds", range(2, 31))
+def test_the_quantiles_of_students_t(seeds):
+    assert student_t(seeds) == pytest.approx(scipy.stats.t.ppf(0.975, seeds - 1), abs=6e-4)
+    assert student_t(1000) == student_t(30)
 
 
 def test_a_summary_leaves_diverged_tasks_out_and_counts_them():
@@ -213,12 +239,12 @@ def test_one_seed_settles_nothing():
 
 
 def test_findings_flip_when_numbers_flip(tmp_path):
-    write_table(tmp_path / "a", {"leap": [0.3, 0.34], "reptile": [0.4, 0.42], "none": [0.7, 0.7]})
+    write_table(tmp_path / "a", {"leap": [0.31, 0.33], "reptile": [0.4, 0.42], "none": [0.7, 0.7]})
     write_table(tmp_path / "b", {"leap": [0.8, 0.84], "reptile": [0.4, 0.42], "none": [0.7, 0.7]})
     write_table(tmp_path / "c", {"leap": [0.3, 0.5], "reptile": [0.4, 0.42], "none": [0.7, 0.7]})
     ahead, behind, open_ = (findings(tmp_path / name) for name in "abc")
-    assert "Leap has the lowest held-out error: 32.0 ± 2.0 %; Reptile is next with 41.0" in ahead
-    assert "9.0 ± 1.0 points more on the same seeds. All 2 seeds agree" in ahead
+    assert "Leap has the lowest held-out error: 32.0 ± 1.0 %; Reptile is next with 41.0" in ahead
+    assert "9.0 ± 0.0 points more on the same seeds. All 2 seeds agree" in ahead
     assert "Of 2 pretrained methods, 2 have a lower" in ahead
     assert "The order Leap < Reptile < No pretraining is the paper's." in ahead
     assert "Reptile has the lowest held-out error: 41.0" in behind

@@ -217,12 +217,14 @@ def test_the_page_of_multi_cv(study):
     ]  # fmt: skip
     figures = {each.label: each.value for each in report.key_figures}
     assert figures["area under training error, Leap"] == "32.0"
-    assert figures["pretraining hurts, by test error"] == "1 of 4"
+    hurts = next(each for each in report.key_figures if "hurts" in each.label)
+    assert hurts.value == "0 of 4"  # HAT on MNIST by 0.5 and 4.0 points, which settles nothing
+    assert hurts.note.endswith("1 of 4 higher at all")
     means, against = tables(report, "transfer")
     # Seeds of Leap: (2 + 40)/2 and (4 + 42)/2; (10 + 50)/2 and (14 + 54)/2.
     assert means[0][0:2] == ["Leap", "22.0 ± 1.0"]
-    assert means[0][3:] == ["32.0 ± 2.0", "6 s", "10.9 / 5.5 / 9.1"]
-    assert means[2][4] == "–"
+    assert means[0][3:] == ["32.0 ± 2.0", "1,500", "6 s", "10.9 / 5.5 / 9.1"]
+    assert means[2][4:6] == ["–", "–"]
     # Leap minus HAT at the two seeds: 30 − 43 and 34 − 47; 21 − 28.25 and 23 − 30.
     assert against[0] == [
         "HAT", "−13.0 ± 0.0", "2 of 2 data sets", "−7.1 ± 0.1", "2 of 2 data sets",
@@ -238,10 +240,11 @@ def test_every_data_set_has_its_rows_and_the_papers_beside_them(study):
     ]  # fmt: skip
     leap = rows[rows.index(["MNIST"]) + 1]
     assert leap == [
-        "Leap", "3.0 ± 1.0", "58.3 ± 0.0", "12.0 ± 2.0", "1,234", "6 s", "0.7 / 0.1 / 0.6",
+        "Leap", "3.0 ± 1.0", "58.3 ± 0.0", "12.0 ± 2.0", "1,234", "1,500", "6 s",
+        "0.7 / 0.1 / 0.6",
     ]  # fmt: skip
     text = (study / "report" / "report.md").read_text()
-    assert "| **FaceScrub**, could not be obtained here | | | | | | |" in text
+    assert "| **FaceScrub**, could not be obtained here | | | | | | | |" in text
     assert "| **SVHN**, is not part of this sweep |" in text
     assert "| FaceScrub | 19.9 / 0.0 / 11.6 |" in text
 
@@ -263,8 +266,8 @@ def test_findings_flip_when_numbers_flip(tmp_path):
     )
     assert (
         "By test error, pretraining is worse than none in 1 of 4 pairs of method and data set: HAT "
-        "on MNIST. All seeds agree, and the gap is more than two of its standard errors, in 0 of "
-        "them." in said(ahead, "datasets")
+        "on MNIST. All seeds agree, and zero is outside the gap's 95 % confidence interval "
+        "(Student's t), in 0 of them." in said(ahead, "datasets")
     )
     behind = report_on(
         tmp_path / "b",
@@ -295,6 +298,19 @@ def test_missing_cells_are_named_and_diverged_tasks_counted(tmp_path):
     (rows,) = tables(report, "datasets")
     assert rows[rows.index(["CIFAR-10"]) + 2][:4] == ["HAT", "–", "–", "–"]
     assert tables(report, "transfer")[0][1][1] == "–"  # no mean without CIFAR-10
+
+
+def test_a_planned_data_set_has_a_row_before_it_is_finished(tmp_path):
+    figures = {**FIGURES, ("leap", "svhn"): [None, None]}
+    write_transfer(tmp_path, figures)
+    assert "| **SVHN**, not finished |" in as_markdown(compose(read_study(tmp_path)))
+
+
+def test_captions_say_that_hats_training_error_is_of_soft_attention(tmp_path):
+    with_hat = as_markdown(report_on(tmp_path / "a", FIGURES))
+    assert with_hat.count("while its attention is annealed") == 3  # means, data sets, curves
+    without = {pair: seeds for pair, seeds in FIGURES.items() if pair[0] != "hat"}
+    assert "attention" not in as_markdown(report_on(tmp_path / "b", without))
 
 
 def test_nothing_finished_and_nothing_shared(tmp_path):

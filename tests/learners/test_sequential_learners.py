@@ -1,5 +1,7 @@
 """HAT and Progressive Nets: the contract of all learners, and what defines each."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from leap_tf.models import HardAttentionModel, conv_net, progressive_columns
 from leap_tf.models.chain import chain_of
 from leap_tf.models.hard_attention import attention, gated_gradient
 from leap_tf.tasks import ArrayTask, FiniteTasks
-from leap_tf.training import MetaTrainer
+from leap_tf.training import MetaTrainer, SeededTask, StopWhenStalled
 from tests.learner_contract import CROSS_ENTROPY, LearnerContract, blobs, small_model
 
 
@@ -49,9 +51,8 @@ class SequentialContract(LearnerContract):
             )
 
     def test_tasks_take_turns(self):
-        tasks = FiniteTasks([blobs(number) for number in range(3)])
-        drawn = [self.learner().draw_tasks(tasks, 1, step, None)[0].number for step in range(7)]
-        assert drawn == [0, 1, 2, 0, 1, 2, 0]
+        drawn = [self.learner().draw_tasks(self.tasks(), 1, step, None)[0] for step in range(8)]
+        assert [task.number for task in drawn] == [0, 1, 2, 3, 4, 5, 0, 1]
 
     def test_a_model_that_is_read_back_says_the_same(self, tmp_path):
         trainer = self.trainer()
@@ -123,6 +124,18 @@ def hard_attention_model(**options):
     return HardAttentionModel(original, "head", tasks=3, **options)
 
 
+def attend(model, task, *units):
+    """Makes a task attend to these units of each block and no others, and counts it as visited."""
+    for bank, attended in zip(model.embeddings, units, strict=True):
+        embeddings = bank.numpy()
+        # ±6 saturate: σ(400·6) is 1 in float32, σ(−400·6) is 0.
+        embeddings[task] = np.where(np.isin(np.arange(bank.shape[1]), attended), 6.0, -6.0)
+        bank.assign(embeddings)
+    visited = model.visited.numpy()
+    visited[task] = 1.0
+    model.visited.assign(visited)
+
+
 def batch(task, rows=5, progress=1.0):
     points = np.random.default_rng(task).normal(size=(rows, 4)).astype("float32")
     return [
@@ -136,10 +149,7 @@ def batch(task, rows=5, progress=1.0):
 def test_weights_between_units_of_another_task_have_no_gradient():
     """1 − min(Aₗᵢ, Aₗ₋₁ⱼ) on kernels and 1 − Aₗᵢ on biases, by hand."""
     model = hard_attention_model(penalty=0.0)
-    first, second = np.zeros((3, 8), "float32"), np.zeros((3, 6), "float32")
-    first[1, [0, 3]], second[1, [2, 5]] = 1.0, 1.0  # what task 1 attends to
-    model.attended[0].assign(first)
-    model.attended[1].assign(second)
+    attend(model, 1, [0, 3], [2, 5])
     with tf.GradientTape() as tape:
         loss = tf.reduce_sum(model(batch(0, progress=0.0), training=True) ** 2)
     kernels = {"/".join(v.path.split("/")[-2:]): v for v in model.trainable_variables}
@@ -153,21 +163,30 @@ def test_weights_between_units_of_another_task_have_no_gradient():
 
 def test_a_task_may_change_what_it_attends_to_itself():
     model = hard_attention_model(penalty=0.0)
-    model.attended[0].assign(np.eye(3, 8, dtype="float32"))
+    for task in range(3):
+        attend(model, task, [task], [])
     for task, expected in ((0, [0, 1, 1]), (1, [1, 0, 1]), (2, [1, 1, 0])):
-        taken = model._attended_by_others(0, tf.constant(task)).numpy()
+        taken, _ = model.attended_by_others(tf.constant(task))
         np.testing.assert_array_equal(taken[:3], expected)
+
+
+def test_what_a_task_attends_to_counts_from_its_first_visit_on_as_it_is_after_the_last_step():
+    trainer = TestHAT().trainer()
+    trainer.fit(TestHAT().tasks(), 1, verbose=False)
+    model = trainer.model
+    np.testing.assert_array_equal(model.visited, np.eye(7)[0])
+    taken = model.attended_by_others(tf.constant(1))[0]
+    np.testing.assert_array_equal(taken, tf.sigmoid(400.0 * model.embeddings[0][0]))
 
 
 def test_the_penalty_counts_attention_to_free_units():
     model = hard_attention_model(penalty=0.5)
     for bank in model.embeddings:
         bank.assign(np.zeros(bank.shape))  # a = 1/2 everywhere
-    model.attended[0].assign(np.tile([[0.0], [1.0], [0.0]], 8))  # task 1 took the whole first block
+    attend(model, 1, range(8), [])  # task 1 took the whole first block
     model(batch(0, progress=1.0), training=True)
     np.testing.assert_allclose(model.losses, [0.5 * (6 * 0.5) / 6])
-    hard = model.attended[1].numpy()
-    np.testing.assert_allclose(hard, [[0.5] * 6, [0.0] * 6, [0.0] * 6])  # it is remembered
+    np.testing.assert_array_equal(model.visited, [1.0, 1.0, 0.0])
 
 
 def test_the_scale_rises_within_an_epoch():
@@ -221,6 +240,100 @@ def test_a_later_task_leaves_an_earlier_ones_outputs_to_the_bit():
     np.testing.assert_array_equal(before, model(inputs, training=True).numpy())
 
 
+def flattened_network():
+    """Convolution, flattening, a dense block, a head: units become positions times units."""
+    keras.utils.set_random_seed(0)
+    layers = [
+        keras.layers.Conv2D(4, 3, name="first"),
+        keras.layers.ReLU(name="relu"),
+        keras.layers.Flatten(name="flatten"),
+        keras.layers.Dense(6, activation="sigmoid", name="second"),
+        keras.layers.Dense(3, name="head"),
+    ]
+    return keras.Sequential([keras.layers.Input((4, 4, 1)), *layers])
+
+
+def small_images(number):
+    rng = np.random.default_rng(number)
+    labels = np.tile(np.arange(3), 10)
+    values = rng.normal(size=(30, 4, 4, 1)).astype("float32") + labels[:, None, None, None]
+    return ArrayTask(f"images {number}", (values, labels), (values, labels), batch_size=10)
+
+
+def test_after_flattening_a_weight_belongs_to_the_unit_whatever_its_position():
+    model = HardAttentionModel(flattened_network(), "head", tasks=3, penalty=0.0)
+    attend(model, 1, [0, 3], [2, 5])
+    inputs = next(iter(HAT(steps_per_epoch=2).numbered(0, small_images(0)).train_batches(0)))[0]
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(model(inputs, training=True) ** 2)
+    gradient = tape.gradient(loss, model.blocks[1][0].kernel.value).numpy()
+    protected = np.outer(np.isin(np.arange(16) % 4, [0, 3]), np.isin(np.arange(6), [2, 5]))
+    np.testing.assert_array_equal(gradient == 0, protected)
+
+
+def test_a_later_task_leaves_an_earlier_ones_outputs_to_the_bit_behind_flattening():
+    trainer = MetaTrainer(
+        flattened_network(),
+        CROSS_ENTROPY,
+        keras.optimizers.SGD(0.1),
+        keras.optimizers.SGD(1.0),
+        learner=HAT(tasks=2, steps_per_epoch=10),
+        steps_per_task=20,
+        meta_batch_size=1,
+        task_layers=("head",),
+    )
+    model = trainer.model
+    attend(model, 0, [0, 1], [0, 1, 2])
+    attend(model, 1, [2, 3], [3, 4, 5])
+    model.visited.assign(np.zeros(3))
+    tasks = FiniteTasks([small_images(0), small_images(1)])
+    trainer.fit(tasks, 1, verbose=False)
+    (inputs, _), *_ = trainer.learner.numbered(0, tasks.tasks[0]).test_batches()
+    before, kernel = model(inputs).numpy(), model.blocks[1][0].kernel.numpy()
+    trainer.fit(tasks, 2, verbose=False)
+    assert not np.array_equal(kernel, model.blocks[1][0].kernel.numpy())
+    np.testing.assert_array_equal(before, model(inputs).numpy())
+
+
+@pytest.mark.parametrize(
+    "mixing",
+    [
+        keras.layers.LayerNormalization(name="mixing"),
+        keras.layers.GroupNormalization(2, name="mixing"),
+        keras.layers.UnitNormalization(name="mixing"),
+        keras.layers.BatchNormalization(axis=1, name="mixing"),
+        keras.layers.Activation("softmax", name="mixing"),
+        keras.layers.Softmax(name="mixing"),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_layers_that_mix_units_are_refused(mixing):
+    layers = [keras.layers.Conv2D(4, 1, name="first"), mixing]
+    layers += [keras.layers.Flatten(), keras.layers.Dense(3, name="head")]
+    original = keras.Sequential([keras.layers.Input((4, 4, 1)), *layers])
+    with pytest.raises(ValueError, match="'mixing' is not known to act on each unit by itself"):
+        HardAttentionModel(original, "head", tasks=2)
+
+
+def test_softmax_in_a_layer_with_units_and_weights_behind_flattening_are_refused():
+    softmax = [
+        keras.layers.Dense(4, activation="softmax", name="first"),
+        keras.layers.Dense(3, name="head"),
+    ]
+    with pytest.raises(ValueError, match="activation of 'first' mixes units"):
+        HardAttentionModel(keras.Sequential([keras.layers.Input((4,)), *softmax]), "head", tasks=2)
+    normalized = [
+        keras.layers.Conv2D(4, 3, name="first"),
+        keras.layers.Flatten(),
+        keras.layers.BatchNormalization(name="norm"),
+        keras.layers.Dense(3, name="head"),
+    ]
+    with pytest.raises(ValueError, match="'norm' has weights and follows a change of shape"):
+        HardAttentionModel(
+            keras.Sequential([keras.layers.Input((3, 3, 1)), *normalized]), "head", tasks=2
+        )
+
+
 def test_embeddings_stay_where_the_sigmoid_has_a_slope():
     trainer = TestHAT().trainer()
     trainer.model.embeddings[0].assign(trainer.model.embeddings[0] * 100)
@@ -232,6 +345,15 @@ def test_numbers_that_make_no_sense_are_refused():
     for options in ({"tasks": 0}, {"steps_per_epoch": 1}, {"largest_scale": 0}, {"penalty": -1}):
         with pytest.raises(ValueError, match="must|at least"):
             HAT(**options)
+
+
+def test_stopping_between_the_ends_of_epochs_is_refused():
+    """s is far below s_max there, and held-out examples are judged with s_max."""
+    for every in (1, 6):
+        with pytest.raises(ValueError, match=f"every {every} gradient steps.*multiple of"):
+            TestHAT().trainer(stopping=StopWhenStalled(every=every))
+    trainer = TestHAT().trainer(stopping=StopWhenStalled(every=4))
+    trainer.fit(TestHAT().tasks(), 1, verbose=False)
 
 
 # -- Progressive Nets -----------------------------------------------------------------------
@@ -255,9 +377,7 @@ def test_a_column_trains_itself_and_its_laterals_and_nothing_else():
         variables = column.trainable_variables
         gradients = tape.gradient(loss, [variable.value for variable in variables])
         for variable, gradient in zip(variables, gradients):
-            of_this_column = any(part.endswith(f"_{number}") for part in variable.path.split("/"))
-            of_this_column |= "scale_" in variable.path and gradient is not None
-            assert (gradient is not None) == of_this_column, variable.path
+            assert (gradient is not None) == (column_of(variable.path) == number), variable.path
             assert gradient is None or np.any(gradient), variable.path
     laterals = [v.path for v in third.trainable_variables if "adapt_" in v.path]
     assert {path.split("/")[-2] for path in laterals} >= {
@@ -272,6 +392,31 @@ def test_the_first_column_is_the_model_itself():
     for target, source in zip(first.weights, original.weights, strict=True):
         target.assign(source)
     np.testing.assert_array_equal(first(images()), original(images()[0]))
+
+
+def test_columns_and_adapters_start_apart_even_if_the_model_has_seeds():
+    def dense(name, seed):
+        return keras.layers.Dense(
+            4, kernel_initializer=keras.initializers.GlorotUniform(seed), name=name
+        )
+
+    layers = [dense("a", 1), dense("b", 2), dense("head", 3)]
+    original = keras.Sequential([keras.layers.Input((4,)), *layers])
+    first, again = (
+        {
+            variable.path: variable.numpy()
+            for column in progressive_columns(original, "head", 3)
+            for variable in column.variables
+            if variable.path.split("/")[-2].removeprefix("adapt_")[:-2] in ("a", "b", "head")
+            and variable.path.endswith("kernel")
+        }
+        for _ in range(2)
+    )
+    assert len(first) == 3 + (3 + 2) + (3 + 2)  # of every column, and of its adapters
+    for one, other in itertools.combinations(first.values(), 2):
+        assert np.abs(one - other).max() > 0.1
+    for path, value in first.items():
+        np.testing.assert_array_equal(value, again[path])  # as seeds promise
 
 
 def test_the_second_column_by_hand():
@@ -339,6 +484,36 @@ def test_earlier_columns_do_not_move_and_keep_their_statistics():
             assert np.any(moved[variable.path] != variable.numpy())
 
 
+def test_a_task_without_a_number_has_no_column():
+    trainer = TestProgressiveNets().trainer()
+    with pytest.raises(ValueError, match="'blobs 0' has no number, and each of 7 models"):
+        trainer._runner.train(SeededTask(blobs(0), seed=0, steps=1))
+
+
+@pytest.mark.parametrize("count", [5, 7])
+def test_as_many_tasks_as_columns_are_required(count):
+    tasks = FiniteTasks([blobs(number) for number in range(count)])
+    with pytest.raises(ValueError, match=f"{count} tasks|room for 6"):
+        TestProgressiveNets().trainer().fit(tasks, 1, verbose=False)
+
+
+def test_a_visit_of_the_second_round_moves_its_own_column_only():
+    trainer = TestProgressiveNets().trainer()
+    tasks = TestProgressiveNets().tasks()
+    trainer.fit(tasks, 8, verbose=False)
+    before = {variable.path: variable.numpy() for variable in trainer.meta_variables}
+    trainer.fit(tasks, 9, verbose=False)  # the third task's second visit
+    moved = {v.path for v in trainer.meta_variables if np.any(before[v.path] != v.numpy())}
+    of_third = {path for path in before if column_of(path) == 2}
+    assert moved == of_third
+    assert any("body" in path for path in moved)
+
+
+def column_of(path):
+    """The number of the column that a variable belongs to, from names such as adapt_head_2."""
+    return int(path.split("/")[-2].rsplit("_", 1)[-1])
+
+
 def test_models_that_are_no_chain_are_refused():
     inputs = keras.Input((4,))
     hidden = keras.layers.Dense(4)(inputs)
@@ -352,3 +527,23 @@ def test_models_that_are_no_chain_are_refused():
     names = [[layer.name.rstrip("0123456789") for layer in block] for block in chain.blocks]
     assert names == [["conv", "norm", "pool", "relu"]] * 2
     assert [layer.name for layer in chain.shaping] == ["flatten"]
+
+
+@pytest.mark.parametrize(
+    "pull",
+    [
+        {"kernel_regularizer": "l2"},
+        {"bias_regularizer": "l1"},
+        {"kernel_constraint": "max_norm"},
+        {"activity_regularizer": "l2"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    "learner", [HAT(tasks=2), ProgressiveNets(tasks=2)], ids=["hat", "progressive"]
+)
+def test_penalties_and_constraints_are_refused_since_they_move_others_weights(learner, pull):
+    layers = [keras.layers.Dense(6, name="body", **pull), keras.layers.Dense(3, name="head")]
+    model = keras.Sequential([keras.layers.Input((4,)), *layers])
+    with pytest.raises(ValueError, match="'body' has a regularizer or constraint"):
+        learner.training_models(model, ["head"])

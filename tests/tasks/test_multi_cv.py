@@ -181,6 +181,12 @@ def test_grey_images_are_padded_with_zeros_and_then_normalised():
         np.testing.assert_allclose(prepared[0, :, :, channel], expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(1, 33, 32, 3), (1, 32, 48, 1)])
+def test_larger_images_are_refused_and_not_cut(shape):
+    with pytest.raises(ValueError, match="do not fit into 32×32"):
+        normalize(NORMALIZATIONS["svhn_cropped"])(np.zeros(shape, np.uint8))
+
+
 def test_channels_are_normalised_each_by_its_own_numbers():
     images = np.zeros((2, 32, 32, 3), np.uint8)
     images[1, 4, 5] = (255, 102, 0)

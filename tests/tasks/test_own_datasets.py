@@ -74,7 +74,7 @@ def write_gtsrb(folder):
 
 
 def write_facescrub(folder):
-    """Of 101 people the last has one image fewer; of the first, one is no image."""
+    """Of 101 people the last has one image fewer, but more files; the first has a broken one."""
     for person in PEOPLE:
         (folder / "facescrub" / person).mkdir(parents=True)
         for number in range(1 if person == PEOPLE[-1] else 2):
@@ -83,6 +83,9 @@ def write_facescrub(folder):
             (folder / "facescrub" / person / f"{number}.png").write_bytes(image_file(pixels))
     (folder / "facescrub" / PEOPLE[0] / "2.jpg").write_bytes(b"<html>404</html>")
     (folder / "facescrub" / PEOPLE[0] / "notes.txt").write_text("no image")
+    whole = image_file(np.zeros((40, 50, 3)))
+    for name, content in (("3", b""), ("4", b"<html>404</html>"), ("5", whole[: len(whole) // 2])):
+        (folder / "facescrub" / PEOPLE[-1] / f"{name}.png").write_bytes(content)
 
 
 def facescrub_split_sizes():
@@ -178,6 +181,24 @@ def test_not_mnist_has_the_glyphs_and_counts_what_it_leaves_out(tmp_path, source
         "train": ["A/empty.png", "B/cut off.png", "B/header.png"],
         "test": ["A/empty.png"],
     }
+
+
+def test_not_mnist_takes_placed_archives_before_it_downloads(tmp_path, sources, monkeypatch):
+    write_not_mnist(sources)
+    known = {
+        url: tfds.download.checksums.UrlInfo(
+            size=tfds.core.utils.Size(placed.stat().st_size),
+            checksum=hashlib.sha256(placed.read_bytes()).hexdigest(),
+            filename=info.filename,
+        )
+        for url, info in NotMnist.url_infos.items()
+        for placed in [sources / info.filename]
+    }
+    monkeypatch.setattr(NotMnist, "url_infos", known)
+    NotMnist(data_dir=tmp_path).download_and_prepare(
+        download_config=tfds.download.DownloadConfig(manual_dir=sources, try_download_gcs=False)
+    )
+    assert sorted(examples("not_mnist", tmp_path, "train")) == list(range(10))
 
 
 def test_gtsrb_takes_classes_from_folders_and_annotations(tmp_path, sources, monkeypatch):

@@ -34,7 +34,8 @@ class Transfer:
         error: test error in %.
         training_error: error in % of the last training batches.
         area: area under the training error, 0–100.
-        seconds: wall time of meta-training; no seeds for a method that has none.
+        gradient_steps: made in meta-training; no seeds for a method that has none.
+        seconds: wall time of meta-training, likewise.
         parameters: of the adapted models, each number once; empty in old results.
         examples: on which the test error was measured, each number once.
         diverged: how many tasks diverged. They have no value in the estimates.
@@ -44,6 +45,7 @@ class Transfer:
     error: Estimate
     training_error: Estimate
     area: Estimate
+    gradient_steps: Estimate
     seconds: Estimate
     parameters: tuple[int, ...]
     examples: tuple[int, ...]
@@ -112,7 +114,7 @@ def over_datasets(found: Transfers, datasets: Sequence[str], measure: str) -> di
     Args:
         found: of `transfers`.
         datasets: over which; every method has them. A seed that lacks one is left out.
-        measure: "error", "training_error", "area" or "seconds".
+        measure: "error", "training_error", "area", "gradient_steps" or "seconds".
     """
     return {
         method: average([getattr(found[dataset][method], measure) for dataset in datasets])
@@ -181,6 +183,9 @@ def _transfer(cells: Mapping[str, Cell]) -> Transfer:
             }
         ),
         area=summary.area,
+        gradient_steps=Estimate(
+            {seed: cell.gradient_steps for seed, cell in cells.items() if cell.metrics}
+        ),
         seconds=Estimate({seed: cell.seconds for seed, cell in cells.items() if cell.metrics}),
         parameters=tuple(sorted({task["parameters"] for task in every if "parameters" in task})),
         examples=tuple(sorted({task["examples"] for task in every})),

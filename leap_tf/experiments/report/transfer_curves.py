@@ -10,6 +10,7 @@ from leap_tf.experiments.report.paper_transfer import dataset_label, dataset_ord
 from leap_tf.experiments.report.results import SweepResults
 from leap_tf.experiments.report.statistics import Curve, adaptation_curve
 from leap_tf.experiments.report.transfer import select
+from leap_tf.experiments.report.transfer_tables import measured_otherwise
 from leap_tf.experiments.report.wording import count, listing
 
 WINDOW = 20  # batches in the running mean of training errors
@@ -58,7 +59,7 @@ def transfer_learning_section(sweep: SweepResults) -> Section | None:
                 transfer_figures.learning_by_dataset(drawn),
                 "Training error over gradient steps on each held-out data set, running mean of "
                 f"{WINDOW} batches, on a logarithmic axis; mean over seeds, band ± 1 standard "
-                "error. Diverged runs are left out.",
+                f"error. Diverged runs are left out.{measured_otherwise(methods)}",
                 "Curves of training error over gradient steps, a panel for each held-out data set, "
                 "a line for each method",
             ),

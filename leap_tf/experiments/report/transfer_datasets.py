@@ -18,8 +18,12 @@ from leap_tf.experiments.report.transfer_findings import harm_findings
 from leap_tf.experiments.report.transfer_tables import (
     MEASURES,
     PAPER,
+    PRETRAINING,
+    STEPS,
     measured,
+    measured_otherwise,
     papers,
+    steps_made,
     wall_time,
 )
 from leap_tf.experiments.report.wording import named
@@ -43,21 +47,25 @@ def datasets_section(sweep: SweepResults) -> Section | None:
 
 def _whole_table(sweep, found: Transfers) -> Table:
     rows: list[tuple[Value, ...]] = []
-    held_out = {cell.held_out for cell in sweep.cells}
-    for dataset in dataset_order([*found, *(paper_transfer.TABLE_3.keys() - held_out)]):
+    held_out = {str(cell.held_out) for cell in sweep.cells}
+    for dataset in dataset_order([*held_out, *paper_transfer.TABLE_3]):
         if dataset in found:
             rows += _rows_of(dataset, found[dataset], methods_of(found))
+        elif dataset in held_out:
+            rows.append((Value(dataset_label(dataset), "not finished"),))
         else:
             why = paper_transfer.UNOBTAINABLE.get(dataset, "is not part of this sweep")
             rows.append((Value(dataset_label(dataset), why),))
     caption = (
         "Mean ± standard error over seeds; beneath, each seed's. Test error is on the data set's "
         f"test images, training error the mean over the last {LAST_BATCHES} training batches. "
-        "Parameters are the numbers in all trainable variables of the model that is adapted. Wall "
-        "time is that of one run's meta-steps, and indicative only. The lowest of each data set is "
-        "marked; a diverged task has no value."
+        "Parameters are the numbers in all trainable variables of the model that is adapted; those "
+        "of HAT and Progressive Nets include the heads of all tasks, and of Progressive Nets all "
+        f"columns. {STEPS} Wall time is that of one run's meta-steps, and indicative only. The "
+        "lowest of each data set is marked; a diverged task has no value."
+        f"{measured_otherwise(methods_of(found))}"
     )
-    header = ("method", *MEASURES.values(), "parameters", "meta-training", PAPER)
+    header = ("method", *MEASURES.values(), "parameters", PRETRAINING, "meta-training", PAPER)
     return Table(caption, header, tuple(rows))
 
 
@@ -74,6 +82,7 @@ def _rows_of(dataset, of_methods: Mapping[str, Transfer], methods):
             named(method_look(method, methods).label, method_look(method, methods).light),
             *measured(of_measures, method),
             Value(" or ".join(f"{number:,}" for number in each.parameters) or "–"),
+            Value(steps_made(each.gradient_steps)),
             Value(wall_time(each.seconds)),
             papers(paper_transfer.TABLE_3.get(dataset, {}).get(method, {})),
         )

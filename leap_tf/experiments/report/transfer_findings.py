@@ -19,6 +19,7 @@ from leap_tf.experiments.report.transfer import (
     transfers,
 )
 from leap_tf.experiments.report.wording import (
+    CLEAR,
     PERCENT,
     count,
     diverged_sentence,
@@ -57,8 +58,9 @@ def transfer_key_figures(sweep: SweepResults | None) -> list[KeyFigure]:
         figures.append(
             KeyFigure(
                 "pretraining hurts, by test error",
-                f"{len(hurt)} of {pairs}",
-                "pairs of method and held-out data set",
+                f"{sum(each.settled for each in hurt)} of {pairs}",
+                "pairs of method and held-out data set where the seeds settle it; "
+                f"{len(hurt)} of {pairs} higher at all",
             )
         )
     return figures
@@ -148,10 +150,7 @@ def harm_findings(found: Transfers) -> list[str]:
         if all(len(each.gap.values) < 2 for each in hurt):
             sentences.append(f"{text} With one seed there is no telling whether that is chance.")
             continue
-        text += (
-            " All seeds agree, and the gap is more than two of its standard errors, in "
-            f"{len(settled)} of them"
-        )
+        text += f" All seeds agree, and {CLEAR}, in {len(settled)} of them"
         few = 0 < len(settled) < len(hurt)
         sentences.append(f"{text}: {_pairs(settled, labels)}." if few else f"{text}.")
     return sentences or ["There is no method to hold against no pretraining yet."]

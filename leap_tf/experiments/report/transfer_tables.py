@@ -18,6 +18,7 @@ from leap_tf.experiments.report.transfer import (
 )
 from leap_tf.experiments.report.transfer_findings import gaps_to_leap, transfer_findings
 from leap_tf.experiments.report.wording import (
+    CLEAR,
     NBSP,
     PERCENT,
     count,
@@ -37,10 +38,19 @@ MEASURES = {
     "area": f"area under training error,{NBSP}0–100",
 }
 PAPER = "paper: test / train / area"
+PRETRAINING = "pretraining steps"
+STEPS = (
+    "Pretraining steps are gradient steps on the other data sets, in the mean of a run; methods "
+    "differ in them."
+)
 _TITLE = "Which pretraining helps?"
 _TIME = (
     "Wall time is that of the meta-steps of one run, judging left out; it is indicative only, "
     "because runs share a machine with each other and with other work."
+)
+_OF_HAT = (
+    "HAT's training batches are measured while its attention is annealed, so its training error "
+    "and area are those of a network that is only partly masked; its test error has hard attention."
 )
 
 
@@ -63,11 +73,15 @@ def transfer_section(sweep: SweepResults) -> Section:
 
 def _means(sweep, found: Transfers, datasets: Sequence[str]) -> Table:
     methods = methods_of(found)
-    of_measures = {name: over_datasets(found, datasets, name) for name in (*MEASURES, "seconds")}
+    of_measures = {
+        name: over_datasets(found, datasets, name)
+        for name in (*MEASURES, "gradient_steps", "seconds")
+    }
     rows = tuple(
         (
             named(method_look(method, methods).label, method_look(method, methods).light),
             *measured({name: of_measures[name] for name in MEASURES}, method),
+            Value(steps_made(of_measures["gradient_steps"][method])),
             Value(wall_time(of_measures["seconds"][method])),
             papers(paper_transfer.mean_over(datasets, method)),
         )
@@ -81,9 +95,9 @@ def _means(sweep, found: Transfers, datasets: Sequence[str]) -> Table:
         f"({', '.join(seeds)}); mean ± standard error over the seeds' "
         "means; beneath, each seed's. Only data sets that every method has finished; a seed counts "
         "for a method when it has all of them. At the right, the paper's means over the same data "
-        f"sets. {_TIME} Lower is better throughout."
+        f"sets. {STEPS} {_TIME} Lower is better throughout.{measured_otherwise(methods)}"
     )
-    header = ("method", *MEASURES.values(), "meta-training, mean a run", PAPER)
+    header = ("method", *MEASURES.values(), PRETRAINING, "meta-training, mean a run", PAPER)
     return Table(caption, header, rows)
 
 
@@ -143,8 +157,8 @@ def _comparison(found: Transfers, datasets: Sequence[str]) -> list[Block]:
     )
     caption = (
         "Leap's mean over data sets minus the other method's, on the same seeds: below zero, Leap "
-        "is better. Settled: all seeds agree, and the difference is more than two of its standard "
-        "errors. Beside it, on how many data sets Leap's mean over seeds is the lower."
+        f"is better. Settled: all seeds agree, and {CLEAR}. Beside it, on how many data sets "
+        "Leap's mean over seeds is the lower."
     )
     return [Table(caption, header, rows)]
 
@@ -178,6 +192,16 @@ def measured(of_measures: Mapping[str, Mapping[str, Estimate]], method: str) -> 
 def wall_time(seconds: Estimate) -> str:
     """Returns a mean wall time as text; a dash for a method that has none."""
     return duration(seconds.mean) if seconds.values else "–"
+
+
+def steps_made(steps: Estimate) -> str:
+    """Returns a mean number of gradient steps as text; a dash for a method that made none."""
+    return f"{steps.mean:,.0f}" if steps.values else "–"
+
+
+def measured_otherwise(methods: Sequence[str]) -> str:
+    """Says what is peculiar to the training error of a method, with a space before it."""
+    return f" {_OF_HAT}" if "hat" in methods else ""
 
 
 def papers(row: Mapping[str, float]) -> Value:

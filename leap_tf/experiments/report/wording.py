@@ -7,6 +7,7 @@ from leap_tf.experiments.report.statistics import Estimate, difference, is_settl
 
 NBSP = "\u00a0"  # keeps a number and what belongs to it on one line
 PERCENT = NBSP + "%"
+CLEAR = f"zero is outside the gap's 95{PERCENT} confidence interval (Student's t)"
 
 
 def number(value: float | None, digits: int = 1) -> str:
@@ -90,7 +91,7 @@ def verdict(gap: Estimate) -> str:
     if seeds < 2:
         return "With one seed there is no telling whether that is chance."
     if is_settled(gap):
-        return f"All {seeds} seeds agree, and the gap is more than two of its standard errors."
+        return f"All {seeds} seeds agree, and {CLEAR}."
     return f"{count(seeds, 'seed')} do not settle which of the two is lower."
 
 

@@ -48,7 +48,7 @@ class Facescrub(tfds.core.GeneratorBasedBuilder):
 
     with one folder for each person, named as in the list, and files named <face_id> and ending in
     {", ".join(_SUFFIXES)}. They may have any size; each is scaled to 32x32. At least {PEOPLE}
-    people are needed; of more, the {PEOPLE} with the most images are taken.
+    people are needed; of more, the {PEOPLE} with the most readable images are taken.
     """)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -69,12 +69,17 @@ class Facescrub(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager):
         images = _images_of_people(dl_manager.manual_dir / "facescrub")
-        if len(images) < PEOPLE:
+        readable = {
+            person: sum(_read(path) is not None for path in paths)
+            for person, paths in images.items()
+        }
+        present = [person for person, number in readable.items() if number]
+        if len(present) < PEOPLE:
             raise ValueError(
-                f"{dl_manager.manual_dir / 'facescrub'} has images of {len(images)} people, too "
+                f"{dl_manager.manual_dir / 'facescrub'} has images of {len(present)} people, too "
                 f"few.\n{self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
             )
-        most = sorted(images, key=lambda person: (-len(images[person]), person))[:PEOPLE]
+        most = sorted(present, key=lambda person: (-readable[person], person))[:PEOPLE]
         self.info.features["label"].names = sorted(most)
         chosen = [path for person in sorted(most) for path in images[person]]
         return {
@@ -87,8 +92,7 @@ class Facescrub(tfds.core.GeneratorBasedBuilder):
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         unreadable = []
         for path in paths:
-            with path.open("rb") as file:
-                image = decode(file, "RGB", size=(32, 32))
+            image = _read(path)
             key = f"{path.parent.name}/{path.name}"
             if image is None:
                 unreadable.append(key)
@@ -106,9 +110,13 @@ def is_test_image(path: tfds.core.Path) -> bool:
 def _images_of_people(folder):
     if not folder.exists():
         return {}
-    people = {
+    return {
         person.name: sorted(path for path in person.iterdir() if path.suffix.lower() in _SUFFIXES)
         for person in folder.iterdir()
         if person.is_dir()
     }
-    return {person: images for person, images in people.items() if images}
+
+
+def _read(path):
+    with path.open("rb") as file:
+        return decode(file, "RGB", size=(32, 32))
