@@ -7,6 +7,7 @@ Keras classes are registered as functions that call them: gin would otherwise su
 and Keras saves and copies objects by their class.
 """
 
+import functools
 import inspect
 import os
 import pathlib
@@ -40,7 +41,6 @@ from leap_tf.models import conv_net, mlp
 from leap_tf.tasks import alphabet_splits, multi_cv_splits, sinusoid_splits
 from leap_tf.training import MetaTrainer, StopWhenMastered, StopWhenStalled
 
-
 # What gin raises for a text that is no configuration. Deep nesting ends in one of the last two.
 _UNREADABLE = (
     ValueError,
@@ -68,7 +68,31 @@ def calling(cls: type) -> Callable:
     return build
 
 
-configured_study = gin.external_configurable(study, "study", denylist=["data_dir"])
+def building(configurable: Callable) -> Callable:
+    """Returns the same function; what it cannot be called with is said to be the configuration's.
+
+    Python notices a value of another kind only where it is used, and a reference to itself never.
+    """
+
+    @functools.wraps(configurable)
+    def build(*args, **kwargs):
+        try:
+            return configurable(*args, **kwargs)
+        except (
+            AttributeError,
+            LookupError,
+            ArithmeticError,
+            AssertionError,
+            RecursionError,
+        ) as error:
+            raise ConfigurationError(
+                f"What the configuration describes cannot be built: {error}"
+            ) from error
+
+    return build
+
+
+configured_study = building(gin.external_configurable(study, "study", denylist=["data_dir"]))
 configured_meta_train = gin.external_configurable(
     meta_train, "meta_train", denylist=["study", "run"]
 )

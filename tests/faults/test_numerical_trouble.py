@@ -114,9 +114,8 @@ def test_broken_tasks_are_left_out_and_counted(learner):
     trainer = make_trainer(learner, meta_batch_size=1 + len(BROKEN), model=model)
     history = train(trainer, [GOOD, *BROKEN.values()])
     assert history["tasks_skipped"] == [len(BROKEN)] * 2
-    assert np.isfinite([values for values in history.values()]).all()
+    assert np.isfinite(list(history.values())).all()
     assert_finite(trainer)
-    # Nothing of what was broken is in what was learned: only which seed came to which task differs.
     assert history["gradient_steps"] == [STEPS] * 2
 
 
@@ -184,7 +183,7 @@ def test_an_update_that_overflows_is_not_made(meta_optimizer):
         "Reptile", meta_batch_size=2, model=model, loss=Steep(), meta_optimizer=optimizer
     )
     before = [variable.numpy() for variable in [*trainer.meta_variables, *optimizer.variables]]
-    with pytest.raises(leap_tf.MetaTrainingDivergedError, match="Lower the meta learning rate"):
+    with pytest.raises(leap_tf.MetaTrainingDivergedError, match="Lower the meta"):
         train(trainer, [GOOD, ODD["one class"]], meta_steps=3)
     assert_finite(trainer)
     if trainer.meta_step == 0:
