@@ -42,20 +42,22 @@ class ThreadPool:
         if threads < 1:
             raise ValueError(f"A pool needs at least one thread, not {threads}.")
         self.threads = threads
+        # For good: TensorFlow keeps a few kilobytes for every thread it has ever seen.
+        self._executor = concurrent.futures.ThreadPoolExecutor(threads)
 
     def map(
         self, function: Callable[[Item], Result], items: Iterable[Item]
     ) -> Generator[Result, None, None]:
         remaining = iter(items)
         started: collections.deque[concurrent.futures.Future[Result]] = collections.deque()
-        with concurrent.futures.ThreadPoolExecutor(self.threads) as executor:
-            try:
-                for item in remaining:
-                    started.append(executor.submit(function, item))
-                    if len(started) == 2 * self.threads:
-                        yield started.popleft().result()
-                while started:
+        try:
+            for item in remaining:
+                started.append(self._executor.submit(function, item))
+                if len(started) == 2 * self.threads:
                     yield started.popleft().result()
-            finally:
-                for future in started:
-                    future.cancel()
+            while started:
+                yield started.popleft().result()
+        finally:
+            for future in started:
+                future.cancel()
+            concurrent.futures.wait(started)
