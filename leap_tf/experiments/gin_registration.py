@@ -68,7 +68,33 @@ def calling(cls: type) -> Callable:
     return build
 
 
-configured_study = gin.external_configurable(study, "study", denylist=["data_dir", "pool"])
+def building(configurable: Callable) -> Callable:
+    """Returns the same function; what it cannot be called with is said to be the configuration's.
+
+    Python notices a value of another kind only where it is used, and a reference to itself never.
+    """
+
+    @functools.wraps(configurable)
+    def build(*args, **kwargs):
+        try:
+            return configurable(*args, **kwargs)
+        except (
+            AttributeError,
+            LookupError,
+            ArithmeticError,
+            AssertionError,
+            RecursionError,
+        ) as error:
+            raise ConfigurationError(
+                f"What the configuration describes cannot be built: {error}"
+            ) from error
+
+    return build
+
+
+configured_study = building(
+    gin.external_configurable(study, "study", denylist=["data_dir", "pool"])
+)
 configured_meta_train = gin.external_configurable(
     meta_train, "meta_train", denylist=["study", "run"]
 )

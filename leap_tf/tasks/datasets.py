@@ -7,6 +7,7 @@ import pathlib
 import re
 
 import tensorflow_datasets as tfds
+from google.protobuf import json_format
 
 # Data sets that this project can draw itself, with no network.
 DRAWN_OFFLINE = ("unicode_alphabets",)
@@ -111,6 +112,11 @@ def _builder(name, folder):
         return tfds.builder(name, data_dir=folder, try_gcs=False)
     except tfds.core.DatasetNotFoundError as error:
         raise ValueError(f"TensorFlow Datasets knows no data set named {name!r}.") from error
+    except json_format.Error as error:
+        raise ValueError(
+            f"The description of {name!r} in {folder} is damaged. Prepare the data set again with "
+            "tfds.load."
+        ) from error
 
 
 def _draw(name, folders):

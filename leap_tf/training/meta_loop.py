@@ -229,8 +229,7 @@ class MetaLoop(abc.ABC):
                     if not apply_if_finite(self.meta_optimizer, gradients, self.meta_variables):
                         self._torn = False
                         raise MetaTrainingDivergedError(
-                            f"Meta-step {epoch + 1} overflows; the initialization before it is "
-                            "kept. Lower the meta learning rate."
+                            f"Meta-step {epoch + 1} overflows and is not made. Lower the meta rate."
                         )
                     for variable, value in zip(self._runner.lasting_state, state):
                         variable.assign(value)

@@ -49,9 +49,12 @@ class MetricsLog(keras.callbacks.Callback):
 def read_metrics(path: str | os.PathLike) -> list[dict]:
     """Returns the entries of a metrics file; a last line cut short by a kill is left out."""
     entries = []
-    for line in pathlib.Path(path).read_text().splitlines():
+    for line in pathlib.Path(path).read_bytes().splitlines():
         try:
-            entries.append(json.loads(line))
-        except json.JSONDecodeError:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):
             break
+        if not isinstance(entry, dict) or not isinstance(entry.get("meta_step"), int):
+            break
+        entries.append(entry)
     return entries

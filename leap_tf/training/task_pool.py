@@ -103,6 +103,8 @@ class ThreadPool:
         if threads < 1:
             raise ValueError(f"A pool needs at least one thread, not {threads}.")
         self.threads = threads
+        # For good: TensorFlow keeps a few kilobytes for every thread it has ever seen.
+        self._executor = concurrent.futures.ThreadPoolExecutor(threads)
 
     def map(
         self, job: Job[Result], weights: Sequence[keras.Variable], tasks: Sequence[SeededTask]
@@ -113,7 +115,7 @@ class ThreadPool:
             except Exception as error:
                 return failure_of(seeded, error)
 
-        return map_in_threads(attempt, tasks, self.threads)
+        return _map_on(self._executor, self.threads, attempt, tasks)
 
 
 def failure_of(seeded: SeededTask, error: Exception) -> TaskFailure:
@@ -130,15 +132,20 @@ def map_in_threads(
     finished results do not pile up behind a slow one. Closing the iterator early lets started
     items end and starts no others.
     """
-    started: collections.deque[concurrent.futures.Future[Result]] = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(threads) as executor:
-        try:
-            for item in items:
-                started.append(executor.submit(function, item))
-                if len(started) == 2 * threads:
-                    yield started.popleft().result()
-            while started:
+        yield from _map_on(executor, threads, function, items)
+
+
+def _map_on(executor, threads, function, items):
+    started: collections.deque[concurrent.futures.Future] = collections.deque()
+    try:
+        for item in items:
+            started.append(executor.submit(function, item))
+            if len(started) == 2 * threads:
                 yield started.popleft().result()
-        finally:
-            for future in started:
-                future.cancel()
+        while started:
+            yield started.popleft().result()
+    finally:
+        for future in started:
+            future.cancel()
+        concurrent.futures.wait(started)

@@ -18,10 +18,12 @@ import tensorflow as tf
 
 import leap_tf
 from leap_tf.experiments.gin_registration import ConfigurationError, read_configuration
+from leap_tf.experiments.report import ResultsError, write_report
 from leap_tf.experiments.run_directory import RunDirectory, RunDirectoryError
 from leap_tf.functional.saved_arrays import SavedArrays, unpack_arrays
 from leap_tf.tasks.datasets import open_dataset
 from leap_tf.training.checkpoint import CheckpointMismatchError, CheckpointUnreadableError
+from tests.result_folders import outcome, task, write_sweep
 
 
 @pytest.fixture
@@ -350,3 +352,44 @@ def test_a_damaged_description_of_a_data_set_is_named(tmp_path, text):
 def test_a_data_set_is_a_plain_name(tmp_path, name):
     with pytest.raises(ValueError, match="no name of a data set"):
         open_dataset(name, tmp_path)
+
+
+# Results, read for a report.
+
+SCRIPT = "<script>alert(1)</script>"
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc", "..", "a/b", "", "a\0b"])
+def test_a_sweep_cannot_lead_out_of_its_folder(tmp_path, name):
+    write_sweep(tmp_path / "table1", [({"method": "leap", "seed": "0"}, outcome(task(0.5)))])
+    index = tmp_path / "table1" / "sweep.json"
+    index.write_text(json.dumps([json.loads(index.read_text())[0] | {"name": name}]))
+    with pytest.raises(ResultsError, match="should be the name of a folder"):
+        write_report(tmp_path, tmp_path / "report")
+
+
+def test_what_is_in_results_is_text_in_a_report(tmp_path):
+    """Neither HTML, nor a template, nor a formula; in a figure, a table, a list or a command."""
+    method = f"{SCRIPT}{{{{ 7 * 7 }}}}$x_{{$"
+    cells = [({"method": name, "seed": "0"}, outcome(task(0.5))) for name in ("leap", "strange")]
+    write_sweep(tmp_path / "table1", cells)
+    index = tmp_path / "table1" / "sweep.json"
+    entries = json.loads(index.read_text())
+    entries[1]["values"]["method"] = method
+    entries[1]["bindings"] = [f"x = '```\n{SCRIPT}'"]
+    index.write_text(json.dumps(entries))
+    page, text = write_report(tmp_path, tmp_path / "report")
+    for written in (page.read_text(), text.read_text()):
+        assert "{{ 7 * 7 }}" in written
+    assert "<script" not in page.read_text()
+    outside_code = "".join(text.read_text().split("```")[::2])
+    assert "<script" not in outside_code
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999", "1e300", "true", '"1"', "[]"])
+def test_numbers_in_results_are_numbers(tmp_path, number):
+    write_sweep(tmp_path / "table1", [({"method": "leap", "seed": "0"}, outcome(task(0.5)))])
+    file = next(tmp_path.rglob("evaluation.json"))
+    file.write_text(file.read_text().replace('"target_error": 0.1', f'"target_error": {number}'))
+    with pytest.raises(ResultsError, match=r"\['target_error'\] should be"):
+        write_report(tmp_path, tmp_path / "report")

@@ -41,6 +41,7 @@ _STYLE: dict[str, Any] = {
     "legend.frameon": False,
     "legend.labelcolor": INK,
     "savefig.facecolor": SURFACE,
+    "text.parse_math": False,  # a dollar in somebody's name is a dollar
     "svg.fonttype": "none",  # text is text: it is read out, selected, and set in the page's font
     "svg.hashsalt": "leap_tf",  # identifiers are the same every time
     "xtick.color": MUTED,

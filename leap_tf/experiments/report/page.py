@@ -1,7 +1,9 @@
 """Puts a report together and writes it as one HTML page and as Markdown with PNG figures."""
 
+import dataclasses
 import os
 import pathlib
+import re
 
 import jinja2
 import markupsafe
@@ -14,6 +16,7 @@ from leap_tf.experiments.report.curves import (
 )
 from leap_tf.experiments.report.document import (
     Block,
+    Code,
     Details,
     KeyFigure,
     Picture,
@@ -149,7 +152,7 @@ def as_markdown(report: Report) -> str:
     """Returns Markdown that refers to figures/<name>.png."""
     environment = _environment(autoescape=False)
     environment.filters["cell"] = lambda text: text.replace("|", "\\|")
-    return environment.get_template("page.md.jinja").render(report=report)
+    return environment.get_template("page.md.jinja").render(report=_without_tags(report))
 
 
 def _environment(autoescape):
@@ -163,6 +166,20 @@ def _environment(autoescape):
     )
     environment.tests["of_kind"] = lambda block, kind: type(block).__name__ == kind
     return environment
+
+
+def _without_tags(part):
+    """A part of a report in which HTML, which Markdown would let through, is text."""
+    if isinstance(part, str):
+        return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", part)
+    if isinstance(part, tuple):
+        return tuple(map(_without_tags, part))
+    if isinstance(part, Code):  # in a fence, which nothing in it may end
+        return Code(part.text.replace("```", "` ` `"))
+    if dataclasses.is_dataclass(part) and not isinstance(part, type):
+        values = {each.name: getattr(part, each.name) for each in dataclasses.fields(part)}
+        return dataclasses.replace(part, **{k: _without_tags(v) for k, v in values.items()})
+    return part
 
 
 def _pictures(blocks: tuple[Block, ...]):

@@ -1,7 +1,6 @@
 """Reads what sweeps and measurements left behind. Nothing here computes a result."""
 
 import dataclasses
-import json
 import os
 import pathlib
 import re
@@ -9,14 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from leap_tf.experiments.judgement import LEARNED
+from leap_tf.experiments.report import checks
+from leap_tf.experiments.report.checks import ResultsError, read_json
 from leap_tf.experiments.run_directory import RunDirectory
 from leap_tf.training import read_metrics
 
 _OMNIGLOT, _MULTI_CV = ("table1", "ablation", "paths", "jacobian"), ("table3",)
-
-
-class ResultsError(ValueError):
-    """A folder or file does not hold what a report is made of."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,10 +191,13 @@ def read_sweep(folder: pathlib.Path) -> SweepResults:
     if not index.exists():
         raise ResultsError(f"{folder} has no sweep.json. Run bin/sweep.py into it, or remove it.")
     cells = []
-    for entry in _json(index):
+    for entry in read_json(index, checks.SWEEP):
+        checks.check_folder_name(entry["name"], str(index))
         run = RunDirectory(folder / "cells" / entry["name"])
-        evaluation = _json(run.evaluation) if run.evaluation.exists() else None
-        if evaluation is not None and LEARNED not in evaluation.get("results", {}):
+        evaluation = (
+            read_json(run.evaluation, checks.EVALUATION) if run.evaluation.exists() else None
+        )
+        if evaluation is not None and LEARNED not in evaluation["results"]:
             raise ResultsError(
                 f"{run.evaluation} has no results of the {LEARNED}. Judge the run again with "
                 "bin/evaluate.py."
@@ -209,9 +209,11 @@ def read_sweep(folder: pathlib.Path) -> SweepResults:
                 gin_files=tuple(entry["gin_files"]),
                 bindings=tuple(entry["bindings"]),
                 evaluation=evaluation,
-                metrics=tuple(read_metrics(run.metrics)) if run.metrics.exists() else (),
+                metrics=_metrics(run.metrics) if run.metrics.exists() else (),
                 config=run.config.read_text() if run.config.exists() else "",
-                environment=tuple(_json(run.environment)) if run.environment.exists() else (),
+                environment=tuple(read_json(run.environment, checks.ENVIRONMENT))
+                if run.environment.exists()
+                else (),
             )
         )
     return SweepResults(folder.name, tuple(cells))
@@ -219,8 +221,12 @@ def read_sweep(folder: pathlib.Path) -> SweepResults:
 
 def read_jacobian(folder: pathlib.Path) -> tuple[Mapping[str, Any], ...]:
     """Reads all records of Jacobian precision under a folder, by learning rate and task."""
-    records = [_json(path) for path in sorted(folder.rglob("*.json"))]
-    measured = [each for each in records if isinstance(each, dict) and "rho" in each]
+    measured = []
+    for path in sorted(folder.rglob("*.json")):
+        record = read_json(path)
+        if isinstance(record, dict) and "rho" in record:
+            checks.check(record, checks.JACOBIAN, str(path))
+            measured.append(record)
     return tuple(sorted(measured, key=lambda each: (each["learning_rate"], str(each["task"]))))
 
 
@@ -237,8 +243,8 @@ def natural_order(names: Sequence[str]) -> list[str]:
     return sorted(set(names), key=key)
 
 
-def _json(path):
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise ResultsError(f"{path} is not JSON: {error}") from error
+def _metrics(path):
+    entries = read_metrics(path)
+    checks.check(entries, checks.METRICS, str(path))
+    checks.check(entries, [checks.METRIC], str(path))
+    return tuple(entries)

@@ -1,0 +1,20 @@
+"""Readers given anything, in a bounded form: see `fuzz`."""
+
+import pytest
+
+from tests.faults import fuzz
+
+TRIALS = {"configurations": 150, "results": 12, "metrics": 150, "requests": 60}
+
+
+@pytest.mark.parametrize("reader", fuzz.ATTACKS)
+def test_any_input_is_read_right_or_refused(reader, tmp_path):
+    fault = fuzz.ATTACKS[reader](tmp_path, TRIALS.get(reader, 30))
+    assert fault.trials >= TRIALS.get(reader, 30) // 2
+    assert not fault.failures
+
+
+@pytest.mark.parametrize("reader", ["configurations", "checkpoints", "requests"])
+def test_the_inputs_are_neither_all_good_nor_all_bad(reader, tmp_path):
+    fault = fuzz.ATTACKS[reader](tmp_path, 60, seed=1)
+    assert set(fault.details) == {"read", "refused"}
