@@ -46,7 +46,11 @@ class Pools:
 @pytest.fixture(scope="module")
 def cluster():
     """A Ray with one node on this machine, started once; more nodes can be added."""
-    os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    os.environ |= {
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",  # tests that run beside would leave workers little
+    }
     head = {"num_cpus": 2, "include_dashboard": False}
     started = Cluster(initialize_head=True, head_node_args=head)
     ray.init(started.address, log_to_driver=False)

@@ -13,7 +13,11 @@ pytest.importorskip("ray", reason='needs the extra: pip install "leap-tf[cluster
 
 LENGTH = "meta_train.meta_steps = 8"
 RAY = ["--pool=ray", "--workers=2"]
-ENVIRONMENT = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2", "RAY_AUTH_MODE": "disabled"}
+ENVIRONMENT = os.environ | {
+    "TF_CPP_MIN_LOG_LEVEL": "2",
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_worker_niceness": "0",
+}
 
 
 def start(folder, flags):
