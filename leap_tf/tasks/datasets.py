@@ -50,6 +50,8 @@ def open_dataset(name: str, data_dir: str | os.PathLike | None = None) -> tfds.c
     for folder in folders:
         builder = _builder(name, folder)
         if (pathlib.Path(builder.data_path) / "dataset_info.json").exists():
+            if not builder.info.splits:
+                raise _damaged(name, folder)
             return builder
     if name in DRAWN_OFFLINE:
         return _draw(name, folders)
@@ -113,10 +115,14 @@ def _builder(name, folder):
     except tfds.core.DatasetNotFoundError as error:
         raise ValueError(f"TensorFlow Datasets knows no data set named {name!r}.") from error
     except json_format.Error as error:
-        raise ValueError(
-            f"The description of {name!r} in {folder} is damaged. Prepare the data set again with "
-            "tfds.load."
-        ) from error
+        raise _damaged(name, folder) from error
+
+
+def _damaged(name, folder):
+    return ValueError(
+        f"The description of {name!r} in {folder} is damaged, or names no part of it. Prepare the "
+        "data set again with tfds.load."
+    )
 
 
 def _draw(name, folders):
