@@ -2,7 +2,7 @@
 
 import threading
 
-from leap_tf.training.task_pool import ThreadPool
+from leap_tf.training import Job, SeededTask, ThreadPool
 from tests.faults.long_run import growth, run_long
 
 
@@ -22,25 +22,25 @@ def test_a_long_run_does_not_grow(tmp_path):
     assert traces.counts[0] > 0
 
 
+SIX = [SeededTask(task=None, seed=seed, steps=1) for seed in range(6)]
+
+
 def test_a_pool_keeps_its_threads():
     """TensorFlow keeps something for every thread it has ever seen."""
     pool = ThreadPool(2)
-    used = {thread for _ in range(20) for thread in pool.map(_this_thread, range(6))}
-    assert len(used) <= 2
-
-
-def _this_thread(_):
-    return threading.current_thread()
+    job = Job("train", run=lambda _: threading.current_thread(), read=None)
+    assert len({thread for _ in range(20) for thread in pool.map(job, [], SIX)}) <= 2
 
 
 def test_a_pool_that_is_closed_early_ends_what_is_started_and_starts_no_more():
     pool, done = ThreadPool(1), []
-    results = pool.map(done.append, range(10))
+    results = pool.map(Job("train", run=done.append, read=None), [], SIX)
     next(results)
     results.close()
     ended = len(done)
     assert ended <= 2
-    assert list(pool.map(abs, [-1, -2])) == [1, 2]  # and it can be used again
+    seeds = Job("train", run=lambda seeded: seeded.seed, read=None)
+    assert list(pool.map(seeds, [], SIX)) == [0, 1, 2, 3, 4, 5]  # and it can be used again
     assert len(done) == ended
 
 
