@@ -199,8 +199,8 @@ class Crew:
         elif now - self._last_ready > self._start_seconds:
             raise ClusterError(
                 f"No worker became ready within {self._start_seconds:g} s. `ray status` says "
-                "whether the cluster has free CPUs, one for each worker, and the files in "
-                f"/tmp/ray/session_latest/logs what workers say. {self._last_refusal}"
+                "whether the cluster has free CPUs, one for each worker, and Ray's logs what "
+                f"workers say. {self._last_refusal}"
             )
 
     def _hire(self) -> Seat:
