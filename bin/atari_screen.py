@@ -29,9 +29,9 @@ def main(argv):
     from leap_tf.experiments.session import one_line_errors
 
     with one_line_errors():
-        from leap_tf.atari import session
+        from leap_tf.atari.screening import screen
 
-        session.screen(
+        screen(
             _GIN_FILE.value,
             _GIN_PARAM.value,
             _GAMES.value,

@@ -83,6 +83,20 @@ def actor_critic(encoder: keras.Model, actions: int) -> keras.Model:
     return keras.Model(encoder.inputs[0], [logits, values], name="actor_critic")
 
 
+def agent_of(encoder: keras.Model, parameters: Sequence[tf.Tensor]) -> keras.Model:
+    """Builds an actor-critic that shares nothing with the encoder and has these values.
+
+    Args:
+        encoder: which has the architecture.
+        parameters: one per variable of `trained_variables`.
+    """
+    *_, policy_bias, _, _ = parameters
+    model = actor_critic(keras.models.clone_model(encoder), policy_bias.shape[-1])
+    for variable, value in zip(trained_variables(model), parameters, strict=True):
+        variable.assign(value)
+    return model
+
+
 def encoder_variables(model: keras.Model) -> list[keras.Variable]:
     """Returns the variables of an actor-critic that all games share, in order."""
     (encoder,) = [layer for layer in model.layers if isinstance(layer, keras.Model)]

@@ -8,7 +8,7 @@ from ale_py.vector_env import AtariVectorEnv
 from gymnasium.vector import AutoresetMode
 
 from leap_tf.atari.games import refuse_unknown_game
-from leap_tf.atari.screen_environment import Played, ScreenEnvironment
+from leap_tf.atari.screen_environment import Played, ScreenEnvironment, check_numbers
 
 
 class AtariEnvironment(ScreenEnvironment):
@@ -26,7 +26,8 @@ class AtariEnvironment(ScreenEnvironment):
         emulator_threads: C++ threads that emulate.
         frame_skip: frames an action is repeated for; one step is so many frames.
         max_pool: whether the screen is the maximum of the last two frames.
-        no_op_max: an episode starts with 1 to so many frames of doing nothing.
+        no_op_max: an episode starts with fewer than so many frames of doing nothing, as many as
+            the seed says. Where the game starts on "fire", the last of them is that.
         fire_on_reset: whether "fire" is pressed where a game starts so.
         reward_clip: rewards are clipped to ± this.
         sticky_actions: probability that the action before is repeated instead.
@@ -37,7 +38,8 @@ class AtariEnvironment(ScreenEnvironment):
         image_size: height and width of the screens.
 
     Raises:
-        ValueError: there is no such game.
+        ValueError: there is no such game, or a number makes no sense. The emulator would hang or
+            end the process for some.
     """
 
     def __init__(
@@ -58,6 +60,16 @@ class AtariEnvironment(ScreenEnvironment):
         image_size: int = 84,
     ):
         refuse_unknown_game(game)
+        check_numbers(copies, reward_clip, image_size, frame_skip)
+        for name, number, least in (
+            ("emulator_threads", emulator_threads, 1),
+            ("no_op_max", no_op_max, 0),
+            ("max_frames", max_frames, 1),
+        ):
+            if not least <= number < 2**31:
+                raise ValueError(f"{name} must be {least} to 2³¹ − 1, and is {number}.")
+        if not 0.0 <= sticky_actions <= 1.0:
+            raise ValueError(f"sticky_actions is a probability, 0 to 1, and is {sticky_actions}.")
         self.game = game
         self._life_loss_ends = life_loss_ends
         self._emulator = AtariVectorEnv(

@@ -25,7 +25,8 @@ class GameEvaluation:
         copies: how many were played at a time.
         frames_per_update: frames of all copies together between two updates.
         frame_skip: frames of a step.
-        losses, entropies: [updates] of each unroll, before the update it caused.
+        losses, entropies: [updates] of each unroll, before the update it caused; empty where the
+            agent did not learn.
         rewards: [updates] clipped reward, mean per step of a copy.
         raw_rewards: [updates] the same, not clipped.
         episodes: games that ended, in order.
@@ -73,6 +74,22 @@ class GameEvaluation:
     def final_reward(self, share: float = 0.25) -> float:
         """Returns the mean clipped reward per 1000 steps over the last `share` of the updates."""
         return 1e3 * float(self.rewards[-max(1, int(share * self.updates)) :].mean())
+
+    def frames_to_reward(self, target: float, share: float = 0.1) -> int | None:
+        """Returns the frames until the clipped reward of the last updates reached `target`.
+
+        Args:
+            target: clipped reward per 1000 steps.
+            share: of all updates, over which the running mean goes; so many must have been made.
+
+        Returns:
+            Frames of all copies, or None if it was not reached.
+        """
+        window = max(1, round(share * self.updates))
+        sums = np.cumsum([0.0, *np.asarray(self.rewards, np.float64)])
+        means = 1e3 * (sums[window:] - sums[:-window]) / window
+        reached = np.flatnonzero(means >= target)
+        return int(reached[0] + window) * self.frames_per_update if reached.size else None
 
     def frames_to_score(self, target: float, window: int = 10) -> int | None:
         """Returns the frames until the last `window` games had a mean score of `target`.

@@ -15,18 +15,20 @@ from leap_tf.experiments.gin_registration import calling
 from leap_tf.learners.sequential import SequentialLearner
 
 configured_study = gin.external_configurable(
-    atari_study, "atari_study", denylist=["report", "pool"]
+    atari_study, "atari_study", denylist=["report", "watch", "pool"]
 )
 configured_meta_train = gin.external_configurable(
     atari_meta_train, "atari_meta_train", denylist=["study", "run"]
 )
-configured_judge = gin.external_configurable(atari_judge, "atari_judge", denylist=["study", "run"])
+configured_judge = gin.external_configurable(
+    atari_judge, "atari_judge", denylist=["study", "run", "watch"]
+)
 gin.external_configurable(mnih_2013, module="atari")
 gin.external_configurable(
     calling(AtariTrainer),
     "AtariTrainer",
     module="atari",
-    denylist=["encoder", "report", "seed", "pool"],
+    denylist=["encoder", "report", "watch", "seed", "pool"],
 )
 gin.external_configurable(
     calling(AtariEnvironment), "AtariEnvironment", module="atari", denylist=["game", "seed"]

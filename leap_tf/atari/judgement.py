@@ -1,34 +1,38 @@
-"""Judges a learned encoder: agents trained from it, from a fresh one, and random play.
+"""Judges a learned encoder: agents trained from it, from fresh ones, and random play.
 
-A cell is one game, one seed and one of the three. All three play the same starts with the same
-draws; a cell's file is written when it is done, so a judgement that was killed goes on.
+A cell is one game, one start and one kind of agent; its file is written when it is done, so a
+judgement that was killed goes on. A start is a number: it decides the fresh encoder, the heads,
+what the games begin with and the draws of actions, and is the same in every run, whatever its
+seed and learner. So runs can be compared pair by pair, and need the controls only once.
 """
 
 import json
 import pathlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from leap_tf.atari.comparison import cell_file, read_cell, write_comparison
+from leap_tf.atari.encoder import agent_of
 from leap_tf.atari.evaluation import GameEvaluation
 from leap_tf.atari.export import save_policy
 from leap_tf.atari.games import Game, refuse_unknown_game
-from leap_tf.atari.pictures import plot_learning_curves, save_frame_strip
+from leap_tf.atari.pictures import save_frame_strip
 from leap_tf.atari.study import AtariStudy
-from leap_tf.atari.tables import as_table, summarise
-from leap_tf.experiments.run_directory import RunDirectory, RunDirectoryError, write_atomically
+from leap_tf.atari.tables import FRESH, LEARNED, RANDOM
+from leap_tf.atari.task_runner import Watch
+from leap_tf.experiments.run_directory import RunDirectory, write_atomically
 from leap_tf.training import SeededTask, available_cores, map_in_threads
 
-LEARNED, FRESH, RANDOM = "learned", "fresh", "random policy"
-_JUDGING = 3  # stream of random numbers, apart from those of the outer loop
+KINDS = (LEARNED, FRESH, RANDOM)
 
 
 class Cell(NamedTuple):
     """One agent to train."""
 
-    initialization: str
+    kind: str
     game: str
     seed: int
     file: pathlib.Path
@@ -39,121 +43,85 @@ def atari_judge(
     run: RunDirectory,
     groups: Mapping[str, Sequence[str]],
     seeds: int = 5,
+    kinds: Sequence[str] = KINDS,
     updates: int | None = None,
     target_scores: Mapping[str, float] | None = None,
     pictures: bool = True,
     parallel_games: int | None = None,
+    watch: Watch | None = None,
 ) -> str:
     """Trains agents on every game and compares how they learn.
 
     Args:
-        study: as it was built, its encoder still fresh.
+        study: as it was built.
         run: the folder with the learned encoder; results are written into it.
         groups: from a name, such as "held out", to names of games.
-        seeds: how many agents on each game.
+        seeds: starts of each game, so many agents of each kind.
+        kinds: of agents, "learned", "fresh" and "random policy". The last two are the same in
+            every run, so one run of several that are compared can have them for all.
         updates: of each; the trainer's number by default.
         target_scores: for some games, the score for "frames to reach it".
         pictures: whether to save policy and frame strip of the first learned agent of each game.
-        parallel_games: agents trained at the same time, by default one per core.
+        parallel_games: agents trained at the same time, by default one more than there are cores.
+        watch: called after every update of an agent. What it raises ends the judgement.
 
     Returns:
         The table, as text.
 
     Raises:
-        ValueError: a name is of no game, or a number makes no sense.
+        ValueError: a name is of no game or kind, or a number makes no sense.
         RunDirectoryError: training has not finished in this folder.
     """
-    for game in [*(game for group in groups.values() for game in group), *(target_scores or {})]:
+    games = list(dict.fromkeys(game for group in groups.values() for game in group))
+    for game in [*games, *(target_scores or {})]:
         refuse_unknown_game(game)
     if seeds < 1 or (updates is not None and updates < 1):
         raise ValueError(f"seeds and updates must be at least 1, and are {seeds} and {updates}.")
-    if not run.initialization.exists():
-        raise RunDirectoryError(
-            f"{run.path} has no learned encoder yet. Finish training: the command that started it "
-            "goes on where it stopped."
-        )
-    steps = updates or study.trainer.steps_per_task
-    threads = available_cores() if parallel_games is None else parallel_games
+    if not kinds or not set(kinds) <= set(KINDS):
+        raise ValueError(f"kinds must be among {list(KINDS)}, and are {list(kinds)}.")
+    trainer = study.trainer
+    run.load_learned(trainer.model, trainer.learner_variables)
+    steps = updates or trainer.steps_per_task
     folder = run.path / "evaluation" / f"{steps}_updates"
-    encoder = study.trainer.model
-    fresh = encoder.get_weights()
-    run.load_learned(encoder)
-    learned = encoder.get_weights()
-    judge = _Judge(study, run, steps, folder, pictures)
-    for initialization, weights in ((FRESH, fresh), (RANDOM, fresh), (LEARNED, learned)):
-        encoder.set_weights(weights)
-        cells = [
-            cell
-            for game in dict.fromkeys(game for group in groups.values() for game in group)
-            for cell in judge.cells(initialization, game, seeds)
-        ]
-        missing = [cell for cell in cells if not cell.file.exists()]
-        print(
-            f"{initialization}: {len(cells)} agents, {len(missing)} of them to train",
-            file=sys.stderr,
+    encoders = [study.fresh_encoder(seed) for seed in range(seeds)]  # sets a global seed: no thread
+
+    def train(cell: Cell) -> None:
+        visit_seed = int(np.random.default_rng(cell.seed).integers(2**31))
+        seeded = SeededTask(Game(cell.game), visit_seed, steps)  # type: ignore[arg-type]
+        evaluation, parameters = trainer.runner.adapt(
+            seeded,
+            learning=cell.kind != RANDOM,
+            encoder=None if cell.kind == LEARNED else encoders[cell.seed],
+            watch=watch,
         )
-        for _ in map_in_threads(judge.train, missing, threads):
-            pass
-    encoder.set_weights(fresh)
-    summary, table = {}, []
-    for group, games in groups.items():
-        found = {
-            game: {
-                initialization: [
-                    read_cell(cell.file) for cell in judge.cells(initialization, game, seeds)
-                ]
-                for initialization in (LEARNED, FRESH, RANDOM)
-            }
-            for game in games
-        }
-        summary[group] = {
-            game: summarise(evaluations, (target_scores or {}).get(game))
-            for game, evaluations in found.items()
-        }
-        table.append(as_table(group, summary[group], seeds, steps))
-        plot_learning_curves(found, run.plots / f"{group.replace(' ', '_')}.png")
-    record = {"updates": steps, "seeds": seeds, "groups": summary}
-    write_atomically(folder / "summary.json", json.dumps(record, indent=1) + "\n")
-    write_atomically(folder / "summary.md", "\n\n".join(table) + "\n")
-    return "\n\n".join(table)
-
-
-def read_cell(file: pathlib.Path) -> GameEvaluation:
-    """Returns what is in a cell's file."""
-    return GameEvaluation.from_record(json.loads(file.read_text()))
-
-
-class _Judge:
-    """Trains the agents of cells."""
-
-    def __init__(self, study, run, updates, folder, pictures):
-        self._study = study
-        self._run = run
-        self._updates = updates
-        self._folder = folder
-        self._pictures = pictures
-
-    def cells(self, initialization: str, game: str, seeds: int) -> list[Cell]:
-        place = self._folder / initialization.replace(" ", "_")
-        return [
-            Cell(initialization, game, seed, place / f"{game}_seed{seed}.json")
-            for seed in range(seeds)
-        ]
-
-    def train(self, cell: Cell) -> None:
-        stream = np.random.default_rng([self._study.seed, _JUDGING, cell.seed])
-        seeded = SeededTask(Game(cell.game), int(stream.integers(2**31)), self._updates)  # type: ignore[arg-type]
-        runner = self._study.trainer.runner
-        evaluation, agent = runner.adapt(seeded, learning=cell.initialization != RANDOM)
-        if self._pictures and cell.initialization == LEARNED and cell.seed == 0:
-            save_policy(agent, self._run.path / "policies" / cell.game)
-            with runner.arcade.visit(cell.game, seed=seeded.seed) as environments:
-                save_frame_strip(agent, environments[0], self._run.plots / f"{cell.game}.png")
+        if pictures and cell.kind == LEARNED and cell.seed == 0:
+            agent = agent_of(trainer.model, parameters)
+            save_policy(agent, run.path / "policies" / cell.game)
+            with trainer.runner.arcade.visit(cell.game, seed=visit_seed) as environments:
+                save_frame_strip(agent, environments[0], run.plots / f"{cell.game}.png")
         cell.file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(cell.file, json.dumps(evaluation.as_record()) + "\n")
         print(
-            f"  {cell.game} seed {cell.seed}, {cell.initialization}: "
+            f"  {cell.game}, start {cell.seed}, {cell.kind}: "
             f"{evaluation.area_under_reward:.1f} per 1000 steps, "
             f"{evaluation.frames / evaluation.seconds:.0f} frames/s",
             file=sys.stderr,
         )
+
+    cells = list(_cells(folder, kinds, games, seeds))
+    missing = [cell for cell in cells if not cell.file.exists()]
+    print(f"{len(cells)} agents, {len(missing)} of them to train", file=sys.stderr)
+    threads = available_cores() + 1 if parallel_games is None else parallel_games
+    for _ in map_in_threads(train, missing, threads):
+        pass
+    found: dict[str, dict[str, list[GameEvaluation]]] = {game: {} for game in games}
+    for cell in cells:
+        found[cell.game].setdefault(cell.kind, []).append(read_cell(cell.file))
+    return write_comparison(found, groups, folder, target_scores or {})
+
+
+def _cells(folder, kinds, games, seeds) -> Iterator[Cell]:
+    for game in games:
+        for seed in range(seeds):
+            for kind in kinds:
+                yield Cell(kind, game, seed, cell_file(folder, kind, game, seed))

@@ -11,6 +11,7 @@ import PIL.Image
 from leap_tf.atari.evaluation import GameEvaluation
 from leap_tf.atari.screen_environment import ScreenEnvironment
 from leap_tf.atari.tables import reward_band
+from leap_tf.experiments.report.statistics import standard_error
 
 _COLOURS = ("#1b6ca8", "#b5651d", "#888888", "#4f7942")
 
@@ -88,7 +89,7 @@ def _draw_scores(axes, agents, colour, name, points=10):
     if not np.any(known):
         return
     frames = agents[0].frames * (np.arange(points) + 0.5) / points
-    counts = np.maximum((~np.isnan(curves[:, known])).sum(axis=0), 1)
-    mean = np.nanmean(curves[:, known], axis=0)
-    error = np.nanstd(curves[:, known], axis=0) / np.sqrt(counts)
-    _draw(axes, frames[known], mean, error, colour, name)
+    ended = [part[~np.isnan(part)] for part in curves[:, known].T]
+    means = [part.mean() for part in ended]
+    errors = [standard_error(part) or 0.0 for part in ended]
+    _draw(axes, frames[known], means, errors, colour, name)

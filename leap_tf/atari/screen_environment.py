@@ -7,7 +7,8 @@ clipped rewards and discounts, and the raw scores of whole games beside them.
 
 Between the two the game may work on threads of its own, and whoever sent can do something else.
 The step after the end of an episode ignores its action and starts the next one: TF-Agents'
-LAST → FIRST.
+LAST → FIRST. Where the loss of a life ends an episode and the game goes on, that step is played
+with the action, and what it earns counts for the score only.
 """
 
 import abc
@@ -72,11 +73,7 @@ class ScreenEnvironment(py_environment.PyEnvironment, abc.ABC):
         image_size: int,
         frame_skip: int,
     ):
-        if copies < 1 or reward_clip <= 0:
-            raise ValueError(
-                f"An environment needs at least one copy, not {copies}, and a reward_clip above "
-                f"0, not {reward_clip}."
-            )
+        check_numbers(copies, reward_clip, image_size, frame_skip)
         super().__init__(handle_auto_reset=False)
         self.actions = actions
         self.frame_skip = frame_skip
@@ -169,6 +166,7 @@ class ScreenEnvironment(py_environment.PyEnvironment, abc.ABC):
         self._next_seed = None
         self._ended[:] = False
         self._scores[:] = 0.0
+        self.raw_reward = np.zeros(self._copies)
         self._steps = 0
         self._episodes = []
         return ts.restart(screens, batch_size=self._copies)
@@ -176,3 +174,16 @@ class ScreenEnvironment(py_environment.PyEnvironment, abc.ABC):
     def _step(self, action) -> ts.TimeStep:
         self.send(action)
         return self.receive()
+
+
+def check_numbers(copies: int, reward_clip: float, image_size: int, frame_skip: int) -> None:
+    """Raises ValueError if a number makes no sense."""
+    for name, number in (
+        ("copies", copies),
+        ("image_size", image_size),
+        ("frame_skip", frame_skip),
+    ):
+        if number < 1:
+            raise ValueError(f"{name} must be at least 1, and is {number}.")
+    if not reward_clip > 0:
+        raise ValueError(f"reward_clip must be above 0, and is {reward_clip}.")

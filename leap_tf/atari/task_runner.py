@@ -5,8 +5,9 @@ changes nothing, so any number of threads can use one runner.
 """
 
 import dataclasses
+import functools
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -20,6 +21,8 @@ from leap_tf.atari.traced_agent import TracedAgent
 from leap_tf.atari.visit import visit
 from leap_tf.learners import Adaptation, Learner, TaskEnd
 from leap_tf.training import Parts, SeededTask, TrainedTask, UnfitPartsError
+
+Watch = Callable[[SeededTask, int, int], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +75,8 @@ class AtariTaskRunner:
         arcade: where the games are.
         loss: weights of the agent's loss.
         unroll: steps between updates.
+        watch: called after every update of `train`, by whichever thread plays, as
+            watch(seeded, frames_per_update, updates). What it raises ends the visit.
 
     Attributes:
         meta_variables: the encoder's variables, then the learner's own.
@@ -90,6 +95,7 @@ class AtariTaskRunner:
         arcade: Arcade,
         loss: ActorCriticLoss | None = None,
         unroll: int = 5,
+        watch: Watch | None = None,
     ):
         _refuse_unsuitable(learner)
         self.encoder = encoder
@@ -101,12 +107,13 @@ class AtariTaskRunner:
         self._learner = learner
         self.arcade = arcade
         self._loss = loss or ActorCriticLoss()
+        self._watch = watch
         self._agents: dict[tuple[int, bool], TracedAgent] = {}
         self._building = threading.Lock()
 
     def train(self, seeded: SeededTask) -> TrainedGame:
         """Plays and learns, and returns what the learner makes of it."""
-        agent, start, state, evaluation = self._visit(seeded, judged=False)
+        agent, start, state, evaluation = self._visit(seeded, watch=self._watch)
         end = TaskEnd(agent.meta_learned(start), agent.meta_learned(state.parameters), ())
         update = self._learner.end_task(state.memory, end)
         numbers = [evaluation.losses, *update.meta_gradient]
@@ -130,45 +137,62 @@ class AtariTaskRunner:
         return self.adapt(seeded)[0]
 
     def adapt(
-        self, seeded: SeededTask, learning: bool = True
-    ) -> tuple[GameEvaluation, keras.Model]:
-        """As `evaluate`, and returns the trained actor-critic too.
+        self,
+        seeded: SeededTask,
+        learning: bool = True,
+        encoder: Sequence[np.ndarray] | None = None,
+        watch: Watch | None = None,
+    ) -> tuple[GameEvaluation, list[tf.Tensor]]:
+        """As `evaluate`, and returns the trained agent too.
 
         Args:
             seeded: the game, the seed of the visit, and its updates.
             learning: if not, the policy stays as it is: nearly random play, the control.
+            encoder: what to start from in place of the encoder's present values.
+            watch: as that of training.
+
+        Returns:
+            How it went, and the values of `trained_variables`, from which `agent_of` makes a model.
         """
-        agent, _, state, evaluation = self._visit(seeded, judged=True, learning=learning)
-        model = actor_critic(keras.models.clone_model(self.encoder), agent.actions)
-        for variable, value in zip(trained_variables(model), state.parameters, strict=True):
-            variable.assign(value)
+        _, _, state, evaluation = self._visit(seeded, True, learning, encoder, watch)
         path = {
             "path_length": float(state.memory.length),
             "path_energy": float(state.memory.energy),
         }
-        return dataclasses.replace(evaluation, **path), model
+        return dataclasses.replace(evaluation, **path), state.parameters
 
-    def _visit(self, seeded, judged, learning=True):
+    def _visit(self, seeded, judged=False, learning=True, encoder=None, watch=None):
         game_seed, head_seed, action_seed = (
             int(seed) for seed in np.random.default_rng(seeded.seed).integers(2**30, size=3)
         )
+        if encoder is None:
+            encoder = [variable.value for variable in self.encoder.trainable_variables]
+        own = [tf.convert_to_tensor(variable.value) for variable in self.own_variables]
         with self.arcade.visit(seeded.task.name, game_seed) as environments:
             agent = self._agent(environments[0].actions, judged)
-            encoder, own = (
-                [tf.convert_to_tensor(variable.value) for variable in variables]
-                for variables in (self.encoder.trainable_variables, self.own_variables)
-            )
-            start = [*encoder, *fresh_heads(agent.model, head_seed)]
-            played = visit(
-                environments, agent, start, own, seeded.steps, self.unroll, action_seed, learning
-            )
+            start = [
+                *(tf.convert_to_tensor(value) for value in encoder),
+                *fresh_heads(agent.model, head_seed),
+            ]
             copies = sum(environment.batch_size for environment in environments)
             frame_skip = environments[0].frame_skip
+            frames_per_update = self.unroll * copies * frame_skip
+            played = visit(
+                environments,
+                agent,
+                start,
+                own,
+                seeded.steps,
+                self.unroll,
+                action_seed,
+                learning,
+                watch and functools.partial(watch, seeded, frames_per_update),
+            )
         evaluation = GameEvaluation(
             game=seeded.task.name,
             seed=seeded.seed,
             copies=copies,
-            frames_per_update=self.unroll * copies * frame_skip,
+            frames_per_update=frames_per_update,
             frame_skip=frame_skip,
             losses=played.losses,
             entropies=played.entropies,

@@ -8,9 +8,10 @@ import keras
 from leap_tf.atari.arcade import Arcade
 from leap_tf.atari.evaluation import GameEvaluation, GameEvaluations
 from leap_tf.atari.loss import ActorCriticLoss
-from leap_tf.atari.task_runner import AtariTaskRunner, TrainedGame
+from leap_tf.atari.task_runner import AtariTaskRunner, TrainedGame, Watch
+from leap_tf.atari.visit import VisitStoppedError
 from leap_tf.learners import Leap, Learner
-from leap_tf.training import MetaLoop, Parts, TaskPool, ThreadPool, available_cores
+from leap_tf.training import MetaLoop, Parts, SeededTask, TaskPool, ThreadPool, available_cores
 
 Reporter = Callable[[GameEvaluation], None]
 
@@ -30,10 +31,13 @@ class AtariTrainer(MetaLoop):
         loss: weights of the agent's loss.
         steps_per_task: updates on a visit.
         meta_batch_size: games in a meta-step.
-        parallel_games: games played at the same time, by default one per core. Call
+        parallel_games: games played at the same time, by default one more than there are cores:
+            a game waits for its emulator's thread now and then. Call
             `leap_tf.one_thread_per_task()` first of all. Results do not depend on it.
         unroll: steps of each copy between two updates.
         report: called with every visit of training, in order.
+        watch: called after every update of training, as watch(seeded, frames_per_update, updates),
+            by whichever thread plays.
         seed: decides everything random.
         tolerated_failures: the share of a meta-batch that may raise; a meta-step goes on without
             such games and counts them as `tasks_failed`. By default the first one ends `fit`.
@@ -56,12 +60,16 @@ class AtariTrainer(MetaLoop):
         parallel_games: int | None = None,
         unroll: int = 5,
         report: Reporter | None = None,
+        watch: Watch | None = None,
         seed: int = 0,
         tolerated_failures: float = 0.0,
         pool: TaskPool | None = None,
     ):
         learner = copy.copy(learner) if learner else Leap()  # it will know this encoder's variables
-        self.runner = AtariTaskRunner(encoder, inner_optimizer, learner, arcade, loss, unroll)
+        self.runner = AtariTaskRunner(
+            encoder, inner_optimizer, learner, arcade, loss, unroll, self._look_on
+        )
+        self._watch = watch
         super().__init__(
             encoder,
             meta_optimizer,
@@ -72,7 +80,7 @@ class AtariTrainer(MetaLoop):
             self.runner.meta_variables,
             steps_per_task,
             meta_batch_size,
-            pool or ThreadPool(available_cores() if parallel_games is None else parallel_games),
+            pool or ThreadPool(available_cores() + 1 if parallel_games is None else parallel_games),
             None,
             seed,
             tolerated_failures,
@@ -91,3 +99,9 @@ class AtariTrainer(MetaLoop):
 
     def read_judged(self, parts: Parts) -> GameEvaluation:
         return GameEvaluation.from_parts(parts)
+
+    def _look_on(self, seeded: SeededTask, frames_per_update: int, updates: int) -> None:
+        if self._stop_requested:
+            raise VisitStoppedError(f"{seeded.task.name} was left after {updates} updates.")
+        if self._watch:
+            self._watch(seeded, frames_per_update, updates)

@@ -8,8 +8,9 @@ The visit starts with a seeded reset and its random numbers come from the same s
 function of parameters and seed, whatever the environments were used for before.
 """
 
+import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,27 @@ import tensorflow as tf
 from tf_agents.trajectories import time_step as ts
 
 from leap_tf.atari.screen_environment import Episode, ScreenEnvironment
-from leap_tf.atari.traced_agent import AgentState, TracedAgent, Unroll
+from leap_tf.atari.traced_agent import AgentState, Report, TracedAgent, Unroll
+
+
+class VisitStoppedError(RuntimeError):
+    """A visit was asked to end, because the program is."""
+
+
+class Update(NamedTuple):
+    """An update, and the unroll that caused it.
+
+    Attributes:
+        state: the agent after it.
+        report: of the unroll, before it; None without learning.
+        reward: clipped, mean per step of a copy.
+        raw_reward: the same, not clipped.
+    """
+
+    state: AgentState
+    report: Report | None
+    reward: float
+    raw_reward: float
 
 
 class Visit(NamedTuple):
@@ -25,7 +46,8 @@ class Visit(NamedTuple):
 
     Attributes:
         state: the agent after the last update.
-        losses, entropies: [updates] float32, of each unroll before the update it caused.
+        losses, entropies: [updates] float32, of each unroll before the update it caused; empty
+            without learning.
         rewards: [updates] float32, clipped, mean per step of a copy.
         raw_rewards: [updates] float32, the same, not clipped.
         episodes: games that ended, in order, with the steps of a copy until then.
@@ -50,6 +72,7 @@ def visit(
     unroll: int,
     seed: int,
     learning: bool = True,
+    watch: Callable[[int], None] | None = None,
 ) -> Visit:
     """Plays and learns.
 
@@ -61,23 +84,24 @@ def visit(
         updates: how many updates to make.
         unroll: steps of each copy between them, T.
         seed: of the draws of actions.
-        learning: whether it learns; if not, the parameters stay, and losses are 0.
+        learning: whether it learns; if not, the parameters stay.
+        watch: called after every update with how many there were. What it raises ends the visit.
     """
-    state = agent.start(parameters)
-    random = np.random.default_rng(seed)
     steps = [environment.reset() for environment in environments]
     started = time.perf_counter()
+    state = agent.start(parameters)
     reports, rewards, raw_rewards = [], [], []
-    for _ in range(updates):
-        played, raw = play(environments, steps, agent, state.parameters, unroll, random)
-        if learning:
-            state, report = agent.update(state, own, played)
-            reports.append((float(report.loss), float(report.entropy)))
-        rewards.append(played.rewards.mean())
-        raw_rewards.append(raw)
+    random = np.random.default_rng(seed)
+    train = train_on(environments, steps, agent, state, own, unroll, random, learning)
+    for done, update in enumerate(itertools.islice(train, updates), start=1):
+        state = update.state
+        if update.report:
+            reports.append((float(update.report.loss), float(update.report.entropy)))
+        rewards.append(update.reward)
+        raw_rewards.append(update.raw_reward)
+        if watch:
+            watch(done)
     losses, entropies = np.array(reports, np.float32).reshape(-1, 2).T
-    if not learning:
-        losses = entropies = np.zeros(updates, np.float32)
     episodes = [episode for environment in environments for episode in environment.take_episodes()]
     return Visit(
         state,
@@ -88,6 +112,36 @@ def visit(
         sorted(episodes, key=lambda episode: episode.steps),
         time.perf_counter() - started,
     )
+
+
+def train_on(
+    environments: Sequence[ScreenEnvironment],
+    steps: list[ts.TimeStep],
+    agent: TracedAgent,
+    state: AgentState,
+    own: Sequence[tf.Tensor],
+    unroll: int,
+    random: np.random.Generator,
+    learning: bool = True,
+) -> Iterator[Update]:
+    """Yields one update after the other, without end.
+
+    Args:
+        environments: groups of copies of one game.
+        steps: where each group is; moved on in place.
+        agent: acts and learns.
+        state: where it starts.
+        own: values of the learner's own variables.
+        unroll: steps of each copy between two updates.
+        random: the source of the noise that draws actions.
+        learning: whether it learns; if not, the state stays.
+    """
+    while True:
+        played, raw_reward = play(environments, steps, agent, state.parameters, unroll, random)
+        report = None
+        if learning:
+            state, report = agent.update(state, own, played)
+        yield Update(state, report, float(played.rewards.mean()), raw_reward)
 
 
 def play(
@@ -115,14 +169,17 @@ def play(
     """
     screens, actions, history = [], [], []
     raw = 0.0
+    # Drawn for all groups at once, so that it does not depend on how many there are.
+    copies = [environment.batch_size for environment in environments]
+    shape = (unroll, sum(copies), environments[0].actions)
+    noise = np.split(random.gumbel(size=shape).astype(np.float32), np.cumsum(copies)[:-1], axis=1)
     for t in range(unroll):
         for group, environment in enumerate(environments):
             if t:
                 steps[group] = environment.receive()
                 raw += environment.raw_reward.sum()
-            noise = random.gumbel(size=(environment.batch_size, environment.actions))
             screens.append(tf.convert_to_tensor(steps[group].observation))
-            chosen = agent.act(parameters, screens[-1], noise.astype(np.float32)).numpy()
+            chosen = agent.act(parameters, screens[-1], noise[group][t]).numpy()
             environment.send(chosen)
             actions.append(chosen)
         history.append(_joined(steps))

@@ -8,6 +8,8 @@ import threading
 import time
 
 from leap_tf.atari.evaluation import GameEvaluation, curve
+from leap_tf.atari.visit import VisitStoppedError
+from leap_tf.training import SeededTask
 
 
 class VisitLog:
@@ -58,6 +60,42 @@ class VisitLog:
             if time.monotonic() - self._last_shown >= self._seconds:
                 self._last_shown = time.monotonic()
                 print(describe(line), file=self._stream, flush=True)
+
+
+class VisitWatch:
+    """Shows now and then how far visits under way have come, and can end them.
+
+    Args:
+        seconds: least time between two lines.
+        stream: where to show; standard error by default.
+    """
+
+    def __init__(self, seconds: float = 60.0, stream=None):
+        self._seconds = seconds
+        self._stream = stream or sys.stderr
+        self._last_shown = time.monotonic()
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Ends all visits after their next update; safe to call from a signal handler."""
+        self._stopped = True
+
+    def __call__(self, seeded: SeededTask, frames_per_update: int, updates: int) -> None:
+        """Takes note of an update; any thread may call it.
+
+        Raises:
+            VisitStoppedError: visits are to end.
+        """
+        if self._stopped:
+            raise VisitStoppedError(f"{seeded.task.name} was left after {updates} updates.")
+        if time.monotonic() - self._last_shown >= self._seconds:
+            self._last_shown = time.monotonic()
+            print(
+                f"{seeded.task.name}: {updates:,} of {seeded.steps:,} updates, "
+                f"{updates * frames_per_update:,} frames so far",
+                file=self._stream,
+                flush=True,
+            )
 
 
 def describe(line: dict) -> str:

@@ -122,14 +122,18 @@ class RunDirectory:
         """
         self.check(config)
         self.plots.mkdir(parents=True, exist_ok=True)
-        self._lock_out_others()
+        self.lock_out_others()
         write_atomically(self.config, config)
         starts = json.loads(self.environment.read_text()) if self.environment.exists() else []
         starts.append(describe_environment())
         write_atomically(self.environment, json.dumps(starts, indent=2) + "\n")
 
-    def _lock_out_others(self):
-        """Holds a lock as long as this process lives; the system lets go of it, however it ends."""
+    def lock_out_others(self) -> None:
+        """Holds a lock as long as this process lives; the system lets go of it, however it ends.
+
+        Raises:
+            RunDirectoryError: another process is at work there.
+        """
         if self._lock is not None:
             return
         lock = open(self.path / "lock", "w")  # noqa: SIM115

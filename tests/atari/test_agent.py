@@ -10,10 +10,14 @@ from tf_agents.metrics import tf_metrics
 from tf_agents.policies import greedy_policy, policy_saver
 from tf_agents.replay_buffers import tf_uniform_replay_buffer
 from tf_agents.specs import tensor_spec
+from tf_agents.trajectories import time_step as ts
+from tf_agents.trajectories import trajectory
 from tf_agents.utils import common
 
+import leap_tf
 from leap_tf.atari import (
     ActorCriticAgent,
+    ActorCriticLoss,
     ActorCriticNetwork,
     ColourBandit,
     RMSProp,
@@ -22,6 +26,7 @@ from leap_tf.atari import (
     trained_variables,
 )
 from leap_tf.atari.encoder import PixelConvolution, forward
+from leap_tf.atari.traced_agent import TracedAgent, Unroll
 from tests.atari.small import small_encoder
 
 
@@ -152,6 +157,50 @@ def test_the_agent_learns_the_bandit_under_a_driver():
         time_step = environment.step(greedy.action(time_step).action)
         correct.append(time_step.reward)
     assert np.mean(correct) > 0.95
+
+
+def test_it_makes_the_update_of_meta_training():
+    """ActorCriticAgent.train and TracedAgent.update on one unroll with ends and cut-offs in it."""
+    environment = ColourBandit(copies=3, actions=3, image_size=16)
+    graph_environment = tf_py_environment.TFPyEnvironment(environment)
+    agent = agent_for(graph_environment, small_encoder())
+    model = agent.network.model
+    traced = TracedAgent(
+        model,
+        RMSProp(3e-3, epsilon=1e-5, epsilon_inside_root=True, global_clipnorm=0.5),
+        leap_tf.Leap(),
+        range(4),
+        ActorCriticLoss(),
+    )
+    rng = np.random.default_rng(0)
+    screens = rng.integers(0, 256, (6, 3, 16, 16, 3), dtype=np.uint8)
+    actions = rng.integers(0, 3, (6, 3), dtype=np.int32)
+    rewards = rng.normal(size=(6, 3)).astype(np.float32)
+    discounts = np.ones((6, 3), np.float32)
+    step_types = np.full((6, 3), ts.StepType.MID, np.int32)
+    step_types[2, 0] = ts.StepType.LAST  # ended
+    discounts[1, 0] = 0.0
+    step_types[3, 1] = ts.StepType.LAST  # cut off: its discount stays
+    step_types[3, 0] = step_types[4, 1] = ts.StepType.FIRST
+    state = traced.start([tf.identity(each.value) for each in trained_variables(model)])
+    unroll = Unroll(
+        [tf.convert_to_tensor(each) for each in screens],
+        actions[:-1],
+        rewards[:-1],
+        discounts[:-1],
+        step_types == ts.StepType.LAST,
+    )
+    experience = trajectory.Trajectory(
+        step_types, screens, actions, (), np.roll(step_types, -1, 0), rewards, discounts
+    )
+    for _ in range(2):  # the second has slots
+        state, report = traced.update(state, [], unroll)
+        batch_major = tf.nest.map_structure(lambda each: np.swapaxes(each, 0, 1), experience)
+        info = agent.train(tf.nest.map_structure(tf.convert_to_tensor, batch_major))
+        np.testing.assert_allclose(info.loss, report.loss, rtol=1e-5)
+        np.testing.assert_allclose(info.extra.entropy, report.entropy, rtol=1e-5)
+        for variable, value in zip(trained_variables(model), state.parameters, strict=True):
+            np.testing.assert_allclose(variable.value, value, rtol=1e-5, atol=1e-6)
 
 
 def test_checkpoints_bring_back_agent_and_optimizer(tmp_path):

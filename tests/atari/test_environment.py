@@ -54,7 +54,7 @@ def test_a_visit_is_a_function_of_its_seed(sticky_actions):
     first = [(one.reset(), one.raw_reward), *play(one, 150)]
     play(one, 37, seed=1)  # something else happens in between
     one.seed(5)
-    again = [(one.reset(), one.raw_reward * 0), *play(one, 150)]
+    again = [(one.reset(), one.raw_reward), *play(one, 150)]
     assert_same(first, again)
     other.seed(5)
     assert_same(first, [(other.reset(), other.raw_reward), *play(other, 150)])
@@ -169,6 +169,32 @@ def test_the_other_flags_reach_the_emulator():
     assert environment.frame_skip == 2
 
 
+def screens(game, steps, **flags):
+    environment = AtariEnvironment(game, 1, seed=4, **flags)
+    environment.reset()
+    return np.stack([step.observation[0] for step, _ in play(environment, steps)])
+
+
+def test_a_step_is_so_many_frames():
+    """Two steps of 2 frames show what one of 4 shows, if nothing is done or pooled."""
+    flags = {"no_op_max": 0, "fire_on_reset": False, "max_pool": False}
+    seen = []
+    for frame_skip in (2, 4):
+        environment = AtariEnvironment("pong", 1, frame_skip=frame_skip, **flags)
+        environment.reset()
+        idle = np.zeros(1, np.int32)
+        seen.append([environment.step(idle).observation for _ in range(160 // frame_skip)])
+    np.testing.assert_array_equal(seen[0][1::2], seen[1])
+    assert not np.array_equal(seen[0][-1], seen[0][1])
+
+
+def test_the_maximum_of_two_frames_is_at_least_the_last():
+    pooled, plain = (screens("breakout", 60, max_pool=pool) for pool in (True, False))
+    # The emulator pools before it makes screens smaller, which keeps the order to a rounding.
+    assert np.all(pooled.astype(int) >= plain.astype(int) - 1)
+    assert np.any(pooled.astype(int) > plain.astype(int) + 1)
+
+
 def test_names_are_checked_before_the_emulator_is_asked():
     assert len(available_games()) == 104
     for name in ("combat", "joust", "maze_craze", "warlords"):
@@ -181,8 +207,31 @@ def test_names_are_checked_before_the_emulator_is_asked():
     assert games(["pong"]) == [Game("pong")]
 
 
+@pytest.mark.parametrize(
+    "number",
+    [
+        {"copies": 0},
+        {"image_size": 0},
+        {"frame_skip": 0},
+        {"reward_clip": 0.0},
+        {"reward_clip": float("nan")},
+        {"emulator_threads": 0},
+        {"no_op_max": -5},
+        {"max_frames": 0},
+        {"max_frames": 2**31},
+        {"sticky_actions": 2.0},
+        {"sticky_actions": float("nan")},
+    ],
+    ids=str,
+)
+def test_numbers_are_checked_before_the_emulator_is_asked(number):
+    (name,) = number
+    with pytest.raises(ValueError, match=name):
+        AtariEnvironment("pong", **number)
+
+
 def test_numbers_that_make_no_sense_are_refused():
-    with pytest.raises(ValueError, match="at least one copy"):
+    with pytest.raises(ValueError, match="copies must be at least 1"):
         ColourBandit(copies=0)
     with pytest.raises(ValueError, match="2 to 6 colours"):
         ColourBandit(actions=7)

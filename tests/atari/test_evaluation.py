@@ -46,6 +46,14 @@ def test_scores_by_hand():
     assert evaluation().score is None
 
 
+def test_frames_to_a_reward_by_hand():
+    of_four = evaluation()  # 0, 1000, 2000 and 3000 per 1000 steps, 40 frames each
+    assert of_four.frames_to_reward(1000.0, share=0.25) == 80
+    assert of_four.frames_to_reward(1000.0, share=0.5) == 120  # (1000 + 2000) / 2
+    assert of_four.frames_to_reward(0.0, share=0.5) == 80
+    assert of_four.frames_to_reward(2600.0, share=0.5) is None
+
+
 def test_curves_are_means_of_parts():
     np.testing.assert_array_equal(curve([1, 3, 5, 7], 2), [2, 6])
     np.testing.assert_allclose(curve([1, 2, 3, 4, 5], 2), [2, 4.5])

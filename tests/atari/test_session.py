@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 
 from leap_tf.atari import AtariEnvironment
+from leap_tf.atari.comparison import read_cell
 from leap_tf.experiments.run_directory import RunDirectory
 from leap_tf.training import read_metrics
 
@@ -109,25 +110,26 @@ def test_a_run_that_was_killed_ends_the_same(finished, tmp_path):
     assert without_times(folder) == without_times(finished[0])
 
 
-def test_a_judgement_goes_on_and_compares_with_random_play(finished):
+def test_a_judgement_goes_on_and_compares_with_random_play(finished, tmp_path):
     folder, _ = finished
     arguments = command("atari_evaluate.py", f"--output_dir={folder}")
     first = run(arguments)
     assert first.returncode == 0, first.stderr
-    cells = sorted((folder / "evaluation" / "4_updates").rglob("*.json"))
-    assert len(cells) == 3 * 2 * 2 + 1
+    results = folder / "evaluation" / "4_updates"
+    cells = sorted(results.rglob("*_seed*.json"))
+    assert len(cells) == 3 * 2 * 2
     saved = tf.saved_model.load(str(folder / "policies" / "breakout"))
     assert saved.action is not None
-    for picture in ("held_out.png", "seen.png", "breakout.png", "pong.png"):
-        assert (folder / "plots" / picture).read_bytes().startswith(b"\x89PNG")
-    summary = json.loads((folder / "evaluation" / "4_updates" / "summary.json").read_text())
+    for picture in (results / "held_out.png", results / "seen.png", folder / "plots/breakout.png"):
+        assert picture.read_bytes().startswith(b"\x89PNG")
+    summary = json.loads((results / "summary.json").read_text())
     breakout = summary["groups"]["held out"]["breakout"]
     assert set(breakout) == {"learned", "fresh", "random policy"}
-    assert len(breakout["learned"]["area"]["values"]) == 2
+    assert len(breakout["learned"]["gain"]["values"]) == 2
     assert breakout["learned"]["frames_to_score"] == [None, None]
-    assert "| breakout | random policy |" in first.stdout
+    assert "| breakout | random policy (2) |" in first.stdout
     # One agent is lost, and only that one is trained again, with the same result.
-    lost = next(cell for cell in cells if cell.name == "pong_seed1.json")
+    lost = results / "fresh" / "pong_seed1.json"
     before = json.loads(lost.read_text())
     lost.unlink()
     again = run(arguments)
@@ -136,25 +138,70 @@ def test_a_judgement_goes_on_and_compares_with_random_play(finished):
     after = json.loads(lost.read_text())
     before["seconds"] = after["seconds"] = 0
     assert after == before
+    # Every start has a fresh encoder of its own, so even the first losses differ.
+    losses = [read_cell(cell).losses[0] for cell in (results / "fresh").glob("pong_*")]
+    assert len(set(losses)) == 2
+
+
+def test_runs_are_compared_on_the_same_starts(finished, tmp_path):
+    folder, _ = finished
+    other = tmp_path / "other"
+    trained = run(train_command(other, "atari_study.seed = 1", "atari_meta_train.meta_steps = 0"))
+    assert trained.returncode == 0, trained.stderr
+    only = ["atari_judge.kinds = ['learned']"]
+    judged = run(command("atari_evaluate.py", f"--output_dir={other}", bindings=only))
+    assert judged.returncode == 0, judged.stderr
+    assert run(command("atari_evaluate.py", f"--output_dir={folder}")).returncode == 0
+    result = run(
+        command(
+            "atari_compare.py",
+            f"--run=Leap={folder}",
+            f"--run=no pretraining={other}",
+            f"--run=no pretraining={other}",
+            f"--output_dir={tmp_path / 'compared'}",
+        )
+    )
+    assert result.returncode == 0, result.stderr
+    summary = json.loads((tmp_path / "compared" / "summary.json").read_text())
+    breakout = summary["groups"]["held out"]["breakout"]
+    assert set(breakout) == {"Leap", "no pretraining", "fresh", "random policy"}
+    assert len(breakout["no pretraining"]["area"]["values"]) == 4
+    assert len(breakout["no pretraining"]["gain"]["values"]) == 2  # the starts, not the agents
+    assert (tmp_path / "compared" / "held_out.png").exists()
+
+
+def test_what_cannot_be_compared_is_said_in_one_line(finished, tmp_path):
+    for runs, message in (
+        ("leap", "Runs are given as method=folder"),
+        (f"leap={tmp_path}", "has 0 finished judgements"),
+    ):
+        result = run(command("atari_compare.py", f"--run={runs}", f"--output_dir={tmp_path}"))
+        assert result.returncode == 1
+        assert message in result.stderr
+        assert "Traceback" not in result.stderr
 
 
 def test_single_agents_are_held_against_random_play(tmp_path):
-    arguments = command(
-        "atari_screen.py",
-        f"--gin_file={ROOT / 'gin_configs/atari_cpu.gin'}",
-        "--game=pong",
-        "--seed=1",
-        "--seed=2",
-        "--updates=4",
-        f"--output={tmp_path / 'figures.jsonl'}",
-        bindings=SMALL[1:4],
-    )
-    first = run(arguments)
+    def arguments(*bindings):
+        return command(
+            "atari_screen.py",
+            f"--gin_file={ROOT / 'gin_configs/atari_cpu.gin'}",
+            "--game=pong",
+            "--seed=1",
+            "--seed=2",
+            "--updates=4",
+            f"--output={tmp_path / 'figures.jsonl'}",
+            bindings=[*SMALL[1:4], *bindings],
+        )
+
+    first = run(arguments())
     assert first.returncode == 0, first.stderr
     assert first.stdout.count("random play") == 2
     lines = [json.loads(line) for line in (tmp_path / "figures.jsonl").read_text().splitlines()]
     assert [line["seed"] for line in lines] == [1, 2]
-    assert run(arguments).stdout == ""  # all there
+    assert all(line["wall_seconds"] > 0 for line in lines)
+    assert run(arguments()).stdout == ""  # all there
+    assert run(arguments("ActorCriticLoss.discount = 0.9")).stdout.count("random play") == 2
 
 
 def test_what_cannot_be_done_is_said_in_one_line(tmp_path):
@@ -196,7 +243,7 @@ def test_every_configuration_builds_a_study(name):
     if name == "atari_paper":
         assert len(names) == 25
         assert study.trainer.steps_per_task * 5 * 32 == 5_000_000
-        for game in names[:3]:
+        for game in names:
             assert AtariEnvironment(game, copies=1).actions <= 10
 
 

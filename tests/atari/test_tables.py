@@ -3,12 +3,17 @@
 import dataclasses
 import io
 import json
+import types
 
 import numpy as np
+import pytest
 
 from leap_tf.atari import Episode, GameEvaluation
+from leap_tf.atari.pictures import plot_learning_curves
 from leap_tf.atari.tables import as_table, reward_band, spread, summarise
-from leap_tf.atari.visit_log import VisitLog
+from leap_tf.atari.visit import VisitStoppedError
+from leap_tf.atari.visit_log import VisitLog, VisitWatch
+from leap_tf.training import SeededTask
 
 
 def agent(rewards, scores=()):
@@ -48,15 +53,64 @@ def test_bands_are_means_of_parts_over_agents():
     assert reward_band([agent([1.0])])["standard_error"] == [0.0]
 
 
+def test_scores_of_few_games_have_honest_bands(tmp_path):
+    of_two = [agent([1.0] * 4, [2.0] * 20), agent([1.0] * 4, [])]
+    plot_learning_curves({"pong": {"learned": of_two}}, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_the_table_by_hand():
     agents = [agent([0.001, 0.003], [2.0] * 10), agent([0.003, 0.005])]
     figures = summarise({"learned": agents}, target_score=2.0)
     assert figures["learned"]["area"]["mean"] == 3.0
     assert figures["learned"]["frames_to_score"] == [80, None]
-    table = as_table("held out", {"pong": figures}, seeds=2, updates=2)
-    assert "| pong | learned | 3.0 ± 1.0 | 4.0 ± 1.0 | 2.0 | 80 (1 of 2 reach 2) |" in table
-    without = as_table("seen", {"pong": summarise({"fresh": agents[1:]})}, seeds=1, updates=2)
-    assert "| pong | fresh | 4.0 | 5.0 | – | – |" in without
+    table = as_table("held out", {"pong": figures})
+    assert (
+        "| pong | learned (2) | 3.0 ± 1.0 | – | 4.0 ± 1.0 | 2.0 | – | 80 (1 of 2 reach 2) |"
+    ) in table
+    without = as_table("seen", {"pong": summarise({"fresh": agents[1:]})})
+    assert "| pong | fresh (1) | 4.0 | – | 5.0 | – | 80 (1 of 1 reach 5) | – |" in without
+
+
+def test_learned_agents_are_held_against_fresh_ones_on_the_same_starts():
+    def agents(*areas, runs=1):
+        return [
+            dataclasses.replace(agent([area / 1e3, (area + 1) / 1e3]), seed=seed)
+            for _ in range(runs)
+            for seed, area in enumerate(areas)
+        ]
+
+    figures = summarise(
+        {"learned": agents(4.0, 7.0, 5.5), "fresh": agents(1.0, 3.0, 2.0), "other": agents(9.0)}
+    )
+    assert figures["learned"]["gain"]["values"] == pytest.approx([3.0, 4.0, 3.5])
+    assert figures["learned"]["gain_is_settled"]
+    assert figures["other"]["gain"]["values"] == pytest.approx([8.0])  # the start they share
+    assert not figures["other"]["gain_is_settled"]
+    assert "gain" not in figures["fresh"]
+    assert figures["fresh"]["target_reward"] == pytest.approx(3.0)  # mean of 2, 4 and 3
+    assert figures["learned"]["frames_to_reward"] == [40, 40, 40]
+    assert figures["fresh"]["frames_to_reward"] == [None, 40, 80]
+    table = as_table("held out", {"pong": figures})
+    assert "| pong | learned (3) | 6.0 ± 0.9 | +3.5 ± 0.3* | 6.5 ± 0.9 |" in table
+    # Several runs on the same starts are no more pairs than one.
+    figures = summarise({"learned": agents(4.0, 7.0, runs=3), "fresh": agents(1.0, 3.0)})
+    assert figures["learned"]["gain"]["values"] == pytest.approx([3.0, 4.0])
+    assert not figures["learned"]["gain_is_settled"]
+
+
+def test_long_visits_show_how_far_they_are():
+    stream = io.StringIO()
+    watch = VisitWatch(seconds=0.0, stream=stream)
+    seeded = SeededTask(types.SimpleNamespace(name="pong"), seed=0, steps=2000)
+    watch(seeded, 640, 1500)
+    assert stream.getvalue() == "pong: 1,500 of 2,000 updates, 960,000 frames so far\n"
+    patient = VisitWatch(stream=stream)
+    patient(seeded, 640, 1501)
+    assert stream.getvalue().count("\n") == 1
+    patient.stop()
+    with pytest.raises(VisitStoppedError, match="pong was left after 1502 updates"):
+        patient(seeded, 640, 1502)
 
 
 def test_visits_are_kept_and_shown_now_and_then(tmp_path):

@@ -22,10 +22,10 @@ from leap_tf.atari import (
     mnih_2013,
     trained_variables,
 )
-from leap_tf.atari.encoder import forward
+from leap_tf.atari.encoder import agent_of, forward
 from leap_tf.atari.task_runner import TrainedGame
 from leap_tf.atari.traced_agent import TracedAgent
-from leap_tf.atari.visit import play
+from leap_tf.atari.visit import VisitStoppedError, play
 from leap_tf.geometry import PathGeometry, PathPoint, extend_path, start_path
 from leap_tf.training import Parts, SeededTask, UnfitPartsError
 from tests.atari.small import bandits, small_encoder
@@ -54,13 +54,14 @@ def test_an_agent_learns_the_bandit_on_atari_sized_screens():
     arcade = Arcade(lambda game: ColourBandit(game, copies=16))
     optimizer = RMSProp(1e-3, epsilon=1e-5, epsilon_inside_root=True, global_clipnorm=0.5)
     agent = runner(encoder=mnih_2013(), arcade=arcade, inner_optimizer=optimizer)
-    evaluation, model = agent.adapt(SeededTask(bandit(), seed=0, steps=130))
+    evaluation, parameters = agent.adapt(SeededTask(bandit(), seed=0, steps=130))
     of_five_steps = 4  # the fifth starts the next episode
     best = 1000 * of_five_steps / 5
     assert evaluation.final_reward() > 0.9 * best
     assert evaluation.final_reward() > 3 * 1000 * evaluation.rewards[:5].mean()
     # What is returned is the trained agent: it names colours it sees for the first time.
     environment = ColourBandit(copies=64, seed=99)
+    model = agent_of(agent.encoder, parameters)
     logits, _ = model(environment.reset().observation.astype(np.float32))
     rewards = environment.step(np.argmax(logits, axis=-1)).reward
     assert rewards.mean() > 0.9
@@ -97,8 +98,8 @@ def test_games_with_other_actions_share_the_encoder():
         trained = agent.train(SeededTask(bandit(actions), seed=1, steps=3))
         assert len(trained.meta_gradient) == len(agent.encoder.trainable_variables)
         assert trained.metrics["gradient_steps"] == 3
-        _, model = agent.adapt(SeededTask(bandit(actions), seed=1, steps=2))
-        assert model.outputs[0].shape == (None, actions)
+        _, parameters = agent.adapt(SeededTask(bandit(actions), seed=1, steps=2))
+        assert agent_of(agent.encoder, parameters).outputs[0].shape == (None, actions)
 
 
 def test_groups_are_one_batch():
@@ -138,9 +139,7 @@ def test_reptile_is_shown_where_training_led():
     seeded = SeededTask(bandit(), seed=2, steps=5)
     update = runner(leap_tf.Reptile(), encoder).train(seeded).meta_gradient
     _, trained = runner(leap_tf.Reptile(), encoder).adapt(seeded)
-    moved = [
-        start - end.numpy() for start, end in zip(encoder.get_weights(), trained_variables(trained))
-    ]
+    moved = [start - end.numpy() for start, end in zip(encoder.get_weights(), trained)]
     assert_same(update, moved)
 
 
@@ -188,13 +187,56 @@ def test_the_path_is_made_of_unrolls_and_their_loss():
 def test_without_learning_the_policy_stays_as_it_is():
     encoder = small_encoder()
     seeded = SeededTask(bandit(), seed=2, steps=5)
-    control, model = runner(encoder=encoder).adapt(seeded, learning=False)
+    control, parameters = runner(encoder=encoder).adapt(seeded, learning=False)
     still = runner(encoder=encoder, inner_optimizer=keras.optimizers.SGD(0.0)).evaluate(seeded)
     np.testing.assert_array_equal(control.rewards, still.rewards)
     assert control.episodes == still.episodes
-    assert not np.any(control.losses)
-    trained = trained_variables(model)[: len(encoder.trainable_variables)]
-    assert_same(encoder.get_weights(), trained)
+    assert control.losses.size == control.entropies.size == 0  # it has none
+    assert GameEvaluation.from_record(control.as_record()).losses.size == 0
+    assert_same(encoder.get_weights(), parameters[: len(encoder.trainable_variables)])
+
+
+def test_a_visit_can_start_from_another_encoder():
+    first, other = small_encoder(), small_encoder()
+    seeded = SeededTask(bandit(), seed=2, steps=3)
+    from_other, parameters = runner(encoder=first).adapt(seeded, encoder=other.get_weights())
+    expected, expected_parameters = runner(encoder=other).adapt(seeded)
+    np.testing.assert_array_equal(from_other.losses, expected.losses)
+    assert_same(parameters, expected_parameters)
+    assert runner(encoder=first).evaluate(seeded).losses[0] != expected.losses[0]
+
+
+def test_a_visit_can_be_watched_and_ended():
+    seen = []
+
+    def watch(seeded, frames_per_update, updates):
+        seen.append((seeded.task.name, frames_per_update, updates))
+        if updates == 3:
+            raise VisitStoppedError
+
+    watched = runner(watch=watch)
+    with pytest.raises(VisitStoppedError):
+        watched.train(SeededTask(bandit(), seed=2, steps=9))
+    assert seen == [("bandit4", 5 * 4, updates) for updates in (1, 2, 3)]
+    with pytest.raises(VisitStoppedError):
+        watched.adapt(SeededTask(bandit(), seed=2, steps=9), watch=watch)
+    watched.adapt(SeededTask(bandit(), seed=2, steps=4))  # judging is watched by who asks for it
+
+
+@pytest.mark.parametrize("sticky_actions", [0.0, 0.25])
+def test_groups_play_the_same_games(sticky_actions):
+    visits = []
+    for groups in (1, 2):
+        keras.utils.set_random_seed(0)
+
+        def make(game, copies=4 // groups):
+            return AtariEnvironment(game, copies, sticky_actions=sticky_actions)
+
+        agent = runner(encoder=mnih_2013(filters=(4, 4), units=8), arcade=Arcade(make, groups))
+        visits.append(agent.evaluate(SeededTask(Game("breakout"), seed=3, steps=3)))
+    one, two = visits
+    np.testing.assert_array_equal(one.rewards, two.rewards)
+    np.testing.assert_allclose(one.losses, two.losses, rtol=1e-5)
 
 
 class StillEncoder(leap_tf.PlainTraining):
@@ -207,8 +249,7 @@ class StillEncoder(leap_tf.PlainTraining):
 def test_a_direction_of_the_learner_is_taken():
     encoder = small_encoder()
     still = runner(StillEncoder(), encoder)
-    _, model = still.adapt(SeededTask(bandit(), seed=2, steps=5))
-    values = [variable.numpy() for variable in trained_variables(model)]
+    _, values = still.adapt(SeededTask(bandit(), seed=2, steps=5))
     assert_same(encoder.get_weights(), values[: len(encoder.trainable_variables)])
     assert np.any(values[-1])  # the heads learned
 

@@ -85,7 +85,7 @@ def test_finetuning_goes_on_from_where_the_last_game_ended():
         finetuning.model.set_weights(before)
         game, seed = types.SimpleNamespace(name=visits[-1].game), visits[-1].seed
         _, trained = runner.adapt(SeededTask(game, seed, 4))
-        for actual, expected in zip(after, trained.get_layer("encoder").get_weights()):
+        for actual, expected in zip(after, trained):
             np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-7)
         assert any(np.any(a != b) for a, b in zip(after, before))
         finetuning.model.set_weights(after)
@@ -120,6 +120,23 @@ def test_every_visit_is_reported_in_order():
         for seeded in reported._draws.meta_batch(GAMES, meta_step)
     ]
     assert [(visit.game, visit.seed) for visit in visits] == drawn
+
+
+def test_a_stop_ends_the_visits_under_way(tmp_path):
+    def stop(seeded, frames_per_update, updates):
+        if stopped.meta_step == 1 and updates == 2:
+            stopped.request_stop()
+            stops.append(updates)
+
+    stops = []
+    stopped = trainer(watch=stop, steps_per_task=1000, parallel_games=1)
+    short = trainer(parallel_games=1)
+    short.fit(GAMES, 1, checkpoint_dir=tmp_path, verbose=False)
+    stopped.fit(GAMES, 3, checkpoint_dir=tmp_path, verbose=False)
+    assert stopped.was_stopped
+    assert stops == [2]  # and no other visit came so far
+    assert stopped.meta_step == 1
+    assert_same(stopped.model.get_weights(), short.model.get_weights())
 
 
 def studied():

@@ -1,0 +1,35 @@
+"""Compares judged runs of several methods or seeds: table, figures, learning curves.
+
+    python bin/atari_compare.py --output_dir=runs/compared \
+        --run=Leap=runs/leap_0 --run=Leap=runs/leap_1 --run=Reptile=runs/reptile_0
+"""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow reads both when it is imported
+os.environ["TF_USE_LEGACY_KERAS"] = "1"
+
+from absl import app, flags
+
+_RUN = flags.DEFINE_multi_string(
+    "run",
+    None,
+    "A judged run, as method=folder; those of one method count together.",
+    required=True,
+)
+_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Where the comparison goes.", required=True)
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"Unknown arguments: {argv[1:]}")
+    from leap_tf.experiments.session import one_line_errors
+
+    with one_line_errors():
+        from leap_tf.atari import session
+
+        session.compare(_RUN.value, _OUTPUT_DIR.value)
+
+
+if __name__ == "__main__":
+    app.run(main)
