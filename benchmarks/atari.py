@@ -7,7 +7,8 @@ One unit of work is the same for all: environment steps of 32 copies of a game i
     raw         the emulator alone, its actions drawn before: the limit
     visit       the training loop of leap_tf.atari, Leap watching
     groups      the same with the copies in two groups, one acted for while the other is emulated
-    two visits  two visits at the same time, as in a meta-batch; each with one emulator thread
+    visits      one more visit than cores at the same time, as in a meta-batch; each with one
+                emulator thread
     driver      the same agent, without Leap, under TF-Agents' DynamicStepDriver and replay buffer
 
 Contenders take turns within each round, so that a busy machine slows all of them; the median over
@@ -18,6 +19,7 @@ wall times would be that of CPU times.
 
 import argparse
 import collections
+import itertools
 import os
 import statistics
 import time
@@ -48,7 +50,7 @@ from leap_tf.atari import (
     trained_variables,
 )
 from leap_tf.atari.traced_agent import TracedAgent
-from leap_tf.atari.visit import play
+from leap_tf.atari.visit import play, train_on
 
 COPIES, UNROLL = 32, 5
 
@@ -73,42 +75,35 @@ class Raw:
 
 
 class Visits:
-    """The training loop, with timers around its parts."""
+    """The training loop itself, once or several times at a time."""
 
     def __init__(self, game, learner, groups, threads, visits=1):
         self.visits = visits
         encoder = mnih_2013()
-        self._players = []
-        self.seconds = collections.Counter()
+        self._loops = []
         for _ in range(visits):
             environments = [
                 AtariEnvironment(game, COPIES // groups, emulator_threads=threads)
                 for _ in range(groups)
             ]
-            if not self._players:
+            if not self._loops:
                 model = actor_critic(encoder, environments[0].actions)
                 shared = range(len(encoder.trainable_variables))
-                self._agent = TracedAgent(model, RMSProp(), learner, shared, ActorCriticLoss())
+                agent = TracedAgent(model, RMSProp(), learner, shared, ActorCriticLoss())
             parameters = [variable.value + 0 for variable in trained_variables(model)]
             steps = [environment.reset() for environment in environments]
-            self._players.append([environments, steps, self._agent.start(parameters)])
+            random = np.random.default_rng(0)
+            self._loops.append(
+                train_on(environments, steps, agent, agent.start(parameters), [], UNROLL, random)
+            )
         self._threads = ThreadPoolExecutor(visits)
 
     def run(self, updates):
-        list(self._threads.map(self._train, self._players, [updates] * self.visits))
+        list(self._threads.map(self._train, self._loops, [updates] * self.visits))
 
-    def _train(self, player, updates):
-        environments, steps, state = player
-        random = np.random.default_rng(0)
-        for _ in range(updates):
-            started = time.perf_counter()
-            unroll, _ = play(environments, steps, self._agent, state.parameters, UNROLL, random)
-            played = time.perf_counter()
-            state, report = self._agent.update(state, [], unroll)
-            float(report.loss)
-            self.seconds["play"] += played - started
-            self.seconds["learn"] += time.perf_counter() - played
-        player[2] = state
+    def _train(self, loop, updates):
+        for update in itertools.islice(loop, updates):
+            float(update.report.loss)
 
 
 class Driver:
@@ -159,7 +154,7 @@ def main():
         "raw": Raw(game),
         "visit": Visits(game, leap_tf.Leap(), groups=1, threads=cores),
         "groups": Visits(game, leap_tf.Leap(), groups=2, threads=1),
-        "two visits": Visits(game, leap_tf.Leap(), groups=1, threads=1, visits=2),
+        "visits": Visits(game, leap_tf.Leap(), groups=1, threads=1, visits=cores + 1),
         "driver": Driver(game),
     }
     wall, cpu = ({name: [] for name in contenders} for _ in range(2))
@@ -171,8 +166,6 @@ def main():
             if index:  # the first round is for warming up
                 wall[name].append((time.perf_counter() - started) / steps)
                 cpu[name].append((time.process_time() - started_cpu) / steps)
-            elif isinstance(contender, Visits):
-                contender.seconds.clear()
     print(f"{game}, {COPIES} copies, {cores} cores; median of {arguments.rounds} rounds (range)")
     for name in contenders:
         line("environment steps/s", name, [1 / value for value in wall[name]], "{:8.0f}")
@@ -185,14 +178,59 @@ def main():
     for name in list(contenders)[1:]:
         line("(a) of the raw emulator, wall", name, ratios(wall["raw"], wall[name]), "{:8.3f}")
         line("(a) of the raw emulator, CPU", name, ratios(cpu["raw"], cpu[name]), "{:8.3f}")
-    for name in ("visit", "groups", "two visits"):
+    for name in ("visit", "groups", "visits"):
         line("(b) speed over the driver, wall", name, ratios(wall["driver"], wall[name]), "{:8.3f}")
         line("(b) speed over the driver, CPU", name, ratios(cpu["driver"], cpu[name]), "{:8.3f}")
-    for name, contender in contenders.items():
-        if isinstance(contender, Visits):
-            total = sum(contender.seconds.values())
-            share = contender.seconds["learn"] / total
-            print(f"share of time in updates, {name}: {share:.2f}; the rest acts and waits")
+    print("CPU ms of an update, alone and one after the other; median (range)")
+    for name, values in parts(game, arguments.rounds).items():
+        line("CPU ms an update", name, values, "{:8.2f}")
+
+
+def parts(game, rounds, repeats=10):
+    """What the work of an update costs, part by part."""
+    environment = AtariEnvironment(game, COPIES, emulator_threads=1)
+    encoder = mnih_2013()
+    model = actor_critic(encoder, environment.actions)
+    shared = range(len(encoder.trainable_variables))
+    agents = {
+        name: TracedAgent(model, RMSProp(), learner, shared, ActorCriticLoss())
+        for name, learner in (("Leap", leap_tf.Leap()), ("no path", leap_tf.PlainTraining()))
+    }
+    parameters = [variable.value + 0 for variable in trained_variables(model)]
+    steps, random = [environment.reset()], np.random.default_rng(0)
+    unroll, _ = play([environment], steps, agents["Leap"], parameters, UNROLL, random)
+    states = {name: agent.start(parameters) for name, agent in agents.items()}
+    noise = np.zeros((COPIES, environment.actions), np.float32)
+    actions = np.zeros(COPIES, np.int32)
+
+    def emulate():
+        environment.start_step(actions)
+        environment.end_step()
+
+    work = {
+        "5 steps of the emulator": (UNROLL, emulate),
+        "acting, 5 times": (
+            UNROLL,
+            lambda: agents["Leap"].act(parameters, unroll.screens[0], noise).numpy(),
+        ),
+        "update, Leap watching": (
+            1,
+            lambda: float(agents["Leap"].update(states["Leap"], [], unroll)[1].loss),
+        ),
+        "update, no path": (
+            1,
+            lambda: float(agents["no path"].update(states["no path"], [], unroll)[1].loss),
+        ),
+    }
+    found = collections.defaultdict(list)
+    for index in range(rounds + 1):
+        for name, (times, function) in work.items():
+            started = time.process_time()
+            for _ in range(times * repeats):
+                function()
+            if index:  # the first round is for warming up
+                found[name].append(1e3 * (time.process_time() - started) / repeats)
+    return found
 
 
 def ratios(one, other):

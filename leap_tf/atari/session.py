@@ -18,6 +18,7 @@ from leap_tf.experiments.gin_registration import (
     read_configuration,
 )
 from leap_tf.experiments.interruption import exit_on_signals, stop_on_signals
+from leap_tf.experiments.kept_results import KeepingPool
 from leap_tf.experiments.pool_choice import THREADS, PoolChoice
 from leap_tf.experiments.run_directory import RunDirectory, write_atomically
 from leap_tf.experiments.session import Path
@@ -50,8 +51,11 @@ def train(
         run.claim(config)
         if opened:
             opened.start()
+        kept = KeepingPool(study.trainer.pool, run.path / "visits")
+        study.trainer.pool = kept
         with stop_on_signals(study.trainer):
             configured_meta_train(study=study, run=run)
+        kept.clear()
     write_atomically(run.operative_config, operative_configuration())
     print(f"Encoder, metrics and visits are in {run.path}. Judge it with bin/atari_evaluate.py.")
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import resource
 import sys
 import threading
 import time
@@ -16,7 +17,9 @@ class VisitLog:
     """Appends a line to a file for every visit, and shows one now and then.
 
     A run that is started again repeats visits of the meta-step that was under way; those lines
-    are the same but for the times.
+    are the same but for times and memory. The latter is the most that this process, in which
+    games are played unless a cluster plays them, has had so far: environments are kept, so it grows
+    with every new game.
 
     Args:
         path: the file of JSON lines.
@@ -53,6 +56,7 @@ class VisitLog:
             ],
             "games": len(visit.episodes),
             "score": visit.score,
+            "peak_memory_mb": round(_peak_memory_mb()),
         }
         with self._lock:
             with self._path.open("a") as file:
@@ -106,3 +110,8 @@ def describe(line: dict) -> str:
         f"{line['updates_per_second']:.1f} updates/s, reward {line['reward']:.1f} per 1000 steps, "
         f"{score}"
     )
+
+
+def _peak_memory_mb():
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

@@ -7,11 +7,13 @@ import subprocess
 import sys
 import time
 
+import gin
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+import leap_tf
 from leap_tf.atari import AtariEnvironment
 from leap_tf.atari.comparison import read_cell
 from leap_tf.experiments.run_directory import RunDirectory
@@ -231,19 +233,33 @@ def test_importing_without_legacy_keras_says_what_to_do():
     assert result.returncode == 0
 
 
-@pytest.mark.parametrize("name", ["atari_cpu", "atari_paper"])
-def test_every_configuration_builds_a_study(name):
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["atari_cpu"],
+        ["atari_paper"],
+        ["atari_cpu", "atari_reptile"],
+        ["atari_cpu", "atari_finetuning"],
+    ],
+    ids=lambda names: names[-1],
+)
+def test_every_configuration_builds_a_study(names):
     from leap_tf.atari.gin_registration import configured_study
     from leap_tf.experiments.gin_registration import read_configuration
 
-    read_configuration([ROOT / "gin_configs" / f"{name}.gin"])
+    read_configuration([ROOT / "gin_configs" / f"{name}.gin" for name in names])
     study = configured_study()
-    names = [game.name for game in study.games.tasks]
-    assert not {"breakout", "space_invaders"} & set(names)
-    if name == "atari_paper":
-        assert len(names) == 25
+    games = [game.name for game in study.games.tasks]
+    held_out = gin.query_parameter("atari_judge.groups")["held out"]
+    assert not set(held_out) & set(games)
+    # Leap's steps are bounded; the others' must not be, or they would not go where they should.
+    bounded = study.trainer.meta_optimizer.global_clipnorm is not None
+    assert bounded == isinstance(study.trainer.learner, leap_tf.Leap)
+    if names == ["atari_paper"]:
+        assert len(games) == 25
+        assert set(held_out) == {"breakout", "space_invaders"}
         assert study.trainer.steps_per_task * 5 * 32 == 5_000_000
-        for game in names:
+        for game in games:
             assert AtariEnvironment(game, copies=1).actions <= 10
 
 

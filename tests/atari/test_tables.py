@@ -122,6 +122,7 @@ def test_visits_are_kept_and_shown_now_and_then(tmp_path):
     assert [line["game"] for line in lines] == ["pong", "qbert"]
     assert lines[0]["rewards"] == [1.0, 3.0]
     assert lines[0]["frames_per_second"] == 40.0
+    assert 50 < lines[0]["peak_memory_mb"] <= lines[1]["peak_memory_mb"] < 100_000
     assert stream.getvalue() == (
         "pong: 80 frames, 40 frames/s, 1.0 updates/s, reward 2.0 per 1000 steps, score 5.0\n"
     )

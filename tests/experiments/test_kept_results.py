@@ -1,0 +1,111 @@
+"""What tasks came to outlives the process, and is used once and nowhere else."""
+
+import keras
+import pytest
+
+from leap_tf.experiments.kept_results import KeepingPool
+from leap_tf.training import ThreadPool
+from tests.cluster.studies import assert_same, leap, weights
+from tests.pool_contract import PoolContract
+
+
+class TestKeepingPool(PoolContract):
+    @pytest.fixture
+    def open_pool(self, tmp_path):
+        return lambda recipe: KeepingPool(ThreadPool(2), tmp_path / "kept")
+
+
+class Killed(BaseException):
+    """As a signal would, in the middle of a map."""
+
+
+class CountingPool(ThreadPool):
+    """One thread, which is killed before it begins a task too many."""
+
+    def __init__(self, most=1000):
+        super().__init__(1)
+        self.most, self.begun = most, []
+
+    def map(self, job, weights, tasks):
+        for seeded in tasks:
+            if len(self.begun) == self.most:
+                raise Killed
+            self.begun.append(seeded.seed)
+            yield job.run(seeded)
+
+
+def study(folder, pool):
+    return leap(pool=KeepingPool(pool, folder))
+
+
+def killed_in_the_second_meta_step(tmp_path):
+    """Six tasks to a meta-step; three of the second are done."""
+    killed = study(tmp_path / "kept", CountingPool(9))
+    with pytest.raises(Killed):
+        killed.trainer.fit(
+            killed.tasks.train,
+            3,
+            checkpoint_dir=tmp_path / "checkpoints",
+            checkpoint_seconds=0.0,
+            verbose=False,
+        )
+    return sorted((tmp_path / "kept").glob("*/*.npz"))
+
+
+def resumed(tmp_path):
+    again = study(tmp_path / "kept", pool := CountingPool())
+    again.trainer.fit(again.tasks.train, 3, checkpoint_dir=tmp_path / "checkpoints", verbose=False)
+    return again, pool
+
+
+@pytest.fixture(scope="module")
+def undisturbed():
+    whole = leap(pool=ThreadPool(1))
+    whole.trainer.fit(whole.tasks.train, 3, verbose=False)
+    return whole
+
+
+def test_a_restart_does_only_what_was_not_done(tmp_path, undisturbed):
+    kept = killed_in_the_second_meta_step(tmp_path)
+    assert len(kept) == 3
+    again, pool = resumed(tmp_path)
+    assert len(pool.begun) == 3 + 6
+    assert_same(weights(again), weights(undisturbed))
+    assert len(list((tmp_path / "kept").glob("*/*.npz"))) == 6  # those of the last meta-step
+    again.trainer.pool.clear()
+    assert not (tmp_path / "kept").exists()
+
+
+@pytest.mark.parametrize("damage", ["cut short", "empty", "no archive"])
+def test_damaged_results_are_made_again(tmp_path, undisturbed, damage, caplog):
+    _, second, _ = killed_in_the_second_meta_step(tmp_path)
+    if damage == "cut short":
+        second.write_bytes(second.read_bytes()[:-100])
+    elif damage == "no archive":
+        second.write_bytes(b"\x80\x04.")
+    else:
+        second.write_bytes(b"")
+    again, pool = resumed(tmp_path)
+    assert len(pool.begun) == 4 + 6
+    assert_same(weights(again), weights(undisturbed))
+    assert f"{second} is not used" in caplog.text
+
+
+def test_results_from_other_weights_are_not_used(tmp_path):
+    killed_in_the_second_meta_step(tmp_path)
+    other = study(tmp_path / "kept", pool := CountingPool())
+    other.trainer.fit(other.tasks.train, 2, verbose=False)  # from the start: another meta-step
+    assert len(pool.begun) == 12
+    moved = study(tmp_path / "kept", pool := CountingPool())
+    for variable in moved.trainer.model.trainable_variables:
+        variable.assign(variable + keras.ops.ones_like(variable))
+    moved.trainer.fit(moved.tasks.train, 1, verbose=False)
+    assert len(pool.begun) == 6
+
+
+def test_where_nothing_can_be_written_training_goes_on(tmp_path, undisturbed, caplog):
+    (tmp_path / "kept").write_text("a file in the place of a folder")
+    run = study(tmp_path / "kept" / "below", ThreadPool(2))
+    run.trainer.fit(run.tasks.train, 3, verbose=False)
+    assert_same(weights(run), weights(undisturbed))
+    assert "is not kept" in caplog.text
