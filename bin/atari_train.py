@@ -13,6 +13,7 @@ os.environ["TF_USE_LEGACY_KERAS"] = "1"
 
 from absl import app, flags
 
+from leap_tf.experiments.pool_flags import define_pool_flags
 from leap_tf.training import one_thread_per_task
 
 _GIN_FILE = flags.DEFINE_multi_string("gin_file", None, "Configuration file.", required=True)
@@ -20,28 +21,19 @@ _GIN_PARAM = flags.DEFINE_multi_string(
     "gin_param", [], "Binding over the files, such as 'atari_study.seed = 1'."
 )
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "The run's folder.", required=True)
-_POOL = flags.DEFINE_enum("pool", "threads", ["threads", "ray"], "Where tasks run.")
-_ADDRESS = flags.DEFINE_string(
-    "address", None, "Of a running Ray cluster; by default Ray is started on this machine."
-)
-_WORKERS = flags.DEFINE_integer("workers", None, "Workers on Ray; one per CPU by default.")
-_DEADLINE = flags.DEFINE_float(
-    "deadline", 1800.0, "Seconds after which a task on Ray counts as hanging."
-)
+_POOL = define_pool_flags()
 
 
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     one_thread_per_task()  # before anything else touches TensorFlow
-    from leap_tf.experiments.pool_choice import PoolChoice
     from leap_tf.experiments.session import one_line_errors
 
     with one_line_errors():
         from leap_tf.atari import session
 
-        pool = PoolChoice(_POOL.value, _ADDRESS.value, _WORKERS.value, _DEADLINE.value)
-        session.train(_GIN_FILE.value, _GIN_PARAM.value, _OUTPUT_DIR.value, pool)
+        session.train(_GIN_FILE.value, _GIN_PARAM.value, _OUTPUT_DIR.value, _POOL())
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow reads it when i
 
 from absl import app, flags
 
+from leap_tf.experiments.pool_flags import define_pool_flags
 from leap_tf.training import one_thread_per_task
 
 _GIN_FILE = flags.DEFINE_multi_string("gin_file", None, "Configuration file.", required=True)
@@ -22,14 +23,7 @@ _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "The run's folder.", requi
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Folder of prepared TFDS data sets; $TFDS_DATA_DIR by default."
 )
-_POOL = flags.DEFINE_enum("pool", "threads", ["threads", "ray"], "Where tasks run.")
-_ADDRESS = flags.DEFINE_string(
-    "address", None, "Of a running Ray cluster; by default Ray is started on this machine."
-)
-_WORKERS = flags.DEFINE_integer("workers", None, "Workers on Ray; one per CPU by default.")
-_DEADLINE = flags.DEFINE_float(
-    "deadline", 1800.0, "Seconds after which a task on Ray counts as hanging."
-)
+_POOL = define_pool_flags()
 
 
 def main(argv):
@@ -37,11 +31,11 @@ def main(argv):
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     one_thread_per_task()  # before anything else touches TensorFlow
     from leap_tf.experiments import session
-    from leap_tf.experiments.pool_choice import PoolChoice
 
     with session.one_line_errors():
-        pool = PoolChoice(_POOL.value, _ADDRESS.value, _WORKERS.value, _DEADLINE.value)
-        session.train(_GIN_FILE.value, _GIN_PARAM.value, _OUTPUT_DIR.value, _DATA_DIR.value, pool)
+        session.train(
+            _GIN_FILE.value, _GIN_PARAM.value, _OUTPUT_DIR.value, _DATA_DIR.value, _POOL()
+        )
 
 
 if __name__ == "__main__":

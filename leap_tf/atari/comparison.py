@@ -66,21 +66,16 @@ def compare(runs: Sequence[tuple[str, pathlib.Path]], output_dir: pathlib.Path) 
         )
     first = json.loads((folders[0][1] / "summary.json").read_text())
     groups = {group: list(games) for group, games in first["groups"].items()}
-    agents: dict[str, dict[str, list[GameEvaluation]]] = {
-        game: {method: [] for method, _ in runs} | {FRESH: [], RANDOM: []}
-        for names in groups.values()
-        for game in names
-    }
-    for game, kinds in agents.items():
+    agents: dict[str, dict[str, list[GameEvaluation]]] = {}
+    for game in {game for names in groups.values() for game in names}:
+        kinds: dict[str, list[GameEvaluation]] = {}
         for method, folder in folders:
-            kinds[method] += _read(folder, LEARNED, game)
-            for control in (FRESH, RANDOM):
-                kinds[control] = kinds[control] or _read(folder, control, game)
-    present = {
-        game: {kind: found for kind, found in kinds.items() if found}
-        for game, kinds in agents.items()
-    }
-    return write_comparison(present, groups, output_dir, first["target_scores"])
+            kinds.setdefault(method, []).extend(_read(folder, LEARNED, game))
+        for control in (FRESH, RANDOM):
+            found = (_read(folder, control, game) for _, folder in folders)
+            kinds[control] = next(filter(None, found), [])
+        agents[game] = {kind: of_kind for kind, of_kind in kinds.items() if of_kind}
+    return write_comparison(agents, groups, output_dir, first["target_scores"])
 
 
 def _judgement(path):

@@ -2,25 +2,12 @@
 
 import numpy as np
 
-from leap_tf.atari import Episode, GameEvaluation, GameEvaluations, curve
+from leap_tf.atari import GameEvaluation, GameEvaluations, curve
+from tests.atari.small import played
 
 
 def evaluation(episodes=(), rewards=(0.0, 1.0, 2.0, 3.0)):
-    """Updates of 5 steps of 2 copies, 4 frames a step."""
-    rewards = np.array(rewards)
-    return GameEvaluation(
-        game="pong",
-        seed=3,
-        copies=2,
-        frames_per_update=40,
-        frame_skip=4,
-        losses=rewards,
-        entropies=rewards,
-        rewards=rewards,
-        raw_rewards=2 * rewards,
-        episodes=tuple(Episode(*episode) for episode in episodes),
-        seconds=1.5,
-    )
+    return played(rewards, episodes)
 
 
 def test_rewards_by_hand():

@@ -1,36 +1,21 @@
 """Means over seeds and lines for people, by hand."""
 
-import dataclasses
 import io
 import json
 import types
 
-import numpy as np
 import pytest
 
-from leap_tf.atari import Episode, GameEvaluation
 from leap_tf.atari.pictures import plot_learning_curves
 from leap_tf.atari.tables import as_table, reward_band, spread, summarise
 from leap_tf.atari.visit import VisitStoppedError
 from leap_tf.atari.visit_log import VisitLog, VisitWatch
 from leap_tf.training import SeededTask
+from tests.atari.small import played
 
 
-def agent(rewards, scores=()):
-    rewards = np.array(rewards, float)
-    return GameEvaluation(
-        game="pong",
-        seed=0,
-        copies=2,
-        frames_per_update=40,
-        frame_skip=4,
-        losses=rewards,
-        entropies=rewards,
-        rewards=rewards,
-        raw_rewards=rewards,
-        episodes=tuple(Episode(score, step + 1) for step, score in enumerate(scores)),
-        seconds=2.0,
-    )
+def agent(rewards, scores=(), **of):
+    return played(rewards, [(score, step + 1) for step, score in enumerate(scores)], **of)
 
 
 def test_spread_is_over_those_that_have_a_value():
@@ -75,7 +60,7 @@ def test_the_table_by_hand():
 def test_learned_agents_are_held_against_fresh_ones_on_the_same_starts():
     def agents(*areas, runs=1):
         return [
-            dataclasses.replace(agent([area / 1e3, (area + 1) / 1e3]), seed=seed)
+            agent([area / 1e3, (area + 1) / 1e3], seed=seed)
             for _ in range(runs)
             for seed, area in enumerate(areas)
         ]
@@ -117,7 +102,7 @@ def test_visits_are_kept_and_shown_now_and_then(tmp_path):
     stream = io.StringIO()
     log = VisitLog(tmp_path / "visits.jsonl", seconds=1000.0, stream=stream)
     log(agent([0.001, 0.003], [5.0]))
-    log(dataclasses.replace(agent([0.001]), game="qbert"))
+    log(agent([0.001], game="qbert"))
     lines = [json.loads(line) for line in (tmp_path / "visits.jsonl").read_text().splitlines()]
     assert [line["game"] for line in lines] == ["pong", "qbert"]
     assert lines[0]["rewards"] == [1.0, 3.0]
