@@ -169,11 +169,14 @@ class Sweep:
                 )
                 for future in done:
                     cell = waiting.pop(future)
-                    if future.result():
+                    code = future.result()
+                    if code and self._stopped:
+                        continue  # it goes on when the sweep does
+                    if code:
                         failed.append(cell.name)
                     bar.update(1)
                 bar.set_postfix_str(self._progress(failed))
-        if failed and not self._stopped:
+        if failed:
             logs = "\n".join(str(self._log_of(name)) for name in failed)
             raise SweepError(f"{len(failed)} of {len(left)} cells failed. Their logs:\n{logs}")
 

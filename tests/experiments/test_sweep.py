@@ -126,6 +126,7 @@ def test_a_stopped_sweep_stops_its_cells_and_goes_on_later(tmp_path):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "The same command goes on from there" in errors
+    assert "failed" not in errors
     steps = metrics.read_text().count("\n")
     assert 0 < steps < 100000
     assert list((tmp_path / "out" / "cells" / "leap-1" / "checkpoints").glob("*.index"))
