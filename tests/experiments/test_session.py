@@ -1,18 +1,29 @@
 """The binaries as people use them: in processes of their own, killed, stopped, misused."""
 
 import json
+import pathlib
 import signal
 import subprocess
 
+import gin
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from leap_tf.experiments import session
 from leap_tf.experiments.run_directory import RunDirectory, RunDirectoryError
 from leap_tf.training import read_metrics
 from leap_tf.version import __version__
 from tests.runs import command, learned, run, start, wait_for_meta_step, without_times
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _no_configuration_left_behind():
+    yield
+    gin.clear_config()
 
 
 @pytest.fixture(scope="module")
@@ -116,15 +127,11 @@ def test_a_signal_saves_and_leaves(finished, tmp_path, number):
     ],
 )
 def test_bad_configurations_end_in_one_line(tmp_path, bindings, message):
-    result = run(
-        "train.py",
-        tmp_path / "run",
-        *bindings,
-        env={"TFDS_DATA_DIR": str(tmp_path), "HOME": str(tmp_path)},
-    )
-    assert result.returncode == 1
-    assert message in result.stderr
-    assert "Traceback" not in result.stderr
+    with pytest.raises(SystemExit) as ended, session.one_line_errors():
+        session.train(
+            [ROOT / "gin_configs" / "sinusoid.gin"], bindings, tmp_path / "run", data_dir=tmp_path
+        )
+    assert message in ended.value.code
     assert not (tmp_path / "run").exists()  # the command can be corrected and given again
 
 

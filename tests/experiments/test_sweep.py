@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -107,13 +108,14 @@ def test_a_sweep_runs_skips_what_is_finished_and_refuses_what_changed(tmp_path):
 
 
 def test_a_cell_that_fails_is_named_and_the_others_finish(tmp_path):
-    text = SWEEP.replace('["study.seed = 1"]', '["study.seed = 1"], "bad": ["study.seed = \'x\'"]')
+    text = re.sub(r'"(leap|metasgd)": .*', "", SWEEP)
+    text = text.replace('["study.seed = 1"]', '["study.seed = 1"], "bad": ["study.seed = \'x\'"]')
     result = sweep(tmp_path, text)
     assert result.returncode == 1
-    assert "3 of 6 cells failed" in result.stderr
+    assert "1 of 2 cells failed" in result.stderr
     assert "none-bad.log" in result.stderr
     finished = sorted(path.parent.name for path in tmp_path.glob("out/cells/*/evaluation.json"))
-    assert finished == ["leap-1", "metasgd-1", "none-1"]
+    assert finished == ["none-1"]
 
 
 def test_a_stopped_sweep_stops_its_cells_and_goes_on_later(tmp_path):
@@ -126,7 +128,7 @@ def test_a_stopped_sweep_stops_its_cells_and_goes_on_later(tmp_path):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "The same command goes on from there" in errors
-    assert "failed" not in errors
+    assert not re.search(r"\d failed", errors)
     steps = metrics.read_text().count("\n")
     assert 0 < steps < 100000
     assert list((tmp_path / "out" / "cells" / "leap-1" / "checkpoints").glob("*.index"))

@@ -5,7 +5,6 @@ import importlib.util
 import pytest
 
 from tests.faults.kills import attack, supervised
-from tests.faults.record import ROOT
 
 
 def one_of_each(planned):
@@ -17,8 +16,6 @@ def one_of_each(planned):
 
 @pytest.mark.parametrize("flags", [(), ("--pool=ray",)], ids=["threads", "ray"])
 def test_a_killed_run_ends_bit_identical(tmp_path, flags):
-    if flags and "pool" not in (ROOT / "bin" / "train.py").read_text():
-        pytest.skip("bin/train.py has no --pool yet")
     if flags and importlib.util.find_spec("ray") is None:
         pytest.skip("the extra 'ray' is not installed")
     fault = attack(supervised(flags), tmp_path, kills=4, seed=1, shorten=one_of_each)
