@@ -17,7 +17,7 @@ from leap_tf.training import read_metrics
 from leap_tf.version import __version__
 from tests.runs import command, learned, run, start, wait_for_meta_step, without_times
 
-ROOT = pathlib.Path(__file__).parents[2]
+SINUSOID = pathlib.Path(__file__).parents[2] / "gin_configs" / "sinusoid.gin"
 
 
 @pytest.fixture(autouse=True)
