@@ -128,9 +128,7 @@ def test_a_signal_saves_and_leaves(finished, tmp_path, number):
 )
 def test_bad_configurations_end_in_one_line(tmp_path, bindings, message):
     with pytest.raises(SystemExit) as ended, session.one_line_errors():
-        session.train(
-            [ROOT / "gin_configs" / "sinusoid.gin"], bindings, tmp_path / "run", data_dir=tmp_path
-        )
+        session.train([SINUSOID], bindings, tmp_path / "run", data_dir=tmp_path)
     assert message in ended.value.code
     assert not (tmp_path / "run").exists()  # the command can be corrected and given again
 
