@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from leap_tf.atari.evaluation import GameEvaluation
 from leap_tf.atari.pictures import plot_learning_curves
-from leap_tf.atari.tables import FRESH, LEARNED, LEGEND, RANDOM, Agents, as_table, summarise
+from leap_tf.atari.tables import CONTROLS, LEARNED, LEGEND, Agents, as_table, summarise
 from leap_tf.experiments.run_directory import RunDirectoryError, write_atomically
 
 
@@ -57,7 +57,13 @@ def compare(runs: Sequence[tuple[str, pathlib.Path]], output_dir: pathlib.Path) 
 
     Raises:
         RunDirectoryError: a folder holds no finished judgement, or agents of other lengths.
+        ValueError: a method has the name of a control.
     """
+    for method, path in runs:
+        if method in CONTROLS:
+            raise ValueError(
+                f"{method!r} is a control's name. Call the method of {path} otherwise."
+            )
     folders = [(method, _judgement(path)) for method, path in runs]
     lengths = {folder.name for _, folder in folders}
     if len(lengths) > 1:
@@ -71,11 +77,21 @@ def compare(runs: Sequence[tuple[str, pathlib.Path]], output_dir: pathlib.Path) 
         kinds: dict[str, list[GameEvaluation]] = {}
         for method, folder in folders:
             kinds.setdefault(method, []).extend(_read(folder, LEARNED, game))
-        for control in (FRESH, RANDOM):
+        for control in CONTROLS:
             found = (_read(folder, control, game) for _, folder in folders)
             kinds[control] = next(filter(None, found), [])
         agents[game] = {kind: of_kind for kind, of_kind in kinds.items() if of_kind}
     return write_comparison(agents, groups, output_dir, first["target_scores"])
+
+
+def cell_file(folder: pathlib.Path, kind: str, game: str, seed: int | str) -> pathlib.Path:
+    """Returns where the agent of a kind, a game and a start is kept."""
+    return folder / kind.replace(" ", "_") / f"{game}_seed{seed}.json"
+
+
+def read_cell(file: pathlib.Path) -> GameEvaluation:
+    """Returns the agent that is kept in a file."""
+    return GameEvaluation.from_record(json.loads(file.read_text()))
 
 
 def _judgement(path):
@@ -87,16 +103,6 @@ def _judgement(path):
             "bin/atari_evaluate.py."
         )
     return found[0].parent
-
-
-def cell_file(folder: pathlib.Path, kind: str, game: str, seed: int | str) -> pathlib.Path:
-    """Returns where the agent of a kind, a game and a start is kept."""
-    return folder / kind.replace(" ", "_") / f"{game}_seed{seed}.json"
-
-
-def read_cell(file: pathlib.Path) -> GameEvaluation:
-    """Returns the agent that is kept in a file."""
-    return GameEvaluation.from_record(json.loads(file.read_text()))
 
 
 def _read(folder, kind, game):

@@ -1,7 +1,6 @@
 """Trains a study of games into its run directory."""
 
 import keras
-import numpy as np
 
 from leap_tf.atari.study import AtariStudy
 from leap_tf.experiments.run_directory import RunDirectory, replacing
@@ -40,9 +39,7 @@ def atari_meta_train(
     )
     if trainer.was_stopped:
         return
-    if trainer.learner_variables:
-        with replacing(run.learner) as partial:
-            np.savez(partial, *[variable.numpy() for variable in trainer.learner_variables])
+    run.save_learner(trainer.learner_variables)
     trainer.model.export(run.path / "encoder", format="tf_saved_model", verbose=False)
     with replacing(run.initialization) as partial:  # last: it says that training is over
         trainer.model.save(partial)

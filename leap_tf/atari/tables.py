@@ -8,6 +8,7 @@ from leap_tf.atari.evaluation import GameEvaluation, curve
 from leap_tf.experiments.report.statistics import Estimate, difference, is_settled, standard_error
 
 LEARNED, FRESH, RANDOM = "learned", "fresh", "random policy"
+CONTROLS = FRESH, RANDOM
 POINTS = 20
 
 Agents = Mapping[str, Sequence[GameEvaluation]]

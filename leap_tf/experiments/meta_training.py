@@ -1,7 +1,6 @@
 """Trains a study into its run directory."""
 
 import keras
-import numpy as np
 
 from leap_tf.experiments.plots import plot_learning_curve
 from leap_tf.experiments.run_directory import RunDirectory, replacing
@@ -56,9 +55,7 @@ def meta_train(
     )
     if trainer.was_stopped:
         return
-    if trainer.learner_variables:
-        with replacing(run.learner) as partial:
-            np.savez(partial, *[variable.numpy() for variable in trainer.learner_variables])
+    run.save_learner(trainer.learner_variables)
     with replacing(run.initialization) as partial:
         trainer.model.save(partial)
     if trainer.meta_step:

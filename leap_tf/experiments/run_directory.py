@@ -175,6 +175,12 @@ class RunDirectory:
             )
         return self.initialization
 
+    def save_learner(self, learner_variables: Sequence[keras.Variable]) -> None:
+        """Writes the values of the learner's own variables, if it has any."""
+        if learner_variables:
+            with replacing(self.learner) as partial:
+                np.savez(partial, *[variable.numpy() for variable in learner_variables])
+
     def load_learned(
         self, model: keras.Model, learner_variables: Sequence[keras.Variable] = ()
     ) -> None:

@@ -175,6 +175,7 @@ def test_runs_are_compared_on_the_same_starts(finished, tmp_path):
 def test_what_cannot_be_compared_is_said_in_one_line(finished, tmp_path):
     for runs, message in (
         ("leap", "Runs are given as method=folder"),
+        (f"fresh={tmp_path}", "'fresh' is a control's name"),
         (f"leap={tmp_path}", "has 0 finished judgements"),
     ):
         result = run(command("atari_compare.py", f"--run={runs}", f"--output_dir={tmp_path}"))

@@ -209,6 +209,13 @@ def test_the_papers_table():
 # Pages
 
 
+def test_trials_alone_are_known_as_those_of_multi_cv(tmp_path):
+    write_rates(tmp_path)
+    report = compose(read_study(tmp_path))
+    assert report.title == "Leap on Multi-CV"
+    assert [each.identifier for each in report.sections] == ["rates", "record"]
+
+
 def test_the_page_of_multi_cv(study):
     report = compose(read_study(study / "results"))
     assert report.title == "Leap on Multi-CV"

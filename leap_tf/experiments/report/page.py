@@ -69,7 +69,7 @@ def write_report(
 
 
 def compose(study: StudyResults) -> Report:
-    """Returns the report on a study: Multi-CV if there is a table3, or else Omniglot.
+    """Returns the report on a study: Multi-CV if it holds out data sets, or else Omniglot.
 
     What the study does not have, it does not mention.
     """
@@ -81,7 +81,7 @@ def compose(study: StudyResults) -> Report:
         f"{duration(sum(cell.seconds for cell in cells))} of meta-training, "
         f"{sum(cell.gradient_steps for cell in cells):,} gradient steps",
     )
-    if study.table3 is not None:
+    if study.is_multi_cv:
         title, where, judged = "Leap on Multi-CV", _MULTI_CV, "the data set it never saw"
         figures, sections = transfer_key_figures(study.table3), _multi_cv_sections(study)
     else:

@@ -153,6 +153,13 @@ class StudyResults:
         every = (self.table1, self.table3, self.ablation, self.paths, self.rates)
         return tuple(sweep for sweep in every if sweep is not None)
 
+    @property
+    def is_multi_cv(self) -> bool:
+        """Whether data sets are held out, and not alphabets."""
+        return self.table3 is not None or any(
+            cell.held_out is not None for sweep in self.sweeps for cell in sweep.cells
+        )
+
 
 def read_study(folder: str | os.PathLike) -> StudyResults:
     """Reads the parts of a study that a folder has.
