@@ -25,14 +25,17 @@ from tests.faults.table import write_document
 def kills(folder, options):
     from tests.faults.kills import attack, supervised
 
-    flags = [f"--pool={options.pool}"] if options.pool != "threads" else []
-    return [attack(supervised(flags), folder, options.trials or 55, options.seed)]
+    return [attack(supervised(_pool(options)), folder, options.trials or 55, options.seed)]
 
 
 def games(folder, options):
     from tests.faults.kills import atari, attack
 
-    return [attack(atari(), folder, options.trials or 10, options.seed)]
+    return [attack(atari(_pool(options)), folder, options.trials or 55, options.seed)]
+
+
+def _pool(options):
+    return [] if options.pool == "threads" else [f"--pool={options.pool}"]
 
 
 def disk(folder, options):
@@ -61,7 +64,7 @@ def main():
     parser.add_argument("attacks", nargs="+", choices=[*ATTACKS, "table"])
     parser.add_argument("--trials", type=int, help="faults, inputs or meta-steps of each attack")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pool", default="threads", help="where tasks run in `kills`")
+    parser.add_argument("--pool", default="threads", help="where tasks run in `kills`, `games`")
     options = parser.parse_args()
     failures = []
     for name in options.attacks:

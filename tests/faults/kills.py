@@ -96,10 +96,10 @@ def supervised(flags: Sequence[str] = ()) -> Victim:
     )
 
 
-def atari() -> Victim:
+def atari(flags: Sequence[str] = ()) -> Victim:
     """Small agents on three games, with TF-Agents; they are judged by another command."""
     return Victim(
-        "bin/atari_train.py, threads",
+        "bin/atari_train.py, " + (" ".join(flags) or "threads"),
         "atari_train.py",
         "gin_configs/atari_cpu.gin",
         (
@@ -112,6 +112,7 @@ def atari() -> Victim:
             "atari_meta_train.meta_steps = 12",
             "atari_meta_train.checkpoint_seconds = 0.0",
         ),
+        tuple(flags),
         stages=("start", "training", "checkpoint", "final model"),
     )
 
