@@ -1,10 +1,8 @@
 """Trains a study of games into its run directory."""
 
-import keras
-
 from leap_tf.atari.study import AtariStudy
 from leap_tf.experiments.run_directory import RunDirectory, replacing
-from leap_tf.training import MetricsLog
+from leap_tf.training import MetricsLog, TensorBoardLog
 
 
 def atari_meta_train(
@@ -31,7 +29,7 @@ def atari_meta_train(
         meta_steps,
         callbacks=[
             MetricsLog(run.metrics),
-            keras.callbacks.TensorBoard(run.tensorboard, write_graph=False),
+            TensorBoardLog(run.tensorboard),
         ],
         checkpoint_dir=run.checkpoints,
         checkpoint_seconds=checkpoint_seconds,

@@ -5,7 +5,7 @@ import keras
 from leap_tf.experiments.plots import plot_learning_curve
 from leap_tf.experiments.run_directory import RunDirectory, replacing
 from leap_tf.experiments.study import Study
-from leap_tf.training import MetricsLog, read_metrics
+from leap_tf.training import MetricsLog, TensorBoardLog, read_metrics
 
 
 def meta_train(
@@ -34,7 +34,7 @@ def meta_train(
     trainer = study.trainer
     callbacks: list[keras.callbacks.Callback] = [
         MetricsLog(run.metrics),
-        keras.callbacks.TensorBoard(run.tensorboard, write_graph=False),
+        TensorBoardLog(run.tensorboard),
     ]
     if patience is not None:
         callbacks.append(

@@ -23,11 +23,10 @@ class HAT(SequentialLearner):
     as many units as the largest. The original also clips gradients to a norm of 10⁴, which here
     would be the inner optimizer's to do.
 
-    Attention is hard at the end of an epoch only, and evaluation is with hard attention. So a visit
-    should be of whole epochs (`steps_per_task` and the steps of evaluation multiples of
-    `steps_per_epoch`): one that ends in between ends soft, and what was trained is not what
-    is judged. For the same reason `stopping` may judge at ends of epochs only. `check` sees to
-    `stopping`; it does not see `judged_stopping`, for which the same holds.
+    Attention is hard at the end of an epoch only, and evaluation is with hard attention: after a
+    visit that ends in between, what was trained is not what is judged. So `steps_per_task`, and
+    `every` of `stopping`, have to be multiples of `steps_per_epoch`. So should those of evaluation
+    and of `judged_stopping`, which a learner does not see.
 
     Args:
         tasks: how many tasks there may be to train on.
@@ -70,6 +69,15 @@ class HAT(SequentialLearner):
                 f"ends of epochs of {self.steps_per_epoch} steps only. Set `every` to a multiple "
                 "of steps_per_epoch, in stopping and in judged_stopping."
             )
+
+    def training_steps(self, steps_per_task: int, meta_batch_size: int) -> int:
+        if steps_per_task % self.steps_per_epoch:
+            raise ValueError(
+                f"A visit of {steps_per_task} gradient steps ends within an epoch of "
+                f"{self.steps_per_epoch}, while HAT's attention is still soft. Make steps_per_task "
+                "a multiple of steps_per_epoch."
+            )
+        return super().training_steps(steps_per_task, meta_batch_size)
 
     def training_models(self, model: keras.Model, task_layers: Sequence[str]) -> list[keras.Model]:
         head = head_name(task_layers, type(self).__name__)

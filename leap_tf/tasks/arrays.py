@@ -54,7 +54,8 @@ class ArrayTask:
     def train_batches(self, seed: int) -> tf.data.Dataset:
         """Returns endless batches, every epoch in a new order."""
         pipeline = _training_pipeline(self.batch_size, self.prepare, *_specs(self._train_tensors))
-        return pipeline(*self._train_tensors, tf.constant(seed, tf.int64))
+        # Of NumPy's: for every Python number it is given TensorFlow keeps a tensor, for good.
+        return pipeline(*self._train_tensors, tf.constant(np.int64(seed)))
 
     def test_batches(self) -> tf.data.Dataset:
         """Returns the held-out examples once, in order."""

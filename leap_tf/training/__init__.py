@@ -26,6 +26,7 @@ from leap_tf.training.task_pool import (
     ThreadPool,
     map_in_threads,
 )
+from leap_tf.training.tensorboard_log import TensorBoardLog
 from leap_tf.training.threads import available_cores, one_thread_per_task
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "TaskPool",
     "TaskPoolError",
     "TaskResult",
+    "TensorBoardLog",
     "ThreadPool",
     "TrainedTask",
     "UnfitPartsError",

@@ -8,6 +8,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from leap_tf.functional import (
@@ -152,12 +153,14 @@ class TaskRunner:
 
     def _adapt(self, loop: TaskLoop, seeded: SeededTask, stopping: StopRule | None) -> TaskResult:
         keras_model = self._model.model
-        fresh = self._fresh_layers.draw(seeded.seed, self._units_for(seeded.task))
+        # Of NumPy's: for every Python number it is given TensorFlow keeps a tensor, for good.
+        seed = tf.constant(np.int64(seeded.seed))
+        fresh = self._fresh_layers.draw(seed, self._units_for(seeded.task))
         parameters, state = (
             [fresh.get(id(variable), value) for variable, value in zip(variables, values)]
             for variables, values in (
                 (self._model.variables, self._model.parameters()),
-                (keras_model.non_trainable_variables, self._model.state(seeded.seed)),
+                (keras_model.non_trainable_variables, self._model.state(seed)),
             )
         )
         batches = iter(seeded.task.train_batches(seeded.seed))

@@ -16,6 +16,7 @@ SMALL = (
     "multi_cv_splits.held_out = 'gtsrb'",
     "conv_net.filters = 4",
     "MetaTrainer.steps_per_task = 3",
+    "HAT.steps_per_epoch = 3",
 )
 
 

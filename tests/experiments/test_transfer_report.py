@@ -290,6 +290,20 @@ def test_findings_flip_when_numbers_flip(tmp_path):
     assert "pretraining hurts in none of 2 pairs" in said(good, "datasets")
 
 
+def test_a_gap_may_be_clear_over_data_sets_where_the_seeds_are_not(tmp_path):
+    figures = FIGURES | {
+        # Test errors 5 ± 4 above Leap's, on both data sets alike; areas are higher on one of them.
+        ("hat", "mnist"): [(3.0, 10.0), (13.0, 34.0)],
+        ("hat", "cifar10"): [(41.0, 56.0), (51.0, 60.0)],
+    }
+    text = said(report_on(tmp_path, figures), "transfer")
+    assert (
+        "Leap is lower than HAT and No pretraining; the seeds settle it for No pretraining. Data "
+        "set by data set, it has the same sign on all of them for HAT, and zero" in text
+    )
+    assert text.count("Data set by data set") == 1  # not by area
+
+
 def test_one_seed_settles_nothing(tmp_path):
     report = report_on(tmp_path, {pair: seeds[:1] for pair, seeds in FIGURES.items()})
     assert "no gap is settled" in said(report, "transfer")

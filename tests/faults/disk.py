@@ -20,7 +20,7 @@ import keras
 
 from leap_tf.experiments import judgement, meta_training, run_directory, session
 from leap_tf.experiments.run_directory import RunDirectory
-from leap_tf.training import MetricsLog
+from leap_tf.training import MetricsLog, TensorBoardLog
 from leap_tf.training.checkpoint import TrainingState
 from tests.faults.kills import Results, broken_files, newest_checkpoint, results_of, supervised
 from tests.faults.record import ROOT, Fault
@@ -103,7 +103,7 @@ WRITERS = {
     "configuration": Writer(run_directory, "write_atomically", 2),
     "checkpoint": Writer(TrainingState, "save", META_STEPS),
     "metrics line": Writer(MetricsLog, "on_epoch_end", META_STEPS),
-    "TensorBoard events": Writer(keras.callbacks.TensorBoard, "on_epoch_end", META_STEPS),
+    "TensorBoard events": Writer(TensorBoardLog, "on_epoch_end", META_STEPS),
     "final model": Writer(keras.Model, "save", 1),
     "picture of meta-training": Writer(meta_training, "plot_learning_curve", 1),
     "picture of adaptation": Writer(judgement, "plot_adaptation", 1),

@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 
 import leap_tf
-from leap_tf.training import MetricsLog
+from leap_tf.training import MetricsLog, TensorBoardLog
 from leap_tf.training.task_loop import TaskLoop
 from tests.faults.record import Fault
 
@@ -97,7 +97,7 @@ def run_long(folder: pathlib.Path, meta_steps: int, validation_freq: int) -> tup
             validation_freq=validation_freq,
             callbacks=[
                 MetricsLog(folder / "metrics.jsonl"),
-                keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False),
+                TensorBoardLog(folder / "tensorboard"),
                 keras.callbacks.EarlyStopping("val_error", mode="min", patience=meta_steps),
                 usage,
                 traces,

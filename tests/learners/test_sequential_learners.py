@@ -347,6 +347,41 @@ def test_numbers_that_make_no_sense_are_refused():
             HAT(**options)
 
 
+def test_the_penalty_moves_embeddings_of_free_units_only():
+    """λ s_max σ′(e) (1 − A) / Σ(1 − A), by hand; e = 0, so σ′ = 1/4."""
+    model = hard_attention_model(penalty=0.5)
+    for bank in model.embeddings:
+        bank.assign(np.zeros(bank.shape))
+    attend(model, 1, [0, 1, 2], [4])
+    with tf.GradientTape() as tape:
+        model(batch(0, progress=0.5), training=True)
+        (penalty,) = model.losses
+    gradients = tape.gradient(penalty, [bank.value for bank in model.embeddings])
+    for gradient, free in zip(gradients, (np.arange(8) > 2, np.arange(6) != 4), strict=True):
+        gradient = tf.convert_to_tensor(gradient).numpy()
+        np.testing.assert_allclose(gradient[0], 0.5 * 400 * 0.25 * free / 10, rtol=1e-6)
+        np.testing.assert_array_equal(gradient[1:], 0.0)
+
+
+def test_every_epoch_goes_from_soft_to_hard():
+    task = HAT(tasks=6, steps_per_epoch=4).numbered(2, blobs(2))
+    progress = [float(inputs[-1][0]) for inputs, _ in task.train_batches(seed=0).take(9)]
+    np.testing.assert_allclose(progress, [0, 1 / 3, 2 / 3, 1, 0, 1 / 3, 2 / 3, 1, 0], rtol=1e-6)
+    assert {float(inputs[-1][0]) for inputs, _ in task.test_batches()} == {1.0}
+
+
+def test_a_visit_that_ends_within_an_epoch_is_refused():
+    learner = HAT(tasks=6, steps_per_epoch=3)
+    assert learner.training_steps(6, meta_batch_size=1) == 6
+    with pytest.raises(ValueError, match="visit of 4 gradient steps ends within an epoch of 3"):
+        learner.training_steps(4, meta_batch_size=1)
+
+
+@pytest.mark.parametrize("contract", [TestHAT(), TestProgressiveNets()])
+def test_what_is_judged_has_a_place_of_its_own(contract):
+    assert contract.learner().judged_task(blobs(9)).number == contract.learner().tasks
+
+
 def test_stopping_between_the_ends_of_epochs_is_refused():
     """s is far below s_max there, and held-out examples are judged with s_max."""
     for every in (1, 6):

@@ -100,13 +100,16 @@ class Gap:
 
     Attributes:
         over_datasets: Leap's mean over data sets minus the other's, seed by seed.
-        lower: on how many data sets Leap's mean over shared seeds is the lower one.
-        datasets: how many there are with shared seeds.
+        by_dataset: the same over shared seeds, data set by data set.
     """
 
     over_datasets: Estimate
-    lower: int
-    datasets: int
+    by_dataset: Estimate
+
+    @property
+    def lower(self) -> int:
+        """On how many data sets Leap is the lower one."""
+        return sum(gap < 0 for gap in self.by_dataset.values.values())
 
 
 def gaps_to_leap(found: Transfers, datasets: Sequence[str]) -> dict[str, dict[str, Gap]]:
@@ -123,13 +126,14 @@ def gaps_to_leap(found: Transfers, datasets: Sequence[str]) -> dict[str, dict[st
 
 def _gap(found, datasets, other, measure):
     means = over_datasets(found, datasets, measure)
-    single = [
-        difference(getattr(found[name]["leap"], measure), getattr(found[name][other], measure))
+    single = {
+        name: difference(
+            getattr(found[name]["leap"], measure), getattr(found[name][other], measure)
+        )
         for name in datasets
-    ]
-    single = [gap for gap in single if gap.values]
-    lower = sum(gap.mean < 0 for gap in single)
-    return Gap(difference(means["leap"], means[other]), lower, len(single))
+    }
+    by_dataset = Estimate({name: gap.mean for name, gap in single.items() if gap.values})
+    return Gap(difference(means["leap"], means[other]), by_dataset)
 
 
 def harm_findings(found: Transfers) -> list[str]:
@@ -162,20 +166,27 @@ def _leap_against_others(found, datasets, labels):
     sentences = []
     for measure, (what, *_) in _WORDS.items():
         gaps = {
-            labels[method]: of_measures[measure].over_datasets
+            labels[method]: of_measures[measure]
             for method, of_measures in compared.items()
             if of_measures[measure].over_datasets.values
         }
         if not gaps:
             continue
-        lower = [label for label, gap in gaps.items() if gap.mean < 0]
-        others = [label for label, gap in gaps.items() if gap.mean >= 0]
-        settled = [label for label, gap in gaps.items() if is_settled(gap)]
+        lower = [label for label, gap in gaps.items() if gap.over_datasets.mean < 0]
+        others = [label for label, gap in gaps.items() if gap.over_datasets.mean >= 0]
+        settled = [label for label, gap in gaps.items() if is_settled(gap.over_datasets)]
+        everywhere = [label for label, gap in gaps.items() if is_settled(gap.by_dataset)]
         parts = [f"lower than {listing(lower)}"] if lower else []
         parts += [f"not lower than {listing(others)}"] if others else []
         sentences.append(
             f"By mean {what} on the same seeds, Leap is {listing(parts)}; "
             + (f"the seeds settle it for {listing(settled)}." if settled else "no gap is settled.")
+            + (
+                f" Data set by data set, it has the same sign on all of them for "
+                f"{listing(everywhere)}, and {CLEAR}."
+                if everywhere
+                else ""
+            )
         )
     return sentences
 

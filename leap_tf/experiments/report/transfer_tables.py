@@ -168,7 +168,7 @@ def _gap(gap):
     verdict = "settled" if is_settled(gap.over_datasets) else f"not settled by {seeds}"
     minus = plus_minus(gap.over_datasets).replace("-", "−")
     yield Value(minus, verdict if gap.over_datasets.values else "")
-    yield Value(f"{gap.lower} of {count(gap.datasets, 'data set')}")
+    yield Value(f"{gap.lower} of {count(len(gap.by_dataset.values), 'data set')}")
 
 
 def measured(of_measures: Mapping[str, Mapping[str, Estimate]], method: str) -> list[Value]:
