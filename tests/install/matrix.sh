@@ -28,6 +28,7 @@ pip() { "$work/venv/bin/pip" "$@"; }
 # From elsewhere, so that what is imported is what was installed.
 import() { env -C / "$work/venv/bin/python" -c "import $1"; }
 import_base() { import leap_tf; }
+import_cluster() { import 'leap_tf.cluster, ray'; }
 import_atari() { TF_USE_LEGACY_KERAS=1 import leap_tf.atari; }
 
 # Politely: the table does not say how fast anything is.
@@ -42,8 +43,10 @@ train_readme() {  # the README's first command, cut short
 
 train_sinusoid() {
   train train --gin_file=gin_configs/sinusoid.gin --gin_param='meta_train.meta_steps = 2' \
-    --gin_param='sinusoid_splits.test_tasks = 2'
+    --gin_param='sinusoid_splits.test_tasks = 2' "$@"
 }
+
+train_cluster() { train_sinusoid --pool=ray --workers=1; }
 
 train_atari() {
   train atari_train --gin_file=gin_configs/atari_cpu.gin --gin_param='atari_meta_train.meta_steps = 1' \
@@ -51,6 +54,7 @@ train_atari() {
 }
 
 test_base() { tests tests/geometry tests/models tests/test_readme.py; }
+test_cluster() { tests tests/cluster/test_messages.py tests/cluster/test_task_board.py; }
 test_atari() { TF_USE_LEGACY_KERAS=1 tests tests/atari/test_agent.py tests/atari/test_trainer.py; }
 
 # row PYTHON EXTRA FROM IMPORT TRAIN TESTS INSTALL…
@@ -80,6 +84,9 @@ for python in "$@"; do
   row "$python" none pyproject.toml import_base train_sinusoid - .
   row "$python" dev requirements-dev.txt import_base train_sinusoid test_base \
     --no-deps -r requirements-dev.txt -e .
+  row "$python" dev,cluster "requirements-dev.txt + -cluster.txt" import_cluster train_cluster \
+    test_cluster --no-deps -r requirements-dev.txt -r requirements-cluster.txt -e .
+  row "$python" cluster pyproject.toml import_cluster train_cluster - '.[cluster]'
   row "$python" dev,atari "requirements-dev.txt + -atari.txt" import_atari train_atari \
     test_atari --no-deps -r requirements-dev.txt -r requirements-atari.txt -e .
   row "$python" atari pyproject.toml import_atari train_atari - '.[atari]'
