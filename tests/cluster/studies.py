@@ -45,7 +45,7 @@ def leap(**options):
 
 def hat(**options):
     """One with lasting state."""
-    made = trainer(leap_tf.HAT(6, 3), 1, ("head",), meta_rate=1.0, **options)
+    made = trainer(leap_tf.HAT(6, 4), 1, ("head",), meta_rate=1.0, **options)
     return Replica(made, splits())
 
 

@@ -55,7 +55,7 @@ LEARNERS = {
 SECOND_ORDER = ("MAML", "ANIL", "Meta-SGD")  # batch norm of vectors is refused there
 ONE_AFTER_ANOTHER = {
     "finetuning": leap_tf.MultiHeadedFinetuning,
-    "HAT": leap_tf.HAT,
+    "HAT": lambda: leap_tf.HAT(steps_per_epoch=STEPS),
     "Progressive Nets": lambda: leap_tf.ProgressiveNets(tasks=1 + len(ODD)),
 }
 
