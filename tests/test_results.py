@@ -4,9 +4,13 @@ import importlib.util
 import pathlib
 import re
 
+import gin
 import pytest
 
+from leap_tf.experiments import gin_registration
 from leap_tf.experiments.report import write_report
+from leap_tf.experiments.report.results import read_sweep
+from leap_tf.experiments.report.trials import chosen, trials_of
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
@@ -71,3 +75,23 @@ def test_the_readme_shows_rows_of_the_omniglot_report():
     assert len(rows) == 6
     for row in rows:
         assert row in report
+
+
+def test_the_multi_cv_table_uses_the_rates_that_its_trials_chose():
+    trials = read_sweep(RESULTS / "multi_cv" / "rates")
+    best = {
+        method: chosen(trials_of([cell for cell in trials.cells if cell.method == method]))
+        for method in {cell.method for cell in trials.cells}
+    }
+    folder = ROOT / "gin_configs" / "multi_cv"
+    try:
+        gin_registration.read_configuration([folder / "table3_cpu.gin"])
+        _, cells = gin_registration.configured_cells()
+        assert len(cells) == 70
+        for cell in cells:
+            gin_registration.read_configuration([folder / "cell_cpu.gin"], cell.bindings)
+            for schedule in ("inner", "judged"):
+                rate = gin.query_parameter(f"{schedule}/CosineDecay.initial_learning_rate")
+                assert str(rate) == best[cell.values["method"]].values["inner"]
+    finally:
+        gin.clear_config()
