@@ -22,16 +22,14 @@ def plot_learning_curve(entries: Sequence[Mapping[str, float]], path: pathlib.Pa
     figure = matplotlib.figure.Figure(figsize=(9, 3.6), layout="constrained")
     loss, error = figure.subplots(1, 2)
     steps = [entry["meta_step"] for entry in entries]
-    loss.plot(steps, [entry["loss"] for entry in entries], color=_COLOURS[0])
+    loss.plot(steps, _numbers(entries, "loss"), color=_COLOURS[0])
     loss.set(title="Mean training loss along the paths", ylabel="loss")
-    error.plot(
-        steps, [entry["error"] for entry in entries], color=_COLOURS[0], label="training batches"
-    )
+    error.plot(steps, _numbers(entries, "error"), color=_COLOURS[0], label="training batches")
     validated = [entry for entry in entries if "val_error" in entry]
     if validated:
         error.plot(
             [entry["meta_step"] for entry in validated],
-            [entry["val_error"] for entry in validated],
+            _numbers(validated, "val_error"),
             color=_COLOURS[1],
             marker="o",
             markersize=3,
@@ -50,6 +48,8 @@ def plot_adaptation(
 ) -> None:
     """Draws the training error over gradient steps, mean over tasks with one standard error.
 
+    Tasks that diverged are left out, as in tables, and counted in the legend.
+
     Args:
         evaluations: from a name, as the legend shows it, to its evaluation.
         path: where the PNG goes.
@@ -58,13 +58,17 @@ def plot_adaptation(
     figure = matplotlib.figure.Figure(figsize=(6.4, 4), layout="constrained")
     axes = figure.subplots()
     for colour, (name, evaluation) in zip(_COLOURS, evaluations.items()):
-        shortest = min(len(task.training_errors) for task in evaluation.tasks)
-        curves = np.stack(
-            [running_mean(task.training_errors[:shortest], window) for task in evaluation.tasks]
-        )
+        whole = [task for task in evaluation.tasks if not task.diverged]
+        lost = len(evaluation.tasks) - len(whole)
+        label = f"{name} ({lost} diverged)" if lost else name
+        if not whole:
+            axes.plot([], color=colour, label=label)
+            continue
+        shortest = min(len(task.training_errors) for task in whole)
+        curves = np.stack([running_mean(task.training_errors[:shortest], window) for task in whole])
         mean, spread = curves.mean(axis=0), curves.std(axis=0) / np.sqrt(len(curves))
         steps = np.arange(shortest)
-        axes.plot(steps, mean, color=colour, label=name)
+        axes.plot(steps, mean, color=colour, label=label)
         axes.fill_between(steps, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
     tasks = len(next(iter(evaluations.values())).tasks)
     axes.set(
@@ -77,6 +81,10 @@ def plot_adaptation(
     axes.legend(frameon=False)
     _tidy(axes)
     figure.savefig(path, dpi=120)
+
+
+def _numbers(entries, name):
+    return [np.nan if entry[name] is None else entry[name] for entry in entries]
 
 
 def running_mean(values: ArrayLike, window: int) -> np.ndarray:

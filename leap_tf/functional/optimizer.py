@@ -36,11 +36,12 @@ class FunctionalOptimizer:
 
     def __init__(self, optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable]):
         refuse_hidden_state(optimizer, role="inner_optimizer")
-        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        scales = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        if scales or optimizer.loss_scale_factor:
             raise ValueError(
-                "A LossScaleOptimizer cannot run in the functional task loop. Train in "
-                "'mixed_bfloat16', which needs no loss scaling, or use leap_tf.LeapOptimizer "
-                "with the LossScaleOptimizer inside it."
+                "Loss scaling (a LossScaleOptimizer, or loss_scale_factor) cannot run in the "
+                "functional task loop. Train in 'mixed_bfloat16', which needs none, or use "
+                "leap_tf.LeapOptimizer with the scaling optimizer inside it."
             )
         if hasattr(optimizer, "inner_optimizer") or hasattr(optimizer, "optimizers"):
             raise ValueError(

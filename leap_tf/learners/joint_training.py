@@ -21,11 +21,10 @@ class JointTraining(StatelessLearner):
         inner_optimizer: keras.optimizers.Optimizer,
         stopping: object | None,
     ) -> None:
-        settings = meta_optimizer.get_config()
-        if type(meta_optimizer) is not keras.optimizers.SGD or (
-            settings["learning_rate"] != 1.0 or settings["momentum"]
-        ):
+        plain = keras.optimizers.SGD(1.0, name=meta_optimizer.name).get_config()
+        if type(meta_optimizer) is not keras.optimizers.SGD or meta_optimizer.get_config() != plain:
             raise ValueError(
                 f"{type(self).__name__} goes to where training ended, so its meta_optimizer must "
-                "be keras.optimizers.SGD(1.0). The learning rate is the inner optimizer's."
+                "be keras.optimizers.SGD(1.0) and no more: no momentum, clipping or decay. The "
+                "learning rate is the inner optimizer's."
             )

@@ -5,23 +5,30 @@ random number is derived), history and the state of early stopping are in a
 `tf.train.Checkpoint`. Reading one runs no code: numbers, JSON and arrays without pickle.
 """
 
+import contextlib
 import json
 import logging
 import pathlib
 import re
 import shutil
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from leap_tf.functional import SavedArrays
+from leap_tf.training.settings import differences
 
 _LOGGER = logging.getLogger("leap_tf")
 
-# The files of a checkpoint, behind its name.
-_SUFFIXES = ("index", "data-00000-of-00001")
+# The files of a checkpoint, and what TensorFlow leaves of one when it is killed. A folder may hold
+# files of others, which are never touched.
+_INDEX = re.compile(r"step-\d{8,}\.index")
+_OWN_FILE = re.compile(r"(step-\d{8,})\.(index|data-\d{5}-of-\d{5})(\.tempstate\d+)?")
+_OWN_FOLDER = re.compile(r"step-\d{8,}_temp")
 
 # What TensorFlow raises when files of a checkpoint are missing, cut short or altered. Most are
 # OpErrors; its checkpoint reader adds two kinds of its own.
@@ -41,27 +48,28 @@ class Progress(tf.train.experimental.PythonState):
 
     Attributes:
         seed: the run's seed.
-        learner: name of the learner's class.
+        settings: what the run was set to, by name.
         meta_step: meta-updates made.
         stopped: whether a callback has ended the training.
         epochs: numbers of the meta-steps in `history`.
         history: one list of values per metric.
-        stopping: state of each `keras.callbacks.EarlyStopping`, in order.
+        callbacks: what callbacks remember that do, in order.
     """
 
-    FIELDS = ("seed", "learner", "meta_step", "stopped", "epochs", "history", "stopping")
+    FIELDS = ("seed", "settings", "meta_step", "stopped", "epochs", "history", "callbacks")
 
-    def __init__(self, seed: int, learner: str):
+    def __init__(self, seed: int, settings: Mapping[str, Any]):
         self.seed = seed
-        self.learner = learner
+        self.settings = dict(settings)
         self.meta_step = 0
         self.stopped = False
         self.epochs: list[int] = []
         self.history: dict[str, list[float]] = {}
-        self.stopping: list[dict] = []
+        self.callbacks: list[dict] = []
 
     def serialize(self) -> str:
-        return json.dumps({field: getattr(self, field) for field in self.FIELDS})
+        fields = {field: getattr(self, field) for field in self.FIELDS}
+        return json.dumps(fields, default=_as_python)
 
     def deserialize(self, string_value) -> None:
         fields = json.loads(tf.compat.as_text(string_value))
@@ -70,9 +78,16 @@ class Progress(tf.train.experimental.PythonState):
             setattr(self, field, fields[field])
 
 
+def _as_python(number):
+    """What callbacks add to the history may be NumPy's, of which JSON knows nothing."""
+    if isinstance(number, (np.generic, np.ndarray, tf.Tensor)):
+        return np.asarray(number).tolist()
+    raise TypeError(f"A {type(number).__name__} cannot be in the history: {number!r}")
+
+
 def _check_progress(fields):
     """Refuses a progress that no training has written."""
-    kinds = {"seed": int, "learner": str, "stopped": bool, "epochs": list, "stopping": list}
+    kinds = {"seed": int, "settings": dict, "stopped": bool, "epochs": list, "callbacks": list}
     whole = (
         isinstance(fields, dict)
         and all(isinstance(fields.get(name), kind) for name, kind in kinds.items())
@@ -80,7 +95,7 @@ def _check_progress(fields):
         and fields["meta_step"] >= 0
         and isinstance(fields.get("history"), dict)
         and all(isinstance(values, list) for values in fields["history"].values())
-        and all(isinstance(memory, dict) for memory in fields["stopping"])
+        and all(isinstance(memory, dict) for memory in fields["callbacks"])
     )
     if not whole:
         raise ValueError(f"its progress is none: {str(fields)[:80]}")
@@ -93,7 +108,7 @@ class TrainingState:
         variables: the model's variables, in order.
         meta_optimizer: built on the meta-learned variables.
         seed: the run's seed.
-        learner: name of the learner's class.
+        settings: all else that decides how it goes on, JSON by name.
     """
 
     def __init__(
@@ -101,10 +116,10 @@ class TrainingState:
         variables: Sequence[keras.Variable],
         meta_optimizer: keras.optimizers.Optimizer,
         seed: int,
-        learner: str,
+        settings: Mapping[str, Any],
     ):
-        self.progress = Progress(seed, learner)
-        self._learner = learner
+        self.progress = Progress(seed, settings)
+        self._settings = dict(settings)
         self.best_weights = SavedArrays()
         self._seed = seed
         self._variables = [*variables, *meta_optimizer.variables]
@@ -132,16 +147,24 @@ class TrainingState:
 
         Raises:
             CheckpointUnreadableError: its files are missing or damaged.
-            CheckpointMismatchError: it is of another model, meta-optimizer or seed.
+            CheckpointMismatchError: it is of another model, seed or setting.
         """
-        values = [variable.numpy() for variable in self._variables]
-        progress, best_weights = self.progress.serialize(), self.best_weights.value
-        try:
+        with self.all_or_nothing():
             self._read(path)
-        except (CheckpointUnreadableError, CheckpointMismatchError):
+
+    @contextlib.contextmanager
+    def all_or_nothing(self) -> Iterator[None]:
+        """Puts everything back to what it was before the block, if the block raises."""
+        values = [tf.identity(variable.value) for variable in self._variables]
+        progress = {field: getattr(self.progress, field) for field in Progress.FIELDS}
+        best_weights = self.best_weights.value
+        try:
+            yield
+        except BaseException:
             for variable, value in zip(self._variables, values):
                 variable.assign(value)
-            self.progress.deserialize(progress)
+            for field, value in progress.items():
+                setattr(self.progress, field, value)
             self.best_weights.value = best_weights
             raise
 
@@ -158,10 +181,12 @@ class TrainingState:
                 f"variables are {self._paths}. Build the model and the optimizers as they were "
                 f"when it was saved. TensorFlow says: {_first_line(error)}"
             ) from error
-        if self.progress.learner != self._learner:
+        changed = differences(self.progress.settings, self._settings)
+        if changed:
             raise CheckpointMismatchError(
-                f"The checkpoint {path} is of a run with the learner {self.progress.learner}, this "
-                f"one has {self._learner}. Give the same learner, or another directory."
+                f"The checkpoint {path} is of a run with other settings ({'; '.join(changed)}). "
+                "Give the same ones, or another directory. To go on with another meta rate, load "
+                "the checkpoint with the old one and then assign meta_optimizer.learning_rate."
             )
         if self.progress.seed != self._seed:
             raise CheckpointMismatchError(
@@ -179,7 +204,7 @@ class CheckpointFolder:
     """
 
     def __init__(self, folder: str | pathlib.Path, keep: int = 3):
-        self._folder = pathlib.Path(folder)
+        self.path = pathlib.Path(folder).resolve()
         self._keep = keep
 
     def save(self, state: TrainingState) -> None:
@@ -188,22 +213,24 @@ class CheckpointFolder:
         The index is what makes a checkpoint count, and TensorFlow renames it into place
         last: a process killed while saving leaves the earlier checkpoints as they were.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
-        state.save(self._folder / f"step-{state.progress.meta_step:08d}")
-        self._remove_all_but(path.name for path in self._newest_first()[: self._keep])
+        self.path.mkdir(parents=True, exist_ok=True)
+        state.save(self.path / f"step-{state.progress.meta_step:08d}")
+        self._remove_all_but({path.name for path in self._newest_first()[: self._keep]})
 
     def _remove_all_but(self, kept):
         """Removes older checkpoints, and what a process killed while saving has left."""
-        names = {f"{name}.{suffix}" for name in kept for suffix in _SUFFIXES}
-        for path in self._folder.glob("step-*"):
-            if path.name not in names:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for path in self.path.glob("step-*"):
+            own = _OWN_FILE.fullmatch(path.name)
+            if own and (own[1] not in kept or own[3]) and path.is_file():
+                path.unlink()
+            elif _OWN_FOLDER.fullmatch(path.name) and path.is_dir():
+                shutil.rmtree(path)
 
     @property
     def newest_step(self) -> int:
         """The meta-step of the newest checkpoint, 0 if there is none."""
         newest = self._newest_first()[:1]
-        return int(newest[0].name.removeprefix("step-")) if newest else 0
+        return _step_of(newest[0]) if newest else 0
 
     def restore(self, state: TrainingState) -> bool:
         """Restores the newest readable checkpoint; says so if a newer one is damaged.
@@ -225,14 +252,18 @@ class CheckpointFolder:
             return True
         if candidates:
             raise CheckpointUnreadableError(
-                f"None of the {len(candidates)} checkpoints in {self._folder} can be read. Start "
+                f"None of the {len(candidates)} checkpoints in {self.path} can be read. Start "
                 "again in another directory; nothing has been overwritten."
             )
         return False
 
     def _newest_first(self):
-        indices = sorted(self._folder.glob("step-*.index"), reverse=True)
-        return [index.with_suffix("") for index in indices]
+        found = (index for index in self.path.glob("step-*.index") if _INDEX.fullmatch(index.name))
+        return [index.with_suffix("") for index in sorted(found, key=_step_of, reverse=True)]
+
+
+def _step_of(path):
+    return int(path.stem.removeprefix("step-"))
 
 
 def _first_line(error):

@@ -14,6 +14,7 @@ What it is to train on a task, the loop leaves to a runner: supervised batches a
 import abc
 import contextlib
 import os
+import pathlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -24,22 +25,27 @@ import tensorflow as tf
 from leap_tf.functional import refuse_hidden_state, refuse_loss_scaling
 from leap_tf.learners import Learner
 from leap_tf.tasks import Task, TaskDistribution, TaskSplits
+from leap_tf.training.callback_memory import (
+    recall_callbacks,
+    refuse_restoring_weights,
+    remember_callbacks,
+)
 from leap_tf.training.checkpoint import (
     CheckpointFolder,
     CheckpointMismatchError,
     TrainingState,
 )
 from leap_tf.training.meta_batch import MetaBatch
-from leap_tf.training.meta_update import MetaTrainingDivergedError, apply_if_finite
+from leap_tf.training.meta_update import (
+    MetaTrainingDivergedError,
+    apply_if_finite,
+    shown_as_optimizer,
+)
 from leap_tf.training.parts import Divisible, Parts
 from leap_tf.training.progress import ProgressDisplay
 from leap_tf.training.runner import Judge, Runner, Summary
 from leap_tf.training.seeded_task import TaskAddress, TrainedTask
-from leap_tf.training.stopping import (
-    recall_stopping,
-    refuse_restoring_weights,
-    remember_stopping,
-)
+from leap_tf.training.settings import describe, whole_number
 from leap_tf.training.task_draws import EVALUATION, VALIDATION, TaskDraws
 from leap_tf.training.task_pool import Job, TaskFailure, TaskPool
 
@@ -91,8 +97,9 @@ class MetaLoop(abc.ABC):
         tolerated_failures: float = 0.0,
         report: Callable[[Any], None] | None = None,
     ):
-        check_at_least("steps_per_task", steps_per_task, learner.minimum_steps)
-        check_at_least("meta_batch_size", meta_batch_size, 1)
+        steps_per_task = whole_number("steps_per_task", steps_per_task, learner.minimum_steps)
+        meta_batch_size = whole_number("meta_batch_size", meta_batch_size, 1)
+        seed = whole_number("seed", seed, 0)
         if not 0.0 <= tolerated_failures < 1.0:
             raise ValueError(
                 f"tolerated_failures is a share of the meta-batch, at least 0 and below 1, and is "
@@ -124,10 +131,23 @@ class MetaLoop(abc.ABC):
         self._report = report
         self._draws = TaskDraws(learner, steps_per_task, meta_batch_size, seed)
         meta_optimizer.build(self.meta_variables)
-        self._state = TrainingState(variables, meta_optimizer, seed, type(learner).__name__)
+        settings = {
+            "learner": learner,
+            "inner_optimizer": inner_optimizer,
+            "meta_optimizer": meta_optimizer,
+            "stopping": stopping,
+            "steps_per_task": steps_per_task,
+            "meta_batch_size": meta_batch_size,
+        }
+        self._state = TrainingState(
+            variables,
+            meta_optimizer,
+            seed,
+            {name: describe(setting) for name, setting in settings.items()},
+        )
+        self._known_folders: set[pathlib.Path] = set()
         self._stop_requested = False
         self._was_stopped = False
-        self._torn = False  # whether the weights are those of a meta-step that did not end
 
     @property
     @abc.abstractmethod
@@ -166,7 +186,8 @@ class MetaLoop(abc.ABC):
         """Meta-trains until `meta_steps` meta-updates have been made in all.
 
         With `checkpoint_dir`, training goes on from what is there. A run that was killed and
-        started again ends bit-identical to one that was not.
+        started again ends bit-identical to one that was not, on the same machine's CPU. A
+        meta-step is made as a whole or not at all, whatever ends it.
 
         Args:
             task_distribution: where the tasks of each meta-batch come from.
@@ -193,12 +214,11 @@ class MetaLoop(abc.ABC):
             TaskFailedError: more tasks failed than are tolerated; if none are, what it raised.
             CheckpointMismatchError, CheckpointUnreadableError: the checkpoints are of another
                 run, or none of them can be read.
-            RuntimeError: an earlier `fit` was broken off in mid-step and left no checkpoint.
         """
-        check_at_least("validation_freq", validation_freq, 1)
+        whole_number("validation_freq", validation_freq, 1)
         if validation_steps is None:
             validation_steps = self.steps_per_task
-        check_at_least("validation_steps", validation_steps, 1)
+        whole_number("validation_steps", validation_steps, 1)
         if self.learner_variables:
             refuse_restoring_weights(callbacks)
         folder = CheckpointFolder(os.fspath(checkpoint_dir)) if checkpoint_dir else None
@@ -213,37 +233,34 @@ class MetaLoop(abc.ABC):
             [*callbacks, history, *shown], model=self.model, epochs=meta_steps, verbose=0
         )
         progress = self._state.progress
-        with _optimizer_of(self.model, self.meta_optimizer):
+        with shown_as_optimizer(self.model, self.meta_optimizer):
             callback_list.on_train_begin()
             history.history = {name: list(values) for name, values in progress.history.items()}
             history.epoch = list(progress.epochs)
             if restored:
-                recall_stopping(self._state, callbacks)
+                recall_callbacks(self._state, callbacks)
             last_save = time.monotonic()
             try:
                 while progress.meta_step < meta_steps and not progress.stopped:
                     epoch = progress.meta_step
                     callback_list.on_epoch_begin(epoch)
-                    gradients, state, logs = self._meta_gradients(task_distribution, epoch)
-                    self._torn = True
-                    if not apply_if_finite(self.meta_optimizer, gradients, self.meta_variables):
-                        self._torn = False
-                        raise MetaTrainingDivergedError(
-                            f"Meta-step {epoch + 1} overflows and is not made. Lower the meta rate."
-                        )
-                    for variable, value in zip(self._runner.lasting_state, state):
-                        variable.assign(value)
-                    if validation_tasks and (epoch + 1) % validation_freq == 0:
-                        found = self._evaluate(
-                            validation_tasks, validation_steps, VALIDATION, "validation"
-                        )
-                        logs |= {f"val_{name}": value for name, value in found.metrics().items()}
-                    progress.meta_step += 1
-                    callback_list.on_epoch_end(epoch, logs)
-                    progress.stopped = bool(self.model.stop_training)
-                    progress.history, progress.epochs = history.history, history.epoch
-                    remember_stopping(self._state, callbacks)
-                    self._torn = False
+                    with self._state.all_or_nothing():
+                        logs = self._make_meta_step(task_distribution, epoch)
+                        if validation_tasks and (epoch + 1) % validation_freq == 0:
+                            found = self._evaluate(
+                                validation_tasks,
+                                validation_steps,
+                                VALIDATION,
+                                "validation",
+                                stoppable=True,
+                            )
+                            logs |= {f"val_{name}": each for name, each in found.metrics().items()}
+                        progress.meta_step += 1
+                        callback_list.on_epoch_end(epoch, logs)
+                        progress.stopped = bool(self.model.stop_training)
+                        progress.history = {k: list(v) for k, v in history.history.items()}
+                        progress.epochs = list(history.epoch)
+                        remember_callbacks(self._state, callbacks)
                     if folder and time.monotonic() - last_save >= checkpoint_seconds:
                         folder.save(self._state)
                         last_save = time.monotonic()
@@ -260,7 +277,7 @@ class MetaLoop(abc.ABC):
                     folder = None
                 callback_list.on_train_end()
             finally:
-                if folder and not self._torn and progress.meta_step:
+                if folder and progress.meta_step:
                     folder.save(self._state)
         return history
 
@@ -287,7 +304,7 @@ class MetaLoop(abc.ABC):
         """
         if steps is None:
             steps = self.steps_per_task
-        check_at_least("steps", steps, 1)
+        whole_number("steps", steps, 1)
         return self._evaluate(tasks, steps, EVALUATION, split)
 
     def run_again(
@@ -324,31 +341,40 @@ class MetaLoop(abc.ABC):
         """Reads what `save` wrote.
 
         Raises:
-            CheckpointMismatchError: it is of another model, meta-optimizer or seed.
+            CheckpointMismatchError: it is of another model, seed or setting.
             CheckpointUnreadableError: its files are missing or damaged.
         """
         self._state.load(os.fspath(path))
-        self._torn = False
+        self._known_folders.add(pathlib.Path(path).resolve().parent)
 
     def _restore(self, folder: CheckpointFolder | None) -> bool:
         """Goes on from a folder's checkpoint, if this trainer has not moved on by itself."""
-        restored = False
-        if folder and (self._torn or not self.meta_step):
+        if folder is None:
+            return False
+        if not self.meta_step:
             restored = folder.restore(self._state)
-            self._torn = self._torn and not restored
-        elif folder and folder.newest_step > self.meta_step:
-            raise CheckpointMismatchError(
-                f"The folder holds a checkpoint of meta-step {folder.newest_step}, and this "
-                f"trainer is at {self.meta_step}. Give another checkpoint_dir, or a new trainer "
-                "to go on from the folder."
-            )
-        if self._torn:
-            raise RuntimeError(
-                "An earlier fit was broken off in the middle of a meta-step, so the weights are "
-                "those of no whole number of meta-steps. Load a checkpoint, or build the model and "
-                "the trainer again."
-            )
+        else:
+            restored = False
+            newest = folder.newest_step
+            if newest > self.meta_step or (newest and folder.path not in self._known_folders):
+                raise CheckpointMismatchError(
+                    f"The folder holds a checkpoint of meta-step {newest}, and this trainer is at "
+                    f"{self.meta_step}, which it did not reach from there. Give another "
+                    "checkpoint_dir, or a new trainer to go on from the folder."
+                )
+        self._known_folders.add(folder.path)
         return restored
+
+    def _make_meta_step(self, distribution, epoch) -> dict[str, Any]:
+        """Trains a meta-batch of tasks and moves the initialization; returns metrics."""
+        gradients, state, logs = self._meta_gradients(distribution, epoch)
+        if not apply_if_finite(self.meta_optimizer, gradients, self.meta_variables):
+            raise MetaTrainingDivergedError(
+                f"Meta-step {epoch + 1} overflows and is not made. Lower the meta rate."
+            )
+        for variable, value in zip(self._runner.lasting_state, state):
+            variable.assign(value)
+        return logs
 
     def _meta_gradients(
         self, distribution, epoch
@@ -367,32 +393,15 @@ class MetaLoop(abc.ABC):
         gradients, logs = batch.mean(self.meta_variables)
         return gradients, batch.state, logs
 
-    def _evaluate(self, tasks, steps, stream, split):
+    def _evaluate(self, tasks, steps, stream, split, stoppable=False):
         seeded = self._draws.judged(tasks, steps, stream, split)
         job: Job[Any] = Job("evaluate", self._judge.evaluate, self.read_judged)
         results = []
         with contextlib.closing(self.pool.map(job, self.task_variables, seeded)) as found:
             for result in found:
+                if stoppable and self._stop_requested:
+                    raise _StopRequestedError
                 if isinstance(result, TaskFailure):
                     raise result.as_error()
                 results.append(result)
         return self.summary(results)
-
-
-@contextlib.contextmanager
-def _optimizer_of(model, optimizer):
-    """Shows Keras callbacks the meta-optimizer as the model's, for the time of a `fit`."""
-    had_one, before = hasattr(model, "optimizer"), getattr(model, "optimizer", None)
-    model.optimizer = optimizer
-    try:
-        yield
-    finally:
-        if had_one:
-            model.optimizer = before
-        else:
-            del model.optimizer
-
-
-def check_at_least(name, number, least):
-    if number < least:
-        raise ValueError(f"{name} must be at least {least}, and is {number}.")

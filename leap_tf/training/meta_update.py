@@ -1,6 +1,7 @@
 """The meta-update, or none at all where it would leave numbers behind that are not finite."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import keras
 import tensorflow as tf
@@ -36,3 +37,17 @@ def apply_if_finite(
     for variable, value in zip(touched, before):
         variable.assign(value)
     return False
+
+
+@contextlib.contextmanager
+def shown_as_optimizer(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
+    """Shows Keras callbacks the meta-optimizer as the model's, for the time of a `fit`."""
+    had_one, before = hasattr(model, "optimizer"), getattr(model, "optimizer", None)
+    model.optimizer = optimizer
+    try:
+        yield
+    finally:
+        if had_one:
+            model.optimizer = before
+        else:
+            del model.optimizer

@@ -1,6 +1,7 @@
 """Metrics as JSON lines, one per meta-step, that stay right across restarts."""
 
 import json
+import math
 import os
 import pathlib
 import time
@@ -10,6 +11,8 @@ import keras
 
 class MetricsLog(keras.callbacks.Callback):
     """Appends `{"meta_step": …, "seconds": …, metrics}` to a file after every meta-step.
+
+    What is not finite becomes null, since JSON has no other word for it.
 
     A run that is started again may repeat meta-steps made after its last checkpoint; their
     old lines are removed first, so that each meta-step is in the file once.
@@ -33,7 +36,9 @@ class MetricsLog(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         seconds = round(time.monotonic() - self._started, 3)
-        line = json.dumps({"meta_step": epoch + 1, "seconds": seconds, **(logs or {})})
+        metrics = {name: float(value) for name, value in (logs or {}).items()}
+        metrics = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        line = json.dumps({"meta_step": epoch + 1, "seconds": seconds, **metrics})
         with self._path.open("a") as file:
             file.write(line + "\n")
 

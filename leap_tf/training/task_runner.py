@@ -5,6 +5,7 @@ Keras model and changes nothing, so any number of threads can use one runner.
 """
 
 import contextlib
+import re
 from collections.abc import Iterator, Sequence
 
 import keras
@@ -83,6 +84,7 @@ class TaskRunner:
         self._lasting_indices = [i for i, other in enumerate(others) if id(other) in lasting]
         self.lasting_state = [others[index] for index in self._lasting_indices]
         self._query_batches = learner.query_batches
+        self._minimum_steps = learner.minimum_steps
         last = output_layer(model.model)
         self._fresh_head = last if last and last.name in task_layers else None
         head = {id(each) for each in (self._fresh_head.weights if self._fresh_head else ())}
@@ -110,6 +112,13 @@ class TaskRunner:
     def train(self, seeded: SeededTask) -> TrainedTask:
         """Trains on a task and returns what the learner makes of it."""
         result = self._adapt(self._training_loop, seeded, self._stopping)
+        steps = int(result.losses.shape[0])
+        if steps < self._minimum_steps and not self._stopping:
+            raise ValueError(
+                f"Task {seeded.task.name!r} gave {steps} training batches, and the learner learns "
+                f"from no less than {self._minimum_steps}. Repeat its data set, or make smaller "
+                "batches."
+            )
         losses, errors = result.losses.numpy(), result.errors.numpy()
         return TrainedTask(
             meta_gradient=result.update.meta_gradient,
@@ -132,8 +141,14 @@ class TaskRunner:
                 f"judged_stopping needs validation examples, and task {seeded.task.name!r} has no "
                 "validation_batches(). It must not stop by those it is judged on."
             )
+        held_out_batches = seeded.task.test_batches()
+        if held_out_batches.cardinality() == tf.data.INFINITE_CARDINALITY:
+            raise ValueError(
+                f"test_batches() of task {seeded.task.name!r} never end. Every held-out example "
+                "is judged once, so leave out .repeat()."
+            )
         adapted = self._adapt(self._evaluation_loop, seeded, stopping)
-        batches = iter(seeded.task.test_batches())
+        batches = iter(held_out_batches)
         with _naming(seeded.task):
             held_out = self._evaluation_loop.evaluate(batches, adapted.parameters, adapted.state)
         if not int(held_out.examples):
@@ -216,16 +231,26 @@ def _naming(task: Task) -> Iterator[None]:
         ) from error
     except WrongSecondDerivativesError as error:
         raise ValueError(f"{_gist(error)} Or take a first-order learner.") from error
-    except (tf.errors.InvalidArgumentError, ValueError, TypeError) as error:
+    except tf.errors.InvalidArgumentError as error:
         raise ValueError(
             f"Task {task.name!r} has data the model or loss cannot take. Labels must lie in "
             "[0, outputs of the model), and inputs must have the model's shape and dtype. The "
             f"error was: {_gist(error)}"
         ) from error
+    except (ValueError, TypeError) as error:  # in tracing: the data's shapes, or somebody's code
+        raise ValueError(
+            f"Task {task.name!r} cannot be trained on. Either its inputs have not the shape and "
+            "dtype of the model's, or the loss, the error function or the learner fails on them: "
+            f"{_gist(error)}"
+        ) from error
 
 
 def _gist(error):
     """The line that matters: the first of TensorFlow's, the last of a traced function's."""
-    lines = [line.strip() for line in str(getattr(error, "message", error)).splitlines()]
-    lines = [line for line in lines if line] or [type(error).__name__]
+    text = re.sub(r"\x1b\[\d*m", "", str(getattr(error, "message", error)))
+    lines = [line.strip() for line in text.splitlines()]
+    # Keras frames what went wrong by the call and its arguments.
+    frame = ("•", "Arguments received by", "Exception encountered when calling")
+    lines = [line for line in lines if line and not line.startswith(frame)]
+    lines = lines or [type(error).__name__]
     return lines[-1] if lines[0].endswith("in user code:") else lines[0]

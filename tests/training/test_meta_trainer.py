@@ -1,6 +1,7 @@
 """The outer loop: learning, determinism, restarts, callbacks, bad input."""
 
 import json
+import re
 
 import keras
 import numpy as np
@@ -16,7 +17,7 @@ MSE = keras.losses.MeanSquaredError()
 
 
 def trainer(seed=0, model=None, **options):
-    keras.utils.set_random_seed(seed)
+    keras.utils.set_random_seed(int(seed))
     settings = {
         "loss": MSE,
         "inner_optimizer": keras.optimizers.SGD(0.02),
@@ -450,7 +451,7 @@ def test_calls_that_cannot_be_right_are_refused():
     with pytest.raises(ValueError, match="gave no tasks when asked for 5"):
         learner.fit(Nothing(), 1, verbose=False)
     wide = np.ones((8, 3), np.float32)
-    with pytest.raises(ValueError, match="Task 'wide' has data the model or loss cannot take"):
+    with pytest.raises(ValueError, match="Task 'wide' cannot be trained on.*: Input 0"):
         learner.evaluate([ArrayTask("wide", (wide, wide), (wide, wide), batch_size=4)])
 
 
@@ -490,21 +491,158 @@ def test_a_trainer_that_has_moved_on_does_not_overwrite_a_folder(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
-def test_a_fit_broken_off_in_mid_step_is_not_silently_continued(tmp_path):
+@pytest.mark.parametrize("meta_optimizer", [keras.optimizers.SGD, keras.optimizers.Adam])
+def test_a_meta_step_is_made_as_a_whole_or_not_at_all(meta_optimizer):
+    """Broken off after the meta-update, in validation or in a callback."""
+
+    class Unreachable:
+        name = "unreachable"
+
+        def test_batches(self):
+            raise ConnectionError
+
     def explode(step, logs):
         raise KeyError("a bug in a callback")
 
     bug = keras.callbacks.LambdaCallback(on_epoch_end=explode)
-    learner = trainer()
-    learner.fit(leap_tf.Sinusoids(), 1, checkpoint_dir=tmp_path, verbose=False)
+    learner = trainer(meta_optimizer=meta_optimizer(0.1))
+    learner.fit(leap_tf.Sinusoids(), 1, verbose=False)
+    before = weights(learner)
     with pytest.raises(KeyError):
         learner.fit(leap_tf.Sinusoids(), 3, callbacks=[bug], verbose=False)
-    with pytest.raises(RuntimeError, match="broken off in the middle of a meta-step"):
-        learner.fit(leap_tf.Sinusoids(), 3, verbose=False)
-    learner.fit(leap_tf.Sinusoids(), 3, checkpoint_dir=tmp_path, verbose=False)
-    straight = trainer()
-    straight.fit(leap_tf.Sinusoids(), 3, verbose=False)
+    with pytest.raises(ConnectionError):
+        learner.fit(leap_tf.Sinusoids(), 3, [Unreachable()], verbose=False)
+    assert learner.meta_step == 1
+    assert_same(weights(learner), before)
+    history = learner.fit(leap_tf.Sinusoids(), 3, verbose=False)
+    straight = trainer(meta_optimizer=meta_optimizer(0.1))
+    expected = straight.fit(leap_tf.Sinusoids(), 3, verbose=False)
     assert_same(weights(learner), weights(straight))
+    assert history.history == expected.history
+    assert history.epoch == expected.epoch == [0, 1, 2]
+
+
+def test_a_stop_that_is_asked_for_in_validation_is_heard_there():
+    learner = trainer()
+    judged = []
+
+    class Stopping:
+        def __init__(self, number):
+            self.name = f"task {number}"
+            self._task = held_out(1)[0]
+            self.test_batches = self._task.test_batches
+
+        def train_batches(self, seed):
+            judged.append(self.name)
+            learner.request_stop()
+            return self._task.train_batches(seed)
+
+    learner.fit(leap_tf.Sinusoids(), 2, [Stopping(number) for number in range(12)], verbose=False)
+    assert learner.was_stopped
+    assert learner.meta_step == 0
+    assert len(judged) < 6
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"meta_optimizer": keras.optimizers.SGD(0.01)}, "meta_optimizer.learning_rate: 0.1"),
+        ({"inner_optimizer": keras.optimizers.SGD(0.02, momentum=0.5)}, "inner_optimizer.momentum"),
+        ({"learner": leap_tf.Leap("energy")}, "geometry.distance: length then, energy now"),
+        ({"learner": leap_tf.Reptile()}, "learner.class: Leap then, Reptile now"),
+        ({"steps_per_task": 7}, "steps_per_task: "),
+        ({"meta_batch_size": 2}, "meta_batch_size: "),
+        ({"stopping": leap_tf.StopWhenStalled()}, "stopping.patience: nothing then, 10 now"),
+    ],
+)
+def test_a_restart_with_other_settings_is_refused(tmp_path, change, message):
+    def made(**options):
+        return trainer(**{"meta_optimizer": keras.optimizers.SGD(0.1)} | options)
+
+    made().fit(leap_tf.Sinusoids(), 1, checkpoint_dir=tmp_path, verbose=False)
+    other = made(**change)
+    before = weights(other)
+    with pytest.raises(leap_tf.CheckpointMismatchError, match=re.escape(message)):
+        other.fit(leap_tf.Sinusoids(), 2, checkpoint_dir=tmp_path, verbose=False)
+    assert_same(weights(other), before)
+    made().fit(leap_tf.Sinusoids(), 2, checkpoint_dir=tmp_path, verbose=False)
+
+
+def test_files_of_others_in_the_folder_are_left_alone(tmp_path):
+    theirs = ["step-counts.csv", "step-best.index", "step-00000001.txt", "step-size/thesis.txt"]
+    for name in theirs:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("precious")
+    for last in (6, 7):
+        trainer().fit(
+            leap_tf.Sinusoids(),
+            last,
+            checkpoint_dir=tmp_path,
+            checkpoint_seconds=0.0,
+            verbose=False,
+        )
+    assert all((tmp_path / name).read_text() == "precious" for name in theirs)
+    assert len(list(tmp_path.glob("step-0000000?.index"))) == 3
+
+
+def test_a_folder_of_another_training_is_not_taken_over(tmp_path):
+    trainer().fit(leap_tf.Sinusoids(), 1, checkpoint_dir=tmp_path / "other", verbose=False)
+    learner = trainer()
+    learner.fit(leap_tf.Sinusoids(), 2, checkpoint_dir=tmp_path / "own", verbose=False)
+    with pytest.raises(leap_tf.CheckpointMismatchError, match="which it did not reach from there"):
+        learner.fit(leap_tf.Sinusoids(), 3, checkpoint_dir=tmp_path / "other", verbose=False)
+    learner.fit(leap_tf.Sinusoids(), 3, checkpoint_dir=tmp_path / "own", verbose=False)
+    again = trainer()
+    again.load(tmp_path / "own" / "step-00000003")
+    again.fit(leap_tf.Sinusoids(), 4, checkpoint_dir=tmp_path / "own", verbose=False)
+
+
+def test_a_callback_that_lowers_the_rate_goes_on_where_it_was(tmp_path):
+    def fit(learner, meta_steps, **options):
+        callback = keras.callbacks.ReduceLROnPlateau("loss", 0.5, 2, mode="min", min_delta=1e9)
+        learner.fit(leap_tf.Sinusoids(), meta_steps, callbacks=[callback], verbose=False, **options)
+        return float(learner.meta_optimizer.learning_rate)
+
+    straight = [fit(trainer(), meta_steps) for meta_steps in (2, 4, 6)]
+    assert len(set(straight)) == 3
+    restarted = [fit(trainer(), step, checkpoint_dir=tmp_path) for step in range(1, 7)]
+    assert restarted[1::2] == straight
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    learner = trainer(seed=np.int64(3), steps_per_task=np.int32(5))
+    note = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda step, logs: logs.update(extra=np.float32(0.5))
+    )
+    learner.fit(leap_tf.Sinusoids(), 1, callbacks=[note], checkpoint_dir=tmp_path, verbose=False)
+    again = trainer(seed=3, steps_per_task=5)
+    again.fit(leap_tf.Sinusoids(), 1, checkpoint_dir=tmp_path, verbose=False)
+    assert_same(weights(again), weights(learner))
+    for options in ({"seed": -1}, {"seed": None}, {"steps_per_task": 8.0}):
+        with pytest.raises((TypeError, ValueError), match=f"{next(iter(options))} must be"):
+            leap_tf.MetaTrainer(
+                leap_tf.mlp(), MSE, keras.optimizers.SGD(), keras.optimizers.SGD(), **options
+            )
+
+
+def test_tasks_that_end_too_soon_or_never_are_refused():
+    class Short:
+        name = "short"
+
+        def train_batches(self, seed):
+            return held_out(1)[0].train_batches(seed).take(1)
+
+    with pytest.raises(ValueError, match="'short' gave 1 training batches, .* no less than 2"):
+        trainer().fit(leap_tf.FiniteTasks([Short()]), 1, verbose=False)
+
+    class Endless:
+        name = "endless"
+
+        def test_batches(self):
+            return held_out(1)[0].test_batches().repeat()
+
+    with pytest.raises(ValueError, match=r"test_batches\(\) of task 'endless' never end"):
+        trainer().evaluate([Endless()])
 
 
 def test_a_fit_that_stopped_early_does_not_bind_the_next():
