@@ -22,7 +22,7 @@ def judge(
     target_error: float = 0.1,
     split: str = "test",
     baseline: bool = True,
-    again: bool = False,
+    again: Mapping[str, str] | None = None,
 ) -> str:
     """Adapts to every held-out task from both initializations and compares.
 
@@ -36,7 +36,8 @@ def judge(
         target_error: the training error for "steps to reach it".
         split: "test", or "validation" to choose hyperparameters by.
         baseline: whether to judge the fresh initialization too.
-        again: whether this is not the run's own judgement, and must leave that as it is.
+        again: what is bound otherwise than in the run, from name to value. The judgement is kept
+            beside the run's own, which is that without any; None for the run's own.
 
     Returns:
         The table, as text.
@@ -62,9 +63,11 @@ def judge(
         "transductive": trainer.transductive,
         "results": {name: as_record(value, target_error) for name, value in evaluations.items()},
     }
+    if again is not None:
+        record["bindings"] = dict(again)
     file, picture = (
         (run.evaluation_again, "adaptation_again.png")
-        if again
+        if again is not None
         else (run.evaluation, "adaptation.png")
     )
     with replacing(run.plots / picture) as partial:

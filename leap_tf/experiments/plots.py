@@ -58,16 +58,10 @@ def plot_adaptation(
     figure = matplotlib.figure.Figure(figsize=(6.4, 4), layout="constrained")
     axes = figure.subplots()
     for colour, (name, evaluation) in zip(_COLOURS, evaluations.items()):
-        whole = [task for task in evaluation.tasks if not task.diverged]
-        lost = len(evaluation.tasks) - len(whole)
+        lost = len(evaluation.diverged)
         label = f"{name} ({lost} diverged)" if lost else name
-        if not whole:
-            axes.plot([], color=colour, label=label)
-            continue
-        shortest = min(len(task.training_errors) for task in whole)
-        curves = np.stack([running_mean(task.training_errors[:shortest], window) for task in whole])
-        mean, spread = curves.mean(axis=0), curves.std(axis=0) / np.sqrt(len(curves))
-        steps = np.arange(shortest)
+        mean, spread = mean_training_error(evaluation, window)
+        steps = np.arange(len(mean))
         axes.plot(steps, mean, color=colour, label=label)
         axes.fill_between(steps, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
     tasks = len(next(iter(evaluations.values())).tasks)
@@ -85,6 +79,21 @@ def plot_adaptation(
 
 def _numbers(entries, name):
     return [np.nan if entry[name] is None else entry[name] for entry in entries]
+
+
+def mean_training_error(evaluation: Evaluation, window: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns mean and standard error over the tasks that did not diverge; both empty without any.
+
+    Args:
+        evaluation: of tasks; curves are cut to the shortest.
+        window: batches in the running mean that smooths them.
+    """
+    whole = [task.training_errors for task in evaluation.tasks if not task.diverged]
+    if not whole:
+        return np.zeros(0), np.zeros(0)
+    shortest = min(len(errors) for errors in whole)
+    curves = np.stack([running_mean(errors[:shortest], window) for errors in whole])
+    return curves.mean(axis=0), curves.std(axis=0) / np.sqrt(len(curves))
 
 
 def running_mean(values: ArrayLike, window: int) -> np.ndarray:

@@ -12,6 +12,8 @@ from absl import flags
 from absl import logging as absl_logging
 
 from leap_tf.experiments.gin_registration import (
+    ConfigurationError,
+    changed_bindings,
     configured_cells,
     configured_export,
     configured_judge,
@@ -38,6 +40,12 @@ _MENDABLE = (
     SweepError,
     TaskPoolError,
     tf.errors.OpError,
+)
+
+# What may be bound otherwise when a run is judged again.
+_OF_JUDGING = re.compile(
+    r"judge\.|judged/"
+    r"|MetaTrainer\.(judged_optimizer|judged_stopping|transductive|parallel_tasks)$"
 )
 
 # What a full or read-only disk says, by way of Python or of TensorFlow, and what can be done.
@@ -132,12 +140,24 @@ def evaluate(
         data_dir: folder of prepared data sets.
 
     Raises:
+        ConfigurationError: they change more than how a run is judged.
         RunDirectoryError: the folder holds no finished run.
     """
     run = RunDirectory(output_dir)
-    read_configuration([run.require_config(), *gin_files], gin_params)
+    trained = read_configuration([run.require_config()])
+    changed = changed_bindings(
+        trained, read_configuration([run.require_config(), *gin_files], gin_params)
+    )
+    others = [name for name in changed if not _OF_JUDGING.match(name)]
+    if others:
+        raise ConfigurationError(
+            f"A run is judged as what it was trained as, and {', '.join(others)} would make it "
+            "another: with another seed, say, held-out tasks may have been trained on. What can be "
+            "bound here is judge.…, MetaTrainer.judged_optimizer, judged_stopping, transductive "
+            "and parallel_tasks, and whatever is under the scope judged/."
+        )
     study = configured_study(data_dir=data_dir)
-    print(configured_judge(study=study, run=run, again=True))
+    print(configured_judge(study=study, run=run, again=changed))
     print(f"The run's own judgement is as it was; this one is in {run.evaluation_again}.")
 
 

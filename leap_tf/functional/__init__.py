@@ -1,6 +1,7 @@
 """Keras models and optimizers as pure functions of their variables."""
 
 from leap_tf.functional.curvature import WrongSecondDerivativesError
+from leap_tf.functional.finite_update import apply_if_finite
 from leap_tf.functional.fresh_layers import (
     FreshLayers,
     fresh_values,
@@ -25,6 +26,7 @@ __all__ = [
     "OptimizerReset",
     "SavedArrays",
     "WrongSecondDerivativesError",
+    "apply_if_finite",
     "fresh_values",
     "layer_variables",
     "meta_learned_indices",

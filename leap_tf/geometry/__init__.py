@@ -6,6 +6,7 @@ from leap_tf.geometry.path import (
     PathPoint,
     accumulator_dtype,
     extend_path,
+    mean_over_segments,
     start_path,
 )
 
@@ -15,5 +16,6 @@ __all__ = [
     "PathPoint",
     "accumulator_dtype",
     "extend_path",
+    "mean_over_segments",
     "start_path",
 ]

@@ -197,3 +197,9 @@ def _scalar_dtype(tensors):
 
 def _cast_like(tensors, references):
     return [tf.cast(tensor, reference.dtype) for tensor, reference in zip(tensors, references)]
+
+
+def mean_over_segments(path: GradientPath) -> list[tf.Tensor]:
+    """Returns the meta-gradient of a path divided by its number of segments, at least 1."""
+    segments = tf.maximum(path.points - 1, 1)
+    return [total / tf.cast(segments, total.dtype) for total in path.meta_gradient]

@@ -14,7 +14,14 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from leap_tf.geometry import GradientPath, PathGeometry, PathPoint, extend_path, start_path
+from leap_tf.geometry import (
+    GradientPath,
+    PathGeometry,
+    PathPoint,
+    extend_path,
+    mean_over_segments,
+    start_path,
+)
 from leap_tf.learners.learner import Learner, TaskEnd, TaskUpdate
 
 
@@ -56,8 +63,5 @@ class Leap(Learner):
         return extend_path(state, point, self.geometry)
 
     def end_task(self, state: GradientPath, end: TaskEnd) -> TaskUpdate:
-        meta_gradient = state.meta_gradient
-        if self.per_segment:
-            segments = tf.maximum(state.points - 1, 1)
-            meta_gradient = [sum_ / tf.cast(segments, sum_.dtype) for sum_ in meta_gradient]
+        meta_gradient = mean_over_segments(state) if self.per_segment else state.meta_gradient
         return TaskUpdate(meta_gradient, {"path_length": state.length, "path_energy": state.energy})

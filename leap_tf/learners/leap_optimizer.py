@@ -23,12 +23,13 @@ import tensorflow as tf
 from leap_tf.functional import (
     OptimizerReset,
     SavedArrays,
+    apply_if_finite,
     fresh_values,
     layer_variables,
     pack_arrays,
     unpack_arrays,
 )
-from leap_tf.geometry import PathGeometry, accumulator_dtype
+from leap_tf.geometry import PathGeometry, accumulator_dtype, mean_over_segments
 from leap_tf.learners.leap_optimizer_refusals import (
     LOSS_NOT_SEEN,
     refuse_ambiguous_task_layers,
@@ -71,6 +72,9 @@ class LeapOptimizer(keras.optimizers.Optimizer):
         distance: "length" or "energy", see `leap_tf.geometry.PathGeometry`.
         include_loss: whether the loss is a coordinate of the path.
         stabilizer: whether a rising loss counts as a falling one.
+        metric: "euclidean" or "fisher", see `PathGeometry`.
+        per_segment: whether a task's meta-gradient is divided by its number of segments, so that a
+            meta rate holds for any number of steps. The paper's is not.
         task_layers: names of layers that start fresh on every task (heads). They are trained
             but not meta-learned and are no part of the path.
         seed: what the fresh layers are drawn from.
@@ -87,6 +91,8 @@ class LeapOptimizer(keras.optimizers.Optimizer):
         distance: str = "length",
         include_loss: bool = True,
         stabilizer: bool = True,
+        metric: str = "euclidean",
+        per_segment: bool = False,
         task_layers: Sequence[str] = (),
         seed: int = 0,
         name: str = "leap",
@@ -94,7 +100,8 @@ class LeapOptimizer(keras.optimizers.Optimizer):
     ):
         if kwargs:
             raise ValueError(
-                f"LeapOptimizer takes no {sorted(kwargs)}: set them on the inner_optimizer."
+                f"LeapOptimizer takes no {sorted(kwargs)}. Set clipping, decay and the like on the "
+                "inner_optimizer or the meta_optimizer."
             )
         if isinstance(inner_optimizer, LeapOptimizer) or isinstance(meta_optimizer, LeapOptimizer):
             raise ValueError("LeapOptimizers do not nest; wrap an ordinary Keras optimizer.")
@@ -102,7 +109,8 @@ class LeapOptimizer(keras.optimizers.Optimizer):
         super().__init__(learning_rate=0.0, name=name)
         self.inner_optimizer = inner_optimizer
         self.meta_optimizer = meta_optimizer
-        self.geometry = PathGeometry(distance, include_loss, stabilizer)
+        self.geometry = PathGeometry(distance, include_loss, stabilizer, metric)
+        self.per_segment = per_segment
         self.task_layers = tuple(task_layers)
         self.seed = seed
         self._loss = None
@@ -171,13 +179,17 @@ class LeapOptimizer(keras.optimizers.Optimizer):
         only; its task layers and running statistics stay as they were saved.)
 
         Raises:
-            As `meta_gradients`.
+            As `meta_gradients`, and FloatingPointError if the update overflows: it is not made,
+            and the sums stay, for another try with a lower meta rate.
         """
         gradients = [
             tf.cast(gradient, variable.dtype)
             for gradient, variable in zip(self.meta_gradients(), self._initialization)
         ]
-        self.meta_optimizer.apply(gradients, self._initialization)
+        if not apply_if_finite(self.meta_optimizer, gradients, self._initialization):
+            raise FloatingPointError(
+                "The meta-update overflows and is not made. Lower the meta_optimizer's rate."
+            )
         for theta, variable in zip(self._initialization, self.meta_variables):
             if variable.constraint is not None:
                 theta.assign(variable.constraint(theta.value))
@@ -279,6 +291,8 @@ class LeapOptimizer(keras.optimizers.Optimizer):
             "distance": self.geometry.distance,
             "include_loss": self.geometry.include_loss,
             "stabilizer": self.geometry.stabilizer,
+            "metric": self.geometry.metric,
+            "per_segment": self.per_segment,
             "task_layers": list(self.task_layers),
             "seed": self.seed,
             "name": self.name,
@@ -318,9 +332,14 @@ class LeapOptimizer(keras.optimizers.Optimizer):
             for index, variable in enumerate(variables)
             if not heads & set(variable.path.split("/"))
         ]
+        if not self._meta_indices:
+            raise ValueError("All trainable layers are task_layers; nothing is left to meta-learn.")
         self._recorder = PathRecorder(self.add_variable, self.meta_variables, self.geometry)
         self._initialization = [
-            self.add_variable(shape=variable.shape, dtype=variable.dtype, name=f"theta_{index}")
+            # By the variable's name, which a meta_optimizer may exclude from weight decay.
+            self.add_variable(
+                shape=variable.shape, dtype=variable.dtype, name=f"theta_{index}_{variable.name}"
+            )
             for index, variable in enumerate(self.meta_variables)
         ]
         self._meta_sum = [
@@ -384,6 +403,13 @@ class LeapOptimizer(keras.optimizers.Optimizer):
         if not self._recorder.finite:
             self._skipped.assign_add(1)
             return
-        for total, gradient in zip(self._meta_sum, self._recorder.path().meta_gradient):
+        if self._recorder.steps < 2:
+            raise ValueError(
+                "One training step is one point, and makes no path. Train for at least two steps "
+                "on a task: repeat its data set, or make smaller batches."
+            )
+        path = self._recorder.path()
+        gradients = mean_over_segments(path) if self.per_segment else path.meta_gradient
+        for total, gradient in zip(self._meta_sum, gradients):
             total.assign_add(gradient)
         self._tasks.assign_add(1)

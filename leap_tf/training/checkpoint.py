@@ -181,7 +181,10 @@ class TrainingState:
                 f"variables are {self._paths}. Build the model and the optimizers as they were "
                 f"when it was saved. TensorFlow says: {_first_line(error)}"
             ) from error
-        changed = differences(self.progress.settings, self._settings)
+        try:
+            changed = differences(self.progress.settings, self._settings)
+        except RecursionError:
+            changed = ["nested without end"]
         if changed:
             raise CheckpointMismatchError(
                 f"The checkpoint {path} is of a run with other settings ({'; '.join(changed)}). "

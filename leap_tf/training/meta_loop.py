@@ -22,7 +22,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from leap_tf.functional import refuse_hidden_state, refuse_loss_scaling
+from leap_tf.functional import apply_if_finite, refuse_hidden_state, refuse_loss_scaling
 from leap_tf.learners import Learner
 from leap_tf.tasks import Task, TaskDistribution, TaskSplits
 from leap_tf.training.callback_memory import (
@@ -36,11 +36,7 @@ from leap_tf.training.checkpoint import (
     TrainingState,
 )
 from leap_tf.training.meta_batch import MetaBatch
-from leap_tf.training.meta_update import (
-    MetaTrainingDivergedError,
-    apply_if_finite,
-    shown_as_optimizer,
-)
+from leap_tf.training.meta_update import MetaTrainingDivergedError, shown_as_optimizer
 from leap_tf.training.parts import Divisible, Parts
 from leap_tf.training.progress import ProgressDisplay
 from leap_tf.training.runner import Judge, Runner, Summary

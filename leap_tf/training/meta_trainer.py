@@ -101,7 +101,7 @@ class MetaTrainer(MetaLoop):
                 transductive,
                 lasting_state,
             )
-            for each in [*models, judged_model]
+            for each in {id(each): each for each in [*models, judged_model]}.values()
         }
         runner = RunnerBank([runners[id(each)] for each in models])
         self._learner_variables = runner.own_variables

@@ -4,8 +4,15 @@ import numpy as np
 import pytest
 
 from leap_tf.experiments.judgement import as_record, table
-from leap_tf.experiments.plots import running_mean
-from leap_tf.training import Evaluation, TaskEvaluation, area_under_curve, steps_to
+from leap_tf.experiments.plots import mean_training_error, plot_learning_curve, running_mean
+from leap_tf.training import (
+    Evaluation,
+    MetricsLog,
+    TaskEvaluation,
+    area_under_curve,
+    read_metrics,
+    steps_to,
+)
 
 
 def evaluation(*curves):
@@ -47,6 +54,29 @@ def test_steps_to_a_target_are_counted_on_a_running_mean():
 def test_running_mean():
     np.testing.assert_allclose(running_mean([1, 3, 5, 7], 2), [1, 2, 4, 6])
     np.testing.assert_allclose(running_mean([2.0], 5), [2.0])
+
+
+def test_curves_leave_out_tasks_that_diverged():
+    mean, spread = mean_training_error(
+        evaluation([1.0, 0.2], [1.0, 0.4, 0.1], [1.0, np.nan]), window=1
+    )
+    np.testing.assert_allclose(mean, [1.0, 0.3])
+    np.testing.assert_allclose(spread, [0.0, 0.1 / np.sqrt(2)])
+    assert not len(mean_training_error(evaluation([1.0, np.nan]), window=1)[0])
+
+
+def test_a_metric_that_is_not_finite_is_null_and_a_gap_in_the_picture(tmp_path):
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    log.on_train_begin()
+    for step, value in enumerate((0.5, np.inf, np.float32(0.25))):
+        log.on_epoch_begin(step)
+        log.on_epoch_end(step, {"loss": value, "error": 0.5, "val_error": value})
+    text = (tmp_path / "metrics.jsonl").read_text()
+    assert "Infinity" not in text
+    entries = read_metrics(tmp_path / "metrics.jsonl")
+    assert [entry["loss"] for entry in entries] == [0.5, None, 0.25]
+    plot_learning_curve(entries, tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").stat().st_size > 1000
 
 
 def test_the_table():

@@ -80,8 +80,22 @@ def test_evaluate_prints_the_same_table_again(finished):
     record = json.loads(RunDirectory(folder).evaluation_again.read_text())
     assert len(record["results"]["no pretraining"]["tasks"][0]["training_errors"]) == 2
     assert record["steps"] == 2
+    assert record["bindings"] == {"judge.steps": "2", "judge.target_error": "3.0"}
     own = json.loads(RunDirectory(folder).evaluation.read_text())
     assert own["steps"] == 5  # the run's own judgement stays
+
+
+def test_a_run_is_judged_as_what_it_was_trained_as(finished):
+    """With another seed, alphabets that were trained on could be among the held-out ones."""
+    for binding, name in (
+        ("study.seed = 1", "study.seed"),
+        ("MetaTrainer.learner = @MetaSGD()", "MetaTrainer.learner"),
+        ("sinusoid_splits.test_tasks = 9", "sinusoid_splits.test_tasks"),
+    ):
+        result = run("evaluate.py", finished[0], binding)
+        assert result.returncode == 1
+        assert f"{name} would make it another" in result.stderr
+        assert "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize("kills", [(1,), (3, 7, 11)])

@@ -251,15 +251,19 @@ def forge(trainer, path, progress=None, best_weights=None):
     ).write(str(path))
 
 
+def nested(depth):
+    return {"more": nested(depth - 1)} if depth else {}
+
+
 def progress_with(**changes):
     fields = {
         "seed": 0,
-        "learner": "Leap",
+        "settings": small_trainer()._state.progress.settings,
         "meta_step": 1,
         "stopped": False,
         "epochs": [0],
         "history": {"loss": [1.0]},
-        "stopping": [],
+        "callbacks": [],
     }
     return json.dumps(fields | changes).encode()
 
@@ -288,8 +292,11 @@ def test_a_forged_checkpoint_is_read_if_it_is_right(tmp_path):
         progress_with(epochs=7),
         progress_with(history=[]),
         progress_with(history={"loss": "high"}),
-        progress_with(stopping={"wait": 1}),
-        progress_with(stopping=[3]),
+        progress_with(callbacks={"wait": 1}),
+        progress_with(callbacks=[3]),
+        progress_with(settings=[]),
+        progress_with(settings={}),
+        progress_with(settings=nested(480)),
     ],
 )
 def test_a_forged_progress_is_refused_and_nothing_changes(tmp_path, progress):

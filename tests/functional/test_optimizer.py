@@ -25,7 +25,6 @@ OPTIMIZERS = {
     "schedule": lambda: keras.optimizers.SGD(
         keras.optimizers.schedules.CosineDecay(0.1, 20), global_clipnorm=0.5
     ),
-    "loss scale": lambda: keras.optimizers.SGD(0.1, loss_scale_factor=4.0, clipvalue=0.3),
 }
 
 
@@ -84,6 +83,8 @@ def test_hidden_state_is_refused():
         FunctionalOptimizer(
             keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD()), variables()
         )
+    with pytest.raises(ValueError, match="or loss_scale_factor"):
+        FunctionalOptimizer(keras.optimizers.SGD(loss_scale_factor=4.0), variables())
     with pytest.raises(ValueError, match="larger batches"):
         FunctionalOptimizer(keras.optimizers.SGD(gradient_accumulation_steps=4), variables())
     with pytest.raises(ValueError, match="role has use_ema"):

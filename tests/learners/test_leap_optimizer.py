@@ -304,7 +304,16 @@ def test_mixed_precision_records_unscaled_values_and_skips_skipped_steps():
             model.fit(batches(), shuffle=False, verbose=0)
         lengths[scale] = optimizer.path_length
         assert optimizer.meta_gradients()[0].dtype == tf.float32
-    assert lengths[1.0] == pytest.approx(lengths[2.0**10], rel=0.02)
+    full = keras.Sequential([keras.layers.Dense(4, activation="tanh"), keras.layers.Dense(1)])
+    full.build(reference.input_shape)
+    full.set_weights(reference.get_weights())
+    optimizer = leap(keras.optimizers.SGD(0.05))
+    full.compile(optimizer, loss=MSE)
+    with optimizer.task(full):
+        full.fit(batches(), shuffle=False, verbose=0)
+    assert optimizer.path_length > 0.1
+    for length in lengths.values():
+        assert length == pytest.approx(optimizer.path_length, rel=0.02)
 
     overflowing = leap(
         keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.05), initial_scale=2.0**40)
@@ -313,7 +322,7 @@ def test_mixed_precision_records_unscaled_values_and_skips_skipped_steps():
     with overflowing.task(model):
         model.fit(batches(count=40), verbose=0)
     assert overflowing.skipped_tasks == 0
-    assert np.isfinite(overflowing.path_length)
+    assert 0 < overflowing.path_length < np.inf
 
 
 def test_a_plain_loss_scale_factor_does_not_change_the_path():
@@ -328,6 +337,67 @@ def test_a_plain_loss_scale_factor_does_not_change_the_path():
             model.fit(golden.task_dataset(0), verbose=0)
         gradients.append(optimizer.meta_gradients())
     assert golden.relative_error(gradients[1], gradients[0]) < 1e-6
+
+
+def test_per_segment_and_metric_are_those_of_the_learner():
+    gradients = {}
+    for name, options in {"sum": {}, "mean": {"per_segment": True}}.items():
+        model = golden.build_model()
+        optimizer = leap(keras.optimizers.SGD(0.1), **options)
+        model.compile(optimizer, loss=CROSS_ENTROPY)
+        with optimizer.task(model):
+            model.fit(golden.task_dataset(0), verbose=0)
+            steps = optimizer._recorder.steps
+        gradients[name] = optimizer.meta_gradients()
+    for total, mean in zip(gradients["sum"], gradients["mean"], strict=True):
+        np.testing.assert_allclose(mean, total / (steps - 1), rtol=1e-6)
+    fisher = leap(metric="fisher", per_segment=True)
+    read = LeapOptimizer.from_config(fisher.get_config())
+    assert (read.geometry.metric, read.per_segment) == ("fisher", True)
+
+
+def test_a_meta_update_that_overflows_is_not_made():
+    model = regression_model()
+    optimizer = LeapOptimizer(keras.optimizers.SGD(0.05), keras.optimizers.SGD(1e38))
+    model.compile(optimizer, loss=MSE)
+    before = model.get_weights()
+    with optimizer.task(model):
+        model.fit(batches(), shuffle=False, verbose=0)
+    with pytest.raises(FloatingPointError, match="overflows and is not made"):
+        optimizer.meta_update()
+    optimizer.meta_optimizer.learning_rate = 0.1
+    optimizer.meta_update()
+    for old, new in zip(before, model.get_weights(), strict=True):
+        assert np.all(np.isfinite(new))
+        assert np.any(old != new)
+
+
+def test_a_meta_optimizer_may_spare_biases_its_weight_decay():
+    meta = keras.optimizers.SGD(0.5, weight_decay=1.0)
+    meta.exclude_from_weight_decay(var_names=["bias"])
+    model = regression_model()
+    optimizer = LeapOptimizer(keras.optimizers.SGD(0.0), meta, include_loss=False)
+    model.compile(optimizer, loss=MSE)
+    model.set_weights([np.ones_like(array) for array in model.get_weights()])
+    with optimizer.task(model):
+        model.fit(batches(), shuffle=False, verbose=0)
+    optimizer.meta_update()
+    for variable in model.trainable_variables:  # paths of no length: only decay moves them
+        np.testing.assert_allclose(variable, 1.0 if variable.name == "bias" else 0.5)
+
+
+def test_what_makes_no_path_is_refused():
+    model, optimizer = regression_model(), leap()
+    model.compile(optimizer, loss=MSE)
+    with pytest.raises(ValueError, match="One training step is one point"):
+        with optimizer.task(model):
+            model.fit(batches().take(1), verbose=0)
+    model = regression_model(keras.layers.Dense(1, name="only"))
+    optimizer = leap(task_layers=["only"])
+    model.compile(optimizer, loss=MSE)
+    with pytest.raises(ValueError, match="nothing is left to meta-learn"):
+        with optimizer.task(model):
+            pass
 
 
 def test_unused_and_sparse_gradients():
@@ -439,7 +509,7 @@ def test_configuration_round_trip():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: leap(clipnorm=1.0), "set them on the inner_optimizer"),
+        (lambda: leap(clipnorm=1.0), "Set clipping, decay and the like on"),
         (lambda: leap(keras.optimizers.SGD(gradient_accumulation_steps=2)), "larger batches"),
         (lambda: leap(keras.optimizers.SGD(use_ema=True)), "without EMA"),
         (lambda: leap(meta=keras.optimizers.SGD(use_ema=True)), "meta_optimizer has use_ema"),

@@ -437,7 +437,7 @@ def test_best_weights_are_not_restored_without_the_learners_variables():
 def test_a_checkpoint_belongs_to_its_learner(tmp_path):
     tasks = FiniteTasks([blobs(0)])
     trainer_with(Leap()).fit(tasks, 1, checkpoint_dir=tmp_path, verbose=False)
-    with pytest.raises(ValueError, match="the learner Leap, this one has Reptile"):
+    with pytest.raises(ValueError, match="learner.class: Leap then, Reptile now"):
         trainer_with(Reptile()).fit(tasks, 2, checkpoint_dir=tmp_path, verbose=False)
 
 

@@ -25,6 +25,8 @@ class SequentialContract(LearnerContract):
         for meta, inner in (
             (keras.optimizers.SGD(0.5), keras.optimizers.SGD(0.1)),
             (keras.optimizers.Adam(1.0), keras.optimizers.SGD(0.1)),
+            (keras.optimizers.SGD(1.0, global_clipnorm=1.0), keras.optimizers.SGD(0.1)),
+            (keras.optimizers.SGD(1.0, weight_decay=0.1), keras.optimizers.SGD(0.1)),
             (keras.optimizers.SGD(1.0), keras.optimizers.SGD(0.1, weight_decay=0.1)),
         ):
             with pytest.raises(ValueError, match=r"SGD\(1.0\)|weight_decay"):

@@ -21,7 +21,7 @@ from leap_tf.training import (
     map_in_threads,
 )
 from leap_tf.training.meta_batch import MetaBatch
-from tests.cluster.studies import assert_same, hat, leap, meta_sgd, weights
+from tests.cluster.studies import assert_same, hat, leap, meta_sgd
 from tests.pool_contract import PoolContract
 
 
@@ -160,5 +160,9 @@ def test_weights_hold_everything_that_results_depend_on():
     replica = hat()
     names = {variable.path for variable in replica.trainer.task_variables}
     lasting = {variable.path for variable in replica.trainer._runner.lasting_state}
+    assert lasting
     assert lasting <= names
-    assert len(weights(replica)) == len(replica.trainer.task_variables)
+    with_rates = meta_sgd().trainer
+    rates = {id(variable) for variable in with_rates.learner_variables}
+    assert rates
+    assert rates <= {id(variable) for variable in with_rates.task_variables}
