@@ -129,8 +129,8 @@ def test_a_stop_ends_the_visits_under_way(tmp_path):
             stops.append(updates)
 
     stops = []
-    stopped = trainer(watch=stop, steps_per_task=1000, parallel_games=1)
-    short = trainer(parallel_games=1)
+    stopped = trainer(watch=stop, steps_per_task=30, parallel_games=1)
+    short = trainer(steps_per_task=30, parallel_games=1)
     short.fit(GAMES, 1, checkpoint_dir=tmp_path, verbose=False)
     stopped.fit(GAMES, 3, checkpoint_dir=tmp_path, verbose=False)
     assert stopped.was_stopped
