@@ -1,0 +1,133 @@
+"""Tasks that diverge or cannot be used, settings that cannot be right."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import leap_tf
+from leap_tf.tasks import ArrayTask, FiniteTasks
+from tests.training.sinusoids import assert_same, constant_task, held_out, trainer, weights
+
+
+def test_diverging_tasks_are_left_out_and_counted():
+    good, bad = constant_task("good", 1.0), constant_task("bad", np.nan)
+    mixed = trainer(meta_batch_size=2)
+    history = mixed.fit(FiniteTasks([bad, good]), 1, verbose=False)
+    assert history.history["tasks_skipped"] == [1]
+    assert np.isfinite(history.history["loss"][0])
+    alone = trainer(meta_batch_size=1)
+    alone.fit(FiniteTasks([good]), 1, verbose=False)
+    assert_same(weights(mixed), weights(alone))
+
+
+def test_diverged_held_out_tasks_are_named_and_left_out_of_means():
+    learner = trainer()
+    tasks = held_out(2)
+    result = learner.evaluate([tasks[0], constant_task("bad", np.nan), tasks[1]])
+    assert result.diverged == ("bad",)
+    finite = [task.error for task in result.tasks if task.name != "bad"]
+    assert result.error == pytest.approx(np.mean(finite))
+    assert learner.evaluate([constant_task("bad", np.nan)]).error == np.inf
+
+
+def classification(labels, empty=False):
+    class Labelled:
+        name = "labelled"
+
+        def train_batches(self, seed):
+            inputs = np.ones((len(labels), 1), np.float32)
+            batches = tf.data.Dataset.from_tensor_slices((inputs, np.array(labels))).batch(2)
+            return batches.take(0) if empty else batches
+
+        def test_batches(self):
+            return self.train_batches(0)
+
+    return FiniteTasks([Labelled()])
+
+
+def test_bad_tasks_are_named():
+    def classifier():
+        return trainer(
+            model=leap_tf.mlp(outputs=3),
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        )
+
+    with pytest.raises(ValueError, match="'labelled' has data the model or loss cannot take"):
+        classifier().fit(classification([0, 1, 2, 3]), 1, verbose=False)
+    with pytest.raises(ValueError, match="'labelled' gave no training batch"):
+        classifier().fit(classification([0, 1], empty=True), 1, verbose=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps_per_task": 0}, "steps_per_task must be at least 2"),
+        ({"meta_batch_size": 0}, "meta_batch_size must be at least 1"),
+        ({"parallel_tasks": -1}, "at least one thread"),
+        ({"parallel_tasks": 0}, "at least one thread"),
+        ({"steps_per_task": 1}, "steps_per_task must be at least 2"),  # one point, no segment
+        ({"task_layers": ["nose"]}, "no layer named"),
+        ({"meta_optimizer": keras.optimizers.SGD(loss_scale_factor=8.0)}, "unscaled"),
+        ({"meta_optimizer": keras.optimizers.SGD(use_ema=True)}, "meta_optimizer has use_ema"),
+        (
+            {"inner_optimizer": keras.optimizers.SGD(gradient_accumulation_steps=2)},
+            "larger batches",
+        ),
+    ],
+)
+def test_settings_that_cannot_be_right_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        trainer(**options)
+
+
+def test_calls_that_cannot_be_right_are_refused():
+    learner = trainer()
+    with pytest.raises(ValueError, match="validation_freq must be at least 1"):
+        learner.fit(leap_tf.Sinusoids(), 1, held_out(1), validation_freq=0, verbose=False)
+    with pytest.raises(ValueError, match="steps must be at least 1"):
+        learner.evaluate(held_out(1), steps=0)
+    with pytest.raises(ValueError, match="no tasks to evaluate"):
+        learner.evaluate([])
+
+    class Nothing:
+        def sample(self, count, rng):
+            return []
+
+    with pytest.raises(ValueError, match="gave no tasks when asked for 5"):
+        learner.fit(Nothing(), 1, verbose=False)
+    wide = np.ones((8, 3), np.float32)
+    with pytest.raises(ValueError, match="Task 'wide' cannot be trained on.*: Input 0"):
+        learner.evaluate([ArrayTask("wide", (wide, wide), (wide, wide), batch_size=4)])
+
+
+def test_tasks_that_end_too_soon_or_never_are_refused():
+    class Short:
+        name = "short"
+
+        def train_batches(self, seed):
+            return held_out(1)[0].train_batches(seed).take(1)
+
+    with pytest.raises(ValueError, match="'short' gave 1 training batches, .* no less than 2"):
+        trainer().fit(leap_tf.FiniteTasks([Short()]), 1, verbose=False)
+
+    class Endless:
+        name = "endless"
+
+        def test_batches(self):
+            return held_out(1)[0].test_batches().repeat()
+
+    with pytest.raises(ValueError, match=r"test_batches\(\) of task 'endless' never end"):
+        trainer().evaluate([Endless()])
+
+
+def test_everything_fresh_leaves_nothing_to_learn():
+    model = leap_tf.mlp()
+    with pytest.raises(ValueError, match="nothing is left to meta-learn"):
+        trainer(model=model, task_layers=[layer.name for layer in model.layers])
+
+
+def test_a_used_meta_optimizer_is_refused():
+    used = trainer().meta_optimizer
+    with pytest.raises(ValueError, match="has been used already"):
+        trainer(meta_optimizer=used)

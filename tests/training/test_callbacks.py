@@ -1,0 +1,168 @@
+"""Keras callbacks, logs and progress around the outer loop."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+
+import leap_tf
+from leap_tf.training import MetricsLog, ProgressDisplay, read_metrics
+from tests.training.sinusoids import assert_same, held_out, trainer, weights
+
+
+def test_keras_callbacks_see_meta_steps_as_epochs(tmp_path):
+    learner = trainer()
+    seen = []
+    stopping = keras.callbacks.EarlyStopping("loss", mode="min", patience=100)
+    history = learner.fit(
+        leap_tf.Sinusoids(),
+        3,
+        validation_tasks=held_out(2),
+        validation_freq=2,
+        callbacks=[
+            keras.callbacks.LambdaCallback(on_epoch_end=lambda step, logs: seen.append(step)),
+            keras.callbacks.CSVLogger(tmp_path / "log.csv"),
+            keras.callbacks.TensorBoard(tmp_path / "board"),
+            stopping,
+        ],
+        verbose=False,
+    )
+    assert seen == history.epoch == [0, 1, 2]
+    assert len(history.history["val_error"]) == 1
+    assert (tmp_path / "log.csv").read_text().count("\n") == 4
+    assert list((tmp_path / "board").rglob("events*"))
+    assert not hasattr(learner.model, "optimizer")
+    assert stopping.best == min(history.history["loss"])
+
+
+def test_early_stopping_ends_with_the_best_weights():
+    learner = trainer()
+    best = {}
+
+    def remember(step, logs):
+        if logs["loss"] < best.get("loss", np.inf):
+            best.update(loss=logs["loss"], weights=weights(learner), step=step)
+
+    history = learner.fit(
+        leap_tf.Sinusoids(),
+        30,
+        callbacks=[
+            keras.callbacks.LambdaCallback(on_epoch_end=remember),
+            keras.callbacks.EarlyStopping(
+                "loss", mode="min", patience=2, restore_best_weights=True
+            ),
+        ],
+        verbose=False,
+    )
+    assert len(history.epoch) == best["step"] + 3 < 30
+    assert_same(weights(learner), best["weights"])
+
+
+def test_early_stopping_remembers_across_a_restart(tmp_path):
+    def run(meta_steps, folder):
+        learner = trainer()
+        stopping = keras.callbacks.EarlyStopping(
+            "loss", mode="min", patience=2, restore_best_weights=True
+        )
+        history = learner.fit(
+            leap_tf.Sinusoids(),
+            meta_steps,
+            callbacks=[stopping],
+            checkpoint_dir=folder,
+            verbose=False,
+        )
+        return learner, history, stopping
+
+    straight, expected, _ = run(30, tmp_path / "straight")
+    stopped_at = len(expected.epoch)
+    for meta_steps in (stopped_at - 1, 30):
+        resumed, history, stopping = run(meta_steps, tmp_path / "resumed")
+    assert history.history == expected.history
+    assert stopping.best == min(expected.history["loss"])
+    assert_same(weights(resumed), weights(straight))
+    again, history, _ = run(30, tmp_path / "resumed")  # it has stopped: nothing more to do
+    assert len(history.epoch) == stopped_at
+    assert_same(weights(again), weights(straight))
+
+
+def test_a_callback_that_lowers_the_rate_goes_on_where_it_was(tmp_path):
+    def fit(learner, meta_steps, **options):
+        callback = keras.callbacks.ReduceLROnPlateau("loss", 0.5, 2, mode="min", min_delta=1e9)
+        learner.fit(leap_tf.Sinusoids(), meta_steps, callbacks=[callback], verbose=False, **options)
+        return float(learner.meta_optimizer.learning_rate)
+
+    straight = [fit(trainer(), meta_steps) for meta_steps in (2, 4, 6)]
+    assert len(set(straight)) == 3
+    restarted = [fit(trainer(), step, checkpoint_dir=tmp_path) for step in range(1, 7)]
+    assert restarted[1::2] == straight
+
+
+def test_a_fit_that_stopped_early_does_not_bind_the_next():
+    learner = trainer()
+    now = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda step, logs: setattr(learner.model, "stop_training", True)
+    )
+    learner.fit(leap_tf.Sinusoids(), 3, callbacks=[now], verbose=False)
+    assert learner.meta_step == 1
+    learner.fit(leap_tf.Sinusoids(), 3, verbose=False)
+    assert learner.meta_step == 3
+
+
+def test_another_criterion_starts_from_nothing(tmp_path):
+    def stopper(monitor):
+        return keras.callbacks.EarlyStopping(monitor, mode="min", patience=50)
+
+    first = trainer()
+    first.fit(
+        leap_tf.Sinusoids(),
+        2,
+        callbacks=[stopper("path_length")],
+        checkpoint_dir=tmp_path,
+        verbose=False,
+    )
+    other, second = stopper("loss"), trainer()
+    history = second.fit(
+        leap_tf.Sinusoids(), 3, callbacks=[other], checkpoint_dir=tmp_path, verbose=False
+    )
+    assert other.best == history.history["loss"][-1]
+
+
+def test_metrics_log_holds_each_meta_step_once(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    learner = trainer()
+    learner.fit(leap_tf.Sinusoids(), 3, callbacks=[MetricsLog(path)], verbose=False)
+    path.write_text(path.read_text() + '{"meta_step": 4, "los')  # killed while writing
+    other = trainer()
+    other.fit(leap_tf.Sinusoids(), 1, verbose=False)
+    other.fit(leap_tf.Sinusoids(), 3, callbacks=[MetricsLog(path)], verbose=False)
+    entries = read_metrics(path)
+    assert [entry["meta_step"] for entry in entries] == [1, 2, 3]
+    assert all(json.loads(line) for line in path.read_text().splitlines())
+    assert entries[0]["gradient_steps"] == 40
+
+
+class Stream:
+    def __init__(self, terminal):
+        self.terminal, self.text = terminal, ""
+
+    def isatty(self):
+        return self.terminal
+
+    def write(self, text):
+        self.text += text
+
+    def flush(self):
+        pass
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(terminal):
+    stream = Stream(terminal)
+    learner = trainer()
+    display = ProgressDisplay(seconds=0.0, stream=stream)
+    learner.fit(leap_tf.Sinusoids(), 2, callbacks=[display], verbose=False)
+    assert "steps/s" in stream.text
+    assert ("meta-step 2/2" in stream.text) == (not terminal)
+    assert "2/2" in stream.text
+    assert ("\r" in stream.text) == terminal

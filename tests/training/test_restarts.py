@@ -1,0 +1,179 @@
+"""Whatever ends a training: the next goes on from whole meta-steps, bit-identical."""
+
+import keras
+import numpy as np
+import pytest
+
+import leap_tf
+from tests.training.sinusoids import assert_same, constant_task, held_out, trainer, weights
+
+MSE = keras.losses.MeanSquaredError()
+
+
+def test_a_restart_ends_bit_identical(tmp_path):
+    straight = trainer()
+    expected = straight.fit(leap_tf.Sinusoids(), 6, held_out(2), validation_freq=2, verbose=False)
+    for meta_steps in (2, 3, 6):  # each a new process, as far as the trainer knows
+        resumed = trainer()
+        history = resumed.fit(
+            leap_tf.Sinusoids(),
+            meta_steps,
+            held_out(2),
+            validation_freq=2,
+            checkpoint_dir=tmp_path,
+            verbose=False,
+        )
+        assert resumed.meta_step == meta_steps
+    assert_same(weights(resumed), weights(straight))
+    assert history.history == expected.history
+    assert history.epoch == expected.epoch
+    for a, b in zip(resumed.meta_optimizer.variables, straight.meta_optimizer.variables):
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+
+
+def test_a_requested_stop_saves_whole_meta_steps(tmp_path):
+    learner = trainer()
+    stop = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda step, logs: learner.request_stop() if step == 1 else None
+    )
+    learner.fit(leap_tf.Sinusoids(), 5, callbacks=[stop], checkpoint_dir=tmp_path, verbose=False)
+    assert learner.was_stopped
+    assert learner.meta_step == 2
+    resumed, straight = trainer(), trainer()
+    resumed.fit(leap_tf.Sinusoids(), 5, checkpoint_dir=tmp_path, verbose=False)
+    straight.fit(leap_tf.Sinusoids(), 5, verbose=False)
+    assert_same(weights(resumed), weights(straight))
+
+
+@pytest.mark.parametrize("moment", ["in a task", "in validation", "in a callback"])
+def test_an_exception_anywhere_leaves_a_state_to_go_on_from(tmp_path, moment):
+    learner = trainer()
+
+    def explode(*_):
+        raise KeyboardInterrupt
+
+    class Exploding(leap_tf.Sinusoids):
+        def sample(self, count, rng):
+            if moment == "in a task" and learner.meta_step == 2:
+                explode()
+            return super().sample(count, rng)
+
+    class Validation(list):
+        def __iter__(self):
+            if moment == "in validation" and learner.meta_step == 2:
+                explode()
+            return super().__iter__()
+
+    late = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda step, logs: explode() if moment == "in a callback" and step == 2 else 0
+    )
+    with pytest.raises(KeyboardInterrupt):
+        learner.fit(
+            Exploding(),
+            5,
+            Validation(held_out(1)),
+            callbacks=[late],
+            checkpoint_dir=tmp_path,
+            checkpoint_seconds=0,
+            verbose=False,
+        )
+    resumed, straight = trainer(), trainer()
+    resumed.fit(leap_tf.Sinusoids(), 5, held_out(1), checkpoint_dir=tmp_path, verbose=False)
+    straight.fit(leap_tf.Sinusoids(), 5, held_out(1), verbose=False)
+    assert_same(weights(resumed), weights(straight))
+
+
+@pytest.mark.parametrize("meta_optimizer", [keras.optimizers.SGD, keras.optimizers.Adam])
+def test_a_meta_step_is_made_as_a_whole_or_not_at_all(meta_optimizer):
+    """Broken off after the meta-update, in validation or in a callback."""
+
+    class Unreachable:
+        name = "unreachable"
+
+        def test_batches(self):
+            raise ConnectionError
+
+    def explode(step, logs):
+        raise KeyError("a bug in a callback")
+
+    bug = keras.callbacks.LambdaCallback(on_epoch_end=explode)
+    learner = trainer(meta_optimizer=meta_optimizer(0.1))
+    learner.fit(leap_tf.Sinusoids(), 1, verbose=False)
+    before = weights(learner)
+    with pytest.raises(KeyError):
+        learner.fit(leap_tf.Sinusoids(), 3, callbacks=[bug], verbose=False)
+    with pytest.raises(ConnectionError):
+        learner.fit(leap_tf.Sinusoids(), 3, [Unreachable()], verbose=False)
+    assert learner.meta_step == 1
+    assert_same(weights(learner), before)
+    history = learner.fit(leap_tf.Sinusoids(), 3, verbose=False)
+    straight = trainer(meta_optimizer=meta_optimizer(0.1))
+    expected = straight.fit(leap_tf.Sinusoids(), 3, verbose=False)
+    assert_same(weights(learner), weights(straight))
+    assert history.history == expected.history
+    assert history.epoch == expected.epoch == [0, 1, 2]
+
+
+def test_a_stop_requested_before_fit_is_honoured(tmp_path):
+    learner = trainer()
+    learner.request_stop()
+    learner.fit(leap_tf.Sinusoids(), 3, checkpoint_dir=tmp_path, verbose=False)
+    assert learner.was_stopped
+    assert learner.meta_step == 0
+    learner.fit(leap_tf.Sinusoids(), 3, checkpoint_dir=tmp_path, verbose=False)
+    assert not learner.was_stopped
+    assert learner.meta_step == 3
+
+
+def test_a_stop_that_is_asked_for_in_validation_is_heard_there():
+    learner = trainer()
+    judged = []
+
+    class Stopping:
+        def __init__(self, number):
+            self.name = f"task {number}"
+            self._task = held_out(1)[0]
+            self.test_batches = self._task.test_batches
+
+        def train_batches(self, seed):
+            judged.append(self.name)
+            learner.request_stop()
+            return self._task.train_batches(seed)
+
+    learner.fit(leap_tf.Sinusoids(), 2, [Stopping(number) for number in range(12)], verbose=False)
+    assert learner.was_stopped
+    assert learner.meta_step == 0
+    assert len(judged) < 6
+
+
+def test_if_all_tasks_diverge_the_last_good_initialization_is_saved(tmp_path):
+    class Worsening(leap_tf.Sinusoids):
+        def sample(self, count, rng):
+            if learner.meta_step < 2:
+                return super().sample(count, rng)
+            return [constant_task("bad", np.inf)] * count
+
+    learner = trainer()
+    with pytest.raises(leap_tf.MetaTrainingDivergedError, match="All 5 tasks of meta-step 3"):
+        learner.fit(Worsening(), 5, checkpoint_dir=tmp_path, verbose=False)
+    restored = trainer()
+    restored.fit(leap_tf.Sinusoids(), 2, checkpoint_dir=tmp_path, verbose=False)
+    assert restored.meta_step == 2
+    assert_same(weights(restored), weights(learner))
+    assert all(np.isfinite(array).all() for array in weights(restored))
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    learner = trainer(seed=np.int64(3), steps_per_task=np.int32(5))
+    note = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda step, logs: logs.update(extra=np.float32(0.5))
+    )
+    learner.fit(leap_tf.Sinusoids(), 1, callbacks=[note], checkpoint_dir=tmp_path, verbose=False)
+    again = trainer(seed=3, steps_per_task=5)
+    again.fit(leap_tf.Sinusoids(), 1, checkpoint_dir=tmp_path, verbose=False)
+    assert_same(weights(again), weights(learner))
+    for options in ({"seed": -1}, {"seed": None}, {"steps_per_task": 8.0}):
+        with pytest.raises((TypeError, ValueError), match=f"{next(iter(options))} must be"):
+            leap_tf.MetaTrainer(
+                leap_tf.mlp(), MSE, keras.optimizers.SGD(), keras.optimizers.SGD(), **options
+            )
