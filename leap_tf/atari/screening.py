@@ -7,6 +7,7 @@ is how the settings and games of a configuration are found, and how to see that 
 import hashlib
 import json
 import pathlib
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -14,9 +15,15 @@ from collections.abc import Sequence
 from leap_tf.atari.evaluation import GameEvaluation
 from leap_tf.atari.games import Game
 from leap_tf.atari.gin_registration import configured_study
-from leap_tf.experiments.gin_registration import read_configuration
+from leap_tf.experiments.gin_registration import bindings_of, read_configuration
 from leap_tf.experiments.session import Path
 from leap_tf.training import SeededTask, map_in_threads
+
+# What a single agent does not depend on: games are chosen by a screening, and do not undo it.
+_OF_THE_STUDY = re.compile(
+    r"atari_study\.games$|atari_judge\.|atari_meta_train\.|meta/|Leap\.|"
+    r"AtariTrainer\.(learner|meta_optimizer|meta_batch_size)$"
+)
 
 
 def screen(
@@ -36,7 +43,7 @@ def screen(
         seeds: of the encoder and all else.
         updates: of each agent; the trainer's number by default.
         output: a file of JSON lines to append to. What is there already, of the same game, seed,
-            configuration and updates, is not made again.
+            settings and updates, is not made again; which games a study has is no setting.
 
     Raises:
         ConfigurationError, ValueError: what was asked for cannot be done.
@@ -53,7 +60,7 @@ def screen(
                 "game": game.name,
                 "seed": seed,
                 "bindings": sorted(gin_params),
-                "configuration_sha256": hashlib.sha256(config.encode()).hexdigest(),
+                "settings_sha256": _fingerprint(config),
                 "updates": steps,
             }
             if _key(line) in done:
@@ -74,7 +81,13 @@ def screen(
 
 
 def _key(line):
-    return tuple(line.get(name) for name in ("game", "seed", "configuration_sha256", "updates"))
+    return tuple(line.get(name) for name in ("game", "seed", "settings_sha256", "updates"))
+
+
+def _fingerprint(config: str) -> str:
+    """A hash of the settings that a single agent depends on."""
+    settings = [item for item in bindings_of(config).items() if not _OF_THE_STUDY.match(item[0])]
+    return hashlib.sha256(json.dumps(sorted(settings)).encode()).hexdigest()
 
 
 def _against_random_play(runner, seeded) -> dict:

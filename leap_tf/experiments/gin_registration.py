@@ -193,7 +193,7 @@ def changed_bindings(then: str, now: str) -> dict[str, str]:
     Args:
         then, now: as `read_configuration` returns them.
     """
-    old, new = _bindings_of(then), _bindings_of(now)
+    old, new = bindings_of(then), bindings_of(now)
     return {
         name: new.get(name, "nothing")
         for name in sorted({*old, *new})
@@ -201,7 +201,8 @@ def changed_bindings(then: str, now: str) -> dict[str, str]:
     }
 
 
-def _bindings_of(text):
+def bindings_of(text: str) -> dict[str, str]:
+    """Returns what `read_configuration` has returned as a mapping from name to value as text."""
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     found = re.split(r"^([\w/.]+) =", "\n".join(lines), flags=re.MULTILINE)[1:]
     return {name: " ".join(value.split()) for name, value in zip(found[::2], found[1::2])}
