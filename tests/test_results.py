@@ -1,6 +1,7 @@
 """The figures in the README and in docs/results are those of the raw files beside them."""
 
 import importlib.util
+import json
 import pathlib
 import re
 
@@ -95,3 +96,42 @@ def test_the_multi_cv_table_uses_the_rates_that_its_trials_chose():
                 assert str(rate) == best[cell.values["method"]].values["inner"]
     finally:
         gin.clear_config()
+
+
+def rows_of(document, heading):
+    """The cells of the first table under a heading of a page, without its two header lines."""
+    text = (ROOT / document).read_text().split(heading, 1)[1]
+    table = re.search(r"(?:^\|.*\n)+", text, re.M).group(0).splitlines()
+    return [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in table[2:]]
+
+
+def lines_of(name):
+    return [json.loads(line) for line in (RESULTS / "atari" / name).read_text().splitlines()]
+
+
+def factor(line):
+    ratio = line["final_reward"] / line["random_final_reward"]
+    assert ratio == pytest.approx(line["factor"], abs=0.01)
+    return f"{ratio:.2f}"
+
+
+def test_the_single_agents_are_those_of_their_raw_file():
+    lines = lines_of("single_task.jsonl")
+    assert [line["seed"] for line in lines] == [101, 102, 103]
+    assert rows_of("docs/atari.md", "## Does an agent learn?") == [
+        ["agent", *(f"{line['final_reward']:.1f}" for line in lines)],
+        ["random play", *(f"{line['random_final_reward']:.1f}" for line in lines)],
+        ["factor", *(factor(line) for line in lines)],
+    ]
+
+
+def test_the_screening_is_that_of_its_raw_file():
+    factors = {
+        (line["game"], str(line["seed"])): factor(line)
+        for line in lines_of("screening.jsonl")
+        if not line["bindings"] and line["factor"]
+    }
+    rows = rows_of("docs/atari.md", "## The study on two cores")
+    assert len(rows) == 10
+    for game, _, *figures, _ in rows:
+        assert figures == [factors[game, seed] for seed in ("201", "202")]
