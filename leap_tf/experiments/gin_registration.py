@@ -187,27 +187,6 @@ def parse_configuration(text: str) -> None:
     _parsed({"configuration": lambda: text})
 
 
-def changed_bindings(then: str, now: str) -> dict[str, str]:
-    """Returns what one configuration binds otherwise than another, from name to value as text.
-
-    Args:
-        then, now: as `read_configuration` returns them.
-    """
-    old, new = bindings_of(then), bindings_of(now)
-    return {
-        name: new.get(name, "nothing")
-        for name in sorted({*old, *new})
-        if old.get(name) != new.get(name)
-    }
-
-
-def bindings_of(text: str) -> dict[str, str]:
-    """Returns what `read_configuration` has returned as a mapping from name to value as text."""
-    lines = [line for line in text.splitlines() if not line.startswith("#")]
-    found = re.split(r"^([\w/.]+) =", "\n".join(lines), flags=re.MULTILINE)[1:]
-    return {name: " ".join(value.split()) for name, value in zip(found[::2], found[1::2])}
-
-
 def operative_configuration() -> str:
     """Returns the bindings that were used so far, defaults included, as text."""
     return gin.operative_config_str()

@@ -11,6 +11,7 @@ learner.npz             what the learner itself has learned, if anything (Meta-S
 evaluation.json         learned against fresh initialization on held-out tasks
 evaluation_again.json   the same by bin/evaluate.py, perhaps with other steps
 export/                 what bin/export.py makes of it, to be served elsewhere
+after_20_meta_steps/    what of all this a shorter training had led to, before it was made longer
 lock                    held by the process at work here
 plots/                  learning_curve.png, adaptation.png
 """
@@ -32,6 +33,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from leap_tf.experiments.longer_run import length_before, set_aside
 from leap_tf.version import __version__
 
 _PACKAGES = ("tensorflow", "keras", "tensorflow-datasets", "numpy", "gin-config")
@@ -79,6 +81,8 @@ class RunDirectory:
     def check(self, config: str) -> None:
         """Finds whether the folder is free or already this run's. Writes nothing.
 
+        A run may be made longer: more meta-steps than it had are no other run.
+
         Args:
             config: the run's whole configuration, as text.
 
@@ -87,7 +91,7 @@ class RunDirectory:
         """
         if self.config.exists():
             present = self.config.read_text()
-            if present != config:
+            if present != config and length_before(present, config) is None:
                 changes = difflib.unified_diff(
                     present.splitlines(),
                     config.splitlines(),
@@ -123,6 +127,11 @@ class RunDirectory:
         self.check(config)
         self.plots.mkdir(parents=True, exist_ok=True)
         self.lock_out_others()
+        if self.config.exists():
+            before = length_before(self.config.read_text(), config)
+            if before is not None:
+                set_aside(self.path, before)
+                self.plots.mkdir(exist_ok=True)
         write_atomically(self.config, config)
         starts = json.loads(self.environment.read_text()) if self.environment.exists() else []
         starts.append(describe_environment())
@@ -157,6 +166,10 @@ class RunDirectory:
                 f"{self.path} holds no run (no config.gin). Give the --output_dir of a training."
             )
         return self.config
+
+    def is_finished(self, config: str) -> bool:
+        """Returns whether the run of this very configuration has been trained and judged."""
+        return self.evaluation.exists() and self.config.read_text() == config
 
     def read_evaluation(self) -> dict | None:
         """Returns the run's own judgement, None if there is none."""

@@ -11,9 +11,9 @@ import tensorflow as tf
 from absl import flags
 from absl import logging as absl_logging
 
+from leap_tf.experiments.configuration_text import changed_bindings
 from leap_tf.experiments.gin_registration import (
     ConfigurationError,
-    changed_bindings,
     configured_cells,
     configured_export,
     configured_judge,

@@ -140,8 +140,9 @@ class Sweep:
         left = []
         for cell in self._cells:
             run = RunDirectory(self._folder / cell.name)
-            run.check(self._read_configuration(self._gin_files, cell.bindings))
-            if not run.evaluation.exists():
+            config = self._read_configuration(self._gin_files, cell.bindings)
+            run.check(config)
+            if not run.is_finished(config):
                 left.append(cell)
         return left
 

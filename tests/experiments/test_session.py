@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 
 from leap_tf.experiments import session
+from leap_tf.experiments.longer_run import length_before, set_aside
 from leap_tf.experiments.run_directory import RunDirectory, RunDirectoryError
 from leap_tf.training import read_metrics
 from leap_tf.version import __version__
@@ -129,6 +130,28 @@ def test_a_signal_saves_and_leaves(finished, tmp_path, number):
         np.testing.assert_array_equal(a, b)
 
 
+def test_a_finished_run_can_be_made_longer(finished, tmp_path):
+    shorter = run("train.py", tmp_path / "run", "meta_train.meta_steps = 5")
+    assert shorter.returncode == 0, shorter.stderr
+    before = RunDirectory(tmp_path / "run").evaluation.read_bytes()
+    longer = run("train.py", tmp_path / "run", "meta_train.meta_steps = 12")
+    assert longer.returncode == 0, longer.stderr
+    for a, b in zip(learned(tmp_path / "run"), learned(finished[0]), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert without_times(tmp_path / "run") == without_times(finished[0])
+    table = longer.stdout.partition("Learned initialization,")[0]
+    assert table == finished[1].stdout.partition("Learned initialization,")[0]
+    aside = tmp_path / "run" / "after_5_meta_steps"
+    assert (aside / "evaluation.json").read_bytes() == before
+    assert {path.name for path in aside.iterdir()} == {
+        "evaluation.json",
+        "initialization.keras",
+        "plots",
+    }
+    again = run("train.py", tmp_path / "run", "meta_train.meta_steps = 5")
+    assert "another configuration" in again.stderr  # it cannot be made shorter
+
+
 @pytest.mark.parametrize(
     ("bindings", "message"),
     [
@@ -160,6 +183,34 @@ def test_evaluating_what_was_never_trained_says_so(tmp_path):
     assert "holds no run" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("now", "before"),
+    [
+        ("a = 1\nmeta_train.meta_steps = 21\n", 20),
+        ("a = 1\nmeta_train.meta_steps = 20\n", None),
+        ("a = 1\nmeta_train.meta_steps = 19\n", None),
+        ("a = 2\nmeta_train.meta_steps = 21\n", None),
+        ("a = 1\nmeta_train.meta_steps = %steps\n", None),
+        ("a = 1\n", None),
+    ],
+)
+def test_a_longer_run_differs_in_its_meta_steps_alone(now, before):
+    assert length_before("a = 1\nmeta_train.meta_steps = 20\n", now) == before
+
+
+def test_what_is_set_aside_is_never_written_over(tmp_path):
+    for number in range(3):
+        (tmp_path / "evaluation.json").write_text(str(number))
+        set_aside(tmp_path, 20)
+    set_aside(tmp_path, 20)  # nothing to keep
+    kept = {path.parent.name: path.read_text() for path in tmp_path.glob("*/evaluation.json")}
+    assert kept == {
+        "after_20_meta_steps": "0",
+        "after_20_meta_steps_2": "1",
+        "after_20_meta_steps_3": "2",
+    }
+
+
 def test_a_run_directory_belongs_to_one_configuration(tmp_path):
     run_directory = RunDirectory(tmp_path / "run")
     run_directory.claim("a = 1\nb = 2\n")
@@ -167,6 +218,10 @@ def test_a_run_directory_belongs_to_one_configuration(tmp_path):
     with pytest.raises(RunDirectoryError, match=r"(?s)another configuration.*-b = 2\n\+b = 3"):
         run_directory.claim("a = 1\nb = 3\n")
     assert run_directory.config.read_text() == "a = 1\nb = 2\n"
+    assert not run_directory.is_finished("a = 1\nb = 2\n")
+    run_directory.evaluation.write_text("{}")
+    assert run_directory.is_finished("a = 1\nb = 2\n")
+    assert not run_directory.is_finished("a = 1\nb = 3\n")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("precious")
     with pytest.raises(RunDirectoryError, match="not empty and holds no run"):
