@@ -80,7 +80,7 @@ def learning_by_dataset(
             each.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
             each.yaxis.set_minor_locator(matplotlib.ticker.NullLocator())
             each.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(3, integer=True))
-            each.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
+            each.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
             if place >= (rows - 1) * columns:
                 each.set_xlabel("gradient step")
         looks = {look.label: look for curves in drawn.values() for look, _ in curves}
