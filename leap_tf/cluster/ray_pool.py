@@ -82,7 +82,7 @@ class RayPool:
         """Connects to Ray and lets workers start, without waiting for them.
 
         Raises:
-            ClusterError: there is no cluster at the address.
+            ClusterError: there is no cluster at the address, or none starts here.
         """
         if self._crew is None:
             import ray
@@ -199,10 +199,10 @@ def _connect(address: str | None, workers: int | None) -> None:
             else:
                 _require_somebody_at(address)
                 ray.init(address, log_to_driver=False, logging_level=quiet)
-        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-            raise ClusterError(
-                f"There is no Ray cluster at {address or 'this machine'}: {error}"
-            ) from error
+        except Exception as error:  # a node that does not start in time is a bare Exception
+            what = f"There is no Ray cluster at {address}" if address else "Ray does not start here"
+            advice = "" if address else " If the machine is busy, give the same command again."
+            raise ClusterError(f"{what}: {error}{advice}") from error
 
 
 def _require_somebody_at(address: str) -> None:

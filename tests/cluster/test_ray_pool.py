@@ -199,3 +199,13 @@ def test_numbers_are_checked_and_importing_the_library_does_not_import_ray():
     code = "import sys, leap_tf.cluster, leap_tf.experiments.session; print('ray' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout.strip() == "False", result.stderr
+
+
+def test_a_ray_that_does_not_start_is_said_with_what_to_do(monkeypatch):
+    def time_out(*_, **__):
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", time_out)
+    with pytest.raises(ClusterError, match="does not start here.*timed out.*same command again"):
+        RayPool(leap, workers=1).start()
