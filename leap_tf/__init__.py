@@ -37,6 +37,7 @@ from leap_tf.tasks import (
 from leap_tf.training import (
     CheckpointMismatchError,
     CheckpointUnreadableError,
+    CollapseWarning,
     Evaluation,
     MetaTrainer,
     MetaTrainingDivergedError,
@@ -58,6 +59,7 @@ __all__ = [
     "ArrayTask",
     "CheckpointMismatchError",
     "CheckpointUnreadableError",
+    "CollapseWarning",
     "Evaluation",
     "FiniteTasks",
     "Leap",

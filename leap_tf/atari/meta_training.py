@@ -2,7 +2,7 @@
 
 from leap_tf.atari.study import AtariStudy
 from leap_tf.experiments.run_directory import RunDirectory, replacing
-from leap_tf.training import MetricsLog, TensorBoardLog
+from leap_tf.training import CollapseWarning, MetricsLog, TensorBoardLog
 
 
 def atari_meta_train(
@@ -30,6 +30,7 @@ def atari_meta_train(
         callbacks=[
             MetricsLog(run.metrics),
             TensorBoardLog(run.tensorboard),
+            CollapseWarning(),
         ],
         checkpoint_dir=run.checkpoints,
         checkpoint_seconds=checkpoint_seconds,

@@ -5,7 +5,7 @@ import keras
 from leap_tf.experiments.plots import plot_learning_curve
 from leap_tf.experiments.run_directory import RunDirectory, replacing
 from leap_tf.experiments.study import Study
-from leap_tf.training import MetricsLog, TensorBoardLog, read_metrics
+from leap_tf.training import CollapseWarning, MetricsLog, TensorBoardLog, read_metrics
 
 
 def meta_train(
@@ -35,6 +35,7 @@ def meta_train(
     callbacks: list[keras.callbacks.Callback] = [
         MetricsLog(run.metrics),
         TensorBoardLog(run.tensorboard),
+        CollapseWarning(),
     ]
     if patience is not None:
         callbacks.append(

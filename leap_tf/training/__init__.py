@@ -1,6 +1,7 @@
 """The task loop in the graph, the outer loop, stopping, checkpoints and metrics."""
 
 from leap_tf.training.checkpoint import CheckpointMismatchError, CheckpointUnreadableError
+from leap_tf.training.collapse_warning import CollapseWarning
 from leap_tf.training.evaluation import Evaluation, TaskEvaluation, area_under_curve, steps_to
 from leap_tf.training.meta_loop import MetaLoop
 from leap_tf.training.meta_trainer import MetaTrainer
@@ -32,6 +33,7 @@ from leap_tf.training.threads import available_cores, one_thread_per_task
 __all__ = [
     "CheckpointMismatchError",
     "CheckpointUnreadableError",
+    "CollapseWarning",
     "Divisible",
     "Evaluation",
     "Job",

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import leap_tf
-from leap_tf.training import MetricsLog, ProgressDisplay, read_metrics
+from leap_tf.training import CollapseWarning, MetricsLog, ProgressDisplay, read_metrics
 from tests.training.sinusoids import assert_same, held_out, trainer, weights
 
 
@@ -140,6 +140,47 @@ def test_metrics_log_holds_each_meta_step_once(tmp_path):
     assert [entry["meta_step"] for entry in entries] == [1, 2, 3]
     assert all(json.loads(line) for line in path.read_text().splitlines())
     assert entries[0]["gradient_steps"] == 40
+
+
+def warnings_of(norms, caplog):
+    callback = CollapseWarning(share=0.01, meta_steps=3)
+    callback.on_train_begin()
+    caplog.clear()
+    for meta_step, norm in enumerate(norms):
+        callback.on_epoch_end(meta_step, {"meta_gradient_norm": norm})
+    return [record.getMessage() for record in caplog.records]
+
+
+def test_a_collapse_is_told_once(caplog):
+    (message,) = warnings_of([0.15, 0.2, 0.1, *[1e-4] * 5, 0.2, *[1e-4] * 3], caplog)
+    assert "at meta-step 6 its norm is 0.0001, and its median so far is 0.05" in message
+
+
+def test_convergence_spikes_and_single_small_meta_gradients_are_no_collapse(caplog):
+    assert not warnings_of([1.0, 0.5, 0.1, 0.03, 0.02, 0.02, 0.02, 0.02], caplog)
+    assert not warnings_of([200.0, 1.0, 1.0, 1.0, 1.0], caplog)
+    assert not warnings_of([1.0, 1.0, 1e-3, 1e-3, 1.0, 1e-3], caplog)
+    assert not warnings_of([0.0, 0.0, 0.0, 0.0], caplog)
+
+
+def test_a_network_that_dies_in_meta_training_is_told_of(caplog):
+    model = leap_tf.mlp()
+    model.layers[-1].trainable = False  # as a head that is not meta-learned
+    learner = trainer(model=model)
+
+    def die(meta_step, logs):
+        if meta_step == 4:
+            for layer in model.layers[:-1]:
+                if layer.weights:
+                    layer.bias.assign(0 * layer.bias - 100.0)
+
+    dying = keras.callbacks.LambdaCallback(on_epoch_end=die)
+    history = learner.fit(
+        leap_tf.Sinusoids(), 8, callbacks=[dying, CollapseWarning()], verbose=False
+    )
+    assert history.history["meta_gradient_norm"][-1] == 0.0
+    (record,) = caplog.records
+    assert "at meta-step 8 its norm is 0," in record.getMessage()
 
 
 class Stream:
