@@ -102,6 +102,6 @@ class AtariTrainer(MetaLoop):
 
     def _look_on(self, seeded: SeededTask, frames_per_update: int, updates: int) -> None:
         if self._stop_requested:
-            raise VisitStoppedError(f"{seeded.task.name} was left after {updates} updates.")
+            raise VisitStoppedError(seeded.task.name, updates)
         if self._watch:
             self._watch(seeded, frames_per_update, updates)

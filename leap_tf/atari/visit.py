@@ -22,7 +22,19 @@ from leap_tf.atari.traced_agent import AgentState, Report, TracedAgent, Unroll
 
 
 class VisitStoppedError(RuntimeError):
-    """A visit was asked to end, because the program is."""
+    """A visit was asked to end, because the program is.
+
+    Args:
+        game: which was left.
+        updates: made until then.
+    """
+
+    def __init__(self, game: str, updates: int):
+        super().__init__(game, updates)
+
+    def __str__(self):
+        game, updates = self.args
+        return f"{game} was left after {updates} updates."
 
 
 class Update(NamedTuple):

@@ -91,7 +91,7 @@ class VisitWatch:
             VisitStoppedError: visits are to end.
         """
         if self._stopped:
-            raise VisitStoppedError(f"{seeded.task.name} was left after {updates} updates.")
+            raise VisitStoppedError(seeded.task.name, updates)
         if time.monotonic() - self._last_shown >= self._seconds:
             self._last_shown = time.monotonic()
             print(

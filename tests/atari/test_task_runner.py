@@ -212,10 +212,10 @@ def test_a_visit_can_be_watched_and_ended():
     def watch(seeded, frames_per_update, updates):
         seen.append((seeded.task.name, frames_per_update, updates))
         if updates == 3:
-            raise VisitStoppedError
+            raise VisitStoppedError(seeded.task.name, updates)
 
     watched = runner(watch=watch)
-    with pytest.raises(VisitStoppedError):
+    with pytest.raises(VisitStoppedError, match="bandit4 was left after 3 updates"):
         watched.train(SeededTask(bandit(), seed=2, steps=9))
     assert seen == [("bandit4", 5 * 4, updates) for updates in (1, 2, 3)]
     with pytest.raises(VisitStoppedError):
