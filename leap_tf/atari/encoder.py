@@ -74,9 +74,9 @@ def actor_critic(encoder: keras.Model, actions: int) -> keras.Model:
         )
     features = encoder(encoder.inputs[0])
     logits, values = (
-        keras.layers.Dense(units, kernel_initializer=_initializer(name, seed=0), name=name)(
-            features
-        )
+        keras.layers.Dense(
+            units, kernel_initializer=_initializer(name, 0, _GAINS[name]), name=name
+        )(features)
         for name, units in (("policy", int(actions)), ("value", 1))
     )
     values = keras.layers.Reshape((), name="scalar")(values)
@@ -109,21 +109,24 @@ def trained_variables(model: keras.Model) -> list[keras.Variable]:
     return [*encoder_variables(model), *heads]
 
 
-def fresh_heads(model: keras.Model, seed: int) -> list[tf.Tensor]:
+def fresh_heads(
+    model: keras.Model, seed: int, value_gain: float = _GAINS["value"]
+) -> list[tf.Tensor]:
     """Draws new values for the heads of an actor-critic.
 
     Args:
         model: of `actor_critic`; it is not changed.
         seed: the same seed gives the same values, on any thread.
+        value_gain: Euclidean norm of the value head's first weights.
 
     Returns:
         One per variable of the heads, in the order of `trained_variables`.
     """
     values = []
-    for name in _GAINS:
+    for name, gain in (_GAINS | {"value": value_gain}).items():
         kernel, bias = model.get_layer(name).trainable_variables
         values += [
-            tf.convert_to_tensor(_initializer(name, seed)(kernel.shape)),
+            tf.convert_to_tensor(_initializer(name, seed, gain)(kernel.shape)),
             tf.zeros(bias.shape),
         ]
     return values
@@ -147,6 +150,6 @@ def forward(
         return model(tf.cast(screens, tf.float32))
 
 
-def _initializer(name, seed):
+def _initializer(name, seed, gain):
     stream = np.random.default_rng([seed, list(_GAINS).index(name)])
-    return keras.initializers.Orthogonal(_GAINS[name], seed=int(stream.integers(2**31)))
+    return keras.initializers.Orthogonal(gain, seed=int(stream.integers(2**31)))

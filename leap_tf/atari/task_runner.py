@@ -75,6 +75,8 @@ class AtariTaskRunner:
         arcade: where the games are.
         loss: weights of the agent's loss.
         unroll: steps between updates.
+        value_gain: Euclidean norm of a fresh value head's weights, at least 0. Where visits are
+            short, random values of fresh heads teach the encoder mostly to be silent.
         watch: called after every update of `train`, by whichever thread plays, as
             watch(seeded, frames_per_update, updates). What it raises ends the visit.
 
@@ -84,7 +86,7 @@ class AtariTaskRunner:
         lasting_state: empty; the encoder has no state that is not trained.
 
     Raises:
-        ValueError: the learner cannot work with games.
+        ValueError: the learner cannot work with games, or the gain is negative.
     """
 
     def __init__(
@@ -95,9 +97,12 @@ class AtariTaskRunner:
         arcade: Arcade,
         loss: ActorCriticLoss | None = None,
         unroll: int = 5,
+        value_gain: float = 1.0,
         watch: Watch | None = None,
     ):
         _refuse_unsuitable(learner)
+        if not value_gain >= 0:
+            raise ValueError(f"value_gain is a norm, at least 0, and is {value_gain}.")
         self.encoder = encoder
         self.unroll = unroll
         self.own_variables = learner.build(list(encoder.trainable_variables))
@@ -106,6 +111,7 @@ class AtariTaskRunner:
         self._optimizer = inner_optimizer
         self._learner = learner
         self.arcade = arcade
+        self._value_gain = value_gain
         self._loss = loss or ActorCriticLoss()
         self._watch = watch
         self._agents: dict[tuple[int, bool], TracedAgent] = {}
@@ -172,7 +178,7 @@ class AtariTaskRunner:
             agent = self._agent(environments[0].actions, judged)
             start = [
                 *(tf.convert_to_tensor(value) for value in encoder),
-                *fresh_heads(agent.model, head_seed),
+                *fresh_heads(agent.model, head_seed, self._value_gain),
             ]
             copies = sum(environment.batch_size for environment in environments)
             frame_skip = environments[0].frame_skip

@@ -35,6 +35,7 @@ class AtariTrainer(MetaLoop):
             a game waits for its emulator's thread now and then. Call
             `leap_tf.one_thread_per_task()` first of all. Results do not depend on it.
         unroll: steps of each copy between two updates.
+        value_gain: Euclidean norm of a fresh value head's weights; see `AtariTaskRunner`.
         report: called with every visit of training, in order.
         watch: called after every update of training, as watch(seeded, frames_per_update, updates),
             by whichever thread plays.
@@ -59,6 +60,7 @@ class AtariTrainer(MetaLoop):
         meta_batch_size: int = 4,
         parallel_games: int | None = None,
         unroll: int = 5,
+        value_gain: float = 1.0,
         report: Reporter | None = None,
         watch: Watch | None = None,
         seed: int = 0,
@@ -67,7 +69,7 @@ class AtariTrainer(MetaLoop):
     ):
         learner = copy.copy(learner) if learner else Leap()  # it will know this encoder's variables
         self.runner = AtariTaskRunner(
-            encoder, inner_optimizer, learner, arcade, loss, unroll, self._look_on
+            encoder, inner_optimizer, learner, arcade, loss, unroll, value_gain, self._look_on
         )
         self._watch = watch
         super().__init__(
