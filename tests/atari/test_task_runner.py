@@ -22,7 +22,7 @@ from leap_tf.atari import (
     mnih_2013,
     trained_variables,
 )
-from leap_tf.atari.encoder import agent_of, forward
+from leap_tf.atari.encoder import agent_of, forward, fresh_heads
 from leap_tf.atari.task_runner import TrainedGame
 from leap_tf.atari.traced_agent import TracedAgent
 from leap_tf.atari.visit import VisitStoppedError, play
@@ -204,6 +204,32 @@ def test_a_visit_can_start_from_another_encoder():
     np.testing.assert_array_equal(from_other.losses, expected.losses)
     assert_same(parameters, expected_parameters)
     assert runner(encoder=first).evaluate(seeded).losses[0] != expected.losses[0]
+
+
+def test_fresh_value_heads_have_the_norm_that_was_asked_for():
+    model = actor_critic(small_encoder(), 3)
+    policy, _, value, _ = fresh_heads(model, seed=5)
+    assert np.linalg.norm(value) == pytest.approx(1.0)
+    for gain in (0.0, 0.5):
+        other_policy, policy_bias, other, bias = fresh_heads(model, 5, gain)
+        np.testing.assert_allclose(other, gain * value, rtol=1e-6)
+        np.testing.assert_array_equal(other_policy, policy)
+        assert not np.any(policy_bias)
+        assert not np.any(bias)
+    with pytest.raises(ValueError, match=r"value_gain is a norm, at least 0, and is -1.0"):
+        runner(value_gain=-1.0)
+
+
+def test_a_value_head_of_zeros_leaves_the_encoder_alone_at_the_first_update():
+    """Only the policy's gradient reaches it, and that is small as the policy's head is."""
+    moved = {}
+    for gain in (0.0, 1.0):
+        agent = runner(
+            leap_tf.Reptile(), value_gain=gain, inner_optimizer=keras.optimizers.SGD(1.0)
+        )
+        trained = agent.train(SeededTask(bandit(), seed=3, steps=1))
+        moved[gain] = float(tf.linalg.global_norm(trained.meta_gradient))
+    assert 0 < moved[0.0] < 0.05 * moved[1.0]
 
 
 def test_a_visit_can_be_watched_and_ended():
