@@ -141,3 +141,31 @@ def test_the_screening_is_that_of_its_raw_file():
     assert len(rows) == 10
     for game, _, *figures, _ in rows:
         assert figures == [factors[game, seed] for seed in ("201", "202")]
+
+
+def test_the_sizes_of_meta_gradients_are_those_of_their_raw_file():
+    sizes = {
+        (line["distance"], line["include_loss"], line["game"]): line["meta_gradient_norm"]
+        for line in lines_of("meta_gradient_sizes.jsonl")
+    }
+    rows = rows_of("docs/atari.md", "The meta-gradient's norm, per segment")
+    settings = [("energy", True), ("length", True), ("length", False)]
+    games = ["ms_pacman", "gopher", "phoenix", "assault"]
+    assert [row[1:] for row in rows] == [
+        [f"{sizes[*setting, game]:.4f}" for game in games] for setting in settings
+    ]
+
+
+def test_the_gains_over_fresh_agents_with_other_value_heads_are_those_of_their_file():
+    groups = json.loads((RESULTS / "atari" / "study" / "summary.json").read_text())["groups"]
+    fresh = json.loads((RESULTS / "atari" / "study" / "fresh_value_gain_1.json").read_text())
+    percent, ahead = {}, 0
+    for group, games in groups.items():
+        for game, figures in games.items():
+            learned = figures["Leap"]["area"]
+            percent[game] = round(100 * (learned["mean"] / fresh[game]["mean"] - 1))
+            if group != "seen":
+                ahead += sum(a > b for a, b in zip(learned["values"], fresh[game]["values"]))
+    assert percent == {"crazy_climber": 5, "alien": 8, "krull": 4, "ms_pacman": 9}
+    assert ahead == 11
+    assert "ahead by 5 %, 8 %, 4 % and 9 %, on 11 of 15" in (ROOT / "docs" / "atari.md").read_text()

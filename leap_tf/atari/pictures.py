@@ -39,6 +39,7 @@ def plot_learning_curves(
         for each in (reward, score):
             each.spines[["top", "right"]].set_visible(False)
             each.grid(axis="y", alpha=0.3)
+            each.locator_params(axis="x", nbins=5)
     axes[0, 0].legend(frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
