@@ -23,6 +23,7 @@ INITIALIZERS = {
 
 
 def model(initializer, units=40, features=50):
+    keras.utils.set_random_seed(7)
     head = keras.layers.Dense(units, kernel_initializer=initializer, name="head")
     return keras.Sequential([keras.layers.Input((features,)), head])
 
