@@ -140,9 +140,9 @@ def test_a_judgement_goes_on_and_compares_with_random_play(finished, tmp_path):
     after = json.loads(lost.read_text())
     before["seconds"] = after["seconds"] = 0
     assert after == before
-    # Every start has a fresh encoder of its own, so even the first losses differ.
-    losses = [read_cell(cell).losses[0] for cell in (results / "fresh").glob("pong_*")]
-    assert len(set(losses)) == 2
+    # Every start is another visit; nobody scores in so few steps, so losses may agree.
+    lengths = [read_cell(cell).path_length for cell in (results / "fresh").glob("pong_*")]
+    assert len(set(lengths)) == 2
 
 
 def test_runs_are_compared_on_the_same_starts(finished, tmp_path):

@@ -8,6 +8,7 @@ import pytest
 
 import leap_tf
 from leap_tf.atari import AtariTrainer, RMSProp
+from leap_tf.atari.study import AtariStudy
 from leap_tf.cluster import Replica
 from leap_tf.cluster.wire import decode
 from leap_tf.cluster.worker import TaskWorker
@@ -45,6 +46,17 @@ def test_results_do_not_depend_on_how_many_games_run_in_parallel():
     assert histories[0] == histories[1]
     assert_same(alone.model.get_weights(), together.model.get_weights())
     assert set(histories[0]) >= {"loss", "reward", "final_reward", "entropy", "path_length"}
+
+
+def test_every_start_has_a_fresh_encoder_of_its_own():
+    learned = trainer()
+    learned.fit(GAMES, 1, verbose=False)
+    study, untrained = (
+        AtariStudy(each, GAMES, seed=0, make_encoder=small_encoder) for each in (learned, trainer())
+    )
+    first, second = study.fresh_encoder(0), study.fresh_encoder(1)
+    assert not np.array_equal(first[0], second[0])
+    assert_same(first, untrained.fresh_encoder(0))  # nothing of what was learned is in it
 
 
 def test_a_run_that_was_interrupted_ends_the_same(tmp_path):
