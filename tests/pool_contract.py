@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from leap_tf.training import ThreadPool
+from leap_tf.training import Job, TaskFailure, ThreadPool
 from tests.cluster.studies import TroubledStudy, assert_same, hat, meta_sgd, weights
 
 
@@ -47,6 +47,31 @@ class PoolContract:
             for task, other in zip(*(each.tasks for each in judged), strict=True):
                 assert (task.name, task.error, task.loss) == (other.name, other.error, other.loss)
                 assert_same(task.training_losses, other.training_losses)
+
+    def test_what_is_done_is_told_before_its_turn_and_failures_are_not(
+        self, open_pool, study, trouble
+    ):
+        trouble("raise3")
+        replica = study(pool=open_pool(study))
+        tasks = replica.trainer._draws.meta_batch(replica.tasks.train, 0)
+        told = []
+        job = Job(
+            "train",
+            replica.trainer._runner.train,
+            replica.trainer.read_trained,
+            done=lambda seeded, result: told.append((seeded.seed, result.metrics["loss"])),
+        )
+        yielded = []
+        for result in replica.trainer.pool.map(job, replica.trainer.task_variables, tasks):
+            yielded.append(result)
+            finished = [each for each in yielded if not isinstance(each, TaskFailure)]
+            assert {each.metrics["loss"] for each in finished} <= {loss for _, loss in told}
+        assert len(yielded) == 6
+        assert sorted(told) == sorted(
+            (seeded.seed, result.metrics["loss"])
+            for seeded, result in zip(tasks, yielded, strict=True)
+            if not isinstance(result, TaskFailure)
+        )
 
     def test_a_map_that_is_closed_early_leaves_a_pool_that_works(self, open_pool, study):
         replica = study(pool=open_pool(study))

@@ -19,6 +19,7 @@ from leap_tf.atari.evaluation import GameEvaluation
 from leap_tf.atari.loss import ActorCriticLoss
 from leap_tf.atari.traced_agent import TracedAgent
 from leap_tf.atari.visit import visit
+from leap_tf.checks import whole_number
 from leap_tf.learners import Adaptation, Learner, TaskEnd
 from leap_tf.training import Parts, SeededTask, TrainedTask, UnfitPartsError
 
@@ -86,7 +87,9 @@ class AtariTaskRunner:
         lasting_state: empty; the encoder has no state that is not trained.
 
     Raises:
-        ValueError: the learner cannot work with games, or the gain is negative.
+        TypeError: `unroll` is no whole number.
+        ValueError: the learner cannot work with games, the gain is negative, or an unroll has no
+            steps.
     """
 
     def __init__(
@@ -104,7 +107,7 @@ class AtariTaskRunner:
         if not value_gain >= 0:
             raise ValueError(f"value_gain is a norm, at least 0, and is {value_gain}.")
         self.encoder = encoder
-        self.unroll = unroll
+        self.unroll = whole_number("unroll", unroll, 1)
         self.own_variables = learner.build(list(encoder.trainable_variables))
         self.lasting_state: list[keras.Variable] = []
         self.meta_variables = [*encoder.trainable_variables, *self.own_variables]

@@ -68,6 +68,7 @@ class AtariTrainer(MetaLoop):
         pool: TaskPool | None = None,
     ):
         learner = copy.copy(learner) if learner else Leap()  # it will know this encoder's variables
+        loss = loss or ActorCriticLoss()
         self.runner = AtariTaskRunner(
             encoder, inner_optimizer, learner, arcade, loss, unroll, value_gain, self._look_on
         )
@@ -84,6 +85,7 @@ class AtariTrainer(MetaLoop):
             meta_batch_size,
             pool or ThreadPool(available_cores() + 1 if parallel_games is None else parallel_games),
             None,
+            {"loss": loss, "unroll": unroll, "value_gain": value_gain},
             seed,
             tolerated_failures,
             report and (lambda trained: report(trained.visit)),

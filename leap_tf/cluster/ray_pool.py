@@ -151,7 +151,10 @@ class RayPool:
                 if of_map != number:
                     continue  # of a map that was closed early
                 if data is not None:
-                    board.put(index, _read(job, tasks[index], data))
+                    result = _read(job, tasks[index], data)
+                    if job.done and not isinstance(result, TaskFailure):
+                        job.done(tasks[index], result)
+                    board.put(index, result)
                 elif not board.lose(index):
                     board.put(index, self._given_up(tasks[index]))
             yield from board.take()

@@ -23,7 +23,7 @@ import numpy as np
 
 from leap_tf.cluster.wire import Message, MessageError, decode, encode
 from leap_tf.experiments.run_directory import replacing
-from leap_tf.training import Job, SeededTask, TaskFailure, TaskPool, UnfitPartsError
+from leap_tf.training import Job, SeededTask, TaskPool, UnfitPartsError
 
 _LOGGER = logging.getLogger("leap_tf")
 
@@ -57,20 +57,21 @@ class KeepingPool:
             id(seeded): file for seeded, file, result in zip(tasks, files, kept) if result is None
         }
 
-        def run(seeded: SeededTask) -> Any:
-            result = job.run(seeded)
-            _keep(result, seeded, missing[id(seeded)])  # at once, and not when its turn comes
-            return result
+        def keep(seeded: SeededTask, result: Any) -> None:
+            _keep(result, seeded, missing[id(seeded)])
+            if job.done:
+                job.done(seeded, result)
 
         to_do = [seeded for seeded in tasks if id(seeded) in missing]
-        keeping = dataclasses.replace(job, run=run)
+        keeping = dataclasses.replace(job, done=keep)
         with contextlib.closing(self._pool.map(keeping, weights, to_do)) as made:
-            for seeded, file, result in zip(tasks, files, kept):
+            for seeded, result in zip(tasks, kept):
                 if result is None:
-                    result = next(made)
-                    if not (file.exists() or isinstance(result, TaskFailure)):
-                        _keep(result, seeded, file)  # it was made elsewhere
-                yield result
+                    yield next(made)
+                else:
+                    if job.done:
+                        job.done(seeded, result)
+                    yield result
 
     def clear(self) -> None:
         """Removes what is kept, once training is over."""

@@ -409,6 +409,12 @@ class LeapOptimizer(keras.optimizers.Optimizer):
                 "on a task: repeat its data set, or make smaller batches."
             )
         path = self._recorder.path()
+        if path.points < 2:
+            raise ValueError(
+                f"Loss scaling skipped {self._recorder.steps - int(path.points)} of "
+                f"{self._recorder.steps} steps of this task, and the rest make no path. Lower "
+                "initial_scale of the LossScaleOptimizer, or train longer on a task."
+            )
         gradients = mean_over_segments(path) if self.per_segment else path.meta_gradient
         for total, gradient in zip(self._meta_sum, gradients):
             total.assign_add(gradient)

@@ -10,6 +10,8 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from leap_tf.checks import whole_number
+
 
 class ArrayTask:
     """A task whose training and held-out examples are arrays.
@@ -26,7 +28,8 @@ class ArrayTask:
             or each is traced anew.
 
     Raises:
-        ValueError: a part is empty, or inputs and targets differ in number.
+        TypeError: a batch size is no whole number.
+        ValueError: a part is empty, inputs and targets differ in number, or a batch has no room.
     """
 
     def __init__(
@@ -47,8 +50,8 @@ class ArrayTask:
         self.name = name
         self.train = train
         self.test = test
-        self.batch_size = batch_size
-        self.test_batch_size = test_batch_size
+        self.batch_size = whole_number("batch_size", batch_size, 1)
+        self.test_batch_size = whole_number("test_batch_size", test_batch_size, 1)
         self.prepare = prepare or tf.identity
 
     def train_batches(self, seed: int) -> tf.data.Dataset:

@@ -16,12 +16,13 @@ import contextlib
 import os
 import pathlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from leap_tf.checks import whole_number
 from leap_tf.functional import apply_if_finite, refuse_hidden_state, refuse_loss_scaling
 from leap_tf.learners import Learner
 from leap_tf.tasks import Task, TaskDistribution, TaskSplits
@@ -41,7 +42,7 @@ from leap_tf.training.parts import Divisible, Parts
 from leap_tf.training.progress import ProgressDisplay
 from leap_tf.training.runner import Judge, Runner, Summary
 from leap_tf.training.seeded_task import TaskAddress, TrainedTask
-from leap_tf.training.settings import describe, whole_number
+from leap_tf.training.settings import describe
 from leap_tf.training.task_draws import EVALUATION, VALIDATION, TaskDraws
 from leap_tf.training.task_pool import Job, TaskFailure, TaskPool
 
@@ -65,7 +66,8 @@ class MetaLoop(abc.ABC):
         meta_batch_size: tasks in a meta-step.
         pool: where tasks run.
         stopping: the rule by which tasks end early, or None.
-        seed: decides everything random.
+        settings: what else training depends on, so that a restart with other ones is refused.
+        seed: decides everything random but the initial weights.
         tolerated_failures: the share of a meta-batch that may fail.
         report: called with what the runner returns for every task, in order.
 
@@ -89,6 +91,7 @@ class MetaLoop(abc.ABC):
         meta_batch_size: int,
         pool: TaskPool,
         stopping: object | None,
+        settings: Mapping[str, Any],
         seed: int,
         tolerated_failures: float = 0.0,
         report: Callable[[Any], None] | None = None,
@@ -128,6 +131,7 @@ class MetaLoop(abc.ABC):
         self._draws = TaskDraws(learner, steps_per_task, meta_batch_size, seed)
         meta_optimizer.build(self.meta_variables)
         settings = {
+            **settings,
             "learner": learner,
             "inner_optimizer": inner_optimizer,
             "meta_optimizer": meta_optimizer,
@@ -198,7 +202,8 @@ class MetaLoop(abc.ABC):
             validation_steps: gradient steps on a validation task; `steps_per_task` by default.
             checkpoint_dir: where checkpoints are kept.
             checkpoint_seconds: least time between two of them. One is always made at the end
-                and when a stop is asked for; a restart repeats at most this much work.
+                and when a stop is asked for. A restart repeats at most this much work and the
+                meta-step that was under way.
             verbose: whether to show progress.
 
         Returns:

@@ -118,6 +118,7 @@ class MetaTrainer(MetaLoop):
             meta_batch_size,
             pool or ThreadPool(available_cores() if parallel_tasks is None else parallel_tasks),
             stopping,
+            {"loss": loss, "task_layers": self.task_layers},
             seed,
             tolerated_failures,
         )

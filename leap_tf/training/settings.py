@@ -1,8 +1,7 @@
-"""Settings: checked when they come in, and kept as JSON so that a restart with others is seen."""
+"""Settings as JSON, kept beside a training so that a restart with other ones is seen."""
 
 import dataclasses
 import json
-import operator
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,15 +11,17 @@ _PLAIN = (bool, int, float, str, type(None))
 
 
 def describe(thing: Any) -> Any:
-    """Returns the settings of an optimizer, a learner or a rule, as JSON has them.
+    """Returns the settings of an optimizer, a loss, a learner or a rule, as JSON has them.
 
     Names of optimizers are left out, since Keras numbers them, and whatever is neither a number, a
-    text, an optimizer nor a data class, such as variables.
+    text, a list of them, an optimizer, a loss nor a data class, such as variables.
     """
     if isinstance(thing, _PLAIN):
         return thing
+    if _is_list(thing):
+        return list(thing)
     kind = {"class": type(thing).__name__}
-    if isinstance(thing, keras.optimizers.Optimizer):
+    if isinstance(thing, (keras.optimizers.Optimizer, keras.losses.Loss)):
         config = {name: value for name, value in thing.get_config().items() if name != "name"}
         return json.loads(json.dumps(kind | config, default=lambda value: type(value).__name__))
     if dataclasses.is_dataclass(thing):
@@ -30,8 +31,12 @@ def describe(thing: Any) -> Any:
     return kind | {
         name: describe(value)
         for name, value in named.items()
-        if isinstance(value, _PLAIN) or dataclasses.is_dataclass(value)
+        if isinstance(value, _PLAIN) or _is_list(value) or dataclasses.is_dataclass(value)
     }
+
+
+def _is_list(thing: Any) -> bool:
+    return isinstance(thing, (list, tuple)) and all(isinstance(each, _PLAIN) for each in thing)
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -54,14 +59,3 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
-
-
-def whole_number(name: str, number: Any, least: int) -> int:
-    """Returns a number, NumPy's too, as Python's; raises TypeError or ValueError if it is none."""
-    try:
-        number = operator.index(number)
-    except TypeError:
-        raise TypeError(f"{name} must be a whole number, and is {number!r}.") from None
-    if number < least:
-        raise ValueError(f"{name} must be at least {least}, and is {number}.")
-    return number

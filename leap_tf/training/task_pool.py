@@ -62,11 +62,14 @@ class Job(Generic[Result]):
         name: what a replica of the study is asked to do, "train" or "evaluate".
         run: does it here.
         read: makes the result of what came from a replica; raises UnfitPartsError.
+        done: called with every result as soon as it is in this process, before its turn to be
+            yielded, by any thread. Failures are none.
     """
 
     name: str
     run: Callable[[SeededTask], Result]
     read: Callable[[Parts], Result]
+    done: Callable[[SeededTask, Result], None] | None = None
 
 
 class TaskPool(Protocol):
@@ -80,7 +83,7 @@ class TaskPool(Protocol):
         Closing the iterator early lets started tasks end and starts no others.
 
         Args:
-            job: what to do.
+            job: what to do. The pool calls its `done`.
             weights: all variables that results depend on. They keep their values meanwhile.
             tasks: what to do it with.
 
@@ -111,9 +114,12 @@ class ThreadPool:
     ) -> Generator[Result | TaskFailure, None, None]:
         def attempt(seeded: SeededTask) -> Result | TaskFailure:
             try:
-                return job.run(seeded)
+                result = job.run(seeded)
             except Exception as error:
                 return failure_of(seeded, error)
+            if job.done:
+                job.done(seeded, result)
+            return result
 
         return _map_on(self._executor, self.threads, attempt, tasks)
 

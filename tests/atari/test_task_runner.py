@@ -323,6 +323,11 @@ def test_learners_that_cannot_play_are_refused():
         runner(leap_tf.MultiHeadedFinetuning())
 
 
+def test_an_unroll_without_steps_is_refused():
+    with pytest.raises(ValueError, match="unroll must be at least 1, and is 0"):
+        runner(unroll=0)
+
+
 def test_an_arcade_makes_environments_once_for_each_player():
     made = []
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import leap_tf
-from leap_tf.atari import AtariTrainer, RMSProp
+from leap_tf.atari import ActorCriticLoss, AtariTrainer, RMSProp
 from leap_tf.atari.study import AtariStudy
 from leap_tf.cluster import Replica
 from leap_tf.cluster.wire import decode
@@ -46,6 +46,17 @@ def test_results_do_not_depend_on_how_many_games_run_in_parallel():
     assert histories[0] == histories[1]
     assert_same(alone.model.get_weights(), together.model.get_weights())
     assert set(histories[0]) >= {"loss", "reward", "final_reward", "entropy", "path_length"}
+
+
+def test_a_restart_with_another_agent_is_refused(tmp_path):
+    trainer().fit(GAMES, 1, checkpoint_dir=tmp_path, verbose=False)
+    for change, message in (
+        ({"unroll": 3}, "unroll: 5 then, 3 now"),
+        ({"value_gain": 0.0}, "value_gain: 1.0 then, 0.0 now"),
+        ({"loss": ActorCriticLoss(discount=0.9)}, "loss.discount: 0.99 then, 0.9 now"),
+    ):
+        with pytest.raises(leap_tf.CheckpointMismatchError, match=message):
+            trainer(**change).fit(GAMES, 2, checkpoint_dir=tmp_path, verbose=False)
 
 
 def test_every_start_has_a_fresh_encoder_of_its_own():

@@ -31,7 +31,9 @@ class CountingPool(ThreadPool):
             if len(self.begun) == self.most:
                 raise Killed
             self.begun.append(seeded.seed)
-            yield job.run(seeded)
+            result = job.run(seeded)
+            job.done(seeded, result)
+            yield result
 
 
 def study(folder, pool):
@@ -74,6 +76,23 @@ def test_a_restart_does_only_what_was_not_done(tmp_path, undisturbed):
     assert len(list((tmp_path / "kept").glob("*/*.npz"))) == 6  # those of the last meta-step
     again.trainer.pool.clear()
     assert not (tmp_path / "kept").exists()
+
+
+def test_what_is_done_before_its_turn_is_kept(tmp_path, undisturbed):
+    class FirstTaskHangs(ThreadPool):
+        def map(self, job, weights, tasks):
+            for seeded in tasks[1:]:
+                job.done(seeded, job.run(seeded))
+            raise Killed
+            yield  # a generator, as the pool's
+
+    killed = study(tmp_path / "kept", FirstTaskHangs(1))
+    with pytest.raises(Killed):
+        killed.trainer.fit(killed.tasks.train, 1, verbose=False)
+    assert len(list((tmp_path / "kept").glob("*/*.npz"))) == 5
+    again, pool = resumed(tmp_path)
+    assert len(pool.begun) == 1 + 6 + 6
+    assert_same(weights(again), weights(undisturbed))
 
 
 @pytest.mark.parametrize("damage", ["cut short", "empty", "no archive"])

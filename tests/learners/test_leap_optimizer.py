@@ -323,6 +323,12 @@ def test_mixed_precision_records_unscaled_values_and_skips_skipped_steps():
         model.fit(batches(count=40), verbose=0)
     assert overflowing.skipped_tasks == 0
     assert 0 < overflowing.path_length < np.inf
+    before = overflowing.meta_gradients()
+    with pytest.raises(ValueError, match="skipped 4 of 4 steps of this task.*Lower initial_scale"):
+        with overflowing.task(model):
+            model.fit(batches(count=4), verbose=0)
+    for kept, gradient in zip(overflowing.meta_gradients(), before, strict=True):
+        np.testing.assert_array_equal(kept, gradient)  # not a mean with an empty task
 
 
 def test_a_plain_loss_scale_factor_does_not_change_the_path():

@@ -58,6 +58,14 @@ def test_parts_that_do_not_fit_are_refused(train):
         ArrayTask("odd", train, (np.ones(1), np.ones(1)))
 
 
+@pytest.mark.parametrize("size", ["batch_size", "test_batch_size"])
+def test_batches_without_room_are_refused(size):
+    with pytest.raises(ValueError, match=f"{size} must be at least 1, and is 0"):
+        numbered(5, **{size: 0})
+    with pytest.raises(TypeError, match=f"{size} must be a whole number, and is 2.5"):
+        numbered(5, **{size: 2.5})
+
+
 def test_finite_tasks_come_equally_often():
     distribution = FiniteTasks(list("abc"))
     sample = distribution.sample(7, np.random.default_rng(0))

@@ -6,6 +6,8 @@ import keras
 import pytest
 
 import leap_tf
+from leap_tf.learners import ANIL
+from leap_tf.training.settings import describe, differences
 from tests.training.sinusoids import assert_same, trainer, weights
 
 
@@ -109,6 +111,11 @@ def test_a_trainer_that_has_moved_on_does_not_overwrite_a_folder(tmp_path):
         ({"steps_per_task": 7}, "steps_per_task: "),
         ({"meta_batch_size": 2}, "meta_batch_size: "),
         ({"stopping": leap_tf.StopWhenStalled()}, "stopping.patience: nothing then, 10 now"),
+        (
+            {"loss": keras.losses.MeanAbsoluteError()},
+            "loss.class: MeanSquaredError then, MeanAbsoluteError now",
+        ),
+        ({"task_layers": ["head"]}, "task_layers: [] then, ['head'] now"),
     ],
 )
 def test_a_restart_with_other_settings_is_refused(tmp_path, change, message):
@@ -122,6 +129,18 @@ def test_a_restart_with_other_settings_is_refused(tmp_path, change, message):
         other.fit(leap_tf.Sinusoids(), 2, checkpoint_dir=tmp_path, verbose=False)
     assert_same(weights(other), before)
     made().fit(leap_tf.Sinusoids(), 2, checkpoint_dir=tmp_path, verbose=False)
+
+
+def test_settings_that_are_lists_are_described():
+    described = describe(ANIL(("conv4", "head")))
+    assert described == {
+        "class": "ANIL",
+        "query_batches": 1,
+        "adapted_layers": ["conv4", "head"],
+    }
+    assert differences(described, describe(ANIL())) == [
+        "adapted_layers: ['conv4', 'head'] then, ['head'] now"
+    ]
 
 
 def test_files_of_others_in_the_folder_are_left_alone(tmp_path):
