@@ -180,11 +180,21 @@ def export(
         checkpoint: prefix of a checkpoint to export in the place of the learned initialization.
 
     Raises:
+        ConfigurationError: they change more than the export.
         RunDirectoryError: the folder holds no finished run.
         FileExistsError: there is an export already.
     """
     run = RunDirectory(output_dir)
-    read_configuration([run.require_config(), *gin_files], gin_params)
+    trained = read_configuration([run.require_config()])
+    changed = changed_bindings(
+        trained, read_configuration([run.require_config(), *gin_files], gin_params)
+    )
+    others = [name for name in changed if not name.startswith("export.")]
+    if others:
+        raise ConfigurationError(
+            f"What is exported is the run as it was trained and judged, and {', '.join(others)} "
+            "would make it another than its card says. Only export.… can be bound here."
+        )
     study = configured_study(data_dir=data_dir)
     folder = configured_export(study=study, run=run, path=export_dir, checkpoint=checkpoint)
     print(f"SavedModel, Keras model, example requests and MODEL_CARD.md are in {folder}.")

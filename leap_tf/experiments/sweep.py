@@ -93,6 +93,8 @@ def _product(axes, bindings):
 class Sweep:
     """Runs cells in worker processes.
 
+    A folder may hold more cells than are run now: the index keeps those that came before.
+
     Args:
         cells: what to run, in this order.
         gin_files: the configuration under every cell's bindings.
@@ -151,13 +153,15 @@ class Sweep:
 
         Raises:
             ValueError: `workers` is not positive.
-            SweepError: cells failed; the message names them and their logs.
+            SweepError: the folder holds a sweep over other axes, or cells failed; the message
+                names them and their logs.
         """
         if workers < 1:
             raise ValueError(f"workers must be at least 1, and is {workers}.")
+        index = {entry["name"]: entry for entry in [*self._indexed(), *self._description()]}
         left = self.unfinished()
         self._index.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(self._index, json.dumps(self._description(), indent=1) + "\n")
+        write_atomically(self._index, json.dumps(list(index.values()), indent=1) + "\n")
         failed: list[str] = []
         with (
             tqdm.tqdm(total=len(self._cells), initial=len(self._cells) - len(left)) as bar,
@@ -180,6 +184,20 @@ class Sweep:
         if failed:
             logs = "\n".join(str(self._log_of(name)) for name in failed)
             raise SweepError(f"{len(failed)} of {len(left)} cells failed. Their logs:\n{logs}")
+
+    def _indexed(self):
+        """The cells that the folder's index has, of this sweep's kind."""
+        if not self._index.exists():
+            return []
+        entries = json.loads(self._index.read_text())
+        axes = {tuple(cell.values) for cell in self._cells}
+        others = [entry["name"] for entry in entries if tuple(entry["values"]) not in axes]
+        if others:
+            raise SweepError(
+                f"{self._index} is of a sweep over other axes, with cells such as {others[0]}. "
+                "Give this one an --output_dir of its own."
+            )
+        return entries
 
     def _description(self):
         return [

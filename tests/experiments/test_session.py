@@ -328,3 +328,9 @@ def test_an_export_is_never_written_over_and_needs_a_finished_run(finished, expo
     assert "Traceback" not in result.stderr
     result = run("export.py", tmp_path)
     assert "holds no run" in result.stderr
+
+
+def test_an_export_is_of_the_run_as_it_was_trained(finished):
+    result = run("export.py", finished[0], "study.seed = 5", "export.requests = 2")
+    assert result.returncode == 1
+    assert "study.seed would make it another than its card says" in result.stderr

@@ -106,6 +106,19 @@ def test_a_sweep_runs_skips_what_is_finished_and_refuses_what_changed(tmp_path):
     assert changed.returncode == 1
     assert "another configuration" in changed.stderr
 
+    part = sweep(tmp_path, without(SWEEP, '"none"'))
+    assert part.returncode == 0, part.stderr
+    assert json.loads((tmp_path / "out" / "sweep.json").read_text()) == index
+    other = sweep(tmp_path, SWEEP.replace('"method"', '"learner"'))
+    assert other.returncode == 1
+    assert "a sweep over other axes, with cells such as leap-1. Give" in other.stderr
+    assert json.loads((tmp_path / "out" / "sweep.json").read_text()) == index
+
+
+def without(text, start):
+    """Leaves out the lines that begin so."""
+    return "\n".join(line for line in text.split("\n") if not line.strip().startswith(start))
+
 
 def test_a_cell_that_fails_is_named_and_the_others_finish(tmp_path):
     text = re.sub(r'"(leap|metasgd)": .*', "", SWEEP)
