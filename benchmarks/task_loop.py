@@ -5,13 +5,15 @@
 (a) Leap's task loop against the same loop without Leap;
 (b) against plain `model.fit` with TensorFlow's default threads, in a process beside;
 (c) floating-point operations a second, against the machine's matrix multiplication;
-(d) memory for Leap, in copies of the parameters.
+(d) `model.fit` with `LeapOptimizer` against plain `model.fit`, both in the process beside;
+(e) memory for Leap, in copies of the parameters.
 
 Contenders take turns within each round, so that a busy machine slows all of them; the median
 over the rounds is reported, with the range. The load is the paper's ConvNet, batches of 20.
 """
 
 import argparse
+import contextlib
 import multiprocessing
 import os
 import statistics
@@ -94,16 +96,30 @@ def matrix_multiplication_rate(threads, size=2048, repeats=4):
 
 
 def serve_fit(connection):
-    """In a process beside, with default threads: times `model.fit` whenever asked."""
-    task = example_task()
-    model = leap_tf.conv_net(classes=CLASSES)
-    model.compile(keras.optimizers.SGD(0.1), loss=loss())
-    batches = task.train_batches(0).take(STEPS)
-    model.fit(batches, verbose=0)
-    connection.send("ready")
-    while connection.recv():
+    """In a process beside, with default threads: times a task of `model.fit` whenever asked."""
+    batches = example_task().train_batches(0).take(STEPS)
+
+    def fit_by(optimizer, task=lambda model: contextlib.nullcontext()):
+        model = leap_tf.conv_net(classes=CLASSES)
+        model.compile(optimizer, loss=loss())
+
+        def fit():
+            with task(model):
+                model.fit(batches, verbose=0)
+
+        return fit
+
+    optimizer = leap_tf.LeapOptimizer(keras.optimizers.SGD(0.1), keras.optimizers.SGD(0.1))
+    contenders = {
+        "fit": fit_by(keras.optimizers.SGD(0.1)),
+        "fit with LeapOptimizer": fit_by(optimizer, optimizer.task),
+    }
+    for fit in contenders.values():
+        fit()
+    connection.send(list(contenders))
+    while name := connection.recv():
         started = time.perf_counter()
-        model.fit(batches, verbose=0)
+        contenders[name]()
         connection.send(time.perf_counter() - started)
 
 
@@ -112,7 +128,7 @@ def measure_speed(rounds):
     connection, theirs = context.Pipe()
     beside = context.Process(target=serve_fit, args=(theirs,), daemon=True)
     beside.start()
-    assert connection.recv() == "ready"
+    beside_contenders = connection.recv()
 
     leap_tf.one_thread_per_task(PARALLEL_TASKS)
     model = leap_tf.conv_net(classes=CLASSES)
@@ -122,7 +138,7 @@ def measure_speed(rounds):
         "plain": trained_by(leap_tf.PlainTraining(), model),
     }
     operations = operations_of_a_step(model)
-    seconds = {name: [] for name in (*contenders, "fit")}
+    seconds = {name: [] for name in (*contenders, *beside_contenders)}
     rates = []
     with ThreadPoolExecutor(PARALLEL_TASKS) as pool:
         for index in range(rounds + 1):
@@ -130,14 +146,15 @@ def measure_speed(rounds):
                 started = time.perf_counter()
                 list(pool.map(train, [dataset] * (2 * PARALLEL_TASKS)))
                 seconds[name].append((time.perf_counter() - started) / (2 * PARALLEL_TASKS))
-            connection.send(True)
-            seconds["fit"].append(connection.recv())
+            for name in beside_contenders:
+                connection.send(name)
+                seconds[name].append(connection.recv())
             rates.append(matrix_multiplication_rate(PARALLEL_TASKS))
             if index == 0:  # warm-up
                 rates.clear()
                 for times in seconds.values():
                     times.clear()
-    connection.send(False)
+    connection.send(None)
     beside.join()
 
     def ratio(name, values):
@@ -153,6 +170,8 @@ def measure_speed(rounds):
         for time_of_task, rate in zip(seconds["leap"], rates)
     ]
     ratio(f"(c) leap's share of that ({operations / 1e9:.2f} GFLOP a step)", shares)
+    wrapped = zip(seconds["fit with LeapOptimizer"], seconds["fit"])
+    ratio("(d) model.fit with LeapOptimizer / model.fit", [a / b for a, b in wrapped])
 
 
 def peak_memory(learner_name, steps, tasks, answer):
@@ -190,7 +209,7 @@ def resident(field):
 
 def measure_memory():
     context = multiprocessing.get_context("spawn")
-    print("(d) peak memory in copies of the parameters, beyond the model's own")
+    print("(e) peak memory in copies of the parameters, beyond the model's own")
     for steps, tasks in ((5, 1), (50, 1), (5, 10)):
         copies = {}
         for name in ("plain", "leap"):

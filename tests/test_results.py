@@ -52,18 +52,18 @@ def test_learned_is_clearly_below_no_pretraining_at_every_seed(study):
         assert [task.name for task in learned.tasks] == [task.name for task in fresh.tasks]
 
 
-@pytest.mark.parametrize("letter", "abcd")
+@pytest.mark.parametrize("letter", "abcde")
 def test_the_benchmark_table_is_that_of_its_output(letter):
     output = (RESULTS / "task_loop.txt").read_text()
     (row,) = re.findall(
         rf"^\| \({letter}\) .*?\| ([\d.]+)", (RESULTS / "README.md").read_text(), re.M
     )
-    if letter == "d":
+    if letter == "e":
         measured = max(float(value) for value in re.findall(r"for Leap ([\d.]+)", output))
     else:
         measured = float(re.search(rf"^\({letter}\).*?\s([\d.]+)   \(", output, re.M).group(1))
         measured *= 100 if letter == "c" else 1
-    assert float(row) == pytest.approx(measured, abs=0.006 if letter in "ab" else 0.06)
+    assert float(row) == pytest.approx(measured, abs=0.006 if letter in "abd" else 0.06)
 
 
 @pytest.mark.parametrize("study", ["omniglot", "multi_cv"])
