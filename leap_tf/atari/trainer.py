@@ -39,7 +39,7 @@ class AtariTrainer(MetaLoop):
         report: called with every visit of training, in order.
         watch: called after every update of training, as watch(seeded, frames_per_update, updates),
             by whichever thread plays.
-        seed: decides everything random.
+        seed: decides everything random but the encoder's initial weights.
         tolerated_failures: the share of a meta-batch that may raise; a meta-step goes on without
             such games and counts them as `tasks_failed`. By default the first one ends `fit`.
         pool: where games are played; by default `parallel_games` threads of this process.

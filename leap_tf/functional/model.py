@@ -23,11 +23,28 @@ class Batch(NamedTuple):
 
 
 class BatchResult(NamedTuple):
-    """What a model does on a batch: scalar loss, error per example, and the state after it."""
+    """What a model does on a batch.
+
+    Attributes:
+        loss: its mean, a scalar.
+        loss_weight: what that mean counts for in one over several batches, float32.
+        errors: [n] float32, of each example.
+        weights: [n] float32, how much each error counts.
+        state: the state after it.
+    """
 
     loss: tf.Tensor
+    loss_weight: tf.Tensor
     errors: tf.Tensor
+    weights: tf.Tensor
     state: list[tf.Tensor]
+
+    @property
+    def error(self) -> tf.Tensor:
+        """The weighted mean of the errors; 0 where nothing counts."""
+        return tf.math.divide_no_nan(
+            tf.reduce_sum(self.errors * self.weights), tf.reduce_sum(self.weights)
+        )
 
 
 class FunctionalModel:
@@ -132,16 +149,24 @@ class FunctionalModel:
             penalties: whether regularisers count; as in training by default.
 
         Returns:
-            The mean loss in float32 or wider, the error of each example, the new state.
+            The mean loss in float32 or wider, the error of each example, the new state. Sample
+            weights count in errors as in the loss, so examples of weight 0 are mere padding.
         """
         outputs, new_state, regularisers = self._call(parameters, state, batch.inputs, training)
         loss = self.loss(batch.targets, outputs, sample_weight=batch.sample_weight)
         if (training if penalties is None else penalties) and regularisers:
             loss += tf.add_n([tf.cast(penalty, loss.dtype) for penalty in regularisers])
         errors = tf.cast(self.error(batch.targets, outputs), tf.float32)
+        weights = _weights_of(errors, batch.sample_weight)
+        errors, weights = tf.reshape(errors, [-1]), tf.reshape(weights, [-1])
+        by_weight = self.loss.reduction == "mean_with_sample_weight"
         return BatchResult(
             loss=loss,
-            errors=tf.reshape(errors, [-1]),
+            loss_weight=tf.reduce_sum(weights)
+            if by_weight
+            else tf.cast(tf.size(errors), tf.float32),
+            errors=errors,
+            weights=weights,
             state=[tf.convert_to_tensor(value) for value in new_state],
         )
 
@@ -169,6 +194,18 @@ class FunctionalModel:
             scope.get_current_value(variable) for variable in self.model.non_trainable_variables
         ]
         return outputs, new_state, regularisers
+
+
+def _weights_of(errors, sample_weight):
+    """Weights in the shape of the errors: Keras lets them have fewer dimensions, or one more."""
+    if sample_weight is None:
+        return tf.ones_like(errors)
+    weights = tf.cast(sample_weight, errors.dtype)
+    if weights.shape.rank == errors.shape.rank + 1:
+        weights = tf.squeeze(weights, -1)
+    while weights.shape.rank < errors.shape.rank:
+        weights = weights[..., tf.newaxis]
+    return tf.broadcast_to(weights, tf.shape(errors))
 
 
 def unpack_batch(element) -> Batch:

@@ -32,7 +32,10 @@ class Task(Protocol):
         """
 
     def test_batches(self) -> tf.data.Dataset:
-        """Returns all held-out examples once, in batches. None of them is ever trained on."""
+        """Returns all held-out examples once, in batches. None of them is ever trained on.
+
+        Weights count in the mean loss and error, so examples of weight 0 are padding.
+        """
 
 
 class TaskDistribution(Protocol):

@@ -44,7 +44,8 @@ class MetaTrainer(MetaLoop):
             example with a schedule over another number of steps.
         transductive: whether held-out examples are judged with the statistics of their own
             batch in batch norm. By default the running ones of the task's training are used.
-        seed: decides everything random.
+        seed: decides everything random but initial weights, those that the learner adds included:
+            Keras draws them. `keras.utils.set_random_seed` decides those.
         tolerated_failures: the share of a meta-batch that may raise; a meta-step goes on without
             such tasks and counts them as `tasks_failed`. By default the first one ends `fit`.
         pool: where tasks run; by default `parallel_tasks` threads of this process.

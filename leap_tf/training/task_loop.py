@@ -52,7 +52,7 @@ class TaskResult(NamedTuple):
 
 
 class HeldOut(NamedTuple):
-    """Mean loss and error over held-out examples, and how many there were."""
+    """Means of loss and error over held-out examples, and how many there were, padding aside."""
 
     loss: tf.Tensor
     error: tf.Tensor
@@ -267,7 +267,7 @@ class TaskLoop:
             None if gradient is None else tf.convert_to_tensor(gradient)
             for gradient in tape.gradient(result.loss, parameters)
         ]
-        return result.loss, tf.reduce_mean(result.errors), result.state, gradients
+        return result.loss, result.error, result.state, gradients
 
     def _observe_held_out(self, now, held_out, parameters, state):
         if not self._stopping:
@@ -291,7 +291,7 @@ class TaskLoop:
 
     def _judge_batch(self, parameters, state, batch):
         result = self._model.evaluate(parameters, state, batch, training=False)
-        return tf.reduce_mean(result.errors)
+        return result.error
 
     def _next_batches(self, batches, count) -> list[Batch]:
         return [unpack_batch(batches.get_next()) for _ in range(count)]
@@ -311,27 +311,32 @@ class TaskLoop:
         """Evaluates with the state that training left behind, nothing updated."""
         parameters = self._of_any_width(parameters)
 
-        def add_batch(element, loss_sum, error_sum, examples):
+        def add_batch(element, loss_sum, loss_weight, error_sum, weight, examples):
             batch = unpack_batch(element.get_value())
             result = self._model.evaluate(
                 parameters, state, batch, training=self._transductive, penalties=False
             )
-            size = tf.shape(result.errors)[0]
             return (
                 iterator.get_next_as_optional(),
-                loss_sum + tf.cast(result.loss, tf.float32) * tf.cast(size, tf.float32),
-                error_sum + tf.reduce_sum(result.errors),
-                examples + size,
+                loss_sum + tf.cast(result.loss, tf.float32) * result.loss_weight,
+                loss_weight + result.loss_weight,
+                error_sum + tf.reduce_sum(result.errors * result.weights),
+                weight + tf.reduce_sum(result.weights),
+                examples + tf.math.count_nonzero(result.weights, dtype=tf.int32),
             )
 
-        _, loss_sum, error_sum, examples = tf.while_loop(
+        zero = tf.constant(0.0)
+        _, loss_sum, loss_weight, error_sum, weight, examples = tf.while_loop(
             lambda element, *_: element.has_value(),
             add_batch,
-            (iterator.get_next_as_optional(), tf.constant(0.0), tf.constant(0.0), tf.constant(0)),
+            (iterator.get_next_as_optional(), zero, zero, zero, zero, tf.constant(0)),
             parallel_iterations=1,
         )
-        count = tf.cast(tf.maximum(examples, 1), tf.float32)
-        return HeldOut(loss=loss_sum / count, error=error_sum / count, examples=examples)
+        return HeldOut(
+            loss=tf.math.divide_no_nan(loss_sum, loss_weight),
+            error=tf.math.divide_no_nan(error_sum, weight),
+            examples=examples,
+        )
 
     def _of_any_width(self, parameters):
         """Forgets the last dimension of those that are resizable, so one trace serves all tasks."""

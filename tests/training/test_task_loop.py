@@ -236,6 +236,26 @@ def test_sample_weights_and_unused_variables():
     assert bool(result.finite)
 
 
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "mean_with_sample_weight"])
+def test_examples_of_weight_zero_are_padding_in_held_out_figures(reduction):
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+    model.layers[0].kernel.assign([[2.0]])
+    loop, functional = task_loop(
+        model, keras.optimizers.SGD(0.1), loss=keras.losses.MeanSquaredError(reduction=reduction)
+    )
+    inputs = tf.constant([[1.0], [2.0], [3.0], [99.0]])
+    targets = tf.constant([[0.0], [3.0], [6.0], [0.0]])  # squared errors 4, 1, 0 and padding's
+    weights = tf.constant([1.0, 2.0, 0.5, 0.0])
+    held_out = tf.data.Dataset.from_tensor_slices((inputs, targets, weights)).batch(2)
+    judged = loop.evaluate(iter(held_out), functional.parameters(), functional.state(0))
+    assert int(judged.examples) == 3
+    assert float(judged.error) == pytest.approx((4 + 2 * 1 + 0) / 3.5)
+    divisor = 4 if reduction == "sum_over_batch_size" else 3.5
+    assert float(judged.loss) == pytest.approx((4 + 2 * 1 + 0) / divisor)
+    trained = run(loop, functional, held_out.repeat(), steps=1)
+    assert float(trained.errors[0]) == pytest.approx((4 + 2 * 1) / 3)
+
+
 def test_a_data_set_of_another_form_is_refused():
     loop, functional = task_loop(golden.build_model(), keras.optimizers.SGD(0.1))
     inputs_only = golden.task_dataset(0).map(lambda x, y: x)
