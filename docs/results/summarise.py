@@ -10,6 +10,7 @@ import sys
 import numpy as np
 
 from leap_tf.experiments.plots import plot_adaptation
+from leap_tf.experiments.standard_error import standard_error
 from leap_tf.training import Evaluation, TaskEvaluation
 
 
@@ -47,9 +48,8 @@ def markdown_table(collected: dict[str, list[Evaluation]]) -> str:
 
 
 def _over_seeds(values):
-    spread = np.std(values, ddof=1) / np.sqrt(len(values))
     each = ", ".join(f"{value:.1f}" for value in values)
-    return f"**{np.mean(values):.1f}** ± {spread:.1f} ({each})"
+    return f"**{np.mean(values):.1f}** ± {standard_error(values):.1f} ({each})"
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ import numpy as np
 import tensorflow as tf
 
 from leap_tf.experiments.run_directory import write_atomically
+from leap_tf.experiments.standard_error import standard_error
 from leap_tf.functional import FunctionalModel, unpack_batch
 from leap_tf.functional.curvature import (
     hessian_block,
@@ -215,8 +216,7 @@ def table(records: Sequence[dict]) -> str:
 def _spread(values):
     if not values:
         return "–"
-    error = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
-    return f"{np.mean(values):.2e} ± {error:.0e}"
+    return f"{np.mean(values):.2e} ± {standard_error(values) or 0.0:.0e}"
 
 
 def _kernel_index(network, layer):

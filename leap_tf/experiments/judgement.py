@@ -8,6 +8,7 @@ import numpy as np
 
 from leap_tf.experiments.plots import plot_adaptation
 from leap_tf.experiments.run_directory import RunDirectory, replacing, write_atomically
+from leap_tf.experiments.standard_error import standard_error
 from leap_tf.experiments.study import Study
 from leap_tf.training import Evaluation, MetaTrainer
 
@@ -147,8 +148,7 @@ def _number(value, digits=None):
 def _mean_and_error(values, form):
     if not values:
         return "–"
-    spread = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
-    return f"{form.format(np.mean(values))} ± {form.format(spread)}"
+    return f"{form.format(np.mean(values))} ± {form.format(standard_error(values) or 0.0)}"
 
 
 def _steps(evaluation, target_error):

@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 
 import jinja2
 import keras
-import numpy as np
 import tensorflow as tf
 
 from leap_tf.experiments.judgement import FRESH, LEARNED
 from leap_tf.experiments.run_directory import RunDirectory, describe_environment
+from leap_tf.experiments.standard_error import standard_error
 from leap_tf.experiments.study import Study
 from leap_tf.tasks import FiniteTasks
 from leap_tf.training import read_metrics
@@ -138,7 +138,7 @@ def _figures(evaluation):
 
 def _standard_error(result):
     errors = [task["error"] for task in result["tasks"] if task["name"] not in result["diverged"]]
-    return float(np.std(errors, ddof=1) / np.sqrt(len(errors))) if len(errors) > 1 else None
+    return standard_error(errors)
 
 
 def _signatures(saved_model):

@@ -7,6 +7,7 @@ import matplotlib.figure
 import numpy as np
 from numpy.typing import ArrayLike
 
+from leap_tf.experiments.standard_error import standard_error
 from leap_tf.training import Evaluation
 
 _COLOURS = ("#1b6ca8", "#b5651d", "#4f7942", "#7a4988")
@@ -84,6 +85,8 @@ def _numbers(entries, name):
 def mean_training_error(evaluation: Evaluation, window: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns mean and standard error over the tasks that did not diverge; both empty without any.
 
+    The standard error of one task is 0.
+
     Args:
         evaluation: of tasks; curves are cut to the shortest.
         window: batches in the running mean that smooths them.
@@ -93,7 +96,8 @@ def mean_training_error(evaluation: Evaluation, window: int) -> tuple[np.ndarray
         return np.zeros(0), np.zeros(0)
     shortest = min(len(errors) for errors in whole)
     curves = np.stack([running_mean(errors[:shortest], window) for errors in whole])
-    return curves.mean(axis=0), curves.std(axis=0) / np.sqrt(len(curves))
+    error = standard_error(curves)
+    return curves.mean(axis=0), np.zeros(shortest) if error is None else error
 
 
 def running_mean(values: ArrayLike, window: int) -> np.ndarray:

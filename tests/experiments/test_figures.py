@@ -61,7 +61,7 @@ def test_curves_leave_out_tasks_that_diverged():
         evaluation([1.0, 0.2], [1.0, 0.4, 0.1], [1.0, np.nan]), window=1
     )
     np.testing.assert_allclose(mean, [1.0, 0.3])
-    np.testing.assert_allclose(spread, [0.0, 0.1 / np.sqrt(2)])
+    np.testing.assert_allclose(spread, [0.0, 0.1])  # s = 0.1 √2
     assert not len(mean_training_error(evaluation([1.0, np.nan]), window=1)[0])
 
 

@@ -15,7 +15,7 @@ from leap_tf.experiments.report.document import (
 )
 from leap_tf.experiments.report.methods import in_order, method_look
 from leap_tf.experiments.report.results import Cell, ResultsError, SweepResults, natural_order
-from leap_tf.experiments.report.statistics import Summary, standard_error, summarise
+from leap_tf.experiments.report.statistics import Summary, summarise
 from leap_tf.experiments.report.wording import (
     PERCENT,
     count,
@@ -30,6 +30,7 @@ from leap_tf.experiments.report.wording import (
     plus_minus,
     ranked,
 )
+from leap_tf.experiments.standard_error import standard_error
 
 ENOUGH_ALPHABETS = 20
 

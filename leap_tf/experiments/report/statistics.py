@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from leap_tf.experiments.plots import running_mean
+from leap_tf.experiments.standard_error import standard_error
 
 # Student's t is within ± these in 95 % of cases, for 1, 2, … 29 degrees of freedom: NIST/SEMATECH
 # e-Handbook of Statistical Methods, section 1.3.6.7.2.
@@ -37,13 +38,6 @@ class Estimate:
     def standard_error(self) -> float | None:
         """Standard error of the mean over seeds; None below two seeds."""
         return standard_error(list(self.values.values()))
-
-
-def standard_error(values: Sequence[float]) -> float | None:
-    """Returns s/√n with s² = Σ(x − x̄)²/(n − 1); None below two values."""
-    if len(values) < 2:
-        return None
-    return float(np.std(values, ddof=1) / np.sqrt(len(values)))
 
 
 def difference(first: Estimate, second: Estimate) -> Estimate:
@@ -181,8 +175,8 @@ def curve_over(runs: Sequence[ArrayLike], x: ArrayLike | None = None) -> Curve:
     """
     length = min(len(np.asarray(run)) for run in runs)
     stacked = np.stack([np.asarray(run, np.float64)[:length] for run in runs])
-    several = len(stacked) > 1
-    spread = stacked.std(axis=0, ddof=1) / np.sqrt(len(stacked)) if several else np.zeros(length)
+    error = standard_error(stacked)
+    spread = np.zeros(length) if error is None else error
     where = np.arange(length) if x is None else np.asarray(x)[:length]
     return Curve(where, stacked.mean(axis=0), spread, stacked)
 
