@@ -1,10 +1,10 @@
-"""Turns the results of the Omniglot study into one page.
+"""Turns the results of the Omniglot or the Multi-CV study into one page.
 
     python bin/report.py --results=runs --output_dir=runs/report
 
 Leaves report.html, which needs no other file, and report.md with figures/*.png. Sections appear for
-those of rates/, table1/, ablation/, paths/ and jacobian/ that are there; cells that are not
-finished are named.
+those of rates/, table1/, ablation/, paths/ and jacobian/ (Omniglot), or rates/ and table3/
+(Multi-CV), that are there; cells that are not finished are named.
 """
 
 import os

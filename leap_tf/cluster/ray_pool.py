@@ -20,7 +20,7 @@ import keras
 from leap_tf.cluster.errors import ClusterError
 from leap_tf.cluster.replica import Recipe
 from leap_tf.cluster.task_board import TaskBoard
-from leap_tf.cluster.wire import MessageError, decode
+from leap_tf.cluster.wire import MessageError, can_travel, decode
 from leap_tf.training import Job, SeededTask, TaskFailure, UnfitPartsError
 
 if TYPE_CHECKING:
@@ -59,7 +59,10 @@ class RayPool:
         start_seconds: float = 300.0,
     ):
         if importlib.util.find_spec("ray") is None:
-            raise ClusterError('Ray is not installed. Run pip install "leap-tf[cluster]".')
+            raise ClusterError(
+                "Ray is not installed. In a checkout of leap_tf, run: "
+                "pip install --no-deps -r requirements-cluster.txt"
+            )
         if (workers is not None and workers < 1) or attempts < 1:
             raise ValueError(
                 f"workers and attempts must be at least 1, and are {workers}, {attempts}."
@@ -126,11 +129,18 @@ class RayPool:
             tasks: what to do it with; each must have an address.
 
         Raises:
-            ClusterError: no worker can be had, or they have another study than the driver.
+            ClusterError: no worker can be had, they have another study than the driver, or
+                variables are of a dtype that cannot travel.
         """
+        values = [variable.numpy() for variable in weights]
+        for variable, value in zip(weights, values):
+            if not can_travel(value.dtype):
+                raise ClusterError(
+                    f"Variable {variable.path!r} is {value.dtype}, which cannot travel. Use a "
+                    "mixed dtype policy, whose variables are float32, or train on threads."
+                )
         self.start()
         self._maps += 1
-        values = [variable.numpy() for variable in weights]
         return self._map(job, values, tasks, self._maps)
 
     def _map(self, job, values, tasks, number):

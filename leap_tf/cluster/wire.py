@@ -19,7 +19,12 @@ import numpy as np
 from leap_tf.training import Parts
 
 _CONTENT, _PREFIX = "content", "array_"
-_NUMBERS = "biuf"  # kinds of dtypes that travel
+_NUMBERS = "biuf"  # kinds of dtypes
+
+
+def can_travel(dtype: np.dtype) -> bool:
+    """Returns whether arrays of this dtype can be sent. NumPy's own can, bfloat16 cannot."""
+    return dtype.kind in _NUMBERS
 
 
 class MessageError(ValueError):
@@ -48,7 +53,7 @@ def encode(message: Message) -> bytes:
         MessageError: it has an array of something else than numbers, or what JSON cannot say.
     """
     for name, array in message.parts.arrays.items():
-        if not name.isidentifier() or array.dtype.kind not in _NUMBERS:
+        if not name.isidentifier() or not can_travel(array.dtype):
             raise MessageError(f"{name!r}, an array of {array.dtype}, cannot travel.")
     content = {"task": message.task, "plain": message.parts.plain, "failure": message.failure}
     try:

@@ -21,7 +21,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from leap_tf.cluster.wire import Message, MessageError, decode, encode
+from leap_tf.cluster.wire import Message, MessageError, can_travel, decode, encode
 from leap_tf.experiments.run_directory import replacing
 from leap_tf.training import Job, SeededTask, TaskPool, UnfitPartsError
 
@@ -30,6 +30,8 @@ _LOGGER = logging.getLogger("leap_tf")
 
 class KeepingPool:
     """Trains on another pool, and on each task of a meta-step once, however often it starts.
+
+    Results of variables that cannot be written (bfloat16) are not kept.
 
     Args:
         pool: does the work.
@@ -43,7 +45,7 @@ class KeepingPool:
     def map(
         self, job: Job[Any], weights: Sequence[keras.Variable], tasks: Sequence[SeededTask]
     ) -> Generator[Any, None, None]:
-        if job.name != "train":
+        if job.name != "train" or not all(can_travel(each.numpy().dtype) for each in weights):
             yield from self._pool.map(job, weights, tasks)
             return
         folder = self._folder / _digest(weights)

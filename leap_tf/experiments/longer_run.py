@@ -13,6 +13,7 @@ from leap_tf.experiments.configuration_text import bindings_of, changed_bindings
 _LENGTHS = ("meta_train.meta_steps", "atari_meta_train.meta_steps")
 _MADE_OF_THE_INITIALIZATION = (
     "initialization.keras",
+    "initialization.json",
     "learner.npz",
     "encoder",
     "evaluation.json",

@@ -1,9 +1,11 @@
 """Trains a study into its run directory."""
 
+import json
+
 import keras
 
 from leap_tf.experiments.plots import plot_learning_curve
-from leap_tf.experiments.run_directory import RunDirectory, replacing
+from leap_tf.experiments.run_directory import RunDirectory, replacing, write_atomically
 from leap_tf.experiments.study import Study
 from leap_tf.training import CollapseWarning, MetricsLog, TensorBoardLog, read_metrics
 
@@ -37,12 +39,12 @@ def meta_train(
         TensorBoardLog(run.tensorboard),
         CollapseWarning(),
     ]
+    early_stopping = None
     if patience is not None:
-        callbacks.append(
-            keras.callbacks.EarlyStopping(
-                "val_error", mode="min", patience=patience, restore_best_weights=True
-            )
+        early_stopping = keras.callbacks.EarlyStopping(
+            "val_error", mode="min", patience=patience, restore_best_weights=True
         )
+        callbacks.append(early_stopping)
     trainer.fit(
         study.tasks.train,
         meta_steps,
@@ -56,6 +58,10 @@ def meta_train(
     )
     if trainer.was_stopped:
         return
+    meta_step = trainer.meta_step
+    if early_stopping and early_stopping.best_weights is not None:
+        meta_step = early_stopping.best_epoch + 1
+    write_atomically(run.origin, json.dumps({"meta_step": meta_step}) + "\n")
     run.save_learner(trainer.learner_variables)
     with replacing(run.initialization) as partial:
         trainer.model.save(partial)

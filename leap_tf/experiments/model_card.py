@@ -51,8 +51,8 @@ def describe_model(
     """
     trainer = study.trainer
     metrics = read_metrics(run.metrics) if run.metrics.exists() else []
-    # Weights from a checkpoint know how many meta-steps they are from; others are from all.
-    meta_steps = trainer.meta_step or len(metrics)
+    # Weights from a checkpoint know how many meta-steps they are from.
+    meta_steps = trainer.meta_step or json.loads(run.origin.read_text())["meta_step"]
     return {
         "name": run.path.resolve().name,
         "model": {

@@ -7,6 +7,7 @@ metrics.jsonl           one line per meta-step
 tensorboard/            the same as TensorBoard events
 checkpoints/            what a restart goes on from
 initialization.keras    the learned initialization, once training is over
+initialization.json     the meta-step it is of: an earlier one than the last, if that was best
 learner.npz             what the learner itself has learned, if anything (Meta-SGD's rates)
 evaluation.json         learned against fresh initialization on held-out tasks
 evaluation_again.json   the same by bin/evaluate.py, perhaps with other steps
@@ -72,6 +73,7 @@ class RunDirectory:
         self.tensorboard = self.path / "tensorboard"
         self.checkpoints = self.path / "checkpoints"
         self.initialization = self.path / "initialization.keras"
+        self.origin = self.path / "initialization.json"
         self.learner = self.path / "learner.npz"
         self.evaluation = self.path / "evaluation.json"
         self.evaluation_again = self.path / "evaluation_again.json"

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from leap_tf.geometry import accumulator_dtype
 from leap_tf.tasks import Task
 from leap_tf.training.parts import Parts, UnfitPartsError, numbers_by_name, require_array
 
@@ -92,7 +93,9 @@ class TrainedTask:
                 f"{len(expected)} variables for them."
             )
         tensors = {
-            name: tf.constant(require_array(parts, name, variable.shape, variable.dtype))
+            name: tf.constant(
+                require_array(parts, name, variable.shape, _dtype_of(parts, name, variable))
+            )
             for name, variable in expected.items()
         }
         finite = parts.plain.get("finite")
@@ -104,3 +107,11 @@ class TrainedTask:
             finite=finite,
             state=[tensors[f"state{i}"] for i in range(len(lasting_state))],
         )
+
+
+def _dtype_of(parts, name, variable):
+    """The variable's, but Leap sums the gradients of half-precision variables in float32."""
+    summed = accumulator_dtype(tf.as_dtype(variable.dtype)).name
+    array = parts.arrays[name]
+    is_sum = name.startswith("gradient") and array.dtype.name == summed
+    return summed if is_sum else variable.dtype

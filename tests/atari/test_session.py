@@ -267,7 +267,7 @@ def test_every_configuration_builds_a_study(names):
 
 
 def test_a_run_on_ray_workers_gives_the_same_encoder(finished, tmp_path):
-    pytest.importorskip("ray", reason='needs the extra: pip install "leap-tf[cluster]"')
+    pytest.importorskip("ray", reason="needs the extra: requirements-cluster.txt")
     arguments = [*train_command(tmp_path / "run"), "--pool=ray", "--workers=2"]
     result = run(arguments, RAY_AUTH_MODE="disabled")
     assert result.returncode == 0, result.stderr

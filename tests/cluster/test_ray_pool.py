@@ -5,9 +5,10 @@ import signal
 import subprocess
 import sys
 
+import keras
 import pytest
 
-ray = pytest.importorskip("ray", reason='needs the extra: pip install "leap-tf[cluster]"')
+ray = pytest.importorskip("ray", reason="needs the extra: requirements-cluster.txt")
 
 from ray.cluster_utils import Cluster
 
@@ -189,6 +190,12 @@ def test_no_worker_at_all_is_no_hang(pools):
     with pytest.raises(ClusterError, match="No worker became ready within 2 s.*ray status"):
         fit(leap(pool=pool))
     ray.kill(occupant)
+
+
+def test_variables_that_cannot_travel_are_refused_before_ray_starts():
+    variable = keras.Variable([1.0], dtype="bfloat16", name="kernel")
+    with pytest.raises(ClusterError, match="'kernel' is bfloat16, which cannot travel"):
+        RayPool(leap).map(None, [variable], [])
 
 
 def test_numbers_are_checked_and_importing_the_library_does_not_import_ray():

@@ -9,7 +9,7 @@ import pytest
 
 from tests.runs import command, learned, wait_for_meta_step, without_times
 
-pytest.importorskip("ray", reason='needs the extra: pip install "leap-tf[cluster]"')
+pytest.importorskip("ray", reason="needs the extra: requirements-cluster.txt")
 
 LENGTH = "meta_train.meta_steps = 8"
 RAY = ["--pool=ray", "--workers=2"]

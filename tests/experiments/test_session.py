@@ -145,6 +145,7 @@ def test_a_finished_run_can_be_made_longer(finished, tmp_path):
     assert (aside / "evaluation.json").read_bytes() == before
     assert {path.name for path in aside.iterdir()} == {
         "evaluation.json",
+        "initialization.json",
         "initialization.keras",
         "plots",
     }
@@ -259,6 +260,20 @@ def test_an_export_holds_model_requests_and_card(finished, exported):
     for a, b in zip(loaded.get_weights(), learned(finished[0]), strict=True):
         np.testing.assert_array_equal(a, b)
     assert len(list((exported / "requests").glob("*.npz"))) == 2
+
+
+def test_the_model_card_counts_the_meta_steps_of_what_was_taken(tmp_path):
+    settings = ("meta_train.meta_steps = 12", "meta_train.validation_freq = 1")
+    unsteady = ("meta_train.patience = 2", "meta/Adam.learning_rate = 1.0")
+    result = run("train.py", tmp_path, *settings, *unsteady)
+    assert result.returncode == 0, result.stderr
+    metrics = read_metrics(RunDirectory(tmp_path).metrics)
+    best = int(np.argmin([entry["val_error"] for entry in metrics])) + 1
+    assert best < len(metrics)  # or this would show nothing
+    assert run("export.py", tmp_path).returncode == 0
+    card = json.loads((tmp_path / "export" / "model_card.json").read_text())
+    assert card["method"]["meta_steps"] == best
+    assert card["method"]["gradient_steps"] == best * 2 * 5
 
 
 def test_example_requests_give_the_runs_own_figures(finished, exported):

@@ -127,6 +127,18 @@ def test_results_survive_being_taken_apart(study):
         np.testing.assert_array_equal(value, getattr(judged, field))
 
 
+@pytest.mark.parametrize(("variable", "gradient"), [("float16", "float32"), ("float16", "float16")])
+def test_meta_gradients_may_be_of_the_precision_they_are_summed_in(variable, gradient):
+    variables = [keras.Variable(np.zeros(3), dtype=variable)]
+    parts = Parts({"finite": True, "metrics": {}}, {"gradient0": np.ones(3, gradient)})
+    (read,) = TrainedTask.from_parts(parts, variables, []).meta_gradient
+    assert read.dtype == gradient
+    with pytest.raises(UnfitPartsError, match="state0 of a result is float32"):
+        TrainedTask.from_parts(
+            Parts({"finite": True, "metrics": {}}, {"state0": np.ones(3, "float32")}), [], variables
+        )
+
+
 def test_parts_of_another_study_are_refused():
     trainer, other = leap().trainer, meta_sgd().trainer
     parts = other._runner.train(other._draws.meta_batch(leap().tasks.train, 0)[0]).parts()
