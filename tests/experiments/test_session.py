@@ -264,7 +264,7 @@ def test_an_export_holds_model_requests_and_card(finished, exported):
 
 def test_the_model_card_counts_the_meta_steps_of_what_was_taken(tmp_path):
     settings = ("meta_train.meta_steps = 12", "meta_train.validation_freq = 1")
-    unsteady = ("meta_train.patience = 2", "meta/Adam.learning_rate = 1.0")
+    unsteady = ("meta_train.patience = 2", "meta/Adam.learning_rate = 0.1")
     result = run("train.py", tmp_path, *settings, *unsteady)
     assert result.returncode == 0, result.stderr
     metrics = read_metrics(RunDirectory(tmp_path).metrics)
