@@ -167,16 +167,16 @@ def test_the_gains_over_fresh_agents_with_other_value_heads_are_those_of_their_f
             if group != "seen":
                 controls = 2 * fresh[game]["values"]  # once for each of the two encoders
                 ahead += sum(a > b for a, b in zip(learned["values"], controls, strict=True))
-    assert percent == {"crazy_climber": 7, "alien": 5, "krull": 0, "ms_pacman": 12}
+    assert percent == {"crazy_climber": 7, "alien": 5, "krull": 0, "ms_pacman": 11}
     assert ahead == 19
     page = (ROOT / "docs" / "atari.md").read_text()
-    assert "at +7 %, +5 %, 0 % and +12 %, and ahead on 19 of 30" in page
+    assert "at +7 %, +5 %, 0 % and +11 %, and ahead on 19 of 30" in page
 
 
 def test_the_gains_of_each_encoder_are_those_of_its_agents():
     groups = json.loads((RESULTS / "atari" / "study" / "summary.json").read_text())["groups"]
     percent, ahead = {}, {}
-    for group, games in groups.items():
+    for games in groups.values():
         for game, figures in games.items():
             learned, fresh = figures["Leap"]["area"]["values"], figures["fresh"]["area"]["values"]
             for run, values in enumerate((learned[:5], learned[5:])):
@@ -186,8 +186,7 @@ def test_the_gains_of_each_encoder_are_those_of_its_agents():
     held_out = ("crazy_climber", "alien", "krull")
     assert [sum(ahead[game, run] for game in held_out) for run in (0, 1)] == [13, 10]
     assert [percent[game, 0] for game in ("alien", "krull", "ms_pacman")] == [6, 9, -2]
-    assert [percent[game, 1] for game in ("alien", "krull", "ms_pacman")] == [-1, 0, 2]
+    assert [percent[game, 1] for game in ("alien", "krull", "ms_pacman")] == [0, 0, 2]
     climber = groups["held out"]["crazy_climber"]
-    assert (
-        round(100 * (climber["Leap"]["area"]["mean"] / climber["fresh"]["area"]["mean"] - 1)) == 15
-    )
+    learned, fresh = (climber[kind]["area"]["mean"] for kind in ("Leap", "fresh"))
+    assert round(100 * (learned / fresh - 1)) == 15
