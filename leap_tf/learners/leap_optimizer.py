@@ -33,6 +33,8 @@ from leap_tf.geometry import PathGeometry, accumulator_dtype, mean_over_segments
 from leap_tf.learners.leap_optimizer_refusals import (
     LOSS_NOT_SEEN,
     refuse_ambiguous_task_layers,
+    refuse_no_path,
+    refuse_no_training,
     refuse_other_optimizer,
     refuse_other_variables,
     refuse_partial_step,
@@ -395,26 +397,12 @@ class LeapOptimizer(keras.optimizers.Optimizer):
             self.inner_optimizer.learning_rate = self._task_learning_rate.numpy()
 
     def _finish_task(self):
-        if not self._recorder.steps:
-            raise ValueError(
-                "No training step was recorded in this task. Train the model inside the `with` "
-                "block, on a data set that has at least one batch."
-            )
+        path = self._recorder.path()
+        refuse_no_training(self._recorder.steps)
         if not self._recorder.finite:
             self._skipped.assign_add(1)
             return
-        if self._recorder.steps < 2:
-            raise ValueError(
-                "One training step is one point, and makes no path. Train for at least two steps "
-                "on a task: repeat its data set, or make smaller batches."
-            )
-        path = self._recorder.path()
-        if path.points < 2:
-            raise ValueError(
-                f"Loss scaling skipped {self._recorder.steps - int(path.points)} of "
-                f"{self._recorder.steps} steps of this task, and the rest make no path. Lower "
-                "initial_scale of the LossScaleOptimizer, or train longer on a task."
-            )
+        refuse_no_path(self._recorder.steps, int(path.points))
         gradients = mean_over_segments(path) if self.per_segment else path.meta_gradient
         for total, gradient in zip(self._meta_sum, gradients):
             total.assign_add(gradient)

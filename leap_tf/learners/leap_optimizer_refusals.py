@@ -118,3 +118,27 @@ def refuse_partial_step(
             f"LeapOptimizer must be given the gradients of all {len(expected)} variables it was "
             "built with, in the same order, in every step."
         )
+
+
+def refuse_no_training(steps: int) -> None:
+    """Refuses a task in which nothing was trained."""
+    if not steps:
+        raise ValueError(
+            "No training step was recorded in this task. Train the model inside the `with` "
+            "block, on a data set that has at least one batch."
+        )
+
+
+def refuse_no_path(steps: int, points: int) -> None:
+    """Refuses a task whose steps make no path: one alone, or all but one skipped."""
+    if steps < 2:
+        raise ValueError(
+            "One training step is one point, and makes no path. Train for at least two steps "
+            "on a task: repeat its data set, or make smaller batches."
+        )
+    if points < 2:
+        raise ValueError(
+            f"Loss scaling skipped {steps - points} of {steps} steps of this task, and the rest "
+            "make no path. Lower initial_scale of the LossScaleOptimizer, or train longer on a "
+            "task."
+        )

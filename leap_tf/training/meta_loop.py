@@ -31,11 +31,8 @@ from leap_tf.training.callback_memory import (
     refuse_restoring_weights,
     remember_callbacks,
 )
-from leap_tf.training.checkpoint import (
-    CheckpointFolder,
-    CheckpointMismatchError,
-    TrainingState,
-)
+from leap_tf.training.checkpoint import TrainingState
+from leap_tf.training.checkpoint_folder import CheckpointFolder
 from leap_tf.training.meta_batch import MetaBatch
 from leap_tf.training.meta_update import MetaTrainingDivergedError, shown_as_optimizer
 from leap_tf.training.parts import Divisible, Parts
@@ -352,17 +349,7 @@ class MetaLoop(abc.ABC):
         """Goes on from a folder's checkpoint, if this trainer has not moved on by itself."""
         if folder is None:
             return False
-        if not self.meta_step:
-            restored = folder.restore(self._state)
-        else:
-            restored = False
-            newest = folder.newest_step
-            if newest > self.meta_step or (newest and folder.path not in self._known_folders):
-                raise CheckpointMismatchError(
-                    f"The folder holds a checkpoint of meta-step {newest}, and this trainer is at "
-                    f"{self.meta_step}, which it did not reach from there. Give another "
-                    "checkpoint_dir, or a new trainer to go on from the folder."
-                )
+        restored = folder.go_on(self._state, from_here=folder.path in self._known_folders)
         self._known_folders.add(folder.path)
         return restored
 
