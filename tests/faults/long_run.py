@@ -3,9 +3,12 @@
 It has all that a run from a configuration has: checkpoints, metrics, TensorBoard, validation.
 """
 
+import concurrent.futures
 import gc
+import multiprocessing
 import pathlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -76,8 +79,26 @@ class Traces(keras.callbacks.Callback):
         return counted
 
 
-def run_long(folder: pathlib.Path, meta_steps: int, validation_freq: int) -> tuple[Usage, Traces]:
-    """Meta-trains on sinusoids, a small network and few steps a task."""
+class LongRun(NamedTuple):
+    """Memory in bytes, open files, threads, and traces so far: after every meta-step."""
+
+    memory: list[int]
+    files: list[int]
+    threads: list[int]
+    traces: list[int]
+
+
+def run_long(folder: pathlib.Path, meta_steps: int, validation_freq: int) -> LongRun:
+    """Meta-trains on sinusoids, a small network and few steps a task.
+
+    In a process of its own: memory that tests before this one have left would come and go.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, spawn) as process:
+        return process.submit(_train, folder, meta_steps, validation_freq).result()
+
+
+def _train(folder, meta_steps, validation_freq):
     keras.utils.set_random_seed(0)
     usage = Usage()
     with Traces() as traces:
@@ -106,7 +127,7 @@ def run_long(folder: pathlib.Path, meta_steps: int, validation_freq: int) -> tup
             checkpoint_seconds=1.0,
             verbose=False,
         )
-    return usage, traces
+    return LongRun(usage.memory, usage.files, usage.threads, traces.counts)
 
 
 def growth(values: Sequence[int], warm_up: int) -> float:
@@ -124,25 +145,25 @@ def attack_memory(folder: pathlib.Path, meta_steps: int, warm_up: int) -> Fault:
         meta_steps: how long.
         warm_up: meta-steps that are not counted.
     """
-    usage, traces = run_long(folder, meta_steps, validation_freq=50)
+    run = run_long(folder, meta_steps, validation_freq=50)
     found = {
-        "memory": growth(usage.memory, warm_up),
-        "open files": growth(usage.files, warm_up),
-        "threads": growth(usage.threads, warm_up),
+        "memory": growth(run.memory, warm_up),
+        "open files": growth(run.files, warm_up),
+        "threads": growth(run.threads, warm_up),
     }
     fault = Fault(
         f"{meta_steps:,} meta-steps: memory grew by {found['memory']:.2%}, open files by "
-        f"{found['open files']:.0%}, {traces.counts[-1] - traces.counts[warm_up]} traces after "
+        f"{found['open files']:.0%}, {run.traces[-1] - run.traces[warm_up]} traces after "
         "the warm-up",
         trials=1,
         injected=meta_steps,
         expected="less than 1 % after the warm-up, no trace after the first validation",
         details={f"growth of {name}": share for name, share in found.items()}
-        | {"memory at the end, MB": usage.memory[-1] / 1e6, "traces": traces.counts[-1]},
+        | {"memory at the end, MB": run.memory[-1] / 1e6, "traces": run.traces[-1]},
     )
     fault.failures += [
         f"{name} grew by {share:.2%}" for name, share in found.items() if share >= 0.01
     ]
-    if traces.counts[-1] != traces.counts[warm_up]:
+    if run.traces[-1] != run.traces[warm_up]:
         fault.failures.append("the task loop was traced again after the warm-up")
     return fault

@@ -12,14 +12,14 @@ def test_a_long_run_does_not_grow(tmp_path):
     Of some 700 MB, a meta-step that kept 60 kB would be found.
     """
     warm_up, meta_steps = 60, 200
-    usage, traces = run_long(tmp_path, meta_steps, validation_freq=20)
-    assert growth(usage.memory, warm_up) < 0.01
-    assert usage.files[-1] <= usage.files[warm_up]
-    assert usage.threads[-1] <= usage.threads[warm_up]
+    run = run_long(tmp_path, meta_steps, validation_freq=20)
+    assert growth(run.memory, warm_up) < 0.01
+    assert run.files[-1] <= run.files[warm_up]
+    assert run.threads[-1] <= run.threads[warm_up]
     # Training is traced in the first meta-step, judging with the first validation.
-    assert set(traces.counts[:19]) == {traces.counts[0]}
-    assert set(traces.counts[19:]) == {traces.counts[19]}
-    assert traces.counts[0] > 0
+    assert set(run.traces[:19]) == {run.traces[0]}
+    assert set(run.traces[19:]) == {run.traces[19]}
+    assert run.traces[0] > 0
 
 
 SIX = [SeededTask(task=None, seed=seed, steps=1) for seed in range(6)]
