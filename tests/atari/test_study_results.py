@@ -3,12 +3,14 @@
 import json
 import pathlib
 
+import numpy as np
 import pytest
 
-from leap_tf.atari.comparison import compare
+from leap_tf.atari.comparison import compare, read_cell
 
 ROOT = pathlib.Path(__file__).parents[2]
 STUDY = ROOT / "docs" / "results" / "atari" / "study"
+BUDGET = STUDY.parent / "budget"
 
 
 @pytest.fixture(scope="module")
@@ -42,3 +44,31 @@ def test_every_agent_had_the_same_frames_and_starts():
     for seeds in starts.values():
         assert sorted(seeds) == sorted(each * sorted(set(seeds)))
         assert len(set(seeds)) == 5
+
+
+def areas(run, kind, game):
+    files = [
+        run / "evaluation" / "600_updates" / kind / f"{game}_seed{start}.json" for start in range(5)
+    ]
+    agents = [read_cell(file) for file in files]
+    return [agent.seed for agent in agents], np.array([a.area_under_reward for a in agents])
+
+
+def test_encoders_of_other_budgets_are_held_against_the_same_fresh_agents():
+    page = (ROOT / "docs" / "atari.md").read_text()
+    encoders = {
+        "seed 0, 10 meta-steps": BUDGET / "leap_0_at10",
+        "seed 0, 20 meta-steps": BUDGET / "leap_0_at20",
+        "seed 0, 30 meta-steps": STUDY / "leap_0",
+        "seed 1, 30 meta-steps": STUDY / "leap_1",
+        "seed 0, 8 meta-steps of long visits": BUDGET / "long_0",
+    }
+    for name, run in encoders.items():
+        gains, ahead = [], 0
+        for game in ("crazy_climber", "alien", "krull", "ms_pacman"):
+            starts, learned = areas(run, "learned", game)
+            fresh_starts, fresh = areas(STUDY / "leap_0", "fresh", game)
+            assert starts == fresh_starts
+            gains.append(f"{round(100 * (learned.mean() / fresh.mean() - 1)):+d} %")
+            ahead += int(np.sum(learned > fresh)) if game != "ms_pacman" else 0
+        assert f"| {name} | {' | '.join(gains)} | {ahead} |" in page
