@@ -111,6 +111,7 @@ def as_record(evaluation: Evaluation, target_error: float) -> dict:
     return {
         "error": _number(evaluation.error),
         "loss": _number(evaluation.loss),
+        "final_training_error": _number(evaluation.mean("final_training_error")),
         "area_under_error": _number(evaluation.area_under_error),
         "diverged": list(evaluation.diverged),
         "tasks": [
@@ -121,6 +122,7 @@ def as_record(evaluation: Evaluation, target_error: float) -> dict:
                 "loss": _number(task.loss),
                 "examples": task.examples,
                 "parameters": task.parameters,
+                "final_training_error": _number(task.final_training_error),
                 "area_under_error": _number(task.area_under_error),
                 "path_length": _number(task.path_length),
                 "path_energy": _number(task.path_energy),

@@ -17,6 +17,7 @@ def meta_train(
     validation_freq: int = 10,
     validation_steps: int | None = None,
     patience: int | None = None,
+    monitor: str = "val_error",
     checkpoint_seconds: float = 30.0,
     verbose: bool = True,
 ) -> None:
@@ -28,8 +29,10 @@ def meta_train(
         meta_steps: meta-updates to have made in the end; 0 leaves the fresh initialization.
         validation_freq: meta-steps from one validation to the next.
         validation_steps: gradient steps on a validation task; the trainer's number by default.
-        patience: validations without a lower error after which training stops and the best
+        patience: validations without a lower `monitor` after which training stops and the best
             initialization is taken; None trains to the end and takes the last.
+        monitor: the validation metric that `patience` looks at, lower being better. The paper's
+            runs of Omniglot use "val_training_error".
         checkpoint_seconds: least time between two checkpoints.
         verbose: whether to show progress.
     """
@@ -42,7 +45,7 @@ def meta_train(
     early_stopping = None
     if patience is not None:
         early_stopping = keras.callbacks.EarlyStopping(
-            "val_error", mode="min", patience=patience, restore_best_weights=True
+            monitor, mode="min", patience=patience, restore_best_weights=True
         )
         callbacks.append(early_stopping)
     trainer.fit(

@@ -43,6 +43,14 @@ class TaskEvaluation:
         return float(np.mean(self.training_losses[-5:]))
 
     @property
+    def final_training_error(self) -> float:
+        """Mean error of the last 50 training batches, each before the step it caused.
+
+        The errors in the paper's table 1 are very probably of this kind, on training images.
+        """
+        return float(np.mean(self.training_errors[-50:]))
+
+    @property
     def area_under_error(self) -> float:
         """Area under the curve of the training error, 0–100. See `area_under_curve`."""
         return area_under_curve(self.training_errors)
@@ -103,6 +111,7 @@ class Evaluation:
         return {
             "loss": self.loss,
             "error": self.error,
+            "training_error": self.mean("final_training_error"),
             "auc": self.area_under_error,
             "final_loss": self.mean("final_loss"),
             "path_length": self.mean("path_length"),

@@ -194,7 +194,8 @@ class MetaLoop(abc.ABC):
                 initialization. Metrics: `loss` and `error` (means over the steps and tasks of
                 the meta-batch), `final_loss`, `meta_gradient_norm`, `gradient_steps`,
                 `tasks_skipped`, `tasks_failed`, the learner's own, and `val_loss`, `val_error`,
-                `val_auc`, `val_final_loss`, `val_path_length`, `val_path_energy`, `val_diverged`.
+                `val_training_error`, `val_auc`, `val_final_loss`, `val_path_length`,
+                `val_path_energy`, `val_diverged`.
             validation_freq: meta-steps from one validation to the next.
             validation_steps: gradient steps on a validation task; `steps_per_task` by default.
             checkpoint_dir: where checkpoints are kept.

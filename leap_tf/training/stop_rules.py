@@ -1,11 +1,13 @@
-"""When training on a task ends before its steps are used up.
+"""Rules that end training on a task before its steps are used up.
 
-After a step, held-out examples are judged with the running statistics, a batch of them at a time
-and in turns. A rule remembers what it must of their errors, and says when it is enough. What it
-remembers travels through the task loop, so it is tensors of fixed shapes.
+After a step, the loop evaluates one batch of examples with the running statistics. The rule sees
+the mean error of that batch and decides whether training ends. What it remembers travels through
+the task loop, so it is tensors of fixed shapes.
 
-Held-out examples are a task's `validation_batches()` where it has them, and its `test_batches()`
-where it does not.
+A rule looks at one of two sets of examples, by its attribute `on`:
+
+    "validation"  the task's `validation_batches()`, or its `test_batches()` if it has none
+    "training"    the task's `train_batches(seed)`, in an order of their own
 """
 
 import dataclasses
@@ -16,11 +18,12 @@ import tensorflow as tf
 
 
 class StopRule(Protocol):
-    """Decides from held-out errors whether to go on.
+    """Decides from the errors of evaluated batches whether training goes on.
 
     Attributes:
-        batch_size: examples in a held-out batch.
-        every: gradient steps from one held-out batch to the next.
+        batch_size: examples in an evaluated batch.
+        every: gradient steps from one evaluated batch to the next.
+        on: which examples are evaluated, "validation" or "training".
     """
 
     @property
@@ -29,8 +32,11 @@ class StopRule(Protocol):
     @property
     def every(self) -> int: ...
 
+    @property
+    def on(self) -> str: ...
+
     def start(self) -> Sequence[tf.Tensor]:
-        """Returns what is remembered before the first held-out batch."""
+        """Returns what is remembered before the first evaluated batch."""
 
     def observe(self, memory: Sequence[tf.Tensor], error: tf.Tensor) -> Sequence[tf.Tensor]:
         """Returns what is remembered after another batch with this mean error."""
@@ -41,27 +47,32 @@ class StopRule(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class StopWhenMastered:
-    """Ends training once the held-out error has been low for long enough.
+    """Ends training once the error has been low on enough batches in a row.
 
-    The paper's rule on Omniglot (appendix F): an error below 2 % on 30 batches in a row.
+    The paper's rule on Omniglot (appendix F) is an error below 2 % on 30 batches in a row. It can
+    only end a task that looks at training images: the error on held-out drawings never gets that
+    low. The original code did so until December 2019, because its validation set was its training
+    set by mistake. The paper's configurations therefore use `on="training"`.
 
     Args:
-        error: the mean error of a held-out batch must be below this.
+        error: the mean error of an evaluated batch must be below this.
         batches: how many batches in a row.
         batch_size: examples in such a batch.
         every: gradient steps from one to the next.
+        on: which examples are evaluated, "validation" or "training".
 
     Raises:
-        ValueError: a number makes no sense.
+        ValueError: a number is not positive, or `on` is unknown.
     """
 
     error: float = 0.02
     batches: int = 30
     batch_size: int = 20
     every: int = 1
+    on: str = "validation"
 
     def __post_init__(self):
-        _require_positive(self, "error", "batches", "batch_size", "every")
+        _check_rule(self, "error", "batches", "batch_size", "every")
 
     def start(self) -> list[tf.Tensor]:
         return [tf.constant(0)]
@@ -75,26 +86,28 @@ class StopWhenMastered:
 
 @dataclasses.dataclass(frozen=True)
 class StopWhenStalled:
-    """Ends training once the held-out error has not improved for long enough.
+    """Ends training once the error has not improved on enough batches.
 
     The paper's rule on Multi-CV (appendix G): no improvement over 10 consecutive gradient steps.
 
     Args:
-        patience: held-out batches without a new lowest error.
+        patience: evaluated batches without a new lowest error.
         batch_size: examples in such a batch. Errors of small batches are noisy, and a lucky one
             early on ends the training.
         every: gradient steps from one to the next.
+        on: which examples are evaluated, "validation" or "training".
 
     Raises:
-        ValueError: a number makes no sense.
+        ValueError: a number is not positive, or `on` is unknown.
     """
 
     patience: int = 10
     batch_size: int = 100
     every: int = 1
+    on: str = "validation"
 
     def __post_init__(self):
-        _require_positive(self, "patience", "batch_size", "every")
+        _check_rule(self, "patience", "batch_size", "every")
 
     def start(self) -> list[tf.Tensor]:
         return [tf.constant(float("inf")), tf.constant(0)]
@@ -107,7 +120,9 @@ class StopWhenStalled:
         return memory[1] >= self.patience
 
 
-def _require_positive(rule, *names):
+def _check_rule(rule, *names):
     wrong = [name for name in names if not getattr(rule, name) > 0]
     if wrong:
-        raise ValueError(f"{rule} makes no sense: {' and '.join(wrong)} must be above 0.")
+        raise ValueError(f"{rule} cannot be used: {' and '.join(wrong)} must be above 0.")
+    if rule.on not in ("validation", "training"):
+        raise ValueError(f"on must be 'validation' or 'training', and is {rule.on!r}.")

@@ -136,7 +136,8 @@ class TaskRunner:
     def evaluate(self, seeded: SeededTask) -> TaskEvaluation:
         """Trains on a task without a meta-learner and judges on its held-out examples."""
         stopping = self._judged_stopping
-        if stopping and not hasattr(seeded.task, "validation_batches"):
+        looks_at_held_out = stopping and stopping.on == "validation"
+        if looks_at_held_out and not hasattr(seeded.task, "validation_batches"):
             raise ValueError(
                 f"judged_stopping needs validation examples, and task {seeded.task.name!r} has no "
                 "validation_batches(). It must not stop by those it is judged on."
@@ -181,7 +182,7 @@ class TaskRunner:
         batches = iter(seeded.task.train_batches(seeded.seed))
         own = [tf.convert_to_tensor(variable.value) for variable in self.own_variables]
         with _naming(seeded.task):
-            held_out = stopping and _held_out_turns(seeded, stopping)
+            held_out = stopping and _batches_to_stop_by(seeded, stopping)
             make_queries = getattr(seeded.task, "query_batches", None)
             if make_queries is None or loop is self._evaluation_loop or not self._query_batches:
                 queries = None
@@ -211,9 +212,13 @@ class TaskRunner:
         return {}
 
 
-def _held_out_turns(seeded, stopping):
-    """Held-out batches without end, in an order of the seed's."""
-    make_batches = getattr(seeded.task, "validation_batches", seeded.task.test_batches)
+def _batches_to_stop_by(seeded, stopping):
+    """Endless batches for a stop rule, in an order that the seed decides."""
+    task = seeded.task
+    if stopping.on == "training":
+        another_order = int(np.random.default_rng([seeded.seed, 1]).integers(2**31))
+        return iter(task.train_batches(another_order).rebatch(stopping.batch_size).repeat())
+    make_batches = getattr(task, "validation_batches", task.test_batches)
     batches = make_batches().rebatch(stopping.batch_size)
     return iter(batches.shuffle(1024, seed=seeded.seed).repeat())
 

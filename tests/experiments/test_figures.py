@@ -42,6 +42,12 @@ def test_area_under_the_curve(curve, area):
     assert area_under_curve(curve) == pytest.approx(area)
 
 
+def test_final_training_error_is_the_mean_of_the_last_fifty_batches():
+    errors = np.concatenate([np.ones(100), np.full(25, 0.5), np.zeros(25)])
+    task = evaluation(errors).tasks[0]
+    assert task.final_training_error == pytest.approx(0.25)
+
+
 def test_steps_to_a_target_are_counted_on_a_running_mean():
     curve = [1.0, 0.0, 0.9, 0.3, 0.2, 0.1]
     assert steps_to(curve, 0.1, window=1) == 1  # one lucky batch

@@ -119,6 +119,17 @@ def test_validation_examples_decide_where_a_task_has_them():
     assert steps_made(trainer(stopping=rule), Validated(wrong=1.0)) == 60
 
 
+def test_a_rule_can_look_at_training_examples():
+    """All validation labels are wrong, so only training examples can end the task."""
+    rule = StopWhenMastered(error=0.02, batches=7, batch_size=10, every=2, on="training")
+    assert steps_made(trainer(stopping=rule), Validated(wrong=1.0)) in range(14, 40)
+    evaluated = trainer(judged_stopping=rule).evaluate([task(wrong=1.0)], steps=60).tasks[0]
+    assert len(evaluated.training_errors) in range(14, 40)
+    assert evaluated.error == 1.0
+    with pytest.raises(ValueError, match="on must be 'validation' or 'training'"):
+        StopWhenMastered(on="test")
+
+
 def test_judged_tasks_stop_by_validation_examples_only():
     rule = StopWhenMastered(error=0.02, batches=7, batch_size=10)
     judge = trainer(judged_stopping=rule)
