@@ -18,7 +18,7 @@ import numpy as np
 import leap_tf
 from leap_tf.functional import FunctionalModel
 from leap_tf.training import SeededTask
-from leap_tf.training.task_runner import TaskRunner
+from leap_tf.training.supervised import TaskRunner
 
 RATE = 0.1
 TASKS = 3
@@ -44,7 +44,7 @@ def main():
     arguments.add_argument("--run", help="folder of a run with 32 filters")
     options = arguments.parse_args()
     leap_tf.one_thread_per_task()
-    tasks = leap_tf.alphabet_splits("omniglot", data_dir=options.data_dir).test[:TASKS]
+    tasks = leap_tf.datasets.alphabet_splits("omniglot", data_dir=options.data_dir).test[:TASKS]
     keras.utils.set_random_seed(0)
     models = {"fresh": leap_tf.conv_net(filters=32)}
     if options.run:

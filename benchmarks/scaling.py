@@ -31,9 +31,9 @@ import ray
 from scaling_simulation import Costs, broadcast_seconds, simulate
 
 from leap_tf.cluster import RayPool
-from leap_tf.cluster.wire import Message, decode, encode
-from leap_tf.experiments.gin_registration import configured_study, read_configuration
-from leap_tf.experiments.recipes import StudyRecipe
+from leap_tf.experiments.commands import StudyRecipe
+from leap_tf.experiments.config import configured_study, read_configuration
+from leap_tf.serialization import Message, decode, encode
 from leap_tf.training import Job, ThreadPool, available_cores, one_thread_per_task
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -28,7 +28,7 @@ import tensorflow as tf
 
 import leap_tf
 from leap_tf.functional import FunctionalModel, FunctionalOptimizer
-from leap_tf.tasks.alphabets import pixels_to_floats
+from leap_tf.tasks import pixels_to_floats
 from leap_tf.training import TaskLoop, available_cores
 
 STEPS = 100

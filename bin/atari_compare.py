@@ -23,7 +23,7 @@ _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Where the comparison goes
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
-    from leap_tf.experiments.session import one_line_errors
+    from leap_tf.experiments.commands import one_line_errors
 
     with one_line_errors():
         from leap_tf.atari import session

@@ -26,7 +26,7 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     one_thread_per_task()  # before anything else touches TensorFlow
-    from leap_tf.experiments.session import one_line_errors
+    from leap_tf.experiments.commands import one_line_errors
 
     with one_line_errors():
         from leap_tf.atari.screening import screen

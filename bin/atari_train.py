@@ -13,7 +13,7 @@ os.environ["TF_USE_LEGACY_KERAS"] = "1"
 
 from absl import app, flags
 
-from leap_tf.experiments.pool_flags import define_pool_flags
+from leap_tf.experiments.commands import define_pool_flags
 from leap_tf.training import one_thread_per_task
 
 _GIN_FILE = flags.DEFINE_multi_string("gin_file", None, "Configuration file.", required=True)
@@ -28,7 +28,7 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     one_thread_per_task()  # before anything else touches TensorFlow
-    from leap_tf.experiments.session import one_line_errors
+    from leap_tf.experiments.commands import one_line_errors
 
     with one_line_errors():
         from leap_tf.atari import session

@@ -25,10 +25,10 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     one_thread_per_task()  # before anything else touches TensorFlow
-    from leap_tf.experiments import session
+    from leap_tf.experiments import commands
 
-    with session.one_line_errors():
-        session.evaluate(_GIN_FILE.value, _GIN_PARAM.value, _OUTPUT_DIR.value, _DATA_DIR.value)
+    with commands.one_line_errors():
+        commands.evaluate(_GIN_FILE.value, _GIN_PARAM.value, _OUTPUT_DIR.value, _DATA_DIR.value)
 
 
 if __name__ == "__main__":

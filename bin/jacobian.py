@@ -29,14 +29,14 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     one_thread_per_task(1)  # before anything else touches TensorFlow; paths run one by one
-    from leap_tf.experiments import gin_registration, session
-    from leap_tf.experiments.jacobian_precision import table
+    from leap_tf.experiments import commands, config
+    from leap_tf.experiments.jacobian import table
     from leap_tf.experiments.run_directory import RunDirectory
 
-    with session.one_line_errors():
+    with commands.one_line_errors():
         run = RunDirectory(_OUTPUT_DIR.value)
-        run.claim(gin_registration.read_configuration(_GIN_FILE.value, _GIN_PARAM.value))
-        records = gin_registration.configured_jacobian_precision(
+        run.claim(config.read_configuration(_GIN_FILE.value, _GIN_PARAM.value))
+        records = config.configured_jacobian_precision(
             output_dir=run.path / "cells", data_dir=_DATA_DIR.value
         )
         print(table(records))

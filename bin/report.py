@@ -22,10 +22,10 @@ _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "The report's folder.", re
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
-    from leap_tf.experiments import session
-    from leap_tf.experiments.report import write_report
+    from leap_tf.experiments import commands
+    from leap_tf.experiments.report.page import write_report
 
-    with session.one_line_errors():
+    with commands.one_line_errors():
         page, text = write_report(_RESULTS.value, _OUTPUT_DIR.value)
     print(f"The report is in {page} and, as Markdown, in {text}.")
 

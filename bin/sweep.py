@@ -26,10 +26,10 @@ _DATA_DIR = flags.DEFINE_string(
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
-    from leap_tf.experiments import session
+    from leap_tf.experiments import commands
 
-    with session.one_line_errors():
-        session.sweep(
+    with commands.one_line_errors():
+        commands.sweep(
             _GIN_FILE.value,
             _GIN_PARAM.value,
             _OUTPUT_DIR.value,

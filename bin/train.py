@@ -12,7 +12,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow reads it when i
 
 from absl import app, flags
 
-from leap_tf.experiments.pool_flags import define_pool_flags
+from leap_tf.experiments.commands import define_pool_flags
 from leap_tf.training import one_thread_per_task
 
 _GIN_FILE = flags.DEFINE_multi_string("gin_file", None, "Configuration file.", required=True)
@@ -30,10 +30,10 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     one_thread_per_task()  # before anything else touches TensorFlow
-    from leap_tf.experiments import session
+    from leap_tf.experiments import commands
 
-    with session.one_line_errors():
-        session.train(
+    with commands.one_line_errors():
+        commands.train(
             _GIN_FILE.value, _GIN_PARAM.value, _OUTPUT_DIR.value, _DATA_DIR.value, _POOL()
         )
 

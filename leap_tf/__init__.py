@@ -3,13 +3,14 @@
 Flennerhag et al., "Transferring Knowledge across Learning Processes", ICLR 2019.
 """
 
+import importlib
+
 from leap_tf.learners import (
     ANIL,
     FOMAML,
     HAT,
     MAML,
     Leap,
-    LeapOptimizer,
     Learner,
     MetaSGD,
     MultiHeadedFinetuning,
@@ -21,17 +22,15 @@ from leap_tf.learners import (
     TaskUpdate,
 )
 from leap_tf.models import conv_net, mlp
+from leap_tf.optimizer import LeapOptimizer
 from leap_tf.serving import adapted_model, export
 from leap_tf.tasks import (
     ArrayTask,
     FiniteTasks,
-    MissingDataError,
     Sinusoids,
     Task,
     TaskDistribution,
     TaskSplits,
-    alphabet_splits,
-    multi_cv_splits,
     sinusoid_splits,
 )
 from leap_tf.training import (
@@ -49,7 +48,8 @@ from leap_tf.training import (
     TaskPoolError,
     one_thread_per_task,
 )
-from leap_tf.version import __version__ as __version__
+
+__version__ = "0.1.0"
 
 __all__ = [
     "ANIL",
@@ -69,7 +69,6 @@ __all__ = [
     "MetaTrainer",
     "MetaTrainingDivergedError",
     "MetricsLog",
-    "MissingDataError",
     "MultiHeadedFinetuning",
     "PlainTraining",
     "ProgressiveNets",
@@ -87,11 +86,16 @@ __all__ = [
     "TaskSplits",
     "TaskUpdate",
     "adapted_model",
-    "alphabet_splits",
     "conv_net",
     "export",
     "mlp",
-    "multi_cv_splits",
     "one_thread_per_task",
     "sinusoid_splits",
 ]
+
+
+def __getattr__(name: str):
+    """Loads `leap_tf.datasets` at its first use, since it needs TensorFlow Datasets."""
+    if name == "datasets":
+        return importlib.import_module("leap_tf.datasets")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

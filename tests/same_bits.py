@@ -93,11 +93,7 @@ def summary(arrays) -> list[float]:
 
 def configured(name: str) -> dict:
     """Meta-trains one of `CONFIGURED` for five meta-steps and evaluates two tasks."""
-    from leap_tf.experiments.gin_registration import (
-        configured_study,
-        parse_configuration,
-        read_configuration,
-    )
+    from leap_tf.experiments.config import configured_study, parse_configuration, read_configuration
 
     file, bindings = CONFIGURED[name]
     path = pathlib.Path(__file__).parents[1] / "gin_configs" / file

@@ -8,8 +8,8 @@ import re
 import gin
 import pytest
 
-from leap_tf.experiments import gin_registration
-from leap_tf.experiments.report import write_report
+from leap_tf.experiments import config
+from leap_tf.experiments.report.page import write_report
 from leap_tf.experiments.report.results import read_sweep
 from leap_tf.experiments.report.trials import chosen, trials_of
 
@@ -93,11 +93,11 @@ def test_the_multi_cv_table_uses_the_rates_that_its_trials_chose():
     }
     folder = ROOT / "gin_configs" / "multi_cv"
     try:
-        gin_registration.read_configuration([folder / "table3_cpu.gin"])
-        _, cells = gin_registration.configured_cells()
+        config.read_configuration([folder / "table3_cpu.gin"])
+        _, cells = config.configured_cells()
         assert len(cells) == 70
         for cell in cells:
-            gin_registration.read_configuration([folder / "cell_cpu.gin"], cell.bindings)
+            config.read_configuration([folder / "cell_cpu.gin"], cell.bindings)
             for schedule in ("inner", "judged"):
                 rate = gin.query_parameter(f"{schedule}/CosineDecay.initial_learning_rate")
                 assert str(rate) == best[cell.values["method"]].values["inner"]

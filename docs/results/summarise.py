@@ -9,8 +9,7 @@ import sys
 
 import numpy as np
 
-from leap_tf.experiments.plots import plot_adaptation
-from leap_tf.experiments.standard_error import standard_error
+from leap_tf.experiments.plots import plot_adaptation, standard_error
 from leap_tf.training import Evaluation, TaskEvaluation
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from leap_tf.atari.screen_environment import Episode
-from leap_tf.training import Parts, UnfitPartsError, parts_of_record, record_of_parts
+from leap_tf.serialization import Parts, UnfitPartsError, parts_of_record, record_of_parts
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ from leap_tf.atari.meta_training import atari_meta_train
 from leap_tf.atari.rmsprop import RMSProp
 from leap_tf.atari.study import atari_study
 from leap_tf.atari.trainer import AtariTrainer
-from leap_tf.experiments.gin_registration import calling
+from leap_tf.experiments.config import calling
 from leap_tf.learners.sequential import SequentialLearner
 
 configured_study = gin.external_configurable(

@@ -11,7 +11,7 @@ import PIL.Image
 from leap_tf.atari.evaluation import GameEvaluation
 from leap_tf.atari.screen_environment import ScreenEnvironment
 from leap_tf.atari.tables import reward_band
-from leap_tf.experiments.standard_error import standard_error
+from leap_tf.experiments.plots import standard_error
 
 _COLOURS = ("#1b6ca8", "#b5651d", "#888888", "#4f7942")
 

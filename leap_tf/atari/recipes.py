@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from leap_tf.atari.gin_registration import configured_study
 from leap_tf.cluster import Replica
-from leap_tf.experiments.gin_registration import parse_configuration
+from leap_tf.experiments.config import parse_configuration
 from leap_tf.tasks import TaskSplits
 
 

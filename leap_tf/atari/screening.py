@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from leap_tf.atari.evaluation import GameEvaluation
 from leap_tf.atari.games import Game
 from leap_tf.atari.gin_registration import configured_study
-from leap_tf.experiments.configuration_text import bindings_of
-from leap_tf.experiments.gin_registration import read_configuration
-from leap_tf.experiments.session import Path
+from leap_tf.experiments.commands import Path
+from leap_tf.experiments.config import read_configuration
+from leap_tf.experiments.run_directory import bindings_of
 from leap_tf.training import SeededTask, map_in_threads
 
 # What a single agent does not depend on: games are chosen by a screening, and do not undo it.

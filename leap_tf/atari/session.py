@@ -4,24 +4,18 @@ import pathlib
 from collections.abc import Sequence
 
 from leap_tf.atari.comparison import compare as compare_runs
-from leap_tf.atari.gin_registration import (
-    configured_judge,
-    configured_meta_train,
-    configured_study,
-)
+from leap_tf.atari.gin_registration import configured_judge, configured_meta_train, configured_study
 from leap_tf.atari.recipes import AtariRecipe
 from leap_tf.atari.visit import VisitStoppedError
 from leap_tf.atari.visit_log import VisitLog, VisitWatch
-from leap_tf.experiments.gin_registration import (
+from leap_tf.experiments.commands import THREADS, Path, PoolChoice, exit_on_signals, stop_on_signals
+from leap_tf.experiments.config import (
     ConfigurationError,
     operative_configuration,
     read_configuration,
 )
-from leap_tf.experiments.interruption import exit_on_signals, stop_on_signals
-from leap_tf.experiments.kept_results import KeepingPool
-from leap_tf.experiments.pool_choice import THREADS, PoolChoice
+from leap_tf.experiments.result_cache import KeepingPool
 from leap_tf.experiments.run_directory import RunDirectory, write_atomically
-from leap_tf.experiments.session import Path
 
 
 def train(

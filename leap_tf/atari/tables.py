@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from leap_tf.atari.evaluation import GameEvaluation, curve
+from leap_tf.experiments.plots import standard_error
 from leap_tf.experiments.report.statistics import Estimate, difference, is_settled
-from leap_tf.experiments.standard_error import standard_error
 
 LEARNED, FRESH, RANDOM = "learned", "fresh", "random policy"
 CONTROLS = FRESH, RANDOM

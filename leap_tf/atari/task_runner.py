@@ -19,9 +19,10 @@ from leap_tf.atari.evaluation import GameEvaluation
 from leap_tf.atari.loss import ActorCriticLoss
 from leap_tf.atari.traced_agent import TracedAgent
 from leap_tf.atari.visit import visit
-from leap_tf.checks import whole_number
+from leap_tf.errors import whole_number
 from leap_tf.learners import Adaptation, Learner, TaskEnd
-from leap_tf.training import Parts, SeededTask, TrainedTask, UnfitPartsError
+from leap_tf.serialization import Parts, UnfitPartsError
+from leap_tf.training import SeededTask, TrainedTask
 
 Watch = Callable[[SeededTask, int, int], None]
 

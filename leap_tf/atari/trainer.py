@@ -11,7 +11,8 @@ from leap_tf.atari.loss import ActorCriticLoss
 from leap_tf.atari.task_runner import AtariTaskRunner, TrainedGame, Watch
 from leap_tf.atari.visit import VisitStoppedError
 from leap_tf.learners import Leap, Learner
-from leap_tf.training import MetaLoop, Parts, SeededTask, TaskPool, ThreadPool, available_cores
+from leap_tf.serialization import Parts
+from leap_tf.training import MetaLoop, SeededTask, TaskPool, ThreadPool, available_cores
 
 Reporter = Callable[[GameEvaluation], None]
 

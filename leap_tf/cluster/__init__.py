@@ -3,9 +3,12 @@
 Needs the extra `cluster`; nothing else imports Ray, and this package only when a pool starts.
 """
 
-from leap_tf.cluster.errors import ClusterError
 from leap_tf.cluster.ray_pool import RayPool
-from leap_tf.cluster.replica import Recipe, Replica
-from leap_tf.cluster.wire import MessageError
+from leap_tf.cluster.worker import ClusterError, Recipe, Replica
 
-__all__ = ["ClusterError", "MessageError", "RayPool", "Recipe", "Replica"]
+__all__ = [
+    "ClusterError",
+    "RayPool",
+    "Recipe",
+    "Replica",
+]

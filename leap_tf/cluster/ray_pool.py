@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
-from leap_tf.cluster.errors import ClusterError
-from leap_tf.cluster.replica import Recipe
-from leap_tf.cluster.task_board import TaskBoard
-from leap_tf.cluster.wire import MessageError, can_travel, decode
-from leap_tf.training import Job, SeededTask, TaskFailure, UnfitPartsError
+from leap_tf.cluster.scheduler import TaskBoard
+from leap_tf.cluster.worker import ClusterError, Recipe
+from leap_tf.serialization import MessageError, UnfitPartsError, can_travel, decode
+from leap_tf.training import Job, SeededTask, TaskFailure
 
 if TYPE_CHECKING:
-    from leap_tf.cluster.crew import Crew
+    from leap_tf.cluster.worker_group import Crew
 
 
 class RayPool:
@@ -90,7 +89,7 @@ class RayPool:
         if self._crew is None:
             import ray
 
-            from leap_tf.cluster.crew import Crew
+            from leap_tf.cluster.worker_group import Crew
 
             if not ray.is_initialized():
                 _connect(self._address, self._workers)

@@ -1,18 +1,53 @@
-"""What a worker does, without Ray: build a replica, take weights, run tasks.
+"""What goes wrong with a cluster, apart from tasks.
+
+A study as a worker has it, and how a worker comes to have it.
+
+What a worker does, without Ray: build a replica, take weights, run tasks.
 
 An error of a task or of building the replica goes back as a message; it is never raised, since
 Ray would pickle it.
 """
 
+import dataclasses
 import os
 import platform
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
-from leap_tf.cluster.replica import Recipe, Replica
-from leap_tf.cluster.wire import Message, encode
-from leap_tf.training import Parts, TaskAddress, one_thread_per_task
+from leap_tf.serialization import Message, Parts, encode
+from leap_tf.tasks import TaskSplits
+from leap_tf.training import MetaLoop, TaskAddress, TaskPoolError, one_thread_per_task
+
+
+class ClusterError(TaskPoolError):
+    """The cluster cannot do the work."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Replica:
+    """The driver's study once more: the same trainer, and the same tasks.
+
+    Attributes:
+        trainer: built as the driver's; its pool is never used.
+        tasks: the distribution that is trained on, and the lists that are judged.
+    """
+
+    trainer: MetaLoop
+    tasks: TaskSplits
+
+
+class Recipe(Protocol):
+    """Makes a replica. It is pickled, so it is a function of a module, or an object of a class
+    of one, with no more inside than numbers and text.
+
+    If it has an attribute `environment`, these variables are set in a worker before Python starts.
+    """
+
+    def __call__(self) -> Replica:
+        """Builds the study, the same one wherever it is called."""
+
 
 _NOTHING = Parts({}, {})
 

@@ -1,14 +1,34 @@
-"""The two pictures of a run: meta-training over meta-steps, and adaptation over steps."""
+"""The standard error of a mean, for every table and every band.
+
+The two pictures of a run: meta-training over meta-steps, and adaptation over steps.
+"""
 
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import overload
 
 import matplotlib.figure
 import numpy as np
 from numpy.typing import ArrayLike
 
-from leap_tf.experiments.standard_error import standard_error
 from leap_tf.training import Evaluation
+
+
+@overload
+def standard_error(values: Sequence[float]) -> float | None: ...
+@overload
+def standard_error(values: np.ndarray) -> np.ndarray | None: ...
+def standard_error(values):
+    """Returns s/√n with s² = Σ(x − x̄)²/(n − 1); None below two values.
+
+    Args:
+        values: n numbers, or an array [n, …] of curves, whose errors are […].
+    """
+    if len(values) < 2:
+        return None
+    error = np.std(values, axis=0, ddof=1) / np.sqrt(len(values))
+    return error if error.ndim else float(error)
+
 
 _COLOURS = ("#1b6ca8", "#b5651d", "#4f7942", "#7a4988")
 

@@ -1,22 +1,21 @@
 """Keras models and optimizers as pure functions of their variables."""
 
-from leap_tf.functional.curvature import WrongSecondDerivativesError
-from leap_tf.functional.finite_update import apply_if_finite
-from leap_tf.functional.fresh_layers import (
+from leap_tf.functional.model import Batch, FunctionalModel, unpack_batch
+from leap_tf.functional.optimizer import (
+    FunctionalOptimizer,
+    OptimizerReset,
+    apply_if_finite,
+    refuse_hidden_state,
+    refuse_loss_scaling,
+)
+from leap_tf.functional.second_order import WrongSecondDerivativesError
+from leap_tf.functional.task_layers import (
     FreshLayers,
     fresh_values,
     layer_variables,
     meta_learned_indices,
     output_layer,
 )
-from leap_tf.functional.model import Batch, FunctionalModel, unpack_batch
-from leap_tf.functional.optimizer import (
-    FunctionalOptimizer,
-    OptimizerReset,
-    refuse_hidden_state,
-    refuse_loss_scaling,
-)
-from leap_tf.functional.saved_arrays import SavedArrays, pack_arrays, unpack_arrays
 
 __all__ = [
     "Batch",
@@ -24,16 +23,13 @@ __all__ = [
     "FunctionalModel",
     "FunctionalOptimizer",
     "OptimizerReset",
-    "SavedArrays",
     "WrongSecondDerivativesError",
     "apply_if_finite",
     "fresh_values",
     "layer_variables",
     "meta_learned_indices",
     "output_layer",
-    "pack_arrays",
     "refuse_hidden_state",
     "refuse_loss_scaling",
-    "unpack_arrays",
     "unpack_batch",
 ]

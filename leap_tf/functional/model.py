@@ -1,13 +1,33 @@
-"""A Keras model and its loss as one pure function of the model's variables."""
+"""Keras variables that stand for tensors for a while.
+
+A Keras model and its loss as one pure function of the model's variables.
+"""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
-from leap_tf.functional.scope import scope_of
+
+def scope_of(
+    values: Iterable[tuple[keras.Variable, tf.Tensor]], collect_losses: bool = False
+) -> keras.StatelessScope:
+    """Returns a scope in which variables have other values, and assigning changes only these.
+
+    Keras's own constructor wants each value to have its variable's shape. A head that has as many
+    units as its task has classes does not.
+
+    Args:
+        values: variables and what they stand for, of their dtype.
+        collect_losses: whether regularisation losses are collected.
+    """
+    scope = keras.StatelessScope(collect_losses=collect_losses)
+    for variable, value in values:
+        scope.add_update((variable, tf.convert_to_tensor(value, dtype=variable.dtype)))
+    return scope
+
 
 _MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
 

@@ -8,6 +8,8 @@ the backend-neutral methods back. The optimizer's own arithmetic is untouched.
 The two private classes below exist in Keras 3.15; `pyproject.toml` holds Keras to that minor
 version and `tests/functional/test_optimizer.py` compares Keras's optimizers with their ordinary
 selves, all but those that are refused.
+
+An optimizer's update, or none at all where it would leave numbers that are not finite.
 """
 
 from collections.abc import Sequence
@@ -17,7 +19,7 @@ import tensorflow as tf
 from keras.src.backend.tensorflow.optimizer import TFOptimizer
 from keras.src.optimizers.base_optimizer import BaseOptimizer
 
-from leap_tf.functional.scope import scope_of
+from leap_tf.functional.model import scope_of
 
 
 class FunctionalOptimizer:
@@ -253,3 +255,31 @@ def _backend_neutral_copy(optimizer, variables):
         optimizer, "_exclude_from_weight_decay_pattern", None
     )
     return copy
+
+
+def apply_if_finite(
+    optimizer: keras.optimizers.Optimizer,
+    gradients: Sequence[tf.Tensor],
+    variables: Sequence[keras.Variable],
+) -> bool:
+    """Applies meta-gradients, unless a variable or a slot of the optimizer overflows.
+
+    Finite gradients of tasks may have an infinite sum, and a finite mean may lead too far.
+
+    Args:
+        optimizer: the meta-optimizer, built on the variables.
+        gradients: one for each variable.
+        variables: what is meta-learned.
+
+    Returns:
+        Whether they were applied. If not, variables and optimizer are as they were.
+    """
+    touched = [*variables, *optimizer.variables]
+    before = [tf.identity(variable.value) for variable in touched]
+    optimizer.apply(gradients, variables)
+    floats = [variable.value for variable in touched if variable.value.dtype.is_floating]
+    if all(bool(tf.reduce_all(tf.math.is_finite(value))) for value in floats):
+        return True
+    for variable, value in zip(touched, before):
+        variable.assign(value)
+    return False

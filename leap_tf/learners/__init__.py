@@ -1,17 +1,28 @@
 """What a meta-learner adds to ordinary training: one protocol, one algorithm per file."""
 
-from leap_tf.learners.adaptation import Adaptation, AlongDirection
-from leap_tf.learners.anil import ANIL
-from leap_tf.learners.finetuning import MultiHeadedFinetuning
-from leap_tf.learners.hat import HAT
+from leap_tf.learners.base import (
+    Adaptation,
+    AlongDirection,
+    Learner,
+    StatelessLearner,
+    TaskEnd,
+    TaskUpdate,
+)
+from leap_tf.learners.hat import HAT, HardAttentionModel
+from leap_tf.learners.joint import (
+    HeadBank,
+    MixedTask,
+    MultiHeadedFinetuning,
+    NumberedTask,
+    OfKnownClasses,
+    head_name,
+    multi_headed,
+    number_of_each,
+)
 from leap_tf.learners.leap import Leap
-from leap_tf.learners.leap_optimizer import LeapOptimizer
-from leap_tf.learners.learner import Learner, StatelessLearner, TaskEnd, TaskUpdate
-from leap_tf.learners.maml import FOMAML, MAML
-from leap_tf.learners.meta_sgd import MetaSGD
-from leap_tf.learners.plain_training import PlainTraining
-from leap_tf.learners.progressive_nets import ProgressiveNets
-from leap_tf.learners.reptile import Reptile
+from leap_tf.learners.maml import ANIL, FOMAML, MAML, MetaSGD
+from leap_tf.learners.progressive_nets import ProgressiveNets, progressive_columns
+from leap_tf.learners.reptile import PlainTraining, Reptile
 
 __all__ = [
     "ANIL",
@@ -20,15 +31,23 @@ __all__ = [
     "MAML",
     "Adaptation",
     "AlongDirection",
+    "HardAttentionModel",
+    "HeadBank",
     "Leap",
-    "LeapOptimizer",
     "Learner",
     "MetaSGD",
+    "MixedTask",
     "MultiHeadedFinetuning",
+    "NumberedTask",
+    "OfKnownClasses",
     "PlainTraining",
     "ProgressiveNets",
     "Reptile",
     "StatelessLearner",
     "TaskEnd",
     "TaskUpdate",
+    "head_name",
+    "multi_headed",
+    "number_of_each",
+    "progressive_columns",
 ]

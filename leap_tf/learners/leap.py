@@ -22,7 +22,7 @@ from leap_tf.geometry import (
     mean_over_segments,
     start_path,
 )
-from leap_tf.learners.learner import Learner, TaskEnd, TaskUpdate
+from leap_tf.learners.base import Learner, TaskEnd, TaskUpdate
 
 
 class Leap(Learner):

@@ -3,12 +3,17 @@
 Nichol, Achiam and Schulman, "On First-Order Meta-Learning Algorithms", 2018. The end point is
 θᴷ as in the paper; the original Leap code reads it before the last step, and over the same
 points Leap with the energy and without the loss gives the same meta-gradient.
+
+Ordinary training: the learner that learns nothing across tasks.
+
+On a fresh initialization it is the "no pretraining" of the paper: every task starts from the
+same random weights, is trained, and then judged.
 """
 
 import tensorflow as tf
 
 from leap_tf.geometry import accumulator_dtype
-from leap_tf.learners.learner import StatelessLearner, TaskEnd, TaskUpdate
+from leap_tf.learners.base import StatelessLearner, TaskEnd, TaskUpdate
 
 
 class Reptile(StatelessLearner):
@@ -25,3 +30,10 @@ def displacement(end: TaskEnd) -> list[tf.Tensor]:
         - tf.cast(last, accumulator_dtype(last.dtype))
         for start, last in zip(end.initialization, end.parameters)
     ]
+
+
+class PlainTraining(StatelessLearner):
+    """Trains on the task and leaves the initialization where it is."""
+
+    def end_task(self, state: tuple[()], end: TaskEnd) -> TaskUpdate:
+        return TaskUpdate([tf.zeros_like(tensor) for tensor in end.initialization], metrics={})

@@ -12,10 +12,10 @@ from leap_tf.functional import (
     meta_learned_indices,
     output_layer,
 )
-from leap_tf.functional.initializers import refuse_unknown_shapes
+from leap_tf.functional.task_layers import refuse_unknown_shapes
 from leap_tf.learners import AlongDirection
 from leap_tf.training import MetaTrainer, TaskLoop, TaskResult
-from leap_tf.training.support_batches import SupportBatches
+from leap_tf.training.inner_loop import SupportBatches
 
 
 class Adapter:

@@ -1,4 +1,8 @@
-"""A learned initialization as an artefact that any TensorFlow runtime serves.
+"""A model that Keras reads without this library.
+
+A Keras model with the weights that a server has adapted.
+
+A learned initialization as an artefact that any TensorFlow runtime serves.
 
 saved_model/   signatures serving_default, adapt and adapt_weights (see `signatures.py`), and
                each again with `_uint8` behind its name, where inputs are images
@@ -7,15 +11,68 @@ model.keras    the Keras model, which `keras.saving.load_model` alone reads
 
 import os
 import pathlib
+from collections.abc import Mapping
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from leap_tf.serving.portable_model import portable_model
+from leap_tf.models import BatchNormalization
 from leap_tf.serving.request_checks import Limits
 from leap_tf.serving.signatures import Prepare, Signatures
-from leap_tf.tasks.alphabets import pixels_to_floats
+from leap_tf.tasks import pixels_to_floats
 from leap_tf.training import MetaTrainer
+
+
+def portable_model(model: keras.Model) -> keras.Model:
+    """Returns a copy in which this library's layers are Keras's own, with the same weights.
+
+    `leap_tf.models.BatchNormalization` differs from Keras's in training only, by a faster kernel
+    and an unbiased running variance.
+
+    Args:
+        model: a built functional or sequential model, which is not changed.
+    """
+    if not any(isinstance(layer, BatchNormalization) for layer in model._flatten_layers()):
+        return model
+    copy = keras.models.clone_model(model, clone_function=_as_keras_layer, recursive=True)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def _as_keras_layer(layer):
+    cls = keras.layers.BatchNormalization if isinstance(layer, BatchNormalization) else type(layer)
+    return cls.from_config(layer.get_config())
+
+
+def adapted_model(model: keras.Model, weights: Mapping[str, np.ndarray]) -> keras.Model:
+    """Returns a copy of a model with what the signature `adapt_weights` returned.
+
+    The weights go by the variables' paths. A Dense layer that came back with another number of
+    units gets that number.
+
+    Args:
+        model: the exported Keras model, as `keras.saving.load_model` reads it; not changed.
+        weights: outputs of `adapt_weights`. What is no weight, such as "losses", is passed over.
+
+    Raises:
+        ValueError: a weight of the model is missing, or has another shape.
+    """
+    missing = {variable.path for variable in model.weights} - set(weights)
+    if missing:
+        raise ValueError(f"There are no weights for {sorted(missing)}; are they of this model?")
+
+    def clone(layer):
+        settings = layer.get_config()
+        if isinstance(layer, keras.layers.Dense):
+            settings["units"] = int(np.shape(weights[layer.kernel.path])[-1])
+        return type(layer).from_config(settings)
+
+    copy = keras.models.clone_model(model, clone_function=clone, recursive=True)
+    for old, new in zip(model.weights, copy.weights, strict=True):
+        new.assign(weights[old.path])
+    return copy
+
 
 FUNCTIONS = ("serving_default", "adapt", "adapt_weights")
 

@@ -1,47 +1,42 @@
 """The task loop in the graph, the outer loop, stopping, checkpoints and metrics."""
 
+from leap_tf.training.callbacks import (
+    CollapseWarning,
+    MetricsLog,
+    ProgressDisplay,
+    TensorBoardLog,
+    read_metrics,
+)
 from leap_tf.training.checkpoint import CheckpointMismatchError, CheckpointUnreadableError
-from leap_tf.training.collapse_warning import CollapseWarning
+from leap_tf.training.early_stopping import StopRule, StopWhenMastered, StopWhenStalled
 from leap_tf.training.evaluation import Evaluation, TaskEvaluation, area_under_curve, steps_to
+from leap_tf.training.inner_loop import TaskLoop, TaskResult
+from leap_tf.training.meta_batch import MetaTrainingDivergedError
 from leap_tf.training.meta_loop import MetaLoop
 from leap_tf.training.meta_trainer import MetaTrainer
-from leap_tf.training.meta_update import MetaTrainingDivergedError
-from leap_tf.training.metrics_log import MetricsLog, read_metrics
-from leap_tf.training.parts import (
-    Divisible,
-    Parts,
-    UnfitPartsError,
-    parts_of_record,
-    record_of_parts,
-)
-from leap_tf.training.progress import ProgressDisplay
-from leap_tf.training.seeded_task import SeededTask, TaskAddress, TrainedTask
-from leap_tf.training.stop_rules import StopRule, StopWhenMastered, StopWhenStalled
-from leap_tf.training.task_loop import TaskLoop, TaskResult
-from leap_tf.training.task_pool import (
+from leap_tf.training.pools import (
     Job,
     TaskFailedError,
     TaskFailure,
     TaskPool,
     TaskPoolError,
     ThreadPool,
+    available_cores,
     map_in_threads,
+    one_thread_per_task,
 )
-from leap_tf.training.tensorboard_log import TensorBoardLog
-from leap_tf.training.threads import available_cores, one_thread_per_task
+from leap_tf.training.problem import SeededTask, TaskAddress, TrainedTask
 
 __all__ = [
     "CheckpointMismatchError",
     "CheckpointUnreadableError",
     "CollapseWarning",
-    "Divisible",
     "Evaluation",
     "Job",
     "MetaLoop",
     "MetaTrainer",
     "MetaTrainingDivergedError",
     "MetricsLog",
-    "Parts",
     "ProgressDisplay",
     "SeededTask",
     "StopRule",
@@ -58,13 +53,10 @@ __all__ = [
     "TensorBoardLog",
     "ThreadPool",
     "TrainedTask",
-    "UnfitPartsError",
     "area_under_curve",
     "available_cores",
     "map_in_threads",
     "one_thread_per_task",
-    "parts_of_record",
     "read_metrics",
-    "record_of_parts",
     "steps_to",
 ]

@@ -1,14 +1,21 @@
-"""Checkpoints of meta-training: everything that decides how it goes on.
+"""Settings as JSON, kept beside a training so that a restart with other ones is seen.
+
+Checkpoints of meta-training: everything that decides how it goes on.
 
 Initialization, meta-optimizer, random state (a seed and the meta-step, from which every
 random number is derived), history and the state of early stopping are in a
 `tf.train.Checkpoint`. Reading one runs no code: numbers, JSON and arrays without pickle.
+
+The folder in which a training keeps its last few checkpoints, beside what others keep there.
 """
 
 import contextlib
+import dataclasses
 import json
+import logging
 import pathlib
 import re
+import shutil
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -17,8 +24,61 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from leap_tf.functional import SavedArrays
-from leap_tf.training.settings import differences
+from leap_tf.serialization import SavedArrays
+
+_PLAIN = (bool, int, float, str, type(None))
+
+
+def describe(thing: Any) -> Any:
+    """Returns the settings of an optimizer, a loss, a learner or a rule, as JSON has them.
+
+    Names of optimizers are left out, since Keras numbers them, and whatever is neither a number, a
+    text, a list of them, an optimizer, a loss nor a data class, such as variables.
+    """
+    if isinstance(thing, _PLAIN):
+        return thing
+    if _is_list(thing):
+        return list(thing)
+    kind = {"class": type(thing).__name__}
+    if isinstance(thing, (keras.optimizers.Optimizer, keras.losses.Loss)):
+        config = {name: value for name, value in thing.get_config().items() if name != "name"}
+        return json.loads(json.dumps(kind | config, default=lambda value: type(value).__name__))
+    if dataclasses.is_dataclass(thing):
+        named = {field.name: getattr(thing, field.name) for field in dataclasses.fields(thing)}
+    else:
+        named = {name: value for name, value in vars(thing).items() if not name.startswith("_")}
+    return kind | {
+        name: describe(value)
+        for name, value in named.items()
+        if isinstance(value, _PLAIN) or _is_list(value) or dataclasses.is_dataclass(value)
+    }
+
+
+def _is_list(thing: Any) -> bool:
+    return isinstance(thing, (list, tuple)) and all(isinstance(each, _PLAIN) for each in thing)
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Returns a phrase for each setting that differs, such as "inner.momentum: 0.0 then, 0.9 now".
+
+    Args:
+        then, now: what `describe` gave, or mappings of it.
+    """
+    old, new = dict(_flat(then)), dict(_flat(now))
+    return [
+        f"{name}: {old.get(name, 'nothing')} then, {new.get(name, 'nothing')} now"
+        for name in {**old, **new}
+        if old.get(name) != new.get(name)
+    ]
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
 
 # What TensorFlow raises when files of a checkpoint are missing, cut short or altered. Most are
 # OpErrors; its checkpoint reader adds two kinds of its own.
@@ -192,3 +252,108 @@ def _first_line(error):
     """What an error says, without the names of TensorFlow's operations before and behind it."""
     text = re.sub(r"^\s*\{\{.*?\}\}\s*|\s*\[Op:\w+\].*$", "", str(error), flags=re.DOTALL)
     return text.strip().splitlines()[0] if text.strip() else type(error).__name__
+
+
+_LOGGER = logging.getLogger("leap_tf")
+
+# The files of a checkpoint, and what TensorFlow leaves of one when it is killed. A folder may hold
+# files of others, which are never touched.
+_INDEX = re.compile(r"step-\d{8,}\.index")
+_OWN_FILE = re.compile(r"(step-\d{8,})\.(index|data-\d{5}-of-\d{5})(\.tempstate\d+)?")
+_OWN_FOLDER = re.compile(r"step-\d{8,}_temp")
+
+
+class CheckpointFolder:
+    """The last few checkpoints of a run, and how to get back to the newest good one.
+
+    Args:
+        folder: where they are; made when the first one is written.
+        keep: how many are kept.
+    """
+
+    def __init__(self, folder: str | pathlib.Path, keep: int = 3):
+        self.path = pathlib.Path(folder).resolve()
+        self._keep = keep
+
+    def save(self, state: TrainingState) -> None:
+        """Writes a checkpoint of the present meta-step and removes the oldest ones.
+
+        The index is what makes a checkpoint count, and TensorFlow renames it into place
+        last: a process killed while saving leaves the earlier checkpoints as they were.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        state.save(self.path / f"step-{state.progress.meta_step:08d}")
+        self._remove_all_but({path.name for path in self._newest_first()[: self._keep]})
+
+    def _remove_all_but(self, kept):
+        """Removes older checkpoints, and what a process killed while saving has left."""
+        for path in self.path.glob("step-*"):
+            own = _OWN_FILE.fullmatch(path.name)
+            if own and (own[1] not in kept or own[3]) and path.is_file():
+                path.unlink()
+            elif _OWN_FOLDER.fullmatch(path.name) and path.is_dir():
+                shutil.rmtree(path)
+
+    @property
+    def newest_step(self) -> int:
+        """The meta-step of the newest checkpoint, 0 if there is none."""
+        newest = self._newest_first()[:1]
+        return _step_of(newest[0]) if newest else 0
+
+    def restore(self, state: TrainingState) -> bool:
+        """Restores the newest readable checkpoint; says so if a newer one is damaged.
+
+        Returns:
+            Whether there was any checkpoint.
+
+        Raises:
+            CheckpointMismatchError: the checkpoint is of another run.
+            CheckpointUnreadableError: there are checkpoints, and none can be read.
+        """
+        candidates = self._newest_first()
+        for path in candidates:
+            try:
+                state.load(path)
+            except CheckpointUnreadableError as error:
+                _LOGGER.warning("%s Falling back to the checkpoint before it.", error)
+                continue
+            return True
+        if candidates:
+            raise CheckpointUnreadableError(
+                f"None of the {len(candidates)} checkpoints in {self.path} can be read. Start "
+                "again in another directory; nothing has been overwritten."
+            )
+        return False
+
+    def go_on(self, state: TrainingState, from_here: bool) -> bool:
+        """Restores what is here if the training is at its start, and else refuses what is ahead.
+
+        Args:
+            state: of the training.
+            from_here: whether the training has come from this folder, or has been here before.
+
+        Returns:
+            Whether there was anything to restore.
+
+        Raises:
+            CheckpointMismatchError: the training cannot go on in this folder.
+            CheckpointUnreadableError: as for `restore`.
+        """
+        reached, newest = state.progress.meta_step, self.newest_step
+        if not reached:
+            return self.restore(state)
+        if newest > reached or (newest and not from_here):
+            raise CheckpointMismatchError(
+                f"The folder holds a checkpoint of meta-step {newest}, and this trainer is at "
+                f"{reached}, which it did not reach from there. Give another checkpoint_dir, or a "
+                "new trainer to go on from the folder."
+            )
+        return False
+
+    def _newest_first(self):
+        found = (index for index in self.path.glob("step-*.index") if _INDEX.fullmatch(index.name))
+        return [index.with_suffix("") for index in sorted(found, key=_step_of, reverse=True)]
+
+
+def _step_of(path):
+    return int(path.stem.removeprefix("step-"))

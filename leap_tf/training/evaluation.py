@@ -6,7 +6,7 @@ from typing import get_type_hints
 import numpy as np
 from numpy.typing import ArrayLike
 
-from leap_tf.training.parts import Parts, parts_of_record, record_of_parts
+from leap_tf.serialization import Parts, parts_of_record, record_of_parts
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,20 +1,41 @@
-"""What a meta-batch comes to: the mean meta-gradient of its tasks, taken in their order.
+"""What surrounds the meta-update: its failure, and the optimizer that callbacks see.
+
+What a meta-batch comes to: the mean meta-gradient of its tasks, taken in their order.
 
 Floating-point sums depend on their order. It is that of the tasks here, whichever result comes
 first, so the mean has the same bits wherever tasks run.
 """
 
+import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from leap_tf.training.meta_update import MetaTrainingDivergedError
-from leap_tf.training.seeded_task import TrainedTask
-from leap_tf.training.task_pool import TaskFailedError, TaskFailure
+from leap_tf.training.pools import TaskFailedError, TaskFailure
+from leap_tf.training.problem import TrainedTask
+
+
+class MetaTrainingDivergedError(FloatingPointError):
+    """A meta-step came to nothing finite; the last good initialization is kept."""
+
+
+@contextlib.contextmanager
+def shown_as_optimizer(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
+    """Shows Keras callbacks the meta-optimizer as the model's, for the time of a `fit`."""
+    had_one, before = hasattr(model, "optimizer"), getattr(model, "optimizer", None)
+    model.optimizer = optimizer
+    try:
+        yield
+    finally:
+        if had_one:
+            model.optimizer = before
+        else:
+            del model.optimizer
+
 
 _LOGGER = logging.getLogger("leap_tf")
 

@@ -22,26 +22,22 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from leap_tf.checks import whole_number
+from leap_tf.errors import whole_number
 from leap_tf.functional import apply_if_finite, refuse_hidden_state, refuse_loss_scaling
 from leap_tf.learners import Learner
+from leap_tf.serialization import Divisible, Parts
 from leap_tf.tasks import Task, TaskDistribution, TaskSplits
-from leap_tf.training.callback_memory import (
+from leap_tf.training.callbacks import (
+    ProgressDisplay,
     recall_callbacks,
     refuse_restoring_weights,
     remember_callbacks,
 )
-from leap_tf.training.checkpoint import TrainingState
-from leap_tf.training.checkpoint_folder import CheckpointFolder
-from leap_tf.training.meta_batch import MetaBatch
-from leap_tf.training.meta_update import MetaTrainingDivergedError, shown_as_optimizer
-from leap_tf.training.parts import Divisible, Parts
-from leap_tf.training.progress import ProgressDisplay
-from leap_tf.training.runner import Judge, Runner, Summary
-from leap_tf.training.seeded_task import TaskAddress, TrainedTask
-from leap_tf.training.settings import describe
-from leap_tf.training.task_draws import EVALUATION, VALIDATION, TaskDraws
-from leap_tf.training.task_pool import Job, TaskFailure, TaskPool
+from leap_tf.training.checkpoint import CheckpointFolder, TrainingState, describe
+from leap_tf.training.meta_batch import MetaBatch, MetaTrainingDivergedError, shown_as_optimizer
+from leap_tf.training.pools import Job, TaskFailure, TaskPool
+from leap_tf.training.problem import Judge, Runner, Summary, TaskAddress, TrainedTask
+from leap_tf.training.sampling import EVALUATION, VALIDATION, TaskDraws
 
 
 class _StopRequestedError(Exception):

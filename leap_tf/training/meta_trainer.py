@@ -8,15 +8,13 @@ import keras
 from leap_tf.functional import FunctionalModel
 from leap_tf.functional.model import ErrorFunction
 from leap_tf.learners import Leap, Learner
+from leap_tf.serialization import Parts
 from leap_tf.tasks import Task
+from leap_tf.training.early_stopping import StopRule
 from leap_tf.training.evaluation import Evaluation, TaskEvaluation
 from leap_tf.training.meta_loop import MetaLoop
-from leap_tf.training.parts import Parts
-from leap_tf.training.runner_bank import RunnerBank
-from leap_tf.training.stop_rules import StopRule
-from leap_tf.training.task_pool import TaskPool, ThreadPool
-from leap_tf.training.task_runner import TaskRunner
-from leap_tf.training.threads import available_cores
+from leap_tf.training.pools import TaskPool, ThreadPool, available_cores
+from leap_tf.training.supervised import RunnerBank, TaskRunner
 
 
 class MetaTrainer(MetaLoop):

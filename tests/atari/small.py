@@ -3,8 +3,11 @@
 import keras
 import numpy as np
 
-from leap_tf.atari import Arcade, ColourBandit, Episode, GameEvaluation
+from leap_tf.atari.arcade import Arcade
+from leap_tf.atari.colour_bandit import ColourBandit
 from leap_tf.atari.encoder import PixelConvolution
+from leap_tf.atari.evaluation import GameEvaluation
+from leap_tf.atari.screen_environment import Episode
 
 SIZE = 16
 

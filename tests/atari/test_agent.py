@@ -15,17 +15,18 @@ from tf_agents.trajectories import trajectory
 from tf_agents.utils import common
 
 import leap_tf
-from leap_tf.atari import (
-    ActorCriticAgent,
-    ActorCriticLoss,
-    ActorCriticNetwork,
-    ColourBandit,
-    RMSProp,
+from leap_tf.atari.agent import ActorCriticAgent
+from leap_tf.atari.colour_bandit import ColourBandit
+from leap_tf.atari.encoder import (
+    PixelConvolution,
     actor_critic,
+    forward,
     mnih_2013,
     trained_variables,
 )
-from leap_tf.atari.encoder import PixelConvolution, forward
+from leap_tf.atari.loss import ActorCriticLoss
+from leap_tf.atari.network import ActorCriticNetwork
+from leap_tf.atari.rmsprop import RMSProp
 from leap_tf.atari.traced_agent import TracedAgent, Unroll
 from tests.atari.small import small_encoder
 

@@ -5,7 +5,10 @@ import pytest
 from tf_agents.environments import tf_py_environment, utils
 from tf_agents.trajectories import time_step as ts
 
-from leap_tf.atari import AtariEnvironment, ColourBandit, Game, available_games, games
+from leap_tf.atari import games
+from leap_tf.atari.colour_bandit import ColourBandit
+from leap_tf.atari.environment import AtariEnvironment
+from leap_tf.atari.games import Game, available_games
 
 
 def play(environment, steps, seed=0):

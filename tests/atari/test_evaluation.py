@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from leap_tf.atari import GameEvaluation, GameEvaluations, curve
+from leap_tf.atari.evaluation import GameEvaluation, GameEvaluations, curve
 from tests.atari.small import played
 
 

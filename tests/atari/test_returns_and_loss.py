@@ -6,8 +6,8 @@ import pytest
 import tensorflow as tf
 from hypothesis import strategies
 
-from leap_tf.atari import ActorCriticLoss, actor_critic_loss, bootstrapped_returns
-from leap_tf.atari.returns import transition_mask
+from leap_tf.atari.loss import ActorCriticLoss, actor_critic_loss
+from leap_tf.atari.returns import bootstrapped_returns, transition_mask
 
 
 def column(*numbers, dtype=np.float32):

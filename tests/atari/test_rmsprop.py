@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from leap_tf.atari import RMSProp
+from leap_tf.atari.rmsprop import RMSProp
 from leap_tf.functional import FunctionalOptimizer
 
 

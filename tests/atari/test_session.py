@@ -14,8 +14,8 @@ import pytest
 import tensorflow as tf
 
 import leap_tf
-from leap_tf.atari import AtariEnvironment
 from leap_tf.atari.comparison import read_cell
+from leap_tf.atari.environment import AtariEnvironment
 from leap_tf.experiments.run_directory import RunDirectory
 from leap_tf.training import read_metrics
 
@@ -248,7 +248,7 @@ def test_importing_without_legacy_keras_says_what_to_do():
 )
 def test_every_configuration_builds_a_study(names):
     from leap_tf.atari.gin_registration import configured_study
-    from leap_tf.experiments.gin_registration import read_configuration
+    from leap_tf.experiments.config import read_configuration
 
     read_configuration([ROOT / "gin_configs" / f"{name}.gin" for name in names])
     study = configured_study()

@@ -8,26 +8,27 @@ import pytest
 import tensorflow as tf
 
 import leap_tf
-from leap_tf.atari import (
-    ActorCriticLoss,
-    Arcade,
-    AtariEnvironment,
-    AtariTaskRunner,
-    ColourBandit,
-    Game,
-    GameEvaluation,
-    RMSProp,
+from leap_tf.atari.arcade import Arcade
+from leap_tf.atari.colour_bandit import ColourBandit
+from leap_tf.atari.encoder import (
     actor_critic,
-    actor_critic_loss,
+    agent_of,
+    forward,
+    fresh_heads,
     mnih_2013,
     trained_variables,
 )
-from leap_tf.atari.encoder import agent_of, forward, fresh_heads
-from leap_tf.atari.task_runner import TrainedGame
+from leap_tf.atari.environment import AtariEnvironment
+from leap_tf.atari.evaluation import GameEvaluation
+from leap_tf.atari.games import Game
+from leap_tf.atari.loss import ActorCriticLoss, actor_critic_loss
+from leap_tf.atari.rmsprop import RMSProp
+from leap_tf.atari.task_runner import AtariTaskRunner, TrainedGame
 from leap_tf.atari.traced_agent import TracedAgent
 from leap_tf.atari.visit import VisitStoppedError, play
 from leap_tf.geometry import PathGeometry, PathPoint, extend_path, start_path
-from leap_tf.training import Parts, SeededTask, UnfitPartsError
+from leap_tf.serialization import Parts, UnfitPartsError
+from leap_tf.training import SeededTask
 from tests.atari.small import bandits, small_encoder
 
 

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 
 import leap_tf
-from leap_tf.atari import ActorCriticLoss, AtariTrainer, RMSProp
+from leap_tf.atari.loss import ActorCriticLoss
+from leap_tf.atari.rmsprop import RMSProp
 from leap_tf.atari.study import AtariStudy
+from leap_tf.atari.trainer import AtariTrainer
 from leap_tf.cluster import Replica
-from leap_tf.cluster.wire import decode
 from leap_tf.cluster.worker import TaskWorker
 from leap_tf.learners.sequential import SequentialLearner
+from leap_tf.serialization import decode
 from leap_tf.tasks import FiniteTasks, TaskSplits
 from leap_tf.training import SeededTask
 from tests.atari.small import bandits, small_encoder

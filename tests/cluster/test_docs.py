@@ -27,6 +27,6 @@ def test_the_job_for_kubernetes_has_the_version_that_is_installed():
     arguments = job["spec"]["entrypoint"].split()
     assert (ROOT / arguments[1]).exists()
     flags = {argument.partition("=")[0].lstrip("-") for argument in arguments[2:]}
-    sources = [ROOT / "bin/train.py", ROOT / "leap_tf/experiments/pool_flags.py"]
+    sources = [ROOT / "bin/train.py", ROOT / "leap_tf/experiments/commands.py"]
     defined = re.findall(r'DEFINE_\w+\(\s*"(\w+)"', "".join(file.read_text() for file in sources))
     assert flags <= set(defined)

@@ -11,10 +11,9 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
-from leap_tf.cluster import MessageError
-from leap_tf.cluster.wire import Message, decode, encode
 from leap_tf.cluster.worker import TaskWorker
-from leap_tf.training import Parts, TaskAddress
+from leap_tf.serialization import Message, MessageError, Parts, decode, encode
+from leap_tf.training import TaskAddress
 from tests.cluster.studies import assert_same, leap, meta_sgd, unbuildable, weights
 
 NAMES = st.from_regex(r"[a-z_][a-z0-9_]{0,8}", fullmatch=True)

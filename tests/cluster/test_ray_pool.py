@@ -203,7 +203,7 @@ def test_numbers_are_checked_and_importing_the_library_does_not_import_ray():
         RayPool(leap, workers=0)
     with pytest.raises(ValueError, match="must be positive"):
         RayPool(leap, deadline=0.0)
-    code = "import sys, leap_tf.cluster, leap_tf.experiments.session; print('ray' in sys.modules)"
+    code = "import sys, leap_tf.cluster, leap_tf.experiments.commands; print('ray' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout.strip() == "False", result.stderr
 

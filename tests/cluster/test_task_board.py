@@ -3,7 +3,7 @@
 import hypothesis
 from hypothesis import strategies as st
 
-from leap_tf.cluster.task_board import TaskBoard
+from leap_tf.cluster.scheduler import TaskBoard
 
 
 def handed_out(board):

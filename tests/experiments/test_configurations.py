@@ -6,8 +6,8 @@ import gin
 import keras
 import pytest
 
-from leap_tf.experiments import gin_registration
-from leap_tf.experiments.gin_registration import ConfigurationError, read_configuration
+from leap_tf.experiments import config
+from leap_tf.experiments.config import ConfigurationError, read_configuration
 
 GIN_CONFIGS = pathlib.Path(__file__).parents[2] / "gin_configs"
 CONFIGURATIONS = sorted(
@@ -39,7 +39,7 @@ def test_shipped_configurations_build_their_trainer(path):
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 def test_every_cell_of_a_shipped_sweep_builds_its_trainer(path):
     read_configuration([path])
-    files, cells = gin_registration.configured_cells()
+    files, cells = config.configured_cells()
     files = [path.parent / file for file in files]
     built = set()
     for cell in cells:
@@ -56,7 +56,7 @@ def test_hat_looks_at_validation_images_where_its_attention_is_hard():
     """At the ends of its epochs, in the paper's protocol, in training and when it is judged."""
     path = GIN_CONFIGS / "multi_cv" / "table3_paper.gin"
     read_configuration([path])
-    files, cells = gin_registration.configured_cells()
+    files, cells = config.configured_cells()
     hat = next(cell for cell in cells if cell.values["method"] == "hat")
     read_configuration([path.parent / file for file in files], hat.bindings)
     learner = gin.query_parameter("MetaTrainer.learner").scoped_configurable_fn()
@@ -79,6 +79,6 @@ def test_later_bindings_win():
 
 
 def test_data_and_run_directories_cannot_be_bound():
-    assert gin_registration.configured_study
+    assert config.configured_study
     with pytest.raises(ConfigurationError, match="data_dir"):
         read_configuration([CONFIGURATIONS[0]], ["study.data_dir = 'x'"])

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from leap_tf.experiments.judgement import as_record, table
 from leap_tf.experiments.plots import mean_training_error, plot_learning_curve, running_mean
+from leap_tf.experiments.study import as_record, table
 from leap_tf.training import (
     Evaluation,
     MetricsLog,

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from leap_tf.experiments.gin_registration import read_configuration
-from leap_tf.experiments.jacobian_precision import (
+from leap_tf.experiments.config import read_configuration
+from leap_tf.experiments.jacobian import (
     advance_jacobian,
     jacobian_precision,
     relative_precision,
     table,
 )
 from leap_tf.functional import Batch, FunctionalModel
-from leap_tf.functional.curvature import (
+from leap_tf.functional.second_order import (
     hessian_block,
     hessian_vector_products,
     refuse_stopped_gradients,

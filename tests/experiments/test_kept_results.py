@@ -3,7 +3,7 @@
 import keras
 import pytest
 
-from leap_tf.experiments.kept_results import KeepingPool
+from leap_tf.experiments.result_cache import KeepingPool
 from leap_tf.training import ThreadPool
 from tests.cluster.studies import assert_same, leap, weights
 from tests.pool_contract import PoolContract

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from leap_tf.experiments import gin_registration
+from leap_tf.experiments import config
 
 CONFIGURATIONS = pathlib.Path(__file__).parents[2] / "gin_configs" / "multi_cv"
 SMALL = (
@@ -27,16 +27,16 @@ def _no_configuration_left_behind():
 
 
 def cells():
-    gin_registration.read_configuration([CONFIGURATIONS / "table3_cpu.gin"])
-    files, found = gin_registration.configured_cells()
+    config.read_configuration([CONFIGURATIONS / "table3_cpu.gin"])
+    files, found = config.configured_cells()
     by_method = {cell.values["method"]: cell for cell in found}
     return [CONFIGURATIONS / file for file in files], by_method
 
 
 def study_of(method, data_dir):
     files, by_method = cells()
-    gin_registration.read_configuration(files, [*by_method[method].bindings, *SMALL])
-    return gin_registration.configured_study(data_dir=data_dir)
+    config.read_configuration(files, [*by_method[method].bindings, *SMALL])
+    return config.configured_study(data_dir=data_dir)
 
 
 @pytest.mark.parametrize("method", ["leap", "finetuning", "hat", "progressive", "none"])

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from leap_tf.experiments.report import ResultsError, write_report
 from leap_tf.experiments.report.ablation import effect
+from leap_tf.experiments.report.checks import ResultsError
 from leap_tf.experiments.report.methods import METHODS, colours, in_order, method_look
-from leap_tf.experiments.report.page import as_html, compose
+from leap_tf.experiments.report.page import as_html, compose, write_report
 from leap_tf.experiments.report.paper import ALPHABETS, TABLE_1
 from leap_tf.experiments.report.record import cell_command, sweep_command
 from leap_tf.experiments.report.results import natural_order, read_study, read_sweep

@@ -11,11 +11,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from leap_tf.experiments import session
-from leap_tf.experiments.longer_run import length_before, set_aside
-from leap_tf.experiments.run_directory import RunDirectory, RunDirectoryError
+from leap_tf import __version__
+from leap_tf.experiments import commands
+from leap_tf.experiments.run_directory import (
+    RunDirectory,
+    RunDirectoryError,
+    length_before,
+    set_aside,
+)
 from leap_tf.training import read_metrics
-from leap_tf.version import __version__
 from tests.runs import command, learned, run, start, wait_for_meta_step, without_times
 
 SINUSOID = pathlib.Path(__file__).parents[2] / "gin_configs" / "sinusoid.gin"
@@ -165,8 +169,8 @@ def test_a_finished_run_can_be_made_longer(finished, tmp_path):
     ],
 )
 def test_bad_configurations_end_in_one_line(tmp_path, bindings, message):
-    with pytest.raises(SystemExit) as ended, session.one_line_errors():
-        session.train([SINUSOID], bindings, tmp_path / "run", data_dir=tmp_path)
+    with pytest.raises(SystemExit) as ended, commands.one_line_errors():
+        commands.train([SINUSOID], bindings, tmp_path / "run", data_dir=tmp_path)
     assert message in ended.value.code
     assert not (tmp_path / "run").exists()  # the command can be corrected and given again
 

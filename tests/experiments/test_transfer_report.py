@@ -6,10 +6,9 @@ import xml.etree.ElementTree
 import numpy as np
 import pytest
 
-from leap_tf.experiments.judgement import as_record
-from leap_tf.experiments.report import ResultsError, write_report
+from leap_tf.experiments.report.checks import ResultsError
 from leap_tf.experiments.report.document import Table, Value
-from leap_tf.experiments.report.page import as_html, as_markdown, compose
+from leap_tf.experiments.report.page import as_html, as_markdown, compose, write_report
 from leap_tf.experiments.report.paper_transfer import (
     LABELS,
     METHODS,
@@ -28,6 +27,7 @@ from leap_tf.experiments.report.transfer import (
     transfers,
 )
 from leap_tf.experiments.report.trials import chosen, trials_of
+from leap_tf.experiments.study import as_record
 from leap_tf.training import Evaluation, TaskEvaluation
 from tests.result_folders import Balanced, outcome, task, write_sweep
 

@@ -18,7 +18,9 @@ from typing import NamedTuple
 
 import keras
 
-from leap_tf.experiments import judgement, meta_training, run_directory, session
+from leap_tf.experiments import commands, run_directory
+from leap_tf.experiments import study as judgement
+from leap_tf.experiments import study as meta_training
 from leap_tf.experiments.run_directory import RunDirectory
 from leap_tf.training import MetricsLog, TensorBoardLog
 from leap_tf.training.checkpoint import TrainingState
@@ -114,8 +116,8 @@ WRITERS = {
 def train(folder: pathlib.Path) -> str:
     """Does what bin/train.py does, in this process; returns the error's text, "" if none."""
     try:
-        with session.one_line_errors():
-            session.train([ROOT / "gin_configs/sinusoid.gin"], BINDINGS, folder)
+        with commands.one_line_errors():
+            commands.train([ROOT / "gin_configs/sinusoid.gin"], BINDINGS, folder)
     except SystemExit as end:
         message = str(end)
     else:

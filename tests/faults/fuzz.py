@@ -23,9 +23,9 @@ import tensorflow as tf
 from hypothesis import strategies as st
 
 import leap_tf
-from leap_tf.experiments.gin_registration import configured_study, read_configuration
-from leap_tf.experiments.report import write_report
-from leap_tf.tasks.datasets import open_dataset
+from leap_tf.datasets import open_dataset
+from leap_tf.experiments.config import configured_study, read_configuration
+from leap_tf.experiments.report.page import write_report
 from leap_tf.training import read_metrics
 from tests.faults.record import ROOT, Fault
 from tests.result_folders import outcome, task, write_sweep

@@ -15,8 +15,7 @@ import numpy as np
 import psutil
 
 import leap_tf
-from leap_tf.training import MetricsLog, TensorBoardLog
-from leap_tf.training.task_loop import TaskLoop
+from leap_tf.training import MetricsLog, TaskLoop, TensorBoardLog
 from tests.faults.record import Fault
 
 # Python code of these runs when TensorFlow traces it, and at no other time.

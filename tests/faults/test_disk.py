@@ -5,7 +5,7 @@ import resource
 
 import pytest
 
-from leap_tf.experiments.report import write_report
+from leap_tf.experiments.report.page import write_report
 from tests.faults import disk
 from tests.faults.record import Fault
 from tests.result_folders import outcome, task, write_sweep

@@ -5,11 +5,9 @@ import numpy as np
 import pytest
 
 import leap_tf
-from leap_tf.experiments import judgement
-from leap_tf.experiments.judgement import judge
-from leap_tf.experiments.meta_training import meta_train
+from leap_tf.experiments import study as judgement
 from leap_tf.experiments.run_directory import RunDirectory, RunDirectoryError, replacing
-from leap_tf.experiments.study import study
+from leap_tf.experiments.study import judge, meta_train, study
 from leap_tf.training import MetaTrainer
 
 

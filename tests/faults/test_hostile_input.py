@@ -17,12 +17,13 @@ import pytest
 import tensorflow as tf
 
 import leap_tf
-from leap_tf.experiments.gin_registration import ConfigurationError, read_configuration
-from leap_tf.experiments.report import ResultsError, write_report
+from leap_tf.datasets import open_dataset
+from leap_tf.experiments.config import ConfigurationError, read_configuration
+from leap_tf.experiments.report.checks import ResultsError
+from leap_tf.experiments.report.page import write_report
 from leap_tf.experiments.run_directory import RunDirectory, RunDirectoryError
-from leap_tf.functional.saved_arrays import SavedArrays, unpack_arrays
-from leap_tf.tasks.datasets import open_dataset
-from leap_tf.training.checkpoint import CheckpointMismatchError, CheckpointUnreadableError
+from leap_tf.serialization import SavedArrays, unpack_arrays
+from leap_tf.training import CheckpointMismatchError, CheckpointUnreadableError
 from tests.result_folders import outcome, task, write_sweep
 
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from leap_tf.functional import Batch, FunctionalModel, fresh_values, layer_variables
 from leap_tf.functional.model import default_error
-from leap_tf.functional.saved_arrays import SavedArrays
+from leap_tf.serialization import SavedArrays
 
 
 def model():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from leap_tf.learners import LeapOptimizer
+from leap_tf.optimizer import LeapOptimizer
 from tests import golden
 
 MSE = keras.losses.MeanSquaredError()

@@ -18,7 +18,8 @@ from leap_tf.learners import (
     Reptile,
     TaskEnd,
 )
-from leap_tf.models import mlp, multi_headed
+from leap_tf.learners.joint import multi_headed
+from leap_tf.models import mlp
 from leap_tf.tasks import FiniteTasks, Sinusoids, TaskDistribution
 from leap_tf.training import MetaTrainer, StopWhenMastered, TaskLoop
 from tests.learner_contract import CROSS_ENTROPY, LearnerContract, blobs, small_model

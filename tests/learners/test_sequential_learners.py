@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from leap_tf.learners import HAT, ProgressiveNets
-from leap_tf.models import HardAttentionModel, conv_net, progressive_columns
-from leap_tf.models.chain import chain_of
-from leap_tf.models.hard_attention import attention, gated_gradient
+from leap_tf.learners import HAT, HardAttentionModel, ProgressiveNets, progressive_columns
+from leap_tf.learners.hat import attention, gated_gradient
+from leap_tf.learners.sequential import chain_of
+from leap_tf.models import conv_net
 from leap_tf.tasks import ArrayTask, FiniteTasks
 from leap_tf.training import MetaTrainer, SeededTask, StopWhenStalled
 from tests.learner_contract import CROSS_ENTROPY, LearnerContract, blobs, small_model

@@ -17,7 +17,7 @@ from leap_tf.functional import FunctionalModel, FunctionalOptimizer
 from leap_tf.learners import PlainTraining
 from leap_tf.serving import Limits
 from leap_tf.training import TaskLoop
-from leap_tf.training.support_batches import support_batches
+from leap_tf.training.inner_loop import support_batches
 from tests.serving.exports import CROSS_ENTROPY, KINDS, STEPS, clouds, dense, network, request
 from tests.serving.exports import trainer as make_trainer
 

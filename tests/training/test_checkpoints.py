@@ -7,7 +7,7 @@ import pytest
 
 import leap_tf
 from leap_tf.learners import ANIL
-from leap_tf.training.settings import describe, differences
+from leap_tf.training.checkpoint import describe, differences
 from tests.training.sinusoids import assert_same, trainer, weights
 
 

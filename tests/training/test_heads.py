@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from leap_tf.learners import MultiHeadedFinetuning
-from leap_tf.models import multi_headed
+from leap_tf.learners.joint import multi_headed
 from leap_tf.tasks import ArrayTask, FiniteTasks
 from leap_tf.training import MetaTrainer, SeededTask
 

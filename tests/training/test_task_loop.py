@@ -6,7 +6,8 @@ import pytest
 import tensorflow as tf
 
 from leap_tf.functional import FunctionalModel, FunctionalOptimizer
-from leap_tf.learners import Leap, LeapOptimizer, PlainTraining
+from leap_tf.learners import Leap, PlainTraining
+from leap_tf.optimizer import LeapOptimizer
 from leap_tf.training import TaskLoop
 from tests import golden
 

@@ -6,10 +6,10 @@ import keras
 import numpy as np
 import pytest
 
+from leap_tf.serialization import Parts, UnfitPartsError
 from leap_tf.training import (
     Job,
     MetaTrainingDivergedError,
-    Parts,
     SeededTask,
     TaskAddress,
     TaskEvaluation,
@@ -17,7 +17,6 @@ from leap_tf.training import (
     TaskFailure,
     ThreadPool,
     TrainedTask,
-    UnfitPartsError,
     map_in_threads,
 )
 from leap_tf.training.meta_batch import MetaBatch

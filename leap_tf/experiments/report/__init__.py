@@ -7,7 +7,7 @@ said, `wording` how it is said of any numbers, `figures`, `transfer_figures` and
 shown.
 """
 
+from leap_tf.experiments.report.checks import ResultsError
 from leap_tf.experiments.report.page import write_report
-from leap_tf.experiments.report.results import ResultsError
 
 __all__ = ["ResultsError", "write_report"]

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
+from leap_tf.experiments.plots import standard_error
 from leap_tf.experiments.report import figures, paper
+from leap_tf.experiments.report.checks import ResultsError
 from leap_tf.experiments.report.document import (
     Block,
     Details,
@@ -14,7 +16,7 @@ from leap_tf.experiments.report.document import (
     Value,
 )
 from leap_tf.experiments.report.methods import in_order, method_look
-from leap_tf.experiments.report.results import Cell, ResultsError, SweepResults, natural_order
+from leap_tf.experiments.report.results import Cell, SweepResults, natural_order
 from leap_tf.experiments.report.statistics import Summary, summarise
 from leap_tf.experiments.report.wording import (
     PERCENT,
@@ -30,7 +32,6 @@ from leap_tf.experiments.report.wording import (
     plus_minus,
     ranked,
 )
-from leap_tf.experiments.standard_error import standard_error
 
 ENOUGH_ALPHABETS = 20
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from leap_tf.experiments.plots import standard_error
 from leap_tf.experiments.report import figures
 from leap_tf.experiments.report.document import Picture, Prose, Section, Table, Value
 from leap_tf.experiments.report.methods import rate_look
 from leap_tf.experiments.report.wording import NBSP, count, duration, listing, named, small
-from leap_tf.experiments.standard_error import standard_error
 
 
 def jacobian_section(records: Sequence[Mapping[str, Any]]) -> Section:

@@ -7,10 +7,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from leap_tf.experiments.judgement import LEARNED
 from leap_tf.experiments.report import checks
 from leap_tf.experiments.report.checks import ResultsError, read_json
 from leap_tf.experiments.run_directory import RunDirectory
+from leap_tf.experiments.study import LEARNED
 from leap_tf.training import read_metrics
 
 _OMNIGLOT, _MULTI_CV = ("table1", "ablation", "paths", "jacobian"), ("table3",)

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from leap_tf.experiments.plots import running_mean
-from leap_tf.experiments.standard_error import standard_error
+from leap_tf.experiments.plots import running_mean, standard_error
 
 # Student's t is within ± these in 95 % of cases, for 1, 2, … 29 degrees of freedom: NIST/SEMATECH
 # e-Handbook of Statistical Methods, section 1.3.6.7.2.

@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from leap_tf.experiments.report.checks import ResultsError
 from leap_tf.experiments.report.headline import by_seed
 from leap_tf.experiments.report.methods import in_order
 from leap_tf.experiments.report.paper_transfer import dataset_order
-from leap_tf.experiments.report.results import Cell, ResultsError, SweepResults
+from leap_tf.experiments.report.results import Cell, SweepResults
 from leap_tf.experiments.report.statistics import (
     Estimate,
     average,

@@ -1,0 +1,17 @@
+"""Task distributions over data sets, prepared for TensorFlow Datasets.
+
+This package needs the extra `datasets`. `import leap_tf` does not load it.
+"""
+
+from leap_tf.datasets.alphabets import alphabet_splits, alphabet_task
+from leap_tf.datasets.multi_cv import DataSetTask, multi_cv_splits
+from leap_tf.datasets.tfds import MissingDataError, open_dataset
+
+__all__ = [
+    "DataSetTask",
+    "MissingDataError",
+    "alphabet_splits",
+    "alphabet_task",
+    "multi_cv_splits",
+    "open_dataset",
+]

@@ -1,0 +1,248 @@
+"""Everything a gin file can name, and how one is read. The only module that knows gin.
+
+A configuration can be somebody else's. It binds what is registered here and nothing more: gin's own
+`import` would run any module, and is refused before gin sees it.
+
+Keras classes are registered as functions that call them: gin would otherwise subclass them,
+and Keras saves and copies objects by their class.
+"""
+
+import functools
+import inspect
+import os
+import pathlib
+import re
+import tokenize
+from collections.abc import Callable, Sequence
+
+import gin
+import keras
+from gin import config_parser
+
+from leap_tf.datasets import alphabet_splits, multi_cv_splits
+from leap_tf.experiments.export import export_run
+from leap_tf.experiments.jacobian import jacobian_precision
+from leap_tf.experiments.study import judge, meta_train, study
+from leap_tf.experiments.sweep import cells_of
+from leap_tf.learners import (
+    ANIL,
+    FOMAML,
+    HAT,
+    MAML,
+    Leap,
+    MetaSGD,
+    MultiHeadedFinetuning,
+    PlainTraining,
+    ProgressiveNets,
+    Reptile,
+)
+from leap_tf.models import conv_net, mlp
+from leap_tf.tasks import sinusoid_splits
+from leap_tf.training import MetaTrainer, StopWhenMastered, StopWhenStalled
+
+# What gin raises for a text that is no configuration. Deep nesting ends in one of the last two.
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    SyntaxError,
+    tokenize.TokenError,
+    OSError,
+    ImportError,
+    RuntimeError,
+    MemoryError,
+)
+
+
+class ConfigurationError(ValueError):
+    """A gin file or binding cannot be used."""
+
+
+def calling(cls: type) -> Callable:
+    def build(*args, **kwargs):
+        return cls(*args, **kwargs)
+
+    build.__name__ = cls.__name__
+    build.__doc__ = cls.__doc__
+    build.__signature__ = inspect.signature(cls)  # type: ignore[attr-defined]
+    return build
+
+
+def building(configurable: Callable) -> Callable:
+    """Returns the same function; what it cannot be called with is said to be the configuration's.
+
+    Python notices a value of another kind only where it is used, and a reference to itself never.
+    """
+
+    @functools.wraps(configurable)
+    def build(*args, **kwargs):
+        try:
+            return configurable(*args, **kwargs)
+        except (
+            AttributeError,
+            LookupError,
+            ArithmeticError,
+            AssertionError,
+            RecursionError,
+        ) as error:
+            raise ConfigurationError(
+                f"What the configuration describes cannot be built: {error}"
+            ) from error
+
+    return build
+
+
+configured_study = building(
+    gin.external_configurable(study, "study", denylist=["data_dir", "pool"])
+)
+configured_meta_train = gin.external_configurable(
+    meta_train, "meta_train", denylist=["study", "run"]
+)
+configured_judge = gin.external_configurable(judge, "judge", denylist=["study", "run", "again"])
+configured_export = gin.external_configurable(
+    export_run, "export", denylist=["study", "run", "path", "checkpoint"]
+)
+configured_jacobian_precision = gin.external_configurable(
+    jacobian_precision, "jacobian_precision", denylist=["output_dir", "data_dir"]
+)
+
+configured_cells = gin.external_configurable(cells_of, "sweep")
+
+gin.external_configurable(conv_net, module="models")
+gin.external_configurable(mlp, module="models")
+gin.external_configurable(alphabet_splits, module="tasks", denylist=["seed", "data_dir"])
+gin.external_configurable(multi_cv_splits, module="tasks", denylist=["seed", "data_dir"])
+gin.external_configurable(sinusoid_splits, module="tasks", denylist=["seed", "data_dir"])
+gin.external_configurable(calling(MetaTrainer), "MetaTrainer", denylist=["model", "seed", "pool"])
+for _rule in (StopWhenMastered, StopWhenStalled):
+    gin.external_configurable(calling(_rule), _rule.__name__, module="training")
+for _class in (
+    Leap,
+    Reptile,
+    FOMAML,
+    MAML,
+    ANIL,
+    MetaSGD,
+    MultiHeadedFinetuning,
+    HAT,
+    ProgressiveNets,
+    PlainTraining,
+):
+    gin.external_configurable(calling(_class), _class.__name__, module="learners")
+for _class in (
+    keras.optimizers.SGD,
+    keras.optimizers.Adam,
+    keras.optimizers.AdamW,
+    keras.optimizers.RMSprop,
+):
+    gin.external_configurable(calling(_class), _class.__name__, module="keras.optimizers")
+for _class in (
+    keras.optimizers.schedules.CosineDecay,
+    keras.optimizers.schedules.ExponentialDecay,
+):
+    gin.external_configurable(calling(_class), _class.__name__, module="keras.schedules")
+for _class in (
+    keras.losses.SparseCategoricalCrossentropy,
+    keras.losses.CategoricalCrossentropy,
+    keras.losses.BinaryCrossentropy,
+    keras.losses.MeanSquaredError,
+):
+    gin.external_configurable(calling(_class), _class.__name__, module="keras.losses")
+
+
+def read_configuration(files: Sequence[str | os.PathLike], bindings: Sequence[str] = ()) -> str:
+    """Reads gin files and bindings, later ones over earlier ones.
+
+    Args:
+        files: at least one gin file.
+        bindings: such as "meta_train.meta_steps = 10".
+
+    Returns:
+        The whole configuration as text, in an order of its own.
+
+    Raises:
+        ConfigurationError: a file is missing, names something that does not exist, or imports
+            anything.
+    """
+    missing = [str(file) for file in files if not pathlib.Path(file).is_file()]
+    if missing:
+        raise ConfigurationError(
+            f"No such gin file: {', '.join(missing)}. The project's own are in gin_configs/."
+        )
+    return _parsed(
+        {
+            str(file): functools.partial(pathlib.Path(file).read_text, encoding="utf-8")
+            for file in files
+        }
+        | {"bindings": lambda: "\n".join(bindings)}
+    )
+
+
+def parse_configuration(text: str) -> None:
+    """Takes a whole configuration from text that `read_configuration` has returned.
+
+    Raises:
+        ConfigurationError: it names something that does not exist.
+    """
+    _parsed({"configuration": lambda: text})
+
+
+def operative_configuration() -> str:
+    """Returns the bindings that were used so far, defaults included, as text."""
+    return gin.operative_config_str()
+
+
+def _parsed(texts):
+    """The configuration that named texts, each read by a function, come to."""
+    gin.clear_config()
+    for name, read in texts.items():
+        _parse(name, read)
+    gin.finalize()
+    whole = gin.config_str()
+    _refuse_unused_scopes(whole)
+    return whole
+
+
+def _parse(name, read):
+    try:
+        text = read()
+        _refuse_imports(name, text)
+        gin.parse_config(text)
+    except ConfigurationError:
+        raise
+    except _UNREADABLE as error:
+        raise ConfigurationError(
+            f"The configuration cannot be read: {name}: {error or type(error).__name__}"
+        ) from error
+
+
+class _NoReferences(config_parser.ParserDelegate):
+    """Lets gin's parser go over a text without looking anything up."""
+
+    def configurable_reference(self, scoped_configurable_name, evaluate):
+        return scoped_configurable_name
+
+    def macro(self, scoped_name):
+        return scoped_name
+
+
+def _refuse_imports(name, text):
+    """Refuses to run a module, and to read what may do so: includes are not looked into."""
+    for statement in config_parser.ConfigParser(text, _NoReferences()):
+        if isinstance(statement, config_parser.ImportStatement | config_parser.IncludeStatement):
+            kind = "import" if isinstance(statement, config_parser.ImportStatement) else "include"
+            raise ConfigurationError(
+                f"{name}, line {statement.location.line_num}: {kind!r} is not allowed. A "
+                "configuration binds what this library registers, and runs and reads nothing "
+                "else. Remove the statement; several files are given by several --gin_file."
+            )
+
+
+def _refuse_unused_scopes(text):
+    """A binding under a scope that nothing refers to would be ignored without a word."""
+    bound = set(re.findall(r"^([\w/]+)/[\w.]+ =", text, flags=re.MULTILINE))
+    used = set(re.findall(r"@([\w/]+)/[\w.]+", text))
+    if bound - used:
+        raise ConfigurationError(
+            f"Nothing refers to the scopes {sorted(bound - used)}; those that are used are "
+            f"{sorted(used)}."
+        )

@@ -1,0 +1,266 @@
+"""A model card: what an exported model is, what it was learned from, how well it does.
+
+Nothing in it is typed by hand. Data, method, seed and metrics come from the run's files and the
+study built from its configuration; inputs and outputs are read from the SavedModel itself.
+
+Mitchell et al., "Model Cards for Model Reporting", 2019.
+
+Turns a run into a folder that is served elsewhere.
+
+saved_model/, model.keras           see `leap_tf.serving.export`
+requests/<task>.npz                 a held-out task as the inputs of `adapt`, with the answers
+MODEL_CARD.md, model_card.json      what the model is, made from the run's files
+"""
+
+import itertools
+import json
+import os
+import pathlib
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+
+import jinja2
+import keras
+import numpy as np
+import tensorflow as tf
+
+from leap_tf.experiments.plots import standard_error
+from leap_tf.experiments.run_directory import RunDirectory, describe_environment
+from leap_tf.experiments.study import FRESH, LEARNED, Study, restore_learned
+from leap_tf.serving import Limits, export
+from leap_tf.tasks import ArrayTask, FiniteTasks
+from leap_tf.training import MetaTrainer, read_metrics
+
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.PackageLoader("leap_tf.experiments", "templates"),
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    autoescape=False,  # Markdown
+)
+
+
+def describe_model(
+    study: Study,
+    run: RunDirectory,
+    export: pathlib.Path,
+    requests: Sequence[Mapping[str, str]],
+    evaluation: Mapping | None,
+) -> dict:
+    """Collects what is known of an exported model.
+
+    Args:
+        study: with what was exported.
+        run: the folder it comes from.
+        export: the folder with `saved_model`.
+        requests: "task" and "file" of each example request.
+        evaluation: the run's judgement of just this initialization; None if there is none.
+
+    Returns:
+        Plain numbers, texts, lists and dictionaries.
+    """
+    trainer = study.trainer
+    metrics = read_metrics(run.metrics) if run.metrics.exists() else []
+    # Weights from a checkpoint know how many meta-steps they are from.
+    meta_steps = trainer.meta_step or json.loads(run.origin.read_text())["meta_step"]
+    return {
+        "name": run.path.resolve().name,
+        "model": {
+            "name": trainer.model.name,
+            "parameters": int(trainer.model.count_params()),
+            "layers": [f"{type(layer).__name__} {layer.name}" for layer in trainer.model.layers],
+        },
+        "method": {
+            "learner": type(trainer.learner).__name__,
+            "loss": keras.losses.serialize(trainer.loss),
+            "inner_optimizer": keras.optimizers.serialize(trainer.inner_optimizer),
+            "judged_optimizer": keras.optimizers.serialize(trainer.judged_optimizer),
+            "judged_stopping": type(trainer.judged_stopping).__name__
+            if trainer.judged_stopping
+            else None,
+            "meta_optimizer": keras.optimizers.serialize(trainer.meta_optimizer),
+            "steps_per_task": trainer.steps_per_task,
+            "meta_batch_size": trainer.meta_batch_size,
+            "fresh_layers": list(trainer.task_layers),
+            "batch_norm": "transductive" if trainer.transductive else "inductive",
+            "meta_steps": meta_steps,
+            "gradient_steps": int(
+                sum(entry.get("gradient_steps", 0) for entry in metrics[:meta_steps])
+            ),
+        },
+        "seed": trainer.seed,
+        "tasks": {
+            "trained_on": _names(study.tasks.train),
+            "validated_on": [task.name for task in study.tasks.validation],
+            "held_out": [task.name for task in study.tasks.test],
+        },
+        "evaluation": _figures(evaluation),
+        "signatures": _signatures(export / "saved_model"),
+        "requests": [dict(request) for request in requests],
+        "environment": {
+            "trained": json.loads(run.environment.read_text())[-1],
+            "exported": describe_environment(),
+        },
+        "configuration": run.config.read_text(),
+        "operative_configuration": run.operative_config.read_text(),
+    }
+
+
+def write_model_card(card: Mapping, folder: pathlib.Path) -> None:
+    """Writes `model_card.json` and, for people, `MODEL_CARD.md`."""
+    text = json.dumps(card, indent=1, allow_nan=False, ensure_ascii=False)
+    (folder / "model_card.json").write_text(text + "\n")
+    template = _TEMPLATES.get_template("model_card.md.jinja")
+    (folder / "MODEL_CARD.md").write_text(template.render(card))
+
+
+def _names(distribution):
+    if isinstance(distribution, FiniteTasks):
+        return [task.name for task in distribution.tasks]
+    return repr(distribution)  # an endless family
+
+
+def _figures(evaluation):
+    if evaluation is None:
+        return None
+    return {
+        "split": evaluation["split"],
+        "steps": evaluation["steps"],
+        "batch_norm": "transductive" if evaluation["transductive"] else "inductive",
+        "results": {
+            name: {
+                "tasks": len(result["tasks"]),
+                "diverged": result["diverged"],
+                "error": result["error"],
+                "standard_error": _standard_error(result),
+                "area_under_error": result["area_under_error"],
+                "each": [
+                    {key: task[key] for key in ("name", "error", "examples")}
+                    | {"seed": task.get("seed")}
+                    for task in result["tasks"]
+                ],
+            }
+            for name, result in evaluation["results"].items()
+            if name in (LEARNED, FRESH)
+        },
+    }
+
+
+def _standard_error(result):
+    errors = [task["error"] for task in result["tasks"] if task["name"] not in result["diverged"]]
+    return standard_error(errors)
+
+
+def _signatures(saved_model):
+    def described(specs):
+        return {
+            name: {"shape": spec.shape.as_list(), "dtype": spec.dtype.name}
+            for name, spec in sorted(specs.items())
+        }
+
+    loaded = tf.saved_model.load(saved_model)
+    return {
+        name: {
+            "inputs": described(function.structured_input_signature[1]),
+            "outputs": described(function.structured_outputs),
+        }
+        for name, function in loaded.signatures.items()
+    }
+
+
+def export_run(
+    study: Study,
+    run: RunDirectory,
+    path: str | os.PathLike | None = None,
+    checkpoint: str | os.PathLike | None = None,
+    requests: int = 1,
+    max_steps: int = Limits().steps,
+    max_batch_size: int = Limits().batch_size,
+    max_classes: int = Limits().classes,
+) -> pathlib.Path:
+    """Exports what a run has learned.
+
+    Args:
+        study: as it was built from the run's configuration.
+        run: the run's folder.
+        path: the folder to write; `export` in the run's folder by default. It must not exist.
+        checkpoint: prefix of a checkpoint to export in the place of the learned initialization.
+        requests: how many held-out tasks to write as example requests.
+        max_steps, max_batch_size, max_classes: the largest numbers a request may have.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileExistsError: the folder exists.
+        RunDirectoryError: training has not finished, and there is no `checkpoint`.
+        CheckpointMismatchError, CheckpointUnreadableError: the checkpoint cannot be used.
+        ValueError: the model cannot be served.
+    """
+    folder = pathlib.Path(path) if path else run.export
+    if folder.exists():
+        raise FileExistsError(f"{folder} exists. Give another --export_dir, or remove it first.")
+    trainer = study.trainer
+    if checkpoint:
+        trainer.load(checkpoint)
+    else:
+        restore_learned(trainer, run)
+    tasks = {
+        index: task for index, task in enumerate(study.tasks.test) if isinstance(task, ArrayTask)
+    }
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    limits = Limits(max_steps, max_batch_size, max_classes)
+    export(trainer, partial, limits=limits, **_as_the_tasks_do(tasks.values()))
+    evaluation = None if checkpoint else run.read_evaluation()
+    steps = evaluation["steps"] if evaluation else trainer.steps_per_task
+    examples = [
+        _write_request(trainer, task, steps, index, partial / "requests")
+        for index, task in itertools.islice(tasks.items(), requests)
+    ]
+    write_model_card(describe_model(study, run, partial, examples, evaluation), partial)
+    partial.rename(folder)
+    return folder
+
+
+def _as_the_tasks_do(tasks):
+    """How the tasks themselves batch held-out examples, and make floats of inputs in uint8."""
+    for task in tasks:
+        pixels = {"prepare_uint8": task.prepare} if task.train[0].dtype == np.uint8 else {}
+        return {"query_batch_size": task.test_batch_size} | pixels
+    return {}
+
+
+def request_of(
+    trainer: MetaTrainer, task: ArrayTask, steps: int, seed: int
+) -> dict[str, np.ndarray | np.generic]:
+    """Returns the inputs of `adapt` that make a served model do what evaluation does.
+
+    Args:
+        trainer: whose evaluation.
+        task: a held-out task.
+        steps: gradient steps.
+        seed: that of the task in the evaluation.
+    """
+    inputs, targets = task.train
+    request: dict[str, np.ndarray | np.generic] = {
+        "support_x": inputs,
+        "query_x": task.test[0],
+        "steps": np.int32(steps),
+        "batch_size": np.int32(task.batch_size),
+        "learning_rate": np.float32(trainer.judged_optimizer.learning_rate),
+        "seed": np.int64(seed),
+    }
+    if np.issubdtype(targets.dtype, np.integer):
+        classes = getattr(task, "classes", None) or trainer.model.output_shape[-1]
+        return request | {"support_y": targets.astype(np.int32), "num_classes": np.int32(classes)}
+    return request | {"support_y": targets.astype(np.float32)}
+
+
+def _write_request(trainer, task, steps, index, folder):
+    folder.mkdir(exist_ok=True)
+    file = folder / f"{re.sub(r'[^A-Za-z0-9]+', '_', task.name).strip('_')}.npz"
+    request = request_of(trainer, task, steps, trainer.evaluation_seed(index))
+    np.savez_compressed(file, query_y=task.test[1], **request)
+    return {"task": task.name, "file": file.relative_to(folder.parent).as_posix()}

@@ -1,0 +1,281 @@
+"""What a person sees of a long run: a bar with speed and time left, or plain lines.
+
+Metrics as JSON lines, one per meta-step, that stay right across restarts.
+
+Metrics as TensorBoard events, without memory that grows with the number of meta-steps.
+
+For every Python number it is given, TensorFlow keeps a tensor (about 0.5 kB) for the next time.
+Keras gives it some ten new ones after each meta-step. NumPy's numbers are not kept.
+
+Says when meta-training has collapsed: nothing reaches the initialization any more.
+
+The shortest gradient path is none at all, and a network whose units are all dead has it. A
+meta-learner can get there, by one meta-update that is too long or by many in a direction that
+noise decides; it then goes on to the end with a falling path length, and nothing to show for it.
+
+The memory of Keras's `EarlyStopping` and `ReduceLROnPlateau` across a restart.
+
+Keras forgets it when training begins. It is a few numbers, and the best weights.
+"""
+
+import json
+import logging
+import math
+import os
+import pathlib
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import tqdm
+
+from leap_tf.training.checkpoint import TrainingState
+
+
+class ProgressDisplay(keras.callbacks.Callback):
+    """Shows meta-steps as they pass.
+
+    On a terminal a progress bar; elsewhere (a file, a CI log) a line at the first meta-step,
+    then at most one every `seconds`, and one at the last.
+
+    Args:
+        seconds: least time between two plain lines.
+        shown: names of the metrics to show, those that are there.
+        stream: where to write; standard error by default.
+    """
+
+    def __init__(
+        self,
+        seconds: float = 10.0,
+        shown: tuple[str, ...] = ("loss", "error", "val_error", "tasks_skipped"),
+        stream=None,
+    ):
+        super().__init__()
+        self._seconds = seconds
+        self._shown = shown
+        self._stream = stream or sys.stderr
+
+    def on_train_begin(self, logs=None):
+        self._started = time.monotonic()
+        self._last_line = float("-inf")
+        self._gradient_steps = 0
+        self._meta_steps_here = 0
+        self._bar = None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self._bar is None and self._stream.isatty():
+            self._bar = tqdm.tqdm(
+                total=self.params["epochs"],
+                initial=epoch,
+                unit="meta-step",
+                file=self._stream,
+                dynamic_ncols=True,
+            )
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs = logs or {}
+        self._gradient_steps += int(logs.get("gradient_steps", 0))
+        self._meta_steps_here += 1
+        elapsed = time.monotonic() - self._started
+        text = self._describe(logs, elapsed)
+        if self._bar is not None:
+            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.update()
+            return
+        last = epoch + 1 == self.params["epochs"]
+        if last or time.monotonic() - self._last_line >= self._seconds:
+            self._last_line = time.monotonic()
+            left = elapsed / self._meta_steps_here * (self.params["epochs"] - epoch - 1)
+            print(
+                f"meta-step {epoch + 1}/{self.params['epochs']}  {text}  "
+                f"{tqdm.tqdm.format_interval(left)} left",
+                file=self._stream,
+                flush=True,
+            )
+
+    def on_train_end(self, logs=None):
+        if self._bar is not None:
+            self._bar.close()
+
+    def _describe(self, logs, elapsed):
+        metrics = [f"{name} {logs[name]:.4g}" for name in self._shown if name in logs]
+        return "  ".join([*metrics, f"{self._gradient_steps / max(elapsed, 1e-9):.0f} steps/s"])
+
+
+class MetricsLog(keras.callbacks.Callback):
+    """Appends `{"meta_step": …, "seconds": …, metrics}` to a file after every meta-step.
+
+    What is not finite becomes null, since JSON has no other word for it.
+
+    A run that is started again may repeat meta-steps made after its last checkpoint; their
+    old lines are removed first, so that each meta-step is in the file once.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        super().__init__()
+        self._path = pathlib.Path(path)
+
+    def on_train_begin(self, logs=None):
+        self._rewound = False
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if not self._rewound:
+            self._rewind(epoch)
+            self._rewound = True
+        self._started = time.monotonic()
+
+    def on_epoch_end(self, epoch, logs=None):
+        seconds = round(time.monotonic() - self._started, 3)
+        metrics = {name: float(value) for name, value in (logs or {}).items()}
+        metrics = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        line = json.dumps({"meta_step": epoch + 1, "seconds": seconds, **metrics})
+        with self._path.open("a") as file:
+            file.write(line + "\n")
+
+    def _rewind(self, meta_step):
+        if not self._path.exists():
+            return
+        kept = [entry for entry in read_metrics(self._path) if entry["meta_step"] <= meta_step]
+        partial = self._path.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
+        partial.replace(self._path)
+
+
+def read_metrics(path: str | os.PathLike) -> list[dict]:
+    """Returns the entries of a metrics file; a last line cut short by a kill is left out."""
+    entries = []
+    for line in pathlib.Path(path).read_bytes().splitlines():
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):
+            break
+        if not isinstance(entry, dict) or not isinstance(entry.get("meta_step"), int):
+            break
+        entries.append(entry)
+    return entries
+
+
+class TensorBoardLog(keras.callbacks.TensorBoard):
+    """Keras's callback, for runs of any length.
+
+    Args:
+        log_dir: the folder of events.
+    """
+
+    def __init__(self, log_dir: str | os.PathLike):
+        super().__init__(log_dir, write_graph=False)
+
+    def on_epoch_end(self, epoch, logs=None):
+        metrics = {name: np.float32(value) for name, value in (logs or {}).items()}
+        super().on_epoch_end(np.int64(epoch), metrics)
+
+
+_LOGGER = logging.getLogger("leap_tf")
+
+
+class CollapseWarning(keras.callbacks.Callback):
+    """Warns, once, when the meta-gradient has all but vanished.
+
+    That is when its norm has been below a share of its median so far for several meta-steps. A
+    mean over different tasks does not vanish so when meta-training merely converges. A run that
+    goes on after a restart is compared with what comes after it.
+
+    Args:
+        share: of the median.
+        meta_steps: how many in a row.
+    """
+
+    def __init__(self, share: float = 0.01, meta_steps: int = 3):
+        super().__init__()
+        self._share = share
+        self._meta_steps = meta_steps
+
+    def on_train_begin(self, logs=None):
+        self._norms: list[float] = []
+        self._in_a_row = 0
+        self._warned = False
+
+    def on_epoch_end(self, epoch, logs=None):
+        norm = (logs or {})["meta_gradient_norm"]
+        usual = statistics.median([*self._norms, norm])
+        self._norms.append(norm)
+        self._in_a_row = self._in_a_row + 1 if norm < self._share * usual else 0
+        if self._in_a_row >= self._meta_steps and not self._warned:
+            self._warned = True
+            _LOGGER.warning(
+                "The meta-gradient has all but vanished: at meta-step %d its norm is %.2g, and its "
+                "median so far is %.2g. If the loss is not near its best, units of the model are "
+                "dead: start again with a lower meta learning rate, or a bound on meta-updates "
+                "such as SGD(global_clipnorm=...).",
+                epoch + 1,
+                norm,
+                usual,
+            )
+
+
+_NUMBERS = {
+    keras.callbacks.EarlyStopping: ("wait", "best", "best_epoch", "stopped_epoch"),
+    keras.callbacks.ReduceLROnPlateau: ("wait", "best", "cooldown_counter"),
+}
+
+
+def remember_callbacks(state: TrainingState, callbacks: Sequence[keras.callbacks.Callback]) -> None:
+    """Copies what these callbacks remember into what a checkpoint saves."""
+    remembering = _remembering(callbacks)
+    state.progress.callbacks = [
+        {name: _as_number(getattr(callback, name)) for name in names}
+        | {"monitor": callback.monitor, "best_weights": len(_best_weights(callback))}
+        for callback, names in remembering
+    ]
+    weights = [array for callback, _ in remembering for array in _best_weights(callback)]
+    state.best_weights.value = weights or None
+
+
+def recall_callbacks(state: TrainingState, callbacks: Sequence[keras.callbacks.Callback]) -> None:
+    """Puts back what `remember_callbacks` saved; call it after `on_train_begin`."""
+    weights = list(state.best_weights.value or [])
+    for (callback, names), memory in zip(_remembering(callbacks), state.progress.callbacks):
+        count = memory["best_weights"]
+        best_weights, weights = weights[:count] or None, weights[count:]
+        if callback.monitor != memory["monitor"] or not memory.keys() >= set(names):
+            continue  # another criterion, which starts from nothing
+        for name in names:
+            setattr(callback, name, memory[name])
+        if isinstance(callback, keras.callbacks.EarlyStopping):
+            callback.best_weights = best_weights
+
+
+def refuse_restoring_weights(callbacks: Sequence[keras.callbacks.Callback]) -> None:
+    """Refuses to restore a model's best weights without what its learner learned with them.
+
+    Raises:
+        ValueError: an EarlyStopping is to restore the best weights.
+    """
+    if any(getattr(callback, "restore_best_weights", False) for callback in callbacks):
+        raise ValueError(
+            "EarlyStopping can restore the best weights of the model, but not the variables that "
+            "the learner learned with them. Use restore_best_weights=False (no patience)."
+        )
+
+
+def _remembering(callbacks):
+    return [
+        (callback, names)
+        for callback in callbacks
+        for kind, names in _NUMBERS.items()
+        if isinstance(callback, kind)
+    ]
+
+
+def _best_weights(callback):
+    return getattr(callback, "best_weights", None) or []
+
+
+def _as_number(value):
+    return value if value is None or isinstance(value, int) else float(value)
