@@ -43,7 +43,7 @@ def main():
     arguments.add_argument("--data_dir")
     arguments.add_argument("--run", help="folder of a run with 32 filters")
     options = arguments.parse_args()
-    leap_tf.one_thread_per_task()
+    leap_tf.configure_threads()
     tasks = leap_tf.datasets.alphabet_splits("omniglot", data_dir=options.data_dir).test[:TASKS]
     keras.utils.set_random_seed(0)
     models = {"fresh": leap_tf.conv_net(filters=32)}

@@ -31,10 +31,10 @@ import ray
 from scaling_simulation import Costs, broadcast_seconds, simulate
 
 from leap_tf.cluster import RayPool
-from leap_tf.experiments.commands import StudyRecipe
+from leap_tf.experiments.commands import ConfiguredStudyFactory
 from leap_tf.experiments.config import configured_study, read_configuration
 from leap_tf.serialization import Message, decode, encode
-from leap_tf.training import Job, ThreadPool, available_cores, one_thread_per_task
+from leap_tf.training import Job, ThreadPool, available_cores, configure_threads
 
 ROOT = pathlib.Path(__file__).parents[1]
 WORKERS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
@@ -174,10 +174,10 @@ def main():
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--failures_per_hour", type=float, default=0.01)
     arguments = parser.parse_args()
-    one_thread_per_task(2)
+    configure_threads(2)
     config = read_configuration([arguments.gin_file], arguments.gin_param)
     data_dir = arguments.data_dir and os.path.abspath(os.path.expanduser(arguments.data_dir))
-    recipe = StudyRecipe(config, data_dir)
+    recipe = ConfiguredStudyFactory(config, data_dir)
     bench = Bench(configured_study(data_dir=data_dir))
     ray.init("local", num_cpus=3, include_dashboard=False, log_to_driver=False)
     tasks = bench.meta_batch(0)

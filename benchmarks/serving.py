@@ -256,7 +256,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=8, help="Of (a); 0 leaves it out.")
     parser.add_argument("--share", type=float, default=1.0, help="Of (b)'s calls; 0 leaves it out.")
     options = parser.parse_args()
-    leap_tf.one_thread_per_task()
+    leap_tf.configure_threads()
     print(f"{available_cores()} cores; median over {options.rounds} rounds (range)")
     trainer = make_trainer()
     with tempfile.TemporaryDirectory() as name:

@@ -29,7 +29,7 @@ import tensorflow as tf
 import leap_tf
 from leap_tf.functional import FunctionalModel, FunctionalOptimizer
 from leap_tf.tasks import pixels_to_floats
-from leap_tf.training import TaskLoop, available_cores
+from leap_tf.training import InnerLoop, available_cores
 
 STEPS = 100
 BATCH = 20
@@ -54,7 +54,7 @@ def trained_by(learner, model):
     """Returns a function that trains one task in the functional loop."""
     functional = FunctionalModel(model, loss())
     inner = FunctionalOptimizer(keras.optimizers.SGD(0.1), functional.variables)
-    loop = TaskLoop(functional, inner, learner, range(len(functional.variables)))
+    loop = InnerLoop(functional, inner, learner, range(len(functional.variables)))
 
     def train(dataset, steps=STEPS):
         result = loop.train(
@@ -130,12 +130,12 @@ def measure_speed(rounds):
     beside.start()
     beside_contenders = connection.recv()
 
-    leap_tf.one_thread_per_task(PARALLEL_TASKS)
+    leap_tf.configure_threads(PARALLEL_TASKS)
     model = leap_tf.conv_net(classes=CLASSES)
     dataset = example_task().train_batches(0)
     contenders = {
         "leap": trained_by(leap_tf.Leap(), model),
-        "plain": trained_by(leap_tf.PlainTraining(), model),
+        "plain": trained_by(leap_tf.NoMetaLearning(), model),
     }
     operations = operations_of_a_step(model)
     seconds = {name: [] for name in (*contenders, *beside_contenders)}
@@ -176,7 +176,7 @@ def measure_speed(rounds):
 
 def peak_memory(learner_name, steps, tasks, answer):
     """In a fresh process: peak memory of training, in copies of the parameters."""
-    leap_tf.one_thread_per_task(1)
+    leap_tf.configure_threads(1)
     width, depth = 2048, 6
     model = keras.Sequential(
         [keras.layers.Input((width,))]
@@ -184,8 +184,8 @@ def peak_memory(learner_name, steps, tasks, answer):
     )
     functional = FunctionalModel(model, keras.losses.MeanSquaredError())
     inner = FunctionalOptimizer(keras.optimizers.SGD(0.1), functional.variables)
-    learner = {"leap": leap_tf.Leap(), "plain": leap_tf.PlainTraining()}[learner_name]
-    loop = TaskLoop(functional, inner, learner, range(depth))
+    learner = {"leap": leap_tf.Leap(), "plain": leap_tf.NoMetaLearning()}[learner_name]
+    loop = InnerLoop(functional, inner, learner, range(depth))
     inputs = tf.ones((2, width))
 
     def train(steps):

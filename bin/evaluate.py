@@ -1,6 +1,6 @@
 """Judges a finished run: its learned initialization against no pretraining.
 
-python bin/evaluate.py --output_dir=runs/unicode --gin_param='judge.steps = 50'
+python bin/evaluate.py --output_dir=runs/unicode --gin_param='evaluate.steps = 50'
 """
 
 import os
@@ -9,11 +9,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow reads it when i
 
 from absl import app, flags
 
-from leap_tf.training import one_thread_per_task
+from leap_tf.training import configure_threads
 
 _GIN_FILE = flags.DEFINE_multi_string("gin_file", [], "Configuration over the run's own.")
 _GIN_PARAM = flags.DEFINE_multi_string(
-    "gin_param", [], "Binding over the run's configuration, such as 'judge.target_error = 0.1'."
+    "gin_param", [], "Binding over the run's configuration, such as 'evaluate.target_error = 0.1'."
 )
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "The run's folder.", required=True)
 _DATA_DIR = flags.DEFINE_string(
@@ -24,7 +24,7 @@ _DATA_DIR = flags.DEFINE_string(
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
-    one_thread_per_task()  # before anything else touches TensorFlow
+    configure_threads()  # before anything else touches TensorFlow
     from leap_tf.experiments import commands
 
     with commands.one_line_errors():

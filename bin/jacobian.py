@@ -13,7 +13,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow reads it when i
 
 from absl import app, flags
 
-from leap_tf.training import one_thread_per_task
+from leap_tf.training import configure_threads
 
 _GIN_FILE = flags.DEFINE_multi_string("gin_file", None, "Configuration file.", required=True)
 _GIN_PARAM = flags.DEFINE_multi_string(
@@ -28,7 +28,7 @@ _DATA_DIR = flags.DEFINE_string(
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
-    one_thread_per_task(1)  # before anything else touches TensorFlow; paths run one by one
+    configure_threads(1)  # before anything else touches TensorFlow; paths run one by one
     from leap_tf.experiments import commands, config
     from leap_tf.experiments.jacobian import table
     from leap_tf.experiments.run_directory import RunDirectory

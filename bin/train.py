@@ -13,7 +13,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow reads it when i
 from absl import app, flags
 
 from leap_tf.experiments.commands import define_pool_flags
-from leap_tf.training import one_thread_per_task
+from leap_tf.training import configure_threads
 
 _GIN_FILE = flags.DEFINE_multi_string("gin_file", None, "Configuration file.", required=True)
 _GIN_PARAM = flags.DEFINE_multi_string(
@@ -29,7 +29,7 @@ _POOL = define_pool_flags()
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
-    one_thread_per_task()  # before anything else touches TensorFlow
+    configure_threads()  # before anything else touches TensorFlow
     from leap_tf.experiments import commands
 
     with commands.one_line_errors():

@@ -1,11 +1,28 @@
-"""Checks of arguments, for every layer."""
+"""The base class of this library's errors, and checks of arguments."""
 
 import operator
 from typing import Any
 
 
+class LeapError(Exception):
+    """The base class of errors that this library defines.
+
+    Each of them also derives from the built-in error that fits, such as ValueError.
+    """
+
+
 def whole_number(name: str, number: Any, least: int) -> int:
-    """Returns a number, NumPy's too, as Python's; raises TypeError or ValueError if it is none."""
+    """Returns a whole number as a Python int.
+
+    Args:
+        name: of the argument, for messages.
+        number: an int, or an integer of NumPy.
+        least: the smallest number that is allowed.
+
+    Raises:
+        TypeError: `number` is not a whole number.
+        ValueError: `number` is below `least`.
+    """
     try:
         number = operator.index(number)
     except TypeError:

@@ -25,15 +25,15 @@ from leap_tf.geometry import PathGeometry, accumulator_dtype, mean_over_segments
 from leap_tf.path_recorder import (
     LOSS_NOT_SEEN,
     PathRecorder,
+    check_compiled,
+    check_full_step,
+    check_path,
+    check_same_variables,
+    check_task_layer_names,
+    check_trackable,
+    check_trained,
+    check_wrapped,
     makes_step,
-    refuse_ambiguous_task_layers,
-    refuse_no_path,
-    refuse_no_training,
-    refuse_other_optimizer,
-    refuse_other_variables,
-    refuse_partial_step,
-    refuse_untrackable,
-    refuse_wrapped,
     unscaled_gradients,
 )
 from leap_tf.serialization import SavedArrays, pack_arrays, unpack_arrays
@@ -101,7 +101,7 @@ class LeapOptimizer(keras.optimizers.Optimizer):
             )
         if isinstance(inner_optimizer, LeapOptimizer) or isinstance(meta_optimizer, LeapOptimizer):
             raise ValueError("LeapOptimizers do not nest; wrap an ordinary Keras optimizer.")
-        refuse_wrapped(inner_optimizer, meta_optimizer)
+        check_wrapped(inner_optimizer, meta_optimizer)
         super().__init__(learning_rate=0.0, name=name)
         self.inner_optimizer = inner_optimizer
         self.meta_optimizer = meta_optimizer
@@ -234,7 +234,7 @@ class LeapOptimizer(keras.optimizers.Optimizer):
         if self._loss is None:
             raise RuntimeError(LOSS_NOT_SEEN)
         loss, self._loss = self._loss, None
-        refuse_partial_step(self._trainable_variables, gradients, trainable_variables)
+        check_full_step(self._trainable_variables, gradients, trainable_variables)
         unscaled = unscaled_gradients(self.inner_optimizer, gradients, self._trainable_variables)
         self._recorder.see(
             loss,
@@ -247,7 +247,7 @@ class LeapOptimizer(keras.optimizers.Optimizer):
         if self.built:
             return
         variables = list(variables)
-        refuse_untrackable(variables)
+        check_trackable(variables)
         with tf.init_scope():  # fit may build in the middle of tracing its train function
             self._build(variables)
 
@@ -357,11 +357,11 @@ class LeapOptimizer(keras.optimizers.Optimizer):
 
     def _attach(self, model):
         """Binds the optimizer to its model; at first sight the model is the initialization."""
-        refuse_other_optimizer(self, model)
+        check_compiled(self, model)
         self.build(model.trainable_variables)
-        refuse_other_variables(self._trainable_variables, model.trainable_variables)
+        check_same_variables(self._trainable_variables, model.trainable_variables)
         meta_learned = {id(variable) for variable in self.meta_variables}
-        refuse_ambiguous_task_layers(
+        check_task_layer_names(
             self.task_layers,
             layer_variables(model, self.task_layers),
             [v for v in self._trainable_variables if id(v) not in meta_learned],
@@ -392,11 +392,11 @@ class LeapOptimizer(keras.optimizers.Optimizer):
 
     def _finish_task(self):
         path = self._recorder.path()
-        refuse_no_training(self._recorder.steps)
+        check_trained(self._recorder.steps)
         if not self._recorder.finite:
             self._skipped.assign_add(1)
             return
-        refuse_no_path(self._recorder.steps, int(path.points))
+        check_path(self._recorder.steps, int(path.points))
         gradients = mean_over_segments(path) if self.per_segment else path.meta_gradient
         for total, gradient in zip(self._meta_sum, gradients):
             total.assign_add(gradient)

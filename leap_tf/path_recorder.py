@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
-from leap_tf.functional import refuse_hidden_state, refuse_loss_scaling
+from leap_tf.functional import check_no_loss_scaling, check_optimizer
 from leap_tf.geometry import GradientPath, PathGeometry, PathPoint, accumulator_dtype, extend_path
 
 
@@ -170,7 +170,7 @@ LOSS_NOT_SEEN = (
 )
 
 
-def refuse_wrapped(
+def check_wrapped(
     inner_optimizer: keras.optimizers.Optimizer, meta_optimizer: keras.optimizers.Optimizer
 ) -> None:
     """Refuses optimizers with hidden state, used ones, and loss scaling outside."""
@@ -178,7 +178,7 @@ def refuse_wrapped(
         ("inner_optimizer", inner_optimizer),
         ("meta_optimizer", meta_optimizer),
     ):
-        refuse_hidden_state(optimizer, role)
+        check_optimizer(optimizer, role)
         if optimizer.built:
             raise ValueError(
                 f"{role} has been used already, so its state is not that of a fresh start. Pass "
@@ -186,10 +186,10 @@ def refuse_wrapped(
             )
     if inner_optimizer is meta_optimizer:
         raise ValueError("inner_optimizer and meta_optimizer must be two different objects.")
-    refuse_loss_scaling(meta_optimizer)
+    check_no_loss_scaling(meta_optimizer)
 
 
-def refuse_untrackable(variables: Sequence[keras.Variable]) -> None:
+def check_trackable(variables: Sequence[keras.Variable]) -> None:
     """Refuses distribution strategies, and variables whose gradient is their next value."""
     if tf.distribute.has_strategy():
         raise ValueError(
@@ -204,7 +204,7 @@ def refuse_untrackable(variables: Sequence[keras.Variable]) -> None:
         )
 
 
-def refuse_other_optimizer(optimizer: keras.optimizers.Optimizer, model: keras.Model) -> None:
+def check_compiled(optimizer: keras.optimizers.Optimizer, model: keras.Model) -> None:
     """Refuses a model that has no variables yet, or is compiled with another optimizer."""
     if not model.built or not model.trainable_variables:
         raise ValueError(
@@ -220,7 +220,7 @@ def refuse_other_optimizer(optimizer: keras.optimizers.Optimizer, model: keras.M
         )
 
 
-def refuse_other_variables(
+def check_same_variables(
     known: Sequence[keras.Variable], variables: Sequence[keras.Variable]
 ) -> None:
     """Refuses a model with other trainable variables than those the optimizer knows."""
@@ -231,7 +231,7 @@ def refuse_other_variables(
         )
 
 
-def refuse_ambiguous_task_layers(
+def check_task_layer_names(
     task_layers: Sequence[str],
     head_variables: Sequence[keras.Variable],
     fresh_variables: Sequence[keras.Variable],
@@ -257,7 +257,7 @@ def refuse_ambiguous_task_layers(
         )
 
 
-def refuse_partial_step(
+def check_full_step(
     known: Sequence[keras.Variable],
     gradients: Sequence[tf.Tensor | None],
     variables: Sequence[keras.Variable] | None,
@@ -272,7 +272,7 @@ def refuse_partial_step(
         )
 
 
-def refuse_no_training(steps: int) -> None:
+def check_trained(steps: int) -> None:
     """Refuses a task in which nothing was trained."""
     if not steps:
         raise ValueError(
@@ -281,7 +281,7 @@ def refuse_no_training(steps: int) -> None:
         )
 
 
-def refuse_no_path(steps: int, points: int) -> None:
+def check_path(steps: int, points: int) -> None:
     """Refuses a task whose steps make no path: one alone, or all but one skipped."""
     if steps < 2:
         raise ValueError(

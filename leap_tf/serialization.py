@@ -1,35 +1,44 @@
-"""A list of arrays that a checkpoint carries although its length is not known in advance.
+"""Records of arrays and plain values as bytes, without pickle.
 
-`tf.train.Checkpoint` restores variables that exist already. Some state appears only later
-(the batch-norm statistics a task starts from, the best weights so far); it is kept here and
-saved as the bytes of an .npz archive, which is read with pickle switched off.
-
-Results in parts that any format can carry: plain values as in JSON, and arrays by name.
-
-Reading them back trusts nothing: what is not there, or of another kind, is refused by name.
-
-What a worker sends back, as bytes: an .npz archive of arrays, and JSON among them.
-
-    content   {"task": name, "plain": {…}, "failure": null or what went wrong}, JSON as uint8
-    array_…   the arrays, by their names
-
-Nothing in it is pickled, and reading it runs no code. Archives that are compressed are refused,
-so what is read is never larger than what was sent.
+A record is a dataclass. Its bytes are an uncompressed .npz archive: one entry of JSON, in which
+each array is replaced by the number of its own entry. Reading builds the record from the type
+annotations of its class. It runs no code of the sender, and refuses what does not fit.
 """
 
 import dataclasses
 import io
 import json
+import types
+import typing
 import zipfile
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import tensorflow as tf
 
+from leap_tf.errors import LeapError
+
+Record = TypeVar("Record")
+
+_CONTENT = "content"
+_ARRAY = "__array__"
+_NUMBERS = "biuf"  # kinds of dtypes
+
+
+class SerializationError(LeapError, ValueError):
+    """A record cannot be written, or bytes are not the record that was expected."""
+
 
 class SavedArrays(tf.train.experimental.PythonState):
-    """Arrays that go into checkpoints; `value` is None until something is put there."""
+    """Arrays in a `tf.train.Checkpoint` whose number is not known in advance.
+
+    A checkpoint restores variables that exist already. Some state appears only later, such as the
+    statistics that a task starts from or the best weights so far.
+
+    Attributes:
+        value: the arrays; None until some are assigned.
+    """
 
     def __init__(self):
         self.value: list[np.ndarray] | None = None
@@ -54,176 +63,128 @@ def unpack_arrays(content: bytes) -> list[np.ndarray]:
         return [archive[f"arr_{index}"] for index in range(len(archive.files))]
 
 
-Record = TypeVar("Record")
-
-
-class UnfitPartsError(ValueError):
-    """Parts that are not what they should be."""
-
-
-class Parts(NamedTuple):
-    """A record taken apart.
-
-    Attributes:
-        plain: what JSON can say, by name.
-        arrays: arrays of numbers, by name.
-    """
-
-    plain: Mapping[str, Any]
-    arrays: Mapping[str, np.ndarray]
-
-
-class Divisible(Protocol):
-    """What has parts."""
-
-    def parts(self) -> Parts:
-        """Returns all of it as plain values and arrays."""
-
-
-def parts_of_record(record: Any) -> Parts:
-    """Returns the parts of a dataclass whose fields are arrays and plain values."""
-    fields = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
-    arrays = {name: value for name, value in fields.items() if isinstance(value, np.ndarray)}
-    plain = {name: value for name, value in fields.items() if name not in arrays}
-    return Parts(plain, arrays)
-
-
-def record_of_parts(cls: type[Record], parts: Parts, kinds: Mapping[str, Any]) -> Record:
-    """Reads what `parts_of_record` gave.
-
-    Args:
-        cls: the dataclass.
-        parts: plain values and arrays, from a place that may be mistaken.
-        kinds: of every field its class, or `np.ndarray` for a vector of floats.
-
-    Raises:
-        UnfitPartsError: a field is missing, superfluous, or of another kind.
-    """
-    values = {**parts.plain, **parts.arrays}
-    if set(values) != set(kinds):
-        raise UnfitPartsError(
-            f"{cls.__name__} has the fields {sorted(kinds)}, and a result has {sorted(values)}."
-        )
-    for name, kind in kinds.items():
-        value = values[name]
-        fits = isinstance(value, kind)
-        if kind is np.ndarray:
-            fits = fits and value.ndim == 1 and value.dtype.kind == "f"
-        if not fits:
-            raise UnfitPartsError(f"{name} of a result is {type(value).__name__}, and not {kind}.")
-    return cls(**values)
-
-
-def require_array(parts: Parts, name: str, shape: Sequence[int | None], dtype: str) -> np.ndarray:
-    """Returns an array by its name.
-
-    Raises:
-        UnfitPartsError: it is not there, or has another shape or dtype.
-    """
-    array = parts.arrays.get(name)
-    if array is None or array.shape != tuple(shape) or array.dtype.name != dtype:
-        found = "missing" if array is None else f"{array.dtype} {array.shape}"
-        raise UnfitPartsError(f"{name} of a result is {found}, and not {dtype} {tuple(shape)}.")
-    return array
-
-
-def numbers_by_name(parts: Parts, name: str) -> dict[str, float]:
-    """Returns a mapping from names to numbers.
-
-    Raises:
-        UnfitPartsError: it is something else.
-    """
-    found = parts.plain.get(name)
-    if not isinstance(found, dict) or not all(
-        isinstance(value, (int, float)) for value in found.values()
-    ):
-        raise UnfitPartsError(f"{name} of a result is no mapping from names to numbers: {found!r}.")
-    return found
-
-
-_CONTENT, _PREFIX = "content", "array_"
-_NUMBERS = "biuf"  # kinds of dtypes
-
-
-def can_travel(dtype: np.dtype) -> bool:
-    """Returns whether arrays of this dtype can be sent. NumPy's own can, bfloat16 cannot."""
+def is_serializable(dtype: np.dtype) -> bool:
+    """Returns whether arrays of a dtype can be written: those of NumPy itself, not bfloat16."""
     return dtype.kind in _NUMBERS
 
 
-class MessageError(ValueError):
-    """Bytes that no worker would send."""
+def encode(record: Any) -> bytes:
+    """Returns a dataclass as bytes.
 
-
-@dataclasses.dataclass(frozen=True)
-class Message:
-    """What became of a task.
-
-    Attributes:
-        task: its name, as the worker knows it.
-        parts: of the result; empty if there is none.
-        failure: what went wrong, or None.
-    """
-
-    task: str
-    parts: Parts
-    failure: str | None = None
-
-
-def encode(message: Message) -> bytes:
-    """Returns a message as bytes.
+    Args:
+        record: fields are numbers, strings, None, arrays, tensors, other dataclasses, and
+            sequences and mappings of these.
 
     Raises:
-        MessageError: it has an array of something else than numbers, or what JSON cannot say.
+        SerializationError: a value is of another kind.
     """
-    for name, array in message.parts.arrays.items():
-        if not name.isidentifier() or not can_travel(array.dtype):
-            raise MessageError(f"{name!r}, an array of {array.dtype}, cannot travel.")
-    content = {"task": message.task, "plain": message.parts.plain, "failure": message.failure}
-    try:
-        text = json.dumps(content)
-    except TypeError as error:
-        raise MessageError(f"A result cannot travel: {error}") from error
+    arrays: dict[str, np.ndarray] = {}
+    content = json.dumps(_plain(record, arrays))
+    arrays[_CONTENT] = np.frombuffer(content.encode(), np.uint8)
     buffer = io.BytesIO()
-    arrays = {f"{_PREFIX}{name}": array for name, array in message.parts.arrays.items()}
-    arrays[_CONTENT] = np.frombuffer(text.encode(), np.uint8)
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
     return buffer.getvalue()
 
 
-def decode(data: bytes) -> Message:
-    """Reads what `encode` wrote.
+def decode(data: bytes, cls: type[Record]) -> Record:
+    """Returns the dataclass that `encode` wrote.
+
+    Args:
+        data: bytes from a file or another process.
+        cls: the dataclass they must be.
 
     Raises:
-        MessageError: it is something else.
+        SerializationError: they are something else.
     """
     if not isinstance(data, bytes):
-        raise MessageError(f"A worker sent {type(data).__name__} in the place of bytes.")
+        raise SerializationError(f"Expected bytes, not {type(data).__name__}.")
     try:
-        arrays = _arrays(data)
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            # What is read is then never larger than what was sent.
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise SerializationError("The archive is compressed.")
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
         content = json.loads(arrays.pop(_CONTENT).tobytes().decode())
-    except MessageError:
+    except SerializationError:
         raise
-    except Exception as error:  # damaged archives raise whatever zipfile and numpy trip over
-        raise MessageError(
-            f"{len(data)} bytes from a worker cannot be read: {type(error).__name__}: {error}"
+    except Exception as error:  # damaged archives raise whatever zipfile and numpy run into
+        raise SerializationError(
+            f"{len(data)} bytes cannot be read: {type(error).__name__}: {error}"
         ) from error
-    return _message(content, arrays)
+    return _build(cls, content, arrays, cls.__name__)
 
 
-def _arrays(data):
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-            raise MessageError("A worker sent a compressed archive, which none of ours does.")
-    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-        arrays = {name: archive[name] for name in archive.files}
-    for name, array in arrays.items():
-        if not isinstance(array, np.ndarray) or array.dtype.kind not in _NUMBERS:
-            raise MessageError(f"A worker sent {name}, which is no array of numbers.")
-    return {name.removeprefix(_PREFIX): array for name, array in arrays.items()}
+def _plain(value: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """The value as JSON has it; arrays are added to `arrays`."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if dataclasses.is_dataclass(value):
+        fields = dataclasses.fields(value)
+        return {field.name: _plain(getattr(value, field.name), arrays) for field in fields}
+    if isinstance(value, bytes):
+        value = np.frombuffer(value, np.uint8)
+    if isinstance(value, np.ndarray) or tf.is_tensor(value):
+        array = np.asarray(value)
+        if not is_serializable(array.dtype):
+            raise SerializationError(f"An array of {array.dtype} cannot be written.")
+        name = f"array_{len(arrays)}"
+        arrays[name] = array
+        return {_ARRAY: name}
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: _plain(each, arrays) for key, each in value.items()}
+    if isinstance(value, Sequence):
+        return [_plain(each, arrays) for each in value]
+    raise SerializationError(f"A {type(value).__name__} cannot be written.")
 
 
-def _message(content: Any, arrays: Mapping[str, np.ndarray]) -> Message:
-    match content:
-        case {"task": str(task), "plain": dict(plain), "failure": None | str() as failure}:
-            return Message(task, Parts(plain, arrays), failure)
-    raise MessageError(f"A worker sent {str(content)[:200]!r}, which says nothing of a task.")
+def _build(kind: Any, value: Any, arrays: Mapping[str, np.ndarray], where: str) -> Any:
+    """The value as an annotation wants it."""
+    if kind is Any:
+        return value
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in arguments:
+            return None
+        (kind,) = [each for each in arguments if each is not type(None)]
+        return _build(kind, value, arrays, where)
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        fields = [field.name for field in dataclasses.fields(kind)]
+        if not isinstance(value, dict) or set(value) != set(fields):
+            raise _unfit(where, kind, value)
+        built = {name: _build(hints[name], value[name], arrays, name) for name in fields}
+        return typing.cast(Any, kind)(**built)
+    if kind in (np.ndarray, tf.Tensor, bytes):
+        name = value.get(_ARRAY) if isinstance(value, dict) else None
+        array = arrays.get(name) if isinstance(name, str) else None
+        if array is None or not is_serializable(array.dtype):
+            raise _unfit(where, kind, value)
+        if kind is bytes:
+            return array.tobytes()
+        return tf.constant(array) if kind is tf.Tensor else array
+    if isinstance(kind, type) and issubclass(kind, tuple) and hasattr(kind, "_fields"):
+        hints = typing.get_type_hints(kind)
+        if not isinstance(value, list) or len(value) != len(kind._fields):
+            raise _unfit(where, kind, value)
+        return kind(*(_build(hints[n], each, arrays, n) for n, each in zip(kind._fields, value)))
+    if origin is not None and issubclass(origin, Mapping):
+        if not isinstance(value, dict):
+            raise _unfit(where, kind, value)
+        return {name: _build(arguments[1], each, arrays, name) for name, each in value.items()}
+    if origin is not None and issubclass(origin, Sequence):
+        if not isinstance(value, list):
+            raise _unfit(where, kind, value)
+        each_built = [_build(arguments[0], each, arrays, where) for each in value]
+        return tuple(each_built) if origin is tuple else each_built
+    is_number = kind is float and isinstance(value, (int, float)) and not isinstance(value, bool)
+    if is_number or (type(value) is kind and kind in (bool, int, str)):
+        return value
+    raise _unfit(where, kind, value)
+
+
+def _unfit(where: str, kind: Any, value: Any) -> SerializationError:
+    name = getattr(kind, "__name__", str(kind))
+    return SerializationError(f"{where} must be {name}, and is {str(value)[:80]!r}.")

@@ -58,7 +58,7 @@ def write_sweep(folder, cells, meta_steps=3, study="omniglot"):
                 "name": name,
                 "values": values,
                 "gin_files": [f"gin_configs/{study}/cell_cpu.gin"],
-                "bindings": ["MetaTrainer.learner = @Leap()", "judge.split = 'test'"],
+                "bindings": ["MetaTrainer.learner = @Leap()", "evaluate.split = 'test'"],
             }
         )
         if judged is None:

@@ -35,7 +35,7 @@ CONFIGURED = {
         "unicode_cpu.gin",
         [
             *_UNICODE,
-            "MetaTrainer.learner = @MultiHeadedFinetuning()",
+            "MetaTrainer.learner = @JointTraining()",
             "MetaTrainer.task_layers = ['head']",
             "meta/SGD.learning_rate = 1.0",
         ],

@@ -1,14 +1,9 @@
-"""Tasks on many machines: a pool of Ray actors, each with a replica of the study.
+"""Tasks on many machines: a pool of Ray actors, each with a study of its own.
 
-Needs the extra `cluster`; nothing else imports Ray, and this package only when a pool starts.
+This package needs the extra `cluster`. Ray is imported when a pool starts.
 """
 
 from leap_tf.cluster.ray_pool import RayPool
-from leap_tf.cluster.worker import ClusterError, Recipe, Replica
+from leap_tf.cluster.worker import ClusterError, StudyFactory
 
-__all__ = [
-    "ClusterError",
-    "RayPool",
-    "Recipe",
-    "Replica",
-]
+__all__ = ["ClusterError", "RayPool", "StudyFactory"]

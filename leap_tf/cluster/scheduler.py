@@ -1,6 +1,6 @@
-"""Who is to do what next: tasks go out by index, lost ones again, and results leave in order.
+"""The order of work in one map: tasks go out by index, lost ones again, and results leave in order.
 
-Plain bookkeeping, without a clock and without a network.
+This is bookkeeping without a clock and without a network.
 """
 
 import heapq
@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 Result = TypeVar("Result")
 
 
-class TaskBoard(Generic[Result]):
+class TaskScheduler(Generic[Result]):
     """The tasks of one map.
 
     Args:

@@ -1,11 +1,7 @@
-"""What goes wrong with a cluster, apart from tasks.
+"""A worker of a cluster, without Ray: it builds the study, takes weights and runs tasks.
 
-A study as a worker has it, and how a worker comes to have it.
-
-What a worker does, without Ray: build a replica, take weights, run tasks.
-
-An error of a task or of building the replica goes back as a message; it is never raised, since
-Ray would pickle it.
+An error of a task, or in building the study, is returned as part of the reply. It is never raised,
+since Ray would pickle it.
 """
 
 import dataclasses
@@ -16,111 +12,110 @@ from typing import Protocol
 
 import numpy as np
 
-from leap_tf.serialization import Message, Parts, encode
-from leap_tf.tasks import TaskSplits
-from leap_tf.training import MetaLoop, TaskAddress, TaskPoolError, one_thread_per_task
+from leap_tf.serialization import encode
+from leap_tf.training import Study, TaskPoolError, TaskSpec, configure_threads
 
 
 class ClusterError(TaskPoolError):
     """The cluster cannot do the work."""
 
 
+class StudyFactory(Protocol):
+    """Builds a study, the same one wherever it is called.
+
+    A factory is pickled. It is a function of a module, or an object of a class of a module that
+    holds only numbers and text. If it has an attribute `environment`, these variables are set in a
+    worker before Python starts.
+    """
+
+    def __call__(self) -> Study:
+        """Builds the study."""
+
+
 @dataclasses.dataclass(frozen=True)
-class Replica:
-    """The driver's study once more: the same trainer, and the same tasks.
+class Reply:
+    """What a worker returns.
 
     Attributes:
-        trainer: built as the driver's; its pool is never used.
-        tasks: the distribution that is trained on, and the lists that are judged.
+        host, process: where the worker runs.
+        task: the name of the task, as the worker's study has it; empty if it ran none.
+        failure: what went wrong, or None.
+        result: the encoded result; empty if there is none.
     """
 
-    trainer: MetaLoop
-    tasks: TaskSplits
-
-
-class Recipe(Protocol):
-    """Makes a replica. It is pickled, so it is a function of a module, or an object of a class
-    of one, with no more inside than numbers and text.
-
-    If it has an attribute `environment`, these variables are set in a worker before Python starts.
-    """
-
-    def __call__(self) -> Replica:
-        """Builds the study, the same one wherever it is called."""
-
-
-_NOTHING = Parts({}, {})
+    host: str
+    process: int
+    task: str = ""
+    failure: str | None = None
+    result: bytes = b""
 
 
 class TaskWorker:
-    """Holds a replica of the study and does what it is asked for with its tasks.
+    """Holds a study and runs its tasks.
 
     Args:
-        recipe: makes the replica.
-        own_process: whether TensorFlow is this worker's alone, and told to use one thread.
+        factory: builds the study.
+        own_process: whether TensorFlow belongs to this worker alone, and shall use one thread.
     """
 
-    def __init__(self, recipe: Recipe, own_process: bool = True):
-        self._recipe = recipe
+    def __init__(self, factory: StudyFactory, own_process: bool = True):
+        self._factory = factory
         self._own_process = own_process
-        self._replica: Replica | None = None
+        self._study: Study | None = None
         self._version: int | None = None
-        self._refusal = "it has got no weights yet"
+        self._refusal = "it has received no weights yet"
 
     def start(self) -> bytes:
-        """Builds the replica; returns a message.
-
-        It tells host and process, or of the failure if the replica could not be built.
-        """
+        """Builds the study and returns an encoded `Reply`."""
         try:
             if self._own_process:
-                one_thread_per_task(1)
-            self._replica = self._recipe()
+                configure_threads(1)
+            self._study = self._factory()
         except Exception as error:
-            return encode(Message("", _NOTHING, _described(error)))
-        return encode(Message("", Parts({"host": platform.node(), "process": os.getpid()}, {})))
+            return _reply(failure=_described(error))
+        return _reply()
 
     def load(self, weights: Sequence[np.ndarray], version: int) -> None:
         """Takes the present weights.
 
         Args:
-            weights: one array for each of the trainer's `task_variables`.
-            version: a number for them, which every `run` names.
+            weights: one array for each variable of the trainer's problem.
+            version: their number, which every `run` names.
         """
         self._version = None
-        variables = self._replica.trainer.task_variables if self._replica else []
+        variables = self._study.trainer.problem.variables if self._study else []
         shapes = [tuple(variable.shape) for variable in variables]
         if shapes != [value.shape for value in weights]:
             self._refusal = (
-                f"its replica has other variables than the driver: {shapes}, and not "
+                f"its study has other variables than the driver: {shapes}, and not "
                 f"{[value.shape for value in weights]}"
             )
             return
         for variable, value in zip(variables, weights):
-            variable.assign(np.array(value))  # a copy: Ray's memory may be used again
+            variable.assign(np.array(value))  # a copy: Ray may reuse its memory
         self._version = version
 
-    def run(self, job: str, version: int, address: TaskAddress, seed: int, steps: int) -> bytes:
-        """Does a job with a task.
+    def run(self, kind: str, version: int, spec: TaskSpec) -> bytes:
+        """Runs a task and returns an encoded `Reply`.
 
         Args:
-            job: "train" or "evaluate".
+            kind: "train" or "evaluate".
             version: of the weights to start from.
-            address: of the task.
-            seed: of the visit.
-            steps: gradient steps on it.
-
-        Returns:
-            A message with the result or the failure.
+            spec: the task.
         """
         try:
-            if self._replica is None or version != self._version:
+            if self._study is None or version != self._version:
                 raise ValueError(f"This worker does not have weights {version}; {self._refusal}.")
-            trainer, tasks = self._replica.trainer, self._replica.tasks
-            name, result = trainer.run_again(job, tasks, TaskAddress(*address), seed, steps)
-            return encode(Message(name, result.parts()))
+            problem = self._study.trainer.problem
+            run = {"train": problem.train, "evaluate": problem.evaluate}[kind]
+            result = encode(run(spec))
+            return _reply(task=problem.sampler.resolve(spec).name, result=result)
         except Exception as error:
-            return encode(Message("", _NOTHING, _described(error)))
+            return _reply(failure=_described(error))
+
+
+def _reply(**fields) -> bytes:
+    return encode(Reply(platform.node(), os.getpid(), **fields))
 
 
 def _described(error: Exception) -> str:

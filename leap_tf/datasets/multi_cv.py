@@ -153,7 +153,7 @@ def multi_cv_splits(
     data_dir: str | os.PathLike | None = None,
     datasets: Sequence[str] = OBTAINABLE,
     held_out: str = "mnist",
-    judge_by: str = "test",
+    evaluate_on: str = "test",
     batch_size: int = 32,
     test_batch_size: int = 500,
     validation_share: float = 0.15,
@@ -169,7 +169,7 @@ def multi_cv_splits(
         data_dir: see `open_dataset`.
         datasets: TFDS names, of those in `NORMALIZATIONS`.
         held_out: the one of them that is not pretrained on.
-        judge_by: what `test_batches` of the held-out task gives: its "test" split, or its
+        evaluate_on: what `test_batches` of the held-out task gives: its "test" split, or its
             "validation" part, which is what learning rates are to be chosen by.
         batch_size: images in a training batch.
         test_batch_size: images in a held-out batch.
@@ -196,8 +196,8 @@ def multi_cv_splits(
             f"held_out is {held_out!r}. It must be one of the datasets, {list(datasets)}, and "
             "another must be left to train on."
         )
-    if judge_by not in ("test", "validation"):
-        raise ValueError(f"judge_by is 'test' or 'validation', and is {judge_by!r}.")
+    if evaluate_on not in ("test", "validation"):
+        raise ValueError(f"evaluate_on is 'test' or 'validation', and is {evaluate_on!r}.")
     tasks = {
         name: data_set_task(
             name, seed, data_dir, batch_size, test_batch_size, validation_share, share
@@ -208,7 +208,7 @@ def multi_cv_splits(
     return TaskSplits(
         train=FiniteTasks(list(tasks.values())),
         validation=[JudgedByValidation(task) for task in tasks.values()],
-        test=[judged if judge_by == "test" else JudgedByValidation(judged)],
+        test=[judged if evaluate_on == "test" else JudgedByValidation(judged)],
     )
 
 

@@ -15,6 +15,8 @@ import PIL.Image
 import tensorflow_datasets as tfds
 from google.protobuf import json_format
 
+from leap_tf.errors import LeapError
+
 
 def decode(file: BinaryIO, mode: str, size: tuple[int, int] | None = None) -> np.ndarray | None:
     """Decodes an image file, if that can be done.
@@ -43,7 +45,7 @@ DRAWN_OFFLINE = ("unicode_alphabets",)
 OWN = (*DRAWN_OFFLINE, "facescrub", "gtsrb", "not_mnist")
 
 
-class MissingDataError(FileNotFoundError):
+class MissingDataError(LeapError, FileNotFoundError):
     """A data set is not prepared on this machine."""
 
 

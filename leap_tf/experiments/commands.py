@@ -1,13 +1,4 @@
-"""SIGTERM, Ctrl-C and a closed terminal end a run in good order: save, say so, leave.
-
-Which pool a run's tasks run on. It is no part of the configuration: results are the same.
-
-The flags of binaries whose tasks can run on a cluster.
-
-How a worker of a cluster builds the study of a run: from the run's own configuration.
-
-What the binaries do: read a configuration, build its study, train it, judge it.
-"""
+"""What the command-line programs do: read a configuration, build its study, train, evaluate."""
 
 import contextlib
 import dataclasses
@@ -23,12 +14,13 @@ import tensorflow as tf
 from absl import flags
 from absl import logging as absl_logging
 
-from leap_tf.cluster import RayPool, Recipe, Replica
+from leap_tf.cluster import RayPool, StudyFactory
+from leap_tf.errors import LeapError
 from leap_tf.experiments.config import (
     ConfigurationError,
     configured_cells,
+    configured_evaluate,
     configured_export,
-    configured_judge,
     configured_meta_train,
     configured_study,
     operative_configuration,
@@ -36,16 +28,16 @@ from leap_tf.experiments.config import (
     read_configuration,
 )
 from leap_tf.experiments.run_directory import RunDirectory, changed_bindings, write_atomically
-from leap_tf.experiments.sweep import Sweep, SweepError
-from leap_tf.training import MetaLoop, TaskPoolError
+from leap_tf.experiments.sweep import Sweep
+from leap_tf.training import MetaTrainer, Study
 
 
 @contextlib.contextmanager
 def exit_on_signals(stop: Callable[[], None]) -> Iterator[list[int]]:
-    """Calls `stop` on the first SIGTERM, SIGHUP or Ctrl-C; a second one kills.
+    """Calls `stop` on the first SIGTERM, SIGHUP or Ctrl-C; a second one kills the process.
 
-    When the block has ended after a signal, the process exits with 128 + the signal's number,
-    as shells expect, so that nobody takes the run for finished.
+    When the block has ended after a signal, the process exits with 128 + the signal's number, as
+    shells expect, so the run does not look finished.
 
     Yields:
         The signals received so far.
@@ -55,7 +47,10 @@ def exit_on_signals(stop: Callable[[], None]) -> Iterator[list[int]]:
     def handle(number, frame):
         received.append(number)
         signal.signal(number, signal.SIG_DFL)
-        print("Stopping: what is under way is dropped, all before it is saved.", file=sys.stderr)
+        print(
+            "Stopping. The current meta-step is discarded; completed ones are saved.",
+            file=sys.stderr,
+        )
         stop()
 
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -66,13 +61,13 @@ def exit_on_signals(stop: Callable[[], None]) -> Iterator[list[int]]:
         for number, handler in previous.items():
             signal.signal(number, handler)
     if received:
-        print("Stopped. The same command goes on from there.", file=sys.stderr)
+        print("Stopped. The same command continues from there.", file=sys.stderr)
         sys.exit(128 + received[0])
 
 
 @contextlib.contextmanager
-def stop_on_signals(trainer: MetaLoop) -> Iterator[None]:
-    """Lets the first SIGTERM or Ctrl-C stop `trainer.fit` in good order; a second one kills."""
+def stop_on_signals(trainer: MetaTrainer) -> Iterator[None]:
+    """Lets the first SIGTERM or Ctrl-C stop `trainer.fit`, which saves; a second one kills."""
     with exit_on_signals(trainer.request_stop) as received:
         yield
         if received:
@@ -84,7 +79,7 @@ POOLS = ("threads", "ray")
 
 @dataclasses.dataclass(frozen=True)
 class PoolChoice:
-    """What a binary was asked for.
+    """The pool that tasks run on. It is not part of the configuration: results are the same.
 
     Attributes:
         kind: "threads" of this process, or "ray".
@@ -93,7 +88,7 @@ class PoolChoice:
         deadline: seconds after which a task on Ray counts as hanging.
 
     Raises:
-        ValueError: there is no such pool, or threads are given what is Ray's.
+        ValueError: `kind` is unknown, or threads are given an address or a number of workers.
     """
 
     kind: str = "threads"
@@ -108,11 +103,11 @@ class PoolChoice:
             raise ValueError("address and workers are for --pool=ray.")
 
     @contextlib.contextmanager
-    def open(self, recipe: Recipe) -> Iterator[RayPool | None]:
+    def open(self, factory: StudyFactory) -> Iterator[RayPool | None]:
         """Yields the pool, not started yet, and closes it; None for threads of the trainer's own.
 
         Args:
-            recipe: makes the study in a worker.
+            factory: builds the study in a worker.
 
         Raises:
             ClusterError: Ray is not installed.
@@ -120,7 +115,7 @@ class PoolChoice:
         if self.kind == "threads":
             yield None
             return
-        pool = RayPool(recipe, self.workers, self.address, self.deadline)
+        pool = RayPool(factory, self.workers, self.address, self.deadline)
         with contextlib.closing(pool):
             yield pool
 
@@ -128,7 +123,7 @@ class PoolChoice:
 THREADS = PoolChoice()
 
 
-flags.disclaim_key_flags()  # they are the binary's own, and in its --help
+flags.disclaim_key_flags()  # flags count as the binary's own and appear in its --help
 
 
 def define_pool_flags() -> Callable[[], PoolChoice]:
@@ -149,8 +144,8 @@ def define_pool_flags() -> Callable[[], PoolChoice]:
 
 
 @dataclasses.dataclass(frozen=True)
-class StudyRecipe:
-    """Makes replicas of a configured study.
+class ConfiguredStudyFactory:
+    """Builds a study from the configuration of a run.
 
     Attributes:
         configuration: the whole of it, as text.
@@ -160,31 +155,19 @@ class StudyRecipe:
     configuration: str
     data_dir: str | None = None
 
-    def __call__(self) -> Replica:
+    def __call__(self) -> Study:
         """Builds the study."""
         parse_configuration(self.configuration)
-        study = configured_study(data_dir=self.data_dir)
-        return Replica(study.trainer, study.tasks)
+        return configured_study(data_dir=self.data_dir)
 
 
 Path = str | os.PathLike
 
-# What a user can mend.
-_MENDABLE = (
-    ValueError,
-    TypeError,
-    OSError,
-    FloatingPointError,
-    SweepError,
-    TaskPoolError,
-    tf.errors.OpError,
-)
+# Errors that a user can act on; all others show their traceback.
+_USER_ERRORS = (LeapError, ValueError, OSError, FloatingPointError, tf.errors.OpError)
 
-# What may be bound otherwise when a run is judged again.
-_OF_JUDGING = re.compile(
-    r"judge\.|judged/"
-    r"|MetaTrainer\.(judged_optimizer|judged_stopping|transductive|parallel_tasks)$"
-)
+# Bindings that an evaluation may change.
+_OF_EVALUATION = re.compile(r"evaluate\.|evaluation/|EvaluationConfig\.|MetaTrainer\.pool$")
 
 # What a full or read-only disk says, by way of Python or of TensorFlow, and what can be done.
 _DISK = {
@@ -205,7 +188,7 @@ def one_line_errors() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-    except _MENDABLE as error:
+    except _USER_ERRORS as error:
         absl_logging.debug("The error that follows in one line", exc_info=True)
         raise SystemExit(f"{type(error).__name__}: {_with_advice(error)}") from None
 
@@ -245,8 +228,10 @@ def train(
     run = RunDirectory(output_dir)
     config = read_configuration(gin_files, gin_params)
     run.check(config)
-    recipe = StudyRecipe(config, None if data_dir is None else os.path.abspath(data_dir))
-    with pool.open(recipe) as opened:
+    factory = ConfiguredStudyFactory(
+        config, None if data_dir is None else os.path.abspath(data_dir)
+    )
+    with pool.open(factory) as opened:
         study = configured_study(data_dir=data_dir, pool=opened)
         run.claim(config)  # only now: a study that cannot be built leaves no folder behind
         write_atomically(run.operative_config, operative_configuration())
@@ -258,7 +243,7 @@ def train(
             configured_meta_train(study=study, run=run)
         for variable, value in fresh:
             variable.assign(value)
-        print(configured_judge(study=study, run=run))
+        print(configured_evaluate(study=study, run=run))
     write_atomically(run.operative_config, operative_configuration())
     print(f"Learned initialization, metrics, evaluation and plots are in {run.path}.")
 
@@ -273,7 +258,7 @@ def evaluate(
 
     Args:
         gin_files: configuration files over the run's own.
-        gin_params: bindings over its configuration, such as "judge.steps = 50".
+        gin_params: bindings over its configuration, such as "evaluate.steps = 50".
         output_dir: the run's folder.
         data_dir: folder of prepared data sets.
 
@@ -286,16 +271,16 @@ def evaluate(
     changed = changed_bindings(
         trained, read_configuration([run.require_config(), *gin_files], gin_params)
     )
-    others = [name for name in changed if not _OF_JUDGING.match(name)]
+    others = [name for name in changed if not _OF_EVALUATION.match(name)]
     if others:
         raise ConfigurationError(
             f"A run is judged as what it was trained as, and {', '.join(others)} would make it "
             "another: with another seed, say, held-out tasks may have been trained on. What can be "
-            "bound here is judge.…, MetaTrainer.judged_optimizer, judged_stopping, transductive "
-            "and parallel_tasks, and whatever is under the scope judged/."
+            "bound here is evaluate.…, EvaluationConfig.optimizer, judged_stopping, transductive "
+            "and parallel_tasks, and whatever is under the scope evaluation/."
         )
     study = configured_study(data_dir=data_dir)
-    print(configured_judge(study=study, run=run, again=changed))
+    print(configured_evaluate(study=study, run=run, overrides=changed))
     print(f"The run's own judgement is as it was; this one is in {run.evaluation_again}.")
 
 

@@ -20,25 +20,26 @@ import keras
 from gin import config_parser
 
 from leap_tf.datasets import alphabet_splits, multi_cv_splits
+from leap_tf.errors import LeapError
 from leap_tf.experiments.export import export_run
 from leap_tf.experiments.jacobian import jacobian_precision
-from leap_tf.experiments.study import judge, meta_train, study
+from leap_tf.experiments.study import evaluate, meta_train, study
 from leap_tf.experiments.sweep import cells_of
 from leap_tf.learners import (
     ANIL,
     FOMAML,
     HAT,
     MAML,
+    JointTraining,
     Leap,
     MetaSGD,
-    MultiHeadedFinetuning,
-    PlainTraining,
+    NoMetaLearning,
     ProgressiveNets,
     Reptile,
 )
 from leap_tf.models import conv_net, mlp
 from leap_tf.tasks import sinusoid_splits
-from leap_tf.training import MetaTrainer, StopWhenMastered, StopWhenStalled
+from leap_tf.training import EvaluationConfig, MetaTrainer, StopAtError, StopOnPlateau
 
 # What gin raises for a text that is no configuration. Deep nesting ends in one of the last two.
 _UNREADABLE = (
@@ -53,7 +54,7 @@ _UNREADABLE = (
 )
 
 
-class ConfigurationError(ValueError):
+class ConfigurationError(LeapError, ValueError):
     """A gin file or binding cannot be used."""
 
 
@@ -97,7 +98,9 @@ configured_study = building(
 configured_meta_train = gin.external_configurable(
     meta_train, "meta_train", denylist=["study", "run"]
 )
-configured_judge = gin.external_configurable(judge, "judge", denylist=["study", "run", "again"])
+configured_evaluate = gin.external_configurable(
+    evaluate, "evaluate", denylist=["study", "run", "overrides"]
+)
 configured_export = gin.external_configurable(
     export_run, "export", denylist=["study", "run", "path", "checkpoint"]
 )
@@ -112,8 +115,19 @@ gin.external_configurable(mlp, module="models")
 gin.external_configurable(alphabet_splits, module="tasks", denylist=["seed", "data_dir"])
 gin.external_configurable(multi_cv_splits, module="tasks", denylist=["seed", "data_dir"])
 gin.external_configurable(sinusoid_splits, module="tasks", denylist=["seed", "data_dir"])
-gin.external_configurable(calling(MetaTrainer), "MetaTrainer", denylist=["model", "seed", "pool"])
-for _rule in (StopWhenMastered, StopWhenStalled):
+configured_evaluation = gin.external_configurable(
+    calling(EvaluationConfig), "EvaluationConfig", module="training"
+)
+
+
+def configured_trainer(**kwargs) -> MetaTrainer:
+    """Builds a trainer whose evaluation has the bindings of EvaluationConfig."""
+    return MetaTrainer(**{"evaluation": configured_evaluation(), **kwargs})
+
+
+configured_trainer.__signature__ = inspect.signature(MetaTrainer)  # type: ignore[attr-defined]
+gin.external_configurable(configured_trainer, "MetaTrainer", denylist=["model", "seed"])
+for _rule in (StopAtError, StopOnPlateau):
     gin.external_configurable(calling(_rule), _rule.__name__, module="training")
 for _class in (
     Leap,
@@ -122,10 +136,10 @@ for _class in (
     MAML,
     ANIL,
     MetaSGD,
-    MultiHeadedFinetuning,
+    JointTraining,
     HAT,
     ProgressiveNets,
-    PlainTraining,
+    NoMetaLearning,
 ):
     gin.external_configurable(calling(_class), _class.__name__, module="learners")
 for _class in (

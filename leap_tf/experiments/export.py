@@ -27,10 +27,10 @@ import tensorflow as tf
 
 from leap_tf.experiments.plots import standard_error
 from leap_tf.experiments.run_directory import RunDirectory, describe_environment
-from leap_tf.experiments.study import FRESH, LEARNED, Study, restore_learned
+from leap_tf.experiments.study import FRESH, LEARNED, restore_learned
 from leap_tf.serving import Limits, export
 from leap_tf.tasks import ArrayTask, FiniteTasks
-from leap_tf.training import MetaTrainer, read_metrics
+from leap_tf.training import MetaTrainer, Study, read_metrics
 
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("leap_tf.experiments", "templates"),
@@ -61,6 +61,8 @@ def describe_model(
         Plain numbers, texts, lists and dictionaries.
     """
     trainer = study.trainer
+    problem = trainer.problem
+    setup, stopping = problem.setup, problem.evaluation.stopping
     metrics = read_metrics(run.metrics) if run.metrics.exists() else []
     # Weights from a checkpoint know how many meta-steps they are from.
     meta_steps = trainer.meta_step or json.loads(run.origin.read_text())["meta_step"]
@@ -73,23 +75,21 @@ def describe_model(
         },
         "method": {
             "learner": type(trainer.learner).__name__,
-            "loss": keras.losses.serialize(trainer.loss),
-            "inner_optimizer": keras.optimizers.serialize(trainer.inner_optimizer),
-            "judged_optimizer": keras.optimizers.serialize(trainer.judged_optimizer),
-            "judged_stopping": type(trainer.judged_stopping).__name__
-            if trainer.judged_stopping
-            else None,
-            "meta_optimizer": keras.optimizers.serialize(trainer.meta_optimizer),
-            "steps_per_task": trainer.steps_per_task,
-            "meta_batch_size": trainer.meta_batch_size,
-            "fresh_layers": list(trainer.task_layers),
-            "batch_norm": "transductive" if trainer.transductive else "inductive",
+            "loss": keras.losses.serialize(problem.loss),
+            "inner_optimizer": keras.optimizers.serialize(setup.inner_optimizer),
+            "evaluation_optimizer": keras.optimizers.serialize(problem.evaluation_optimizer),
+            "evaluation_stopping": type(stopping).__name__ if stopping else None,
+            "meta_optimizer": keras.optimizers.serialize(setup.meta_optimizer),
+            "steps_per_task": setup.steps_per_task,
+            "meta_batch_size": setup.meta_batch_size,
+            "task_layers": list(setup.task_layers),
+            "batch_norm": "transductive" if problem.evaluation.transductive else "inductive",
             "meta_steps": meta_steps,
             "gradient_steps": int(
                 sum(entry.get("gradient_steps", 0) for entry in metrics[:meta_steps])
             ),
         },
-        "seed": trainer.seed,
+        "seed": problem.sampler.seed,
         "tasks": {
             "trained_on": _names(study.tasks.train),
             "validated_on": [task.name for task in study.tasks.validation],
@@ -214,7 +214,7 @@ def export_run(
     limits = Limits(max_steps, max_batch_size, max_classes)
     export(trainer, partial, limits=limits, **_as_the_tasks_do(tasks.values()))
     evaluation = None if checkpoint else run.read_evaluation()
-    steps = evaluation["steps"] if evaluation else trainer.steps_per_task
+    steps = evaluation["steps"] if evaluation else trainer.problem.setup.steps_per_task
     examples = [
         _write_request(trainer, task, steps, index, partial / "requests")
         for index, task in itertools.islice(tasks.items(), requests)
@@ -249,7 +249,7 @@ def request_of(
         "query_x": task.test[0],
         "steps": np.int32(steps),
         "batch_size": np.int32(task.batch_size),
-        "learning_rate": np.float32(trainer.judged_optimizer.learning_rate),
+        "learning_rate": np.float32(trainer.problem.evaluation_optimizer.learning_rate),
         "seed": np.int64(seed),
     }
     if np.issubdtype(targets.dtype, np.integer):

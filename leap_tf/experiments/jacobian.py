@@ -30,9 +30,9 @@ from leap_tf.experiments.plots import standard_error
 from leap_tf.experiments.run_directory import write_atomically
 from leap_tf.functional import FunctionalModel, unpack_batch
 from leap_tf.functional.second_order import (
+    check_no_stopped_gradients,
     hessian_block,
     hessian_vector_products,
-    refuse_stopped_gradients,
 )
 from leap_tf.tasks import Task, TaskSplits
 
@@ -160,7 +160,7 @@ class _Path:
         for element in task.train_batches(seed).take(steps):
             batch = unpack_batch(element)
             if not losses:
-                refuse_stopped_gradients(self._network, parameters, state, batch)
+                check_no_stopped_gradients(self._network, parameters, state, batch)
             hessian = hessian_block(
                 functools.partial(self._products, parameters, state, batch),
                 kernel.shape,

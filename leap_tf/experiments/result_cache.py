@@ -22,13 +22,13 @@ import keras
 import numpy as np
 
 from leap_tf.experiments.run_directory import replacing
-from leap_tf.serialization import Message, MessageError, UnfitPartsError, can_travel, decode, encode
+from leap_tf.serialization import Message, SerializationError, decode, encode, is_serializable
 from leap_tf.training import Job, SeededTask, TaskPool
 
 _LOGGER = logging.getLogger("leap_tf")
 
 
-class KeepingPool:
+class CachingPool:
     """Trains on another pool, and on each task of a meta-step once, however often it starts.
 
     Results of variables that cannot be written (bfloat16) are not kept.
@@ -45,7 +45,7 @@ class KeepingPool:
     def map(
         self, job: Job[Any], weights: Sequence[keras.Variable], tasks: Sequence[SeededTask]
     ) -> Generator[Any, None, None]:
-        if job.name != "train" or not all(can_travel(each.numpy().dtype) for each in weights):
+        if job.name != "train" or not all(is_serializable(each.numpy().dtype) for each in weights):
             yield from self._pool.map(job, weights, tasks)
             return
         folder = self._folder / _digest(weights)
@@ -108,6 +108,6 @@ def _read(file, job):
         return None
     try:
         return job.read(decode(file.read_bytes()).parts)
-    except (MessageError, UnfitPartsError) as error:
+    except SerializationError as error:
         _LOGGER.warning("%s is not used, and the task done again: %s", file, error)
         return None

@@ -45,6 +45,7 @@ import numpy as np
 import tensorflow as tf
 
 from leap_tf import __version__
+from leap_tf.errors import LeapError
 
 
 def bindings_of(text: str) -> dict[str, str]:
@@ -129,7 +130,7 @@ _UNREADABLE = (
 )
 
 
-class RunDirectoryError(ValueError):
+class RunDirectoryError(LeapError, ValueError):
     """The folder holds something else than this run."""
 
 

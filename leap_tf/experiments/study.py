@@ -5,7 +5,6 @@ Trains a study into its run directory.
 Judges a run: its learned initialization, against no pretraining, on held-out tasks.
 """
 
-import dataclasses
 import json
 import os
 import sys
@@ -20,20 +19,13 @@ from leap_tf.tasks import TaskSplits
 from leap_tf.training import (
     CollapseWarning,
     Evaluation,
+    JSONLogger,
     MetaTrainer,
-    MetricsLog,
+    Study,
     TaskPool,
-    TensorBoardLog,
+    TensorBoardLogger,
     read_metrics,
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Study:
-    """What an experiment works on. The trainer's model is fresh until something trains it."""
-
-    trainer: MetaTrainer
-    tasks: TaskSplits
 
 
 def study(
@@ -88,8 +80,8 @@ def meta_train(
     """
     trainer = study.trainer
     callbacks: list[keras.callbacks.Callback] = [
-        MetricsLog(run.metrics),
-        TensorBoardLog(run.tensorboard),
+        JSONLogger(run.metrics),
+        TensorBoardLogger(run.tensorboard),
         CollapseWarning(),
     ]
     early_stopping = None
@@ -127,14 +119,14 @@ LEARNED, FRESH = "learned initialization", "no pretraining"
 SPLITS = ("test", "validation")
 
 
-def judge(
+def evaluate(
     study: Study,
     run: RunDirectory,
     steps: int | None = None,
     target_error: float = 0.1,
     split: str = "test",
     baseline: bool = True,
-    again: Mapping[str, str] | None = None,
+    overrides: Mapping[str, str] | None = None,
 ) -> str:
     """Adapts to every held-out task from both initializations and compares.
 
@@ -148,8 +140,8 @@ def judge(
         target_error: the training error for "steps to reach it".
         split: "test", or "validation" to choose hyperparameters by.
         baseline: whether to judge the fresh initialization too.
-        again: what is bound otherwise than in the run, from name to value. The judgement is kept
-            beside the run's own, which is that without any; None for the run's own.
+        overrides: bindings that differ from those of the run, from name to value. The result is
+            then kept beside the run's own evaluation; None for the run's own.
 
     Returns:
         The table, as text.
@@ -165,28 +157,28 @@ def judge(
     tasks = getattr(study.tasks, split)
     evaluations = {}
     if baseline:  # first, while everything is fresh
-        evaluations[FRESH] = _evaluate(trainer, tasks, steps, split, FRESH)
+        evaluations[FRESH] = _evaluate(trainer, tasks, steps, FRESH)
     restore_learned(trainer, run)
-    evaluations = {LEARNED: _evaluate(trainer, tasks, steps, split, LEARNED), **evaluations}
+    evaluations = {LEARNED: _evaluate(trainer, tasks, steps, LEARNED), **evaluations}
     record = {
         "split": split,
-        "steps": steps or trainer.steps_per_task,
+        "steps": steps or trainer.problem.setup.steps_per_task,
         "target_error": target_error,
-        "transductive": trainer.transductive,
+        "transductive": trainer.problem.evaluation.transductive,
         "results": {name: as_record(value, target_error) for name, value in evaluations.items()},
     }
-    if again is not None:
-        record["bindings"] = dict(again)
+    if overrides is not None:
+        record["bindings"] = dict(overrides)
     file, picture = (
         (run.evaluation_again, "adaptation_again.png")
-        if again is not None
+        if overrides is not None
         else (run.evaluation, "adaptation.png")
     )
     with replacing(run.plots / picture) as partial:
         plot_adaptation(evaluations, partial)
     # Last: a run that has it is finished.
     write_atomically(file, json.dumps(record, indent=1, allow_nan=False) + "\n")
-    return table(evaluations, target_error, trainer.transductive)
+    return table(evaluations, target_error, trainer.problem.evaluation.transductive)
 
 
 def restore_learned(trainer: MetaTrainer, run: RunDirectory) -> None:
@@ -246,9 +238,9 @@ def as_record(evaluation: Evaluation, target_error: float) -> dict:
     }
 
 
-def _evaluate(trainer, tasks, steps, split, name):
+def _evaluate(trainer, tasks, steps, name):
     print(f"Adapting to {len(tasks)} held-out tasks: {name}", file=sys.stderr)
-    return trainer.evaluate(tasks, steps, split)
+    return trainer.evaluate(tasks, steps)
 
 
 def _number(value, digits=None):

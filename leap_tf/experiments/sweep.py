@@ -24,12 +24,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 import tqdm
 
+from leap_tf.errors import LeapError
 from leap_tf.experiments.run_directory import RunDirectory, write_atomically
 
 Axes = Mapping[str, Mapping[str, Sequence[str]]]
 
 
-class SweepError(RuntimeError):
+class SweepError(LeapError, RuntimeError):
     """Some cells of a sweep failed; the others are finished."""
 
 

@@ -5,8 +5,8 @@ from leap_tf.functional.optimizer import (
     FunctionalOptimizer,
     OptimizerReset,
     apply_if_finite,
-    refuse_hidden_state,
-    refuse_loss_scaling,
+    check_no_loss_scaling,
+    check_optimizer,
 )
 from leap_tf.functional.second_order import WrongSecondDerivativesError
 from leap_tf.functional.task_layers import (
@@ -25,11 +25,11 @@ __all__ = [
     "OptimizerReset",
     "WrongSecondDerivativesError",
     "apply_if_finite",
+    "check_no_loss_scaling",
+    "check_optimizer",
     "fresh_values",
     "layer_variables",
     "meta_learned_indices",
     "output_layer",
-    "refuse_hidden_state",
-    "refuse_loss_scaling",
     "unpack_batch",
 ]

@@ -4,7 +4,7 @@ A Keras model and its loss as one pure function of the model's variables.
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import keras
@@ -150,6 +150,25 @@ class FunctionalModel:
             )
             state[index] = tf.cast(tf.stack([draw, 0]), state[index].dtype)
         return state
+
+    def initial_values(
+        self, seed: int | tf.Tensor, replaced: Mapping[int, tf.Tensor]
+    ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        """Returns the parameters and the state from which a task starts.
+
+        Args:
+            seed: of the random layers.
+            replaced: from `id(variable)` to its value, for variables that do not start from their
+                current values.
+        """
+        parameters, state = (
+            [replaced.get(id(variable), value) for variable, value in zip(variables, values)]
+            for variables, values in (
+                (self.variables, self.parameters()),
+                (self.model.non_trainable_variables, self.state(seed)),
+            )
+        )
+        return parameters, state
 
     def evaluate(
         self,

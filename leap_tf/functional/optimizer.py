@@ -37,7 +37,7 @@ class FunctionalOptimizer:
     """
 
     def __init__(self, optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable]):
-        refuse_hidden_state(optimizer, role="inner_optimizer")
+        check_optimizer(optimizer, role="inner_optimizer")
         scales = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
         if scales or optimizer.loss_scale_factor:
             raise ValueError(
@@ -147,7 +147,7 @@ class OptimizerReset:
             variable.assign(self._initial[id(variable)])
 
 
-def refuse_hidden_state(optimizer: keras.optimizers.Optimizer, role: str) -> None:
+def check_optimizer(optimizer: keras.optimizers.Optimizer, role: str) -> None:
     """Refuses an optimizer whose step is not one step of a gradient path.
 
     Args:
@@ -180,10 +180,10 @@ def refuse_hidden_state(optimizer: keras.optimizers.Optimizer, role: str) -> Non
         )
     inside = getattr(optimizer, "inner_optimizer", None)
     for wrapped in [inside] if inside is not None else getattr(optimizer, "optimizers", ()):
-        refuse_hidden_state(wrapped, role)
+        check_optimizer(wrapped, role)
 
 
-def refuse_loss_scaling(meta_optimizer: keras.optimizers.Optimizer) -> None:
+def check_no_loss_scaling(meta_optimizer: keras.optimizers.Optimizer) -> None:
     """Refuses a meta-optimizer that divides what it is given by the scale of a loss.
 
     Raises:

@@ -5,10 +5,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
+from leap_tf.errors import LeapError
 from leap_tf.functional.model import Batch, FunctionalModel
 
 
-class WrongSecondDerivativesError(ValueError):
+class WrongSecondDerivativesError(LeapError, ValueError):
     """A loss has a stopped gradient, and so Hessians that are not its own."""
 
     # So that AutoGraph can raise it anew, with a trace, and not as an error of another kind.
@@ -79,7 +80,7 @@ def hessian_block(
     return hessian.T
 
 
-def refuse_stopped_gradients(
+def check_no_stopped_gradients(
     network: FunctionalModel,
     parameters: Sequence[tf.Tensor],
     state: Sequence[tf.Tensor],
@@ -100,13 +101,13 @@ def refuse_stopped_gradients(
             network.evaluate(parameters, state, batch, training=True).loss
         )
     )
-    refuse_stopped_gradients_in(
+    check_no_stopped_gradients_in(
         loss.get_concrete_function(list(parameters), list(state), batch).graph
     )
 
 
-def refuse_stopped_gradients_in(graph: tf.Graph) -> None:
-    """As `refuse_stopped_gradients`, for the graph that a loss has been traced into.
+def check_no_stopped_gradients_in(graph: tf.Graph) -> None:
+    """As `check_no_stopped_gradients`, for the graph that a loss has been traced into.
 
     Raises:
         WrongSecondDerivativesError: the graph, or a function it calls, stops a gradient.

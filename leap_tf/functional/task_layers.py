@@ -48,7 +48,7 @@ def stateless_draw(
     Args:
         initializer: a Keras initializer, or a function of shape and dtype. One with a seed of its
             own keeps it.
-        shape: dimensions; tensors among them only as `refuse_unknown_shapes` allows.
+        shape: dimensions; tensors among them only as `check_resizable` allows.
         dtype: of the values.
         seed: [2] integers.
     """
@@ -62,7 +62,7 @@ def stateless_draw(
     return tf.convert_to_tensor(initializer(shape, dtype=dtype))
 
 
-def refuse_unknown_shapes(initializer: Callable, name: str) -> None:
+def check_resizable(initializer: Callable, name: str) -> None:
     """Raises ValueError if an initializer cannot draw a shape that is a tensor."""
     if not (_scales_with_fans(initializer) or isinstance(initializer, _OF_ANY_SHAPE)):
         raise ValueError(
@@ -201,7 +201,7 @@ class FreshLayers:
                 "can have another number on every task."
             )
         if tf.is_tensor(units):
-            refuse_unknown_shapes(weight.initializer, weight.variable.path)
+            check_resizable(weight.initializer, weight.variable.path)
 
 
 def fresh_values(

@@ -2,17 +2,19 @@
 
 from leap_tf.learners.base import (
     Adaptation,
-    AlongDirection,
     Learner,
+    MeasuredAdaptation,
     StatelessLearner,
     TaskEnd,
     TaskUpdate,
+    TrainingPlan,
+    TrainingSetup,
 )
 from leap_tf.learners.hat import HAT, HardAttentionModel
 from leap_tf.learners.joint import (
     HeadBank,
+    JointTraining,
     MixedTask,
-    MultiHeadedFinetuning,
     NumberedTask,
     OfKnownClasses,
     head_name,
@@ -22,7 +24,7 @@ from leap_tf.learners.joint import (
 from leap_tf.learners.leap import Leap
 from leap_tf.learners.maml import ANIL, FOMAML, MAML, MetaSGD
 from leap_tf.learners.progressive_nets import ProgressiveNets, progressive_columns
-from leap_tf.learners.reptile import PlainTraining, Reptile
+from leap_tf.learners.reptile import NoMetaLearning, Reptile
 
 __all__ = [
     "ANIL",
@@ -30,22 +32,24 @@ __all__ = [
     "HAT",
     "MAML",
     "Adaptation",
-    "AlongDirection",
     "HardAttentionModel",
     "HeadBank",
+    "JointTraining",
     "Leap",
     "Learner",
+    "MeasuredAdaptation",
     "MetaSGD",
     "MixedTask",
-    "MultiHeadedFinetuning",
+    "NoMetaLearning",
     "NumberedTask",
     "OfKnownClasses",
-    "PlainTraining",
     "ProgressiveNets",
     "Reptile",
     "StatelessLearner",
     "TaskEnd",
     "TaskUpdate",
+    "TrainingPlan",
+    "TrainingSetup",
     "head_name",
     "multi_headed",
     "number_of_each",

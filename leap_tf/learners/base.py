@@ -1,37 +1,29 @@
 """The protocol of a meta-learner.
 
-A learner watches the training of one task and says in the end how the initialization should
-move. What it does on a task are pure functions of tensors, traced into the task loop once;
-what they remember travels through the loop in a state of fixed structure and shape, so one
-learner serves any number of tasks at the same time.
+A learner observes the training of one task and returns the direction in which the initialization
+should move. What it computes on a task are pure functions of tensors, traced into the inner loop
+once. Its state travels through the loop with a fixed structure and fixed shapes, so one learner
+serves any number of tasks at the same time.
 
-    own = learner.build(variables)                   once, before training
+    learner_variables = learner.build(variables)      once, before training
     state = learner.begin_task(initialization)
     for each gradient step:
         state = learner.observe(state, PathPoint(parameters, loss, gradient))
-        parameters = the optimizer's step along learner.direction(gradient, own)
+        parameters = optimizer step along learner.direction(gradient, learner_values)
     update = learner.end_task(state, TaskEnd(...))
 
-The meta-update is the same for all: the meta-optimizer descends on the mean of the updates
-over the tasks of a meta-batch. All tensors are of the meta-learned parameters only; a head that
-starts fresh on every task is never shown to the learner.
+The meta-update is the same for all learners: the meta-optimizer descends on the mean of the
+meta-gradients over the tasks of a meta-batch. All tensors are those of the meta-learned parameters;
+a layer that is reinitialized for every task is never shown to the learner.
 
-Most learners need no more than `begin_task`, `observe` and `end_task`. The other hooks have
-defaults that do nothing special:
-
-    own variables       build, direction              Meta-SGD's learning rates, ANIL's frozen body
-    a loss on new data  query_batches, second_order   MAML and its relatives
-    joint training      draw_tasks, training_*, …     multi-headed finetuning, HAT, Progressive Nets
-
-How a held-out task is adapted to, whatever learned the initialization: trained and measured.
-
-Every method is judged by the same loop. What is the method's own is its `direction` (ANIL keeps
-its body still, Meta-SGD has its rates); all others take the plain gradient. The loop shows these
-learners all parameters, heads that start fresh included, so lengths can be compared.
+A learner needs `begin_task`, `observe` and `end_task`; the rest has defaults. `plan` is for methods
+that train other models than the user's, or other tasks: joint training, HAT, Progressive Nets.
 """
 
 import abc
-from collections.abc import Mapping, Sequence
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -40,6 +32,8 @@ import tensorflow as tf
 
 from leap_tf.geometry import GradientPath, PathGeometry, PathPoint, extend_path, start_path
 from leap_tf.tasks import Task, TaskDistribution
+
+SampleTasks = Callable[[TaskDistribution, int, int, np.random.Generator], Sequence[Task]]
 
 
 class TaskEnd(NamedTuple):
@@ -50,7 +44,7 @@ class TaskEnd(NamedTuple):
         parameters: θᴷ, where the last optimizer step led.
         query_gradient: gradient of the mean loss of `query_batches` new batches at θᴷ. With
             `second_order` it is taken through all steps, with respect to θ⁰ and then the
-            learner's own variables; without, with respect to θᴷ. Empty without query batches.
+            learner's variables; without, with respect to θᴷ. Empty without query batches.
     """
 
     initialization: Sequence[tf.Tensor]
@@ -59,11 +53,11 @@ class TaskEnd(NamedTuple):
 
 
 class TaskUpdate(NamedTuple):
-    """What one task says about the initialization.
+    """What one task contributes to the meta-update.
 
     Attributes:
-        meta_gradient: one tensor per meta-learned parameter, then one per own variable of the
-            learner. A *gradient*: the meta-optimizer descends on its mean over the tasks.
+        meta_gradient: one tensor per meta-learned parameter, then one per variable of the learner.
+            A *gradient*: the meta-optimizer descends on its mean over the tasks.
         metrics: named scalars that the learner reports about the task.
     """
 
@@ -71,29 +65,89 @@ class TaskUpdate(NamedTuple):
     metrics: Mapping[str, tf.Tensor]
 
 
-class Learner(abc.ABC):
-    """A meta-learner. See the module for the order of the calls.
+@dataclasses.dataclass(frozen=True)
+class TrainingSetup:
+    """What meta-training was asked for, as far as a learner may depend on it.
 
     Attributes:
-        minimum_steps: gradient steps on a task below which the learner has nothing to learn.
-        query_batches: training batches after the last step on which the loss is taken for
+        model: the user's model, whose weights are the initialization.
+        inner_optimizer: the Keras optimizer that trains on tasks.
+        meta_optimizer: the Keras optimizer that moves the initialization.
+        steps_per_task: gradient steps on a task.
+        meta_batch_size: tasks in a meta-step.
+        task_layers: names of layers that are reinitialized for every task.
+        stopping: the rule that ends tasks early, or None.
+    """
+
+    model: keras.Model
+    inner_optimizer: keras.optimizers.Optimizer
+    meta_optimizer: keras.optimizers.Optimizer
+    steps_per_task: int
+    meta_batch_size: int
+    task_layers: Sequence[str] = ()
+    stopping: Any = None
+
+
+def sample_tasks(
+    distribution: TaskDistribution, count: int, meta_step: int, rng: np.random.Generator
+) -> Sequence[Task]:
+    """Samples the tasks of a meta-step from the distribution, whatever the meta-step."""
+    return distribution.sample(count, rng)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingPlan:
+    """Which models are trained on which tasks.
+
+    Attributes:
+        models: the models that are meta-trained. Those other than the user's have no layers that
+            are reinitialized.
+        evaluation_model: the model that is adapted to tasks in evaluation.
+        steps: gradient steps on each training task.
+        minimum_steps: the fewest steps from which the learner can learn.
+        sample_tasks: returns the training tasks of a meta-step, called as sample_tasks(
+            distribution, count, meta_step, rng). The generator is its only source of randomness.
+        evaluation_task: returns an evaluation task in the form that `evaluation_model` takes.
+        model_index: returns which of `models` is trained on a task.
+        persistent_state: non-trainable variables that keep the value a task leaves in them. All
+            others start every task from their value in the initialization. Meta-steps of one task
+            only.
+        trains_parts: whether a task may leave some of the variables without a gradient.
+    """
+
+    models: Sequence[keras.Model]
+    evaluation_model: keras.Model
+    steps: int
+    minimum_steps: int = 1
+    sample_tasks: SampleTasks = sample_tasks
+    evaluation_task: Callable[[Task], Task] = lambda task: task
+    model_index: Callable[[Task], int] = lambda task: 0
+    persistent_state: Sequence[keras.Variable] = ()
+    trains_parts: bool = False
+
+
+class Learner(abc.ABC):
+    """A meta-learner. The module's docstring has the order of the calls.
+
+    Attributes:
+        query_batches: batches after the last step on which the loss is taken for
             `TaskEnd.query_gradient`: those of the task's `query_batches(seed)` if it has such a
             method, else the next ones of its training stream. Of a stream in epochs, these are
             examples that the steps have not seen only if steps and query batches together fit into
             one epoch.
         second_order: whether the query gradient is taken through the steps. They are then
-            recorded: time and memory grow with their number.
-        sequential: whether tasks follow one another in one network, of which each may train a
-            part. A meta-step then has one task.
+            recorded, so time and memory grow with their number.
     """
 
-    minimum_steps: int = 1
     query_batches: int = 0
     second_order: bool = False
-    sequential: bool = False
 
     def build(self, variables: Sequence[keras.Variable]) -> list[keras.Variable]:
-        """Looks at the meta-learned variables; returns the learner's own, meta-learned too."""
+        """Creates and returns the learner's own variables, which are meta-learned too.
+
+        Args:
+            variables: the meta-learned variables of the model.
+        """
         return []
 
     @abc.abstractmethod
@@ -101,21 +155,24 @@ class Learner(abc.ABC):
         """Returns the learner's state before the first step, any nest of tensors."""
 
     def direction(
-        self, gradients: Sequence[tf.Tensor], own: Sequence[tf.Tensor]
+        self, gradients: Sequence[tf.Tensor], learner_values: Sequence[tf.Tensor]
     ) -> list[tf.Tensor | None]:
-        """Returns what the inner optimizer is given for the gradients, here and on held-out tasks.
+        """Returns what the inner optimizer applies in place of the gradients.
 
-        None leaves a parameter alone, weight decay included.
+        Evaluation tasks use it as training tasks do.
 
         Args:
             gradients: of the loss, one per meta-learned parameter.
-            own: values of the learner's own variables.
+            learner_values: values of the variables that `build` returned.
+
+        Returns:
+            One tensor per parameter. None leaves a parameter unchanged, weight decay included.
         """
         return list(gradients)
 
     @abc.abstractmethod
     def observe(self, state: Any, point: PathPoint) -> Any:
-        """Returns the state after seeing a step.
+        """Returns the state after another step.
 
         Args:
             state: the state so far.
@@ -126,85 +183,47 @@ class Learner(abc.ABC):
     def end_task(self, state: Any, end: TaskEnd) -> TaskUpdate:
         """Returns the task's meta-gradient, from the state after the last step and the end."""
 
-    def check(
-        self,
-        meta_optimizer: keras.optimizers.Optimizer,
-        inner_optimizer: keras.optimizers.Optimizer,
-        stopping: object | None,
-    ) -> None:
-        """Raises ValueError if the learner cannot work with these.
+    def plan(self, setup: TrainingSetup) -> TrainingPlan:
+        """Returns which models are trained on which tasks.
+
+        The default trains the user's model on tasks sampled from the distribution.
 
         Args:
-            meta_optimizer: the optimizer of the outer loop.
-            inner_optimizer: the optimizer that trains on tasks.
-            stopping: the rule that ends tasks early, or None.
+            setup: what meta-training was asked for.
+
+        Raises:
+            ValueError: the learner cannot work with this setup.
         """
-        if self.second_order and stopping:
+        if self.second_order and setup.stopping:
             raise ValueError(
                 f"{type(self).__name__} differentiates through a fixed number of steps, and "
                 "cannot stop a task early. Leave stopping out."
             )
+        return TrainingPlan([setup.model], setup.model, setup.steps_per_task)
 
-    def training_models(
-        self, model: keras.Model, task_layers: Sequence[str]
-    ) -> Sequence[keras.Model]:
-        """Returns the models that are meta-trained, at least one.
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments by name, as plain values.
 
-        Of several, a task is trained on that of its `number`. Models other than `model` have no
-        layers that start fresh.
+        A run in a checkpoint folder can only be continued by a learner of the same configuration.
+        The default reads attributes with the names of the constructor's parameters.
 
-        Args:
-            model: the user's model.
-            task_layers: names of its layers that start fresh on every task.
+        Raises:
+            NotImplementedError: there is a parameter without an attribute of its name.
         """
-        return [model]
-
-    def judged_model(
-        self, model: keras.Model, training_models: Sequence[keras.Model]
-    ) -> keras.Model:
-        """Returns the model that is adapted to tasks when they are judged.
-
-        Args:
-            model: the user's model.
-            training_models: those that are meta-trained.
-        """
-        return model
-
-    def lasting_state(self, training_models: Sequence[keras.Model]) -> Sequence[keras.Variable]:
-        """Returns the non-trainable variables that keep what a task leaves in them.
-
-        By default there are none, and every task starts from the running statistics of the
-        initialization. Only learners that are `sequential` may have any.
-
-        Args:
-            training_models: those that are meta-trained.
-        """
-        return []
-
-    def judged_task(self, task: Task) -> Task:
-        """Returns a task as the judged model takes it."""
-        return task
-
-    def draw_tasks(
-        self, distribution: TaskDistribution, count: int, meta_step: int, rng: np.random.Generator
-    ) -> Sequence[Task]:
-        """Returns the tasks of a meta-step.
-
-        Args:
-            distribution: what the user gave to train on.
-            count: size of the meta-batch.
-            meta_step: the number of meta-steps before this one.
-            rng: the only source of randomness that may be used.
-        """
-        return distribution.sample(count, rng)
-
-    def training_steps(self, steps_per_task: int, meta_batch_size: int) -> int:
-        """Returns the gradient steps on each task that `draw_tasks` gives."""
-        return steps_per_task
+        if type(self).__init__ is object.__init__:
+            return {}
+        names = list(inspect.signature(type(self)).parameters)
+        missing = [name for name in names if not hasattr(self, name)]
+        if missing:
+            raise NotImplementedError(
+                f"{type(self).__name__} has no attributes {missing} for its constructor's "
+                "arguments. Set them, or override get_config()."
+            )
+        return {name: getattr(self, name) for name in names}
 
 
 class StatelessLearner(Learner):
-    """A learner that needs nothing but the end of a task."""
+    """A learner that uses only the end of a task."""
 
     def begin_task(self, initialization: Sequence[tf.Tensor]) -> tuple[()]:
         return ()
@@ -213,12 +232,15 @@ class StatelessLearner(Learner):
         return state
 
 
-class AlongDirection(Learner):
-    """Trains along another learner's direction, and measures nothing.
+class Adaptation(Learner):
+    """Trains along another learner's direction and measures nothing.
+
+    Every method is evaluated by the same loop. Only its `direction` is its own: ANIL leaves its
+    body unchanged, Meta-SGD has its rates, all others take the plain gradient.
 
     Args:
-        learner: whose direction is taken; it is built already.
-        meta_indices: which of the parameters that learner knows.
+        learner: whose direction is taken; it has been built.
+        meta_indices: which of all parameters that learner knows.
     """
 
     def __init__(self, learner: Learner, meta_indices: Sequence[int]):
@@ -229,10 +251,11 @@ class AlongDirection(Learner):
         return ()
 
     def direction(
-        self, gradients: Sequence[tf.Tensor], own: Sequence[tf.Tensor]
+        self, gradients: Sequence[tf.Tensor], learner_values: Sequence[tf.Tensor]
     ) -> list[tf.Tensor | None]:
         directions: list[tf.Tensor | None] = list(gradients)
-        learned = self._learner.direction([gradients[i] for i in self._meta_indices], own)
+        known = [gradients[index] for index in self._meta_indices]
+        learned = self._learner.direction(known, learner_values)
         for index, direction in zip(self._meta_indices, learned, strict=True):
             directions[index] = direction
         return directions
@@ -244,13 +267,14 @@ class AlongDirection(Learner):
         return TaskUpdate([], metrics={})
 
 
-class Adaptation(AlongDirection):
-    """Trains along another learner's direction, and reports `path_length` and `path_energy`.
+class MeasuredAdaptation(Adaptation):
+    """Adaptation that reports `path_length` and `path_energy`.
 
-    Both are those of eq. 7 over all parameters, with the loss as a coordinate, for every learner.
+    Both are those of eq. 7 over all parameters, reinitialized heads included, with the loss as a
+    coordinate. They are the same for every learner and can be compared.
 
     Args:
-        learner, meta_indices: as for `AlongDirection`.
+        learner, meta_indices: as for `Adaptation`.
     """
 
     def __init__(self, learner: Learner, meta_indices: Sequence[int]):
@@ -264,5 +288,5 @@ class Adaptation(AlongDirection):
         return extend_path(state, point, self._geometry)
 
     def end_task(self, state: GradientPath, end: TaskEnd) -> TaskUpdate:
-        stay = [tf.zeros_like(tensor) for tensor in end.initialization]
-        return TaskUpdate(stay, {"path_length": state.length, "path_energy": state.energy})
+        unchanged = [tf.zeros_like(tensor) for tensor in end.initialization]
+        return TaskUpdate(unchanged, {"path_length": state.length, "path_energy": state.energy})

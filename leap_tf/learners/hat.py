@@ -31,11 +31,13 @@ model, `leap_tf.models.hard_attention`. Running statistics are no one's: every v
 those of the initialization, as with all learners.
 """
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable
 
 import keras
 import tensorflow as tf
 
+from leap_tf.learners.base import TrainingPlan, TrainingSetup
 from leap_tf.learners.joint import HeadBank, NumberedTask, head_name
 from leap_tf.learners.sequential import Chain, SequentialLearner, chain_of
 from leap_tf.tasks import Task
@@ -375,41 +377,28 @@ class HAT(SequentialLearner):
         self.largest_scale = largest_scale
         self.penalty = penalty
 
-    def check(
-        self,
-        meta_optimizer: keras.optimizers.Optimizer,
-        inner_optimizer: keras.optimizers.Optimizer,
-        stopping: object | None,
-    ) -> None:
-        super().check(meta_optimizer, inner_optimizer, stopping)
-        every = getattr(stopping, "every", 0)
+    def plan(self, setup: TrainingSetup) -> TrainingPlan:
+        every = getattr(setup.stopping, "every", 0)
         if every % self.steps_per_epoch:
             raise ValueError(
-                f"stopping judges every {every} gradient steps, and HAT's attention is hard at the "
-                f"ends of epochs of {self.steps_per_epoch} steps only. Set `every` to a multiple "
-                "of steps_per_epoch, in stopping and in judged_stopping."
+                f"stopping looks at the error every {every} gradient steps, and HAT's attention is "
+                f"hard only at the ends of epochs of {self.steps_per_epoch} steps. Set `every` to "
+                "a multiple of steps_per_epoch, for evaluation too."
             )
-
-    def training_steps(self, steps_per_task: int, meta_batch_size: int) -> int:
-        if steps_per_task % self.steps_per_epoch:
+        if setup.steps_per_task % self.steps_per_epoch:
             raise ValueError(
-                f"A visit of {steps_per_task} gradient steps ends within an epoch of "
+                f"A task of {setup.steps_per_task} gradient steps ends within an epoch of "
                 f"{self.steps_per_epoch}, while HAT's attention is still soft. Make steps_per_task "
                 "a multiple of steps_per_epoch."
             )
-        return super().training_steps(steps_per_task, meta_batch_size)
-
-    def training_models(self, model: keras.Model, task_layers: Sequence[str]) -> list[keras.Model]:
-        head = head_name(task_layers, type(self).__name__)
-        return [HardAttentionModel(model, head, self.tasks + 1, self.largest_scale, self.penalty)]
-
-    def judged_model(
-        self, model: keras.Model, training_models: Sequence[keras.Model]
-    ) -> keras.Model:
-        return training_models[0]
-
-    def lasting_state(self, training_models: Sequence[keras.Model]) -> list[keras.Variable]:
-        return [training_models[0].visited]
+        plan = super().plan(setup)
+        head = head_name(setup.task_layers, type(self).__name__)
+        model = HardAttentionModel(
+            setup.model, head, self.tasks + 1, self.largest_scale, self.penalty
+        )
+        return dataclasses.replace(
+            plan, models=[model], evaluation_model=model, persistent_state=[model.visited]
+        )
 
     def numbered(self, number: int, task: Task) -> NumberedTask:
         return AnnealedTask(number, task, self.steps_per_epoch)

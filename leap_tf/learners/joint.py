@@ -16,13 +16,20 @@ the terms of the protocol the mixture is one long task, and the meta-update goes
 ended; the meta-optimizer must therefore be plain SGD with rate 1.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from leap_tf.learners.base import StatelessLearner, TaskEnd, TaskUpdate
+from leap_tf.learners.base import (
+    StatelessLearner,
+    TaskEnd,
+    TaskUpdate,
+    TrainingPlan,
+    TrainingSetup,
+)
 from leap_tf.learners.reptile import displacement
 from leap_tf.tasks import Task, TaskDistribution, one_thread_options
 
@@ -41,7 +48,7 @@ def head_name(task_layers, learner: str) -> str:
     return task_layers[0]
 
 
-def _is_pulled(layer):
+def is_pulled(layer):
     """Whether something else than the loss of the task moves a layer's variables."""
     return any(
         part.activity_regularizer
@@ -73,7 +80,7 @@ def require_head(model: keras.Model, head: str) -> keras.layers.Dense:
             f"The head {head!r} must have a bias and no activation. Give the activation to the "
             "loss, as from_logits=True."
         )
-    if _is_pulled(layer):
+    if is_pulled(layer):
         raise ValueError(f"The head {head!r} has a regularizer or constraint; banks have none.")
     return layer
 
@@ -309,44 +316,46 @@ def multi_headed(model: keras.Model, head: str, heads: int) -> keras.Model:
     )
 
 
-class JointTraining(StatelessLearner):
-    """Makes no difference between the initialization and what tasks are trained on.
+class EndpointLearner(StatelessLearner):
+    """Moves the initialization to where training ended.
 
-    The meta-gradient is θ⁰ − θᴷ, so the meta-optimizer must be SGD(1.0), which goes to θᴷ.
+    The meta-gradient is θ⁰ − θᴷ and the meta-optimizer must be SGD(1.0), so the initialization
+    becomes θᴷ: there is one network, and no inner and outer loop.
     """
 
     def end_task(self, state: tuple[()], end: TaskEnd) -> TaskUpdate:
         return TaskUpdate(displacement(end), metrics={})
 
-    def check(
-        self,
-        meta_optimizer: keras.optimizers.Optimizer,
-        inner_optimizer: keras.optimizers.Optimizer,
-        stopping: object | None,
-    ) -> None:
+    def plan(self, setup: TrainingSetup) -> TrainingPlan:
+        meta_optimizer = setup.meta_optimizer
         plain = keras.optimizers.SGD(1.0, name=meta_optimizer.name).get_config()
         if type(meta_optimizer) is not keras.optimizers.SGD or meta_optimizer.get_config() != plain:
             raise ValueError(
-                f"{type(self).__name__} goes to where training ended, so its meta_optimizer must "
-                "be keras.optimizers.SGD(1.0) and no more: no momentum, clipping or decay. The "
-                "learning rate is the inner optimizer's."
+                f"{type(self).__name__} moves the initialization to where training ended, so its "
+                "meta_optimizer must be keras.optimizers.SGD(1.0) without momentum, clipping or "
+                "decay. The learning rate is the inner optimizer's."
             )
+        return super().plan(setup)
 
 
-class MultiHeadedFinetuning(JointTraining):
+class JointTraining(EndpointLearner):
     """Joint training of a shared encoder with a head for every task.
 
-    Needs `task_layers=[head]`, one Dense layer that is the model's output: in training every
-    task has one of its own, kept from meta-step to meta-step; a held-out task gets a fresh one.
-    A meta-step makes as many gradient steps as that of another learner would, over its tasks
-    together. The inner optimizer starts anew with each meta-step. Where tasks have different
-    numbers of classes, the model's head must have as many units as the largest.
+    The paper calls it multi-headed finetuning: train one encoder on all tasks at once, then give
+    it a new head. It is the strong baseline of the paper. The batches of all tasks of a meta-batch
+    are mixed and trained on one after another, each with the head of its task.
+
+    Needs `task_layers=[head]`, one Dense layer that is the model's output. In training every task
+    has a head of its own, kept from meta-step to meta-step; an evaluation task gets a new one.
+    A meta-step makes as many gradient steps as that of another learner would over its tasks
+    together. The inner optimizer is reset at every meta-step. Where tasks have different numbers
+    of classes, the model's head must have as many units as the largest.
 
     Args:
-        heads: how many tasks there may be.
+        heads: the largest number of training tasks.
 
     Raises:
-        ValueError: `heads` is not positive.
+        ValueError: `heads` is below 1.
     """
 
     def __init__(self, heads: int = 50):
@@ -354,28 +363,23 @@ class MultiHeadedFinetuning(JointTraining):
             raise ValueError(f"heads must be at least 1, and is {heads}.")
         self.heads = heads
 
-    def check(
-        self,
-        meta_optimizer: keras.optimizers.Optimizer,
-        inner_optimizer: keras.optimizers.Optimizer,
-        stopping: object | None,
-    ) -> None:
-        super().check(meta_optimizer, inner_optimizer, stopping)
-        if stopping:
+    def plan(self, setup: TrainingSetup) -> TrainingPlan:
+        if setup.stopping:
             raise ValueError(
-                "MultiHeadedFinetuning trains a mixture of tasks, none of which can be stopped "
-                "alone. Leave stopping out."
+                "JointTraining trains on a mixture of tasks, none of which can be stopped alone. "
+                "Leave stopping out."
             )
+        head = head_name(setup.task_layers, type(self).__name__)
+        return dataclasses.replace(
+            super().plan(setup),
+            models=[multi_headed(setup.model, head, self.heads)],
+            steps=setup.steps_per_task * setup.meta_batch_size,
+            sample_tasks=self._mixture,
+        )
 
-    def training_models(self, model: keras.Model, task_layers: Sequence[str]) -> list[keras.Model]:
-        return [multi_headed(model, head_name(task_layers, type(self).__name__), self.heads)]
-
-    def draw_tasks(
+    def _mixture(
         self, distribution: TaskDistribution, count: int, meta_step: int, rng: np.random.Generator
     ) -> list[Task]:
         numbers = number_of_each(distribution, self.heads)
         drawn = distribution.sample(count, rng)
         return [MixedTask([(numbers[task.name], task) for task in drawn])]
-
-    def training_steps(self, steps_per_task: int, meta_batch_size: int) -> int:
-        return steps_per_task * meta_batch_size

@@ -10,7 +10,9 @@ rule. `per_segment` takes the mean over the segments: the rate then holds for an
 times the other. docs/design.md has the sizes, and where to start.
 """
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -22,7 +24,7 @@ from leap_tf.geometry import (
     mean_over_segments,
     start_path,
 )
-from leap_tf.learners.base import Learner, TaskEnd, TaskUpdate
+from leap_tf.learners.base import Learner, TaskEnd, TaskUpdate, TrainingPlan, TrainingSetup
 
 
 class Leap(Learner):
@@ -43,8 +45,6 @@ class Leap(Learner):
         ValueError: `distance` or `metric` is unknown.
     """
 
-    minimum_steps = 2  # one point makes no segment
-
     def __init__(
         self,
         distance: str = "length",
@@ -55,6 +55,12 @@ class Leap(Learner):
     ):
         self.geometry = PathGeometry(distance, include_loss, stabilizer, metric)
         self.per_segment = per_segment
+
+    def plan(self, setup: TrainingSetup) -> TrainingPlan:
+        return dataclasses.replace(super().plan(setup), minimum_steps=2)  # one point, no segment
+
+    def get_config(self) -> dict[str, Any]:
+        return {**dataclasses.asdict(self.geometry), "per_segment": self.per_segment}
 
     def begin_task(self, initialization: Sequence[tf.Tensor]) -> GradientPath:
         return start_path(initialization)

@@ -98,7 +98,7 @@ class ANIL(MAML):
         return []
 
     def direction(
-        self, gradients: Sequence[tf.Tensor], own: Sequence[tf.Tensor]
+        self, gradients: Sequence[tf.Tensor], learner_values: Sequence[tf.Tensor]
     ) -> list[tf.Tensor | None]:
         return [
             gradient if adapted else None
@@ -128,6 +128,6 @@ class MetaSGD(MAML):
         ]
 
     def direction(
-        self, gradients: Sequence[tf.Tensor], own: Sequence[tf.Tensor]
+        self, gradients: Sequence[tf.Tensor], learner_values: Sequence[tf.Tensor]
     ) -> list[tf.Tensor | None]:
-        return [rate * gradient for rate, gradient in zip(own, gradients, strict=True)]
+        return [rate * gradient for rate, gradient in zip(learner_values, gradients, strict=True)]

@@ -14,13 +14,14 @@ Rusu et al., "Progressive Neural Networks", 2016; revisits as in Flennerhag et a
 The columns are in `leap_tf.models.progressive`. A column trains on visits to its own task only.
 """
 
+import dataclasses
 import inspect
-from collections.abc import Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from leap_tf.learners.base import TrainingPlan, TrainingSetup
 from leap_tf.learners.joint import OfKnownClasses, head_name, reseeded
 from leap_tf.learners.sequential import WITH_UNITS, Chain, SequentialLearner, chain_of
 from leap_tf.tasks import Task, TaskDistribution
@@ -211,27 +212,27 @@ class ProgressiveNets(SequentialLearner):
     def __init__(self, tasks: int = 7):
         super().__init__(tasks)
 
-    def draw_tasks(
+    def plan(self, setup: TrainingSetup) -> TrainingPlan:
+        plan = super().plan(setup)
+        head = head_name(setup.task_layers, type(self).__name__)
+        columns = progressive_columns(setup.model, head, self.tasks + 1)
+        return dataclasses.replace(
+            plan,
+            models=columns,
+            evaluation_model=columns[-1],
+            model_index=lambda task: task.number,  # type: ignore[attr-defined]
+            # All of it: running statistics belong to a column, and so to a task.
+            persistent_state=list(columns[-1].non_trainable_variables),
+        )
+
+    def _next_task(
         self, distribution: TaskDistribution, count: int, meta_step: int, rng: np.random.Generator
     ) -> list[Task]:
-        drawn = super().draw_tasks(distribution, count, meta_step, rng)
+        sampled = super()._next_task(distribution, count, meta_step, rng)
         present = len(distribution.tasks)  # type: ignore[attr-defined]
         if present != self.tasks:
             raise ValueError(
                 f"There are {present} tasks and {self.tasks} columns for them. A column without a "
                 f"task would never be trained. Give ProgressiveNets(tasks={present})."
             )
-        return drawn
-
-    def training_models(self, model: keras.Model, task_layers: Sequence[str]) -> list[keras.Model]:
-        head = head_name(task_layers, type(self).__name__)
-        return progressive_columns(model, head, self.tasks + 1)
-
-    def judged_model(
-        self, model: keras.Model, training_models: Sequence[keras.Model]
-    ) -> keras.Model:
-        return training_models[-1]
-
-    def lasting_state(self, training_models: Sequence[keras.Model]) -> list[keras.Variable]:
-        """All of it: running statistics belong to a column, and so to a task."""
-        return list(training_models[-1].non_trainable_variables)
+        return sampled

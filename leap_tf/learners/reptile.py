@@ -32,7 +32,7 @@ def displacement(end: TaskEnd) -> list[tf.Tensor]:
     ]
 
 
-class PlainTraining(StatelessLearner):
+class NoMetaLearning(StatelessLearner):
     """Trains on the task and leaves the initialization where it is."""
 
     def end_task(self, state: tuple[()], end: TaskEnd) -> TaskUpdate:

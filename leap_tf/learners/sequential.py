@@ -11,15 +11,17 @@ ended. Tasks have numbers, which tell what in the model is theirs; the last numb
 the task that is judged, which is adapted to like all the others were.
 """
 
+import dataclasses
 from typing import NamedTuple
 
 import keras
 import numpy as np
 
+from leap_tf.learners.base import TrainingPlan, TrainingSetup
 from leap_tf.learners.joint import (
-    JointTraining,
+    EndpointLearner,
     NumberedTask,
-    _is_pulled,
+    is_pulled,
     number_of_each,
     require_head,
 )
@@ -62,7 +64,7 @@ def chain_of(model: keras.Model, head: str) -> Chain:
     last = require_head(model, head)
     layers = [each for each in model.layers if not isinstance(each, keras.layers.InputLayer)]
     for layer in layers:
-        if _is_pulled(layer):
+        if is_pulled(layer):
             raise ValueError(
                 f"Layer {layer.name!r} has a regularizer or constraint, which would move weights "
                 "that belong to other tasks. Build the model without."
@@ -102,51 +104,55 @@ def _require_one_after_the_other(model, layers):
         value = layer.output
 
 
-class SequentialLearner(JointTraining):
-    """Keeps one network that goes from task to task.
+class SequentialLearner(EndpointLearner):
+    """Trains one network on one task after another.
 
-    Needs `meta_batch_size=1` and the meta-optimizer SGD(1.0). Weight decay is refused, since it
-    would move what belongs to other tasks.
+    Tasks are numbered, and their number decides which part of the network is theirs. The last
+    number belongs to the evaluation task. Needs `meta_batch_size=1` and the meta-optimizer
+    SGD(1.0). Weight decay is refused, since it would move the weights of other tasks.
 
     Args:
-        tasks: how many tasks there may be to train on.
+        tasks: the largest number of training tasks.
 
     Raises:
-        ValueError: `tasks` is not positive.
+        ValueError: `tasks` is below 1.
     """
-
-    sequential = True
 
     def __init__(self, tasks: int = 50):
         if tasks < 1:
             raise ValueError(f"tasks must be at least 1, and is {tasks}.")
         self.tasks = tasks
 
-    def check(
-        self,
-        meta_optimizer: keras.optimizers.Optimizer,
-        inner_optimizer: keras.optimizers.Optimizer,
-        stopping: object | None,
-    ) -> None:
-        super().check(meta_optimizer, inner_optimizer, stopping)
-        if inner_optimizer.weight_decay:
+    def plan(self, setup: TrainingSetup) -> TrainingPlan:
+        name = type(self).__name__
+        if setup.meta_batch_size != 1:
             raise ValueError(
-                f"inner_optimizer has weight_decay={inner_optimizer.weight_decay}, and would make "
-                f"other tasks' weights smaller. {type(self).__name__} needs one without."
+                f"{name} trains on one task after another, each from where the last one ended. Set "
+                f"meta_batch_size to 1; it is {setup.meta_batch_size}."
             )
+        plan = super().plan(setup)
+        decay = setup.inner_optimizer.weight_decay
+        if decay:
+            raise ValueError(
+                f"inner_optimizer has weight_decay={decay}, which would shrink other tasks' "
+                f"weights. {name} needs an optimizer without it."
+            )
+        return dataclasses.replace(
+            plan,
+            sample_tasks=self._next_task,
+            evaluation_task=lambda task: self.numbered(self.tasks, task),
+            trains_parts=True,
+        )
 
-    def draw_tasks(
+    def numbered(self, number: int, task: Task) -> NumberedTask:
+        """Returns a task in the form that the models take."""
+        return NumberedTask(number, task)
+
+    def _next_task(
         self, distribution: TaskDistribution, count: int, meta_step: int, rng: np.random.Generator
     ) -> list[Task]:
-        """Returns one task: all take turns, in their order, so that none is left out."""
+        """Returns one task. All tasks take turns in their order, so none is left out."""
         number_of_each(distribution, self.tasks)
         tasks = distribution.tasks  # type: ignore[attr-defined]
         number = meta_step % len(tasks)
         return [self.numbered(number, tasks[number])]
-
-    def judged_task(self, task: Task) -> Task:
-        return self.numbered(self.tasks, task)
-
-    def numbered(self, number: int, task: Task) -> NumberedTask:
-        """Returns a task as the models take it."""
-        return NumberedTask(number, task)

@@ -21,7 +21,7 @@ from leap_tf.models import BatchNormalization
 from leap_tf.serving.request_checks import Limits
 from leap_tf.serving.signatures import Prepare, Signatures
 from leap_tf.tasks import pixels_to_floats
-from leap_tf.training import MetaTrainer
+from leap_tf.training import MetaTrainer, SupervisedProblem
 
 
 def portable_model(model: keras.Model) -> keras.Model:
@@ -102,15 +102,18 @@ def export(
     folder = pathlib.Path(path)
     if folder.exists():
         raise FileExistsError(f"{folder} exists. Give another path, or remove it first.")
+    problem = trainer.problem
+    if not isinstance(problem, SupervisedProblem):
+        raise ValueError(f"A {type(problem).__name__} cannot be exported, only supervised tasks.")
     inputs = _input_spec(trainer.model)
     archive = keras.export.ExportArchive()
     archive.track(trainer.model)
     archive.add_variable_collection("learner", trainer.learner_variables)
-    variants = {"": Signatures(trainer, inputs, tf.identity, query_batch_size, limits or Limits())}
+    variants = {"": Signatures(problem, inputs, tf.identity, query_batch_size, limits or Limits())}
     if inputs.dtype.is_floating and inputs.shape.rank == 4:
         pixels = tf.TensorSpec(inputs.shape, tf.uint8)
         variants["_uint8"] = Signatures(
-            trainer, pixels, prepare_uint8, query_batch_size, limits or Limits()
+            problem, pixels, prepare_uint8, query_batch_size, limits or Limits()
         )
     for suffix, signatures in variants.items():
         for name in FUNCTIONS:

@@ -6,7 +6,7 @@ What a served model answers, as functions of tensors that a SavedModel can hold.
     adapt            a support set and query inputs → outputs of a model trained on the support set
     adapt_weights    a support set → the weights of that model
 
-`adapt` is the library's own adaptation to a held-out task: the same `TaskLoop`, the learner's
+`adapt` is the library's own adaptation to a held-out task: the same `InnerLoop`, the learner's
 direction, the run's optimizer and batch-norm policy, and with the same seed the same batches. It
 works on copies of the weights, so the served variables never change and calls are independent.
 """
@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from leap_tf.functional import FunctionalModel
 from leap_tf.functional.model import ErrorFunction
-from leap_tf.serving.adapter import Adapter, resizable_head
+from leap_tf.serving.adapter import Adapter, resizable_head, support_batches
 from leap_tf.serving.request_checks import (
     Limits,
     checked_examples,
@@ -29,8 +29,7 @@ from leap_tf.serving.request_checks import (
     checked_targets,
     requiring_convergence,
 )
-from leap_tf.training import MetaTrainer
-from leap_tf.training.inner_loop import support_batches
+from leap_tf.training import SupervisedProblem
 
 _CROSS_ENTROPIES = (
     keras.losses.SparseCategoricalCrossentropy,
@@ -111,7 +110,7 @@ class Signatures:
     """The three functions of an export, for inputs of one dtype.
 
     Args:
-        trainer: holds the learned initialization, and how tasks are trained on.
+        problem: holds the learned initialization, and how tasks are trained on.
         inputs: shape and dtype of inputs as clients send them, the number of examples unknown.
         prepare: from a batch of those to what the model takes.
         query_batch_size: examples that are judged at a time, which bounds memory. With
@@ -121,28 +120,28 @@ class Signatures:
 
     def __init__(
         self,
-        trainer: MetaTrainer,
+        problem: SupervisedProblem,
         inputs: tf.TensorSpec,
         prepare: Prepare,
         query_batch_size: int,
         limits: Limits,
     ):
-        model = _PreparedModel(trainer.model, trainer.loss, trainer.error, prepare)
+        model = _PreparedModel(problem.model, problem.loss, problem.error_fn, prepare)
         self._model = model
         self._inputs = inputs
         self._query_batch_size = query_batch_size
         self._limits = limits
-        self._transductive = trainer.transductive
+        self._transductive = problem.evaluation.transductive
         self._answers = Answers(
-            trainer.loss, tf.TensorShape(trainer.model.output_shape), trainer.error
+            problem.loss, tf.TensorShape(problem.model.output_shape), problem.error_fn
         )
-        fresh = trainer.judged_task_layers
-        head = resizable_head(trainer) if self._answers.has_labels else None
-        self._adapter = Adapter(trainer, model, fresh, head if head in fresh else None)
+        fresh = problem.evaluation_task_layers
+        head = resizable_head(problem) if self._answers.has_labels else None
+        self._adapter = Adapter(problem, model, fresh, head if head in fresh else None)
         # A learned head serves tasks with as many classes as it was learned with. All others get
         # a fresh one, in a graph of its own: arithmetic of known widths is not the same to the bit.
         self._with_other_head = (
-            Adapter(trainer, model, [*fresh, head], head) if head and head not in fresh else None
+            Adapter(problem, model, [*fresh, head], head) if head and head not in fresh else None
         )
         self._any_classes = head is not None
 

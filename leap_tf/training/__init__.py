@@ -1,62 +1,66 @@
-"""The task loop in the graph, the outer loop, stopping, checkpoints and metrics."""
+"""The inner loop in the graph, the outer loop, stopping, checkpoints and metrics."""
 
 from leap_tf.training.callbacks import (
     CollapseWarning,
-    MetricsLog,
+    JSONLogger,
     ProgressDisplay,
-    TensorBoardLog,
+    TensorBoardLogger,
     read_metrics,
 )
 from leap_tf.training.checkpoint import CheckpointMismatchError, CheckpointUnreadableError
-from leap_tf.training.early_stopping import StopRule, StopWhenMastered, StopWhenStalled
+from leap_tf.training.early_stopping import StopAtError, StopOnPlateau, StopRule
 from leap_tf.training.evaluation import Evaluation, TaskEvaluation, area_under_curve, steps_to
-from leap_tf.training.inner_loop import TaskLoop, TaskResult
+from leap_tf.training.inner_loop import InnerLoop, InnerLoopResult, inner_step
 from leap_tf.training.meta_batch import MetaTrainingDivergedError
-from leap_tf.training.meta_loop import MetaLoop
-from leap_tf.training.meta_trainer import MetaTrainer
+from leap_tf.training.meta_trainer import MetaTrainer, ThreadPool
 from leap_tf.training.pools import (
     Job,
     TaskFailedError,
     TaskFailure,
     TaskPool,
     TaskPoolError,
-    ThreadPool,
     available_cores,
+    configure_threads,
     map_in_threads,
-    one_thread_per_task,
 )
-from leap_tf.training.problem import SeededTask, TaskAddress, TrainedTask
+from leap_tf.training.problem import Problem, Study, TaskGradient
+from leap_tf.training.sampling import TaskSampler, TaskSpec
+from leap_tf.training.supervised import EvaluationConfig, SupervisedProblem
 
 __all__ = [
     "CheckpointMismatchError",
     "CheckpointUnreadableError",
     "CollapseWarning",
     "Evaluation",
+    "EvaluationConfig",
+    "InnerLoop",
+    "InnerLoopResult",
+    "JSONLogger",
     "Job",
-    "MetaLoop",
     "MetaTrainer",
     "MetaTrainingDivergedError",
-    "MetricsLog",
+    "Problem",
     "ProgressDisplay",
-    "SeededTask",
+    "StopAtError",
+    "StopOnPlateau",
     "StopRule",
-    "StopWhenMastered",
-    "StopWhenStalled",
-    "TaskAddress",
+    "Study",
+    "SupervisedProblem",
     "TaskEvaluation",
     "TaskFailedError",
     "TaskFailure",
-    "TaskLoop",
+    "TaskGradient",
     "TaskPool",
     "TaskPoolError",
-    "TaskResult",
-    "TensorBoardLog",
+    "TaskSampler",
+    "TaskSpec",
+    "TensorBoardLogger",
     "ThreadPool",
-    "TrainedTask",
     "area_under_curve",
     "available_cores",
+    "configure_threads",
+    "inner_step",
     "map_in_threads",
-    "one_thread_per_task",
     "read_metrics",
     "steps_to",
 ]

@@ -18,6 +18,7 @@ The memory of Keras's `EarlyStopping` and `ReduceLROnPlateau` across a restart.
 Keras forgets it when training begins. It is a few numbers, and the best weights.
 """
 
+import contextlib
 import json
 import logging
 import math
@@ -26,7 +27,7 @@ import pathlib
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import keras
 import numpy as np
@@ -105,7 +106,7 @@ class ProgressDisplay(keras.callbacks.Callback):
         return "  ".join([*metrics, f"{self._gradient_steps / max(elapsed, 1e-9):.0f} steps/s"])
 
 
-class MetricsLog(keras.callbacks.Callback):
+class JSONLogger(keras.callbacks.Callback):
     """Appends `{"meta_step": …, "seconds": …, metrics}` to a file after every meta-step.
 
     What is not finite becomes null, since JSON has no other word for it.
@@ -161,7 +162,7 @@ def read_metrics(path: str | os.PathLike) -> list[dict]:
     return entries
 
 
-class TensorBoardLog(keras.callbacks.TensorBoard):
+class TensorBoardLogger(keras.callbacks.TensorBoard):
     """Keras's callback, for runs of any length.
 
     Args:
@@ -251,7 +252,7 @@ def recall_callbacks(state: TrainingState, callbacks: Sequence[keras.callbacks.C
             callback.best_weights = best_weights
 
 
-def refuse_restoring_weights(callbacks: Sequence[keras.callbacks.Callback]) -> None:
+def check_no_weight_restoring(callbacks: Sequence[keras.callbacks.Callback]) -> None:
     """Refuses to restore a model's best weights without what its learner learned with them.
 
     Raises:
@@ -279,3 +280,17 @@ def _best_weights(callback):
 
 def _as_number(value):
     return value if value is None or isinstance(value, int) else float(value)
+
+
+@contextlib.contextmanager
+def shown_as_optimizer(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
+    """Shows Keras callbacks the meta-optimizer as the model's, for the time of a `fit`."""
+    had_one, before = hasattr(model, "optimizer"), getattr(model, "optimizer", None)
+    model.optimizer = optimizer
+    try:
+        yield
+    finally:
+        if had_one:
+            model.optimizer = before
+        else:
+            del model.optimizer

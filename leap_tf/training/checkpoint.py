@@ -1,16 +1,11 @@
-"""Settings as JSON, kept beside a training so that a restart with other ones is seen.
+"""Checkpoints of meta-training: everything that decides how it continues.
 
-Checkpoints of meta-training: everything that decides how it goes on.
-
-Initialization, meta-optimizer, random state (a seed and the meta-step, from which every
-random number is derived), history and the state of early stopping are in a
-`tf.train.Checkpoint`. Reading one runs no code: numbers, JSON and arrays without pickle.
-
-The folder in which a training keeps its last few checkpoints, beside what others keep there.
+Initialization, meta-optimizer, random state (a seed and the meta-step, from which every random
+number is derived), history, the state of early stopping and the settings of the run are in a
+`tf.train.Checkpoint`. Reading one runs no code: it holds numbers, JSON and arrays without pickle.
 """
 
 import contextlib
-import dataclasses
 import json
 import logging
 import pathlib
@@ -24,38 +19,31 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from leap_tf.errors import LeapError
 from leap_tf.serialization import SavedArrays
-
-_PLAIN = (bool, int, float, str, type(None))
 
 
 def describe(thing: Any) -> Any:
-    """Returns the settings of an optimizer, a loss, a learner or a rule, as JSON has them.
+    """Returns the class and the configuration of an object, as JSON has them.
 
-    Names of optimizers are left out, since Keras numbers them, and whatever is neither a number, a
-    text, a list of them, an optimizer, a loss nor a data class, such as variables.
+    Names of optimizers and losses are left out, since Keras numbers them.
+
+    Args:
+        thing: None, or an object with `get_config()`: an optimizer, a loss, a learner, a stop rule.
+
+    Raises:
+        TypeError: it has no `get_config()`.
     """
-    if isinstance(thing, _PLAIN):
-        return thing
-    if _is_list(thing):
-        return list(thing)
-    kind = {"class": type(thing).__name__}
-    if isinstance(thing, (keras.optimizers.Optimizer, keras.losses.Loss)):
-        config = {name: value for name, value in thing.get_config().items() if name != "name"}
-        return json.loads(json.dumps(kind | config, default=lambda value: type(value).__name__))
-    if dataclasses.is_dataclass(thing):
-        named = {field.name: getattr(thing, field.name) for field in dataclasses.fields(thing)}
-    else:
-        named = {name: value for name, value in vars(thing).items() if not name.startswith("_")}
-    return kind | {
-        name: describe(value)
-        for name, value in named.items()
-        if isinstance(value, _PLAIN) or _is_list(value) or dataclasses.is_dataclass(value)
-    }
-
-
-def _is_list(thing: Any) -> bool:
-    return isinstance(thing, (list, tuple)) and all(isinstance(each, _PLAIN) for each in thing)
+    if thing is None:
+        return None
+    if not hasattr(thing, "get_config"):
+        raise TypeError(
+            f"{type(thing).__name__} has no get_config(). Return its settings from there, so that "
+            "a run can only be continued with the same ones."
+        )
+    config = {name: value for name, value in thing.get_config().items() if name != "name"}
+    described = {"class": type(thing).__name__} | config
+    return json.loads(json.dumps(described, default=lambda value: type(value).__name__))
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -85,11 +73,11 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 _UNREADABLE = (tf.errors.OpError, RuntimeError, IndexError)
 
 
-class CheckpointMismatchError(ValueError):
+class CheckpointMismatchError(LeapError, ValueError):
     """A checkpoint belongs to another model or another run."""
 
 
-class CheckpointUnreadableError(OSError):
+class CheckpointUnreadableError(LeapError, OSError):
     """A checkpoint's files are missing, cut short or altered."""
 
 

@@ -12,7 +12,7 @@ A rule looks at one of two sets of examples, by its attribute `on`:
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import tensorflow as tf
 
@@ -44,9 +44,12 @@ class StopRule(Protocol):
     def is_over(self, memory: Sequence[tf.Tensor]) -> tf.Tensor:
         """Returns whether training ends here, a boolean tensor."""
 
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments by name."""
+
 
 @dataclasses.dataclass(frozen=True)
-class StopWhenMastered:
+class StopAtError:
     """Ends training once the error has been low on enough batches in a row.
 
     The paper's rule on Omniglot (appendix F) is an error below 2 % on 30 batches in a row. It can
@@ -83,9 +86,12 @@ class StopWhenMastered:
     def is_over(self, memory: Sequence[tf.Tensor]) -> tf.Tensor:
         return memory[0] >= self.batches
 
+    def get_config(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
 
 @dataclasses.dataclass(frozen=True)
-class StopWhenStalled:
+class StopOnPlateau:
     """Ends training once the error has not improved on enough batches.
 
     The paper's rule on Multi-CV (appendix G): no improvement over 10 consecutive gradient steps.
@@ -118,6 +124,9 @@ class StopWhenStalled:
 
     def is_over(self, memory: Sequence[tf.Tensor]) -> tf.Tensor:
         return memory[1] >= self.patience
+
+    def get_config(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
 
 
 def _check_rule(rule, *names):

@@ -1,12 +1,9 @@
 """How a task was learned, in figures: held-out error, area under the curve, steps to a target."""
 
 import dataclasses
-from typing import get_type_hints
 
 import numpy as np
 from numpy.typing import ArrayLike
-
-from leap_tf.serialization import Parts, parts_of_record, record_of_parts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,15 +57,6 @@ class TaskEvaluation:
         """Whether training or the held-out loss ended in numbers that are not finite."""
         numbers = [self.error, self.loss, *self.training_losses]
         return not bool(np.all(np.isfinite(numbers)))
-
-    def parts(self) -> Parts:
-        """Returns all of it as plain values and arrays."""
-        return parts_of_record(self)
-
-    @classmethod
-    def from_parts(cls, parts: Parts) -> "TaskEvaluation":
-        """Reads what `parts` gave; raises UnfitPartsError if it is something else."""
-        return record_of_parts(cls, parts, get_type_hints(cls))
 
 
 @dataclasses.dataclass(frozen=True)

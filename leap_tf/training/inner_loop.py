@@ -1,22 +1,14 @@
-"""Training batches out of tensors, in the graph: what a served model is sent instead of a task.
+"""Training on one task, as a traced function of tensors.
 
-Given the same examples, batch size and seed, they are the batches of `ArrayTask.train_batches`,
-so a model that adapts in a SavedModel sees what it sees in evaluation.
-
-Training on one task, as a traced function of tensors.
-
-    (batches, steps, θ⁰, state, own) → (θᴷ, state, loss and error of every step, meta-gradient)
-
-where own are the learner's own variables, such as Meta-SGD's learning rates.
+    (batches, steps, θ⁰, state, …) → (θᴷ, state, loss and error of every step, meta-gradient)
 
 One trace serves all tasks and all threads, because nothing in it is shared: parameters,
-optimizer slots and the learner's memory travel through a `tf.while_loop`.
+optimizer slots and the learner's state travel through a `tf.while_loop`.
 
-Forward and backward pass are a function of their own that is never inlined. TensorFlow's
-oneDNN rewrite matches an operation's gradient with the operation it belongs to by walking
-the graph in order, and in the cyclic graph of an inlined loop that order is a lottery: the
-gradient of max-pooling is many times slower in some processes than in others. A function body
-has no cycles.
+Forward and backward pass are a function of their own that is never inlined. TensorFlow's oneDNN
+rewrite matches the gradient of an operation with the operation by walking the graph in order. In
+the cyclic graph of an inlined loop that order is arbitrary, and the gradient of max-pooling is many
+times slower in some processes than in others. A function body has no cycles.
 
 A learner of second order needs derivatives through the steps. They are then unrolled under an
 outer tape, which costs memory and graph in proportion to their number.
@@ -29,58 +21,14 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from leap_tf.functional import Batch, FunctionalModel, FunctionalOptimizer, unpack_batch
-from leap_tf.functional.second_order import refuse_stopped_gradients_in
+from leap_tf.functional.second_order import check_no_stopped_gradients_in
 from leap_tf.geometry import PathPoint
 from leap_tf.learners import Learner, TaskEnd, TaskUpdate
-from leap_tf.tasks import order_of_epoch
 from leap_tf.training.early_stopping import StopRule
 
 
-class SupportBatches(NamedTuple):
-    """The batches of some steps of training on a few examples.
-
-    Attributes:
-        inputs: [n, …].
-        targets: [n, …].
-        order: [steps + 1, batch_size] int32, which examples each step takes. The loop always
-            looks one batch ahead.
-    """
-
-    inputs: tf.Tensor
-    targets: tf.Tensor
-    order: tf.Tensor
-
-    def at(self, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the inputs and targets of a step, counted from 0."""
-        indices = self.order[step]
-        return tf.gather(self.inputs, indices), tf.gather(self.targets, indices)
-
-
-def support_batches(
-    inputs: tf.Tensor, targets: tf.Tensor, steps: tf.Tensor, batch_size: tf.Tensor, seed: tf.Tensor
-) -> SupportBatches:
-    """Draws the batches: all examples in a new order every epoch, batches running on across epochs.
-
-    Args:
-        inputs, targets: [n, …] each, n at least 1.
-        steps: gradient steps, int32, at least 0.
-        batch_size: examples in a batch, int32, at least 1; may be larger than n.
-        seed: int64, decides the orders.
-    """
-    examples = tf.shape(inputs)[0]
-    visits = (steps + 1) * batch_size
-    epochs = tf.range(tf.cast((visits + examples - 1) // examples, tf.int64))
-    orders = tf.map_fn(
-        lambda epoch: order_of_epoch(examples, seed, epoch),
-        epochs,
-        fn_output_signature=tf.TensorSpec([None], tf.int32),
-    )
-    order = tf.reshape(tf.reshape(orders, [-1])[:visits], [steps + 1, batch_size])
-    return SupportBatches(inputs, targets, order)
-
-
-class TaskResult(NamedTuple):
-    """What training on a task came to.
+class InnerLoopResult(NamedTuple):
+    """The result of training on a task.
 
     Attributes:
         parameters: θᴷ.
@@ -99,8 +47,11 @@ class TaskResult(NamedTuple):
     finite: tf.Tensor
 
 
-class HeldOut(NamedTuple):
-    """Means of loss and error over held-out examples, and how many there were, padding aside."""
+class HeldOutResult(NamedTuple):
+    """Means of loss and error over held-out examples, and the number of examples.
+
+    Examples of weight 0 are padding and count nowhere.
+    """
 
     loss: tf.Tensor
     error: tf.Tensor
@@ -114,14 +65,74 @@ class _LoopState(NamedTuple):
     parameters: list[tf.Tensor]
     state: list[tf.Tensor]
     slots: list[tf.Tensor]
-    memory: Any
-    stop_memory: Sequence[tf.Tensor]  # what the stop rule remembers
+    learner_state: Any
+    stop_state: Sequence[tf.Tensor]
     losses: tf.TensorArray
     errors: tf.TensorArray
 
 
-class TaskLoop:
-    """Trains a model on tasks and lets a learner watch.
+def inner_step(
+    learner: Learner,
+    optimizer: FunctionalOptimizer,
+    meta_indices: Sequence[int],
+    loss: tf.Tensor,
+    gradients: Sequence[tf.Tensor | None],
+    parameters: Sequence[tf.Tensor],
+    slots: Sequence[tf.Tensor],
+    learner_state: Any,
+    learner_values: Sequence[tf.Tensor],
+    trains_parts: bool = False,
+) -> tuple[list[tf.Tensor], list[tf.Tensor], Any]:
+    """Makes one gradient step on a task and lets the learner observe it.
+
+    Args:
+        learner: the meta-learner, which sees the meta-learned parameters only.
+        optimizer: the inner optimizer.
+        meta_indices: which of the parameters are meta-learned.
+        loss: of the batch, a scalar.
+        gradients: of the loss, one per parameter; None where it does not depend on one.
+        parameters: values before the step.
+        slots: the optimizer's state before the step.
+        learner_state: the learner's state before the step.
+        learner_values: values of the learner's own variables.
+        trains_parts: whether gradients may be None on purpose. Keras then need not warn.
+
+    Returns:
+        Parameters, slots and the learner's state after the step.
+    """
+    position = [parameters[index] for index in meta_indices]
+    meta_gradients = meta_learned_gradients(gradients, parameters, meta_indices)
+    learner_state = learner.observe(learner_state, PathPoint(position, loss, meta_gradients))
+    directions = learner.direction(meta_gradients, learner_values)
+    skips = trains_parts or any(direction is None for direction in directions)
+    applied = list(gradients)
+    for index, direction in zip(meta_indices, directions, strict=True):
+        if applied[index] is not None:
+            applied[index] = direction
+    # Run the learner before the optimizer, so that its old state can be freed first.
+    with tf.control_dependencies(tf.nest.flatten(learner_state)), warnings.catch_warnings():
+        if skips:
+            warnings.filterwarnings("ignore", "Gradients do not exist")
+        parameters, slots = optimizer.apply(applied, parameters, slots)
+    return parameters, slots, learner_state
+
+
+def meta_learned_gradients(
+    gradients: Sequence[tf.Tensor | None],
+    parameters: Sequence[tf.Tensor],
+    meta_indices: Sequence[int],
+) -> list[tf.Tensor]:
+    """Returns the gradients of the meta-learned parameters, zero where the loss does not depend."""
+    return [
+        tf.zeros_like(parameters[index])
+        if gradients[index] is None
+        else tf.ensure_shape(gradients[index], parameters[index].shape)
+        for index in meta_indices
+    ]
+
+
+class InnerLoop:
+    """Trains a model on tasks while a learner observes.
 
     Args:
         model: the model and its loss.
@@ -129,9 +140,14 @@ class TaskLoop:
         learner: the meta-learner.
         meta_indices: which of the model's parameters are meta-learned.
         stopping: when to end a task early; None never does.
-        transductive: whether held-out examples are judged with the statistics of their own
-            batch in batch norm, and not with the running ones of the task's training.
+        transductive: whether batch norm uses the statistics of the held-out batch itself when
+            held-out examples are evaluated, and not the running ones of the task's training.
         resizable: which of the parameters have another last dimension on other tasks.
+        trains_parts: whether tasks leave variables without a gradient on purpose.
+
+    Attributes:
+        train: the traced function of training, see `InnerLoop._train`.
+        evaluate: the traced function of evaluation, see `InnerLoop._evaluate`.
 
     Raises:
         ValueError: a learner of second order has no query batches.
@@ -143,9 +159,11 @@ class TaskLoop:
         optimizer: FunctionalOptimizer,
         learner: Learner,
         meta_indices: Sequence[int],
+        *,
         stopping: StopRule | None = None,
         transductive: bool = False,
         resizable: Sequence[int] = (),
+        trains_parts: bool = False,
     ):
         if learner.second_order and not learner.query_batches:
             raise ValueError(
@@ -159,48 +177,44 @@ class TaskLoop:
         self._stopping = stopping
         self._transductive = transductive
         self._resizable = frozenset(resizable)
+        self._trains_parts = trains_parts
         self._gradient = tf.function(
             self._gradient_of_batch,
             reduce_retracing=True,
             experimental_attributes={"_noinline": True},
         )
-        self._judge = tf.function(
-            self._judge_batch, reduce_retracing=True, experimental_attributes={"_noinline": True}
+        self._error = tf.function(
+            self._error_of_batch,
+            reduce_retracing=True,
+            experimental_attributes={"_noinline": True},
         )
-        self.traced_training = tf.function(self._train, reduce_retracing=True)
+        self.train = tf.function(self._train, reduce_retracing=True)
         self.evaluate = tf.function(self._evaluate, reduce_retracing=True)
 
-    def train(
+    def _train(
         self,
         batches,
-        max_steps: int,
+        max_steps,
         parameters,
         state,
-        own=(),
-        held_out=None,
+        learner_values=(),
+        stop_batches=None,
         queries=None,
         learning_rate=None,
-    ) -> TaskResult:
+    ) -> InnerLoopResult:
         """Trains for `max_steps` batches, or until the iterator ends or the stop rule says so.
 
         Args:
-            batches: iterator over training batches, or `SupportBatches` for as many steps.
-            max_steps: gradient steps at most; a learner of second order makes all of them.
+            batches: an iterator over training batches, or an object with a method `at(step)` that
+                returns the inputs and targets of a step.
+            max_steps: the largest number of gradient steps, an int32 tensor. A learner of second
+                order takes a Python number and makes all of the steps.
             parameters, state: values of the model's variables.
-            own: values of the learner's own variables.
-            held_out: endless iterator over held-out batches, for `stopping`.
+            learner_values: values of the learner's own variables.
+            stop_batches: an endless iterator over the batches that `stopping` looks at.
             queries: iterator over query batches; by default they are the next of `batches`.
             learning_rate: of the first step; the optimizer's own by default.
         """
-        # Unrolled steps are counted while the graph is built.
-        steps = max_steps if self._learner.second_order else tf.convert_to_tensor(max_steps)
-        return self.traced_training(
-            batches, steps, parameters, state, list(own), held_out, queries, learning_rate
-        )
-
-    def _train(
-        self, batches, max_steps, parameters, state, own, held_out, queries, learning_rate
-    ) -> TaskResult:
         parameters = self._of_any_width(parameters)
         initialization = self._meta_learned(parameters)
         start = _LoopState(
@@ -208,19 +222,22 @@ class TaskLoop:
             parameters=parameters,
             state=state,
             slots=self._optimizer.initial_slots(parameters, learning_rate),
-            memory=self._learner.begin_task(initialization),
-            stop_memory=self._stopping.start() if self._stopping else [],
+            learner_state=self._learner.begin_task(initialization),
+            stop_state=self._stopping.start() if self._stopping else [],
             losses=tf.TensorArray(tf.float32, size=max_steps, element_shape=()),
             errors=tf.TensorArray(tf.float32, size=max_steps, element_shape=()),
         )
+        values = list(learner_values)
         if self._learner.second_order:
-            end, query_gradient = self._recorded_steps(batches, queries, max_steps, start, own)
+            end, query_gradient = self._recorded_steps(batches, queries, max_steps, start, values)
         else:
-            end, query_gradient = self._steps(batches, held_out, queries, max_steps, start, own)
+            end, query_gradient = self._steps(
+                batches, stop_batches, queries, max_steps, start, values
+            )
         task_end = TaskEnd(initialization, self._meta_learned(end.parameters), query_gradient)
-        update = self._learner.end_task(end.memory, task_end)
+        update = self._learner.end_task(end.learner_state, task_end)
         losses, errors = end.losses.stack()[: end.step], end.errors.stack()[: end.step]
-        return TaskResult(
+        return InnerLoopResult(
             parameters=end.parameters,
             state=end.state,
             losses=losses,
@@ -229,14 +246,14 @@ class TaskLoop:
             finite=_all_finite([losses, *update.meta_gradient, *update.metrics.values()]),
         )
 
-    def _steps(self, batches, held_out, queries, max_steps, start, own):
+    def _steps(self, batches, stop_batches, queries, max_steps, start, learner_values):
         """All steps as a loop, and ∇f(θᴷ) on the query batches."""
         # The next batch travels along as an optional: an iterator tells its end only when asked.
         following, end = tf.while_loop(
-            lambda batch, now: (now.step < max_steps) & self._goes_on(now) & batch.has_value(),
+            lambda batch, now: (now.step < max_steps) & self._continues(now) & batch.has_value(),
             lambda batch, now: (
                 _batch_of_step(batches, now.step + 1),
-                self._step(unpack_batch(batch.get_value()), held_out, now, own),
+                self._step(unpack_batch(batch.get_value()), stop_batches, now, learner_values),
             ),
             (_batch_of_step(batches, start.step), start),
             parallel_iterations=1,
@@ -246,50 +263,53 @@ class TaskLoop:
         if queries is None:
             # If the stream has ended, asking it again says so by name.
             next_batch = tf.cond(following.has_value(), following.get_value, batches.get_next)
-            judged = [unpack_batch(next_batch)]
-            judged += self._next_batches(batches, self._learner.query_batches - 1)
+            query_batches = [unpack_batch(next_batch)]
+            query_batches += self._next_batches(batches, self._learner.query_batches - 1)
         else:
-            judged = self._next_batches(queries, self._learner.query_batches)
+            query_batches = self._next_batches(queries, self._learner.query_batches)
         gradients = [
-            self._meta_learned_gradient(end, self._gradient(end.parameters, end.state, batch)[-1])
-            for batch in judged
+            meta_learned_gradients(
+                self._gradient(end.parameters, end.state, batch)[-1],
+                end.parameters,
+                self._meta_indices,
+            )
+            for batch in query_batches
         ]
-        return end, [tf.add_n(parts) / len(judged) for parts in zip(*gradients)]
+        return end, [tf.add_n(parts) / len(query_batches) for parts in zip(*gradients)]
 
-    def _recorded_steps(self, batches, queries, steps, start, own):
+    def _recorded_steps(self, batches, queries, steps, start, learner_values):
         """All steps unrolled, and the gradient of the query loss through them."""
-        sources = [*self._meta_learned(start.parameters), *own]
+        sources = [*self._meta_learned(start.parameters), *learner_values]
         with tf.GradientTape() as tape:
             tape.watch(sources)
             now = start
             for batch in self._next_batches(batches, steps):
-                now = self._step(batch, None, now, own)
-            judged = self._next_batches(queries or batches, self._learner.query_batches)
+                now = self._step(batch, None, now, learner_values)
+            query_batches = self._next_batches(queries or batches, self._learner.query_batches)
             losses = [
                 self._model.evaluate(now.parameters, now.state, batch, training=True).loss
-                for batch in judged
+                for batch in query_batches
             ]
-            objective = tf.add_n(losses) / len(judged)
+            objective = tf.add_n(losses) / len(query_batches)
         gradients = tape.gradient(
             objective, sources, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
         return now, [tf.convert_to_tensor(gradient) for gradient in gradients]
 
-    def _step(self, batch: Batch, held_out, now: _LoopState, own) -> _LoopState:
+    def _step(self, batch: Batch, stop_batches, now: _LoopState, learner_values) -> _LoopState:
         loss, error, state, gradients = self._gradient(now.parameters, now.state, batch)
-        meta_gradients = self._meta_learned_gradient(now, gradients)
-        point = PathPoint(self._meta_learned(now.parameters), loss, meta_gradients)
-        memory = self._learner.observe(now.memory, point)
-        directions = self._learner.direction(meta_gradients, own)
-        left_alone = self._learner.sequential or any(each is None for each in directions)
-        for index, direction in zip(self._meta_indices, directions, strict=True):
-            if gradients[index] is not None:
-                gradients[index] = direction
-        # The learner looks first: what it lets go of makes room for the optimizer's step.
-        with tf.control_dependencies(tf.nest.flatten(memory)), warnings.catch_warnings():
-            if left_alone:  # on purpose, so Keras need not warn of it
-                warnings.filterwarnings("ignore", "Gradients do not exist")
-            parameters, slots = self._optimizer.apply(gradients, now.parameters, now.slots)
+        parameters, slots, learner_state = inner_step(
+            self._learner,
+            self._optimizer,
+            self._meta_indices,
+            loss=loss,
+            gradients=gradients,
+            parameters=now.parameters,
+            slots=now.slots,
+            learner_state=now.learner_state,
+            learner_values=learner_values,
+            trains_parts=self._trains_parts,
+        )
         # Batches whose shape is not known beforehand leave these without a shape of their own.
         for new, old in ((parameters, now.parameters), (state, now.state), (slots, now.slots)):
             for tensor, reference in zip(new, old):
@@ -299,8 +319,8 @@ class TaskLoop:
             parameters=parameters,
             state=state,
             slots=slots,
-            memory=memory,
-            stop_memory=self._observe_held_out(now, held_out, parameters, state),
+            learner_state=learner_state,
+            stop_state=self._observe_error(now, stop_batches, parameters, state),
             losses=now.losses.write(now.step, tf.cast(loss, tf.float32)),
             errors=now.errors.write(now.step, error),
         )
@@ -310,52 +330,41 @@ class TaskLoop:
             tape.watch(parameters)
             result = self._model.evaluate(parameters, state, batch, training=True)
         if self._learner.second_order:
-            refuse_stopped_gradients_in(tf.compat.v1.get_default_graph())
+            check_no_stopped_gradients_in(tf.compat.v1.get_default_graph())
         gradients = [
             None if gradient is None else tf.convert_to_tensor(gradient)
             for gradient in tape.gradient(result.loss, parameters)
         ]
         return result.loss, result.error, result.state, gradients
 
-    def _observe_held_out(self, now, held_out, parameters, state):
+    def _observe_error(self, now, stop_batches, parameters, state):
+        """The state of the stop rule after a step."""
         if not self._stopping:
-            return now.stop_memory
+            return now.stop_state
 
         def observe():
-            error = self._judge(parameters, state, unpack_batch(held_out.get_next()))
-            return self._stopping.observe(now.stop_memory, error)
+            error = self._error(parameters, state, unpack_batch(stop_batches.get_next()))
+            return self._stopping.observe(now.stop_state, error)
 
         is_due = (now.step + 1) % self._stopping.every == 0
         return (
             observe()
             if self._stopping.every == 1
-            else tf.cond(is_due, observe, lambda: now.stop_memory)
+            else tf.cond(is_due, observe, lambda: now.stop_state)
         )
 
-    def _goes_on(self, now):
+    def _continues(self, now):
         if not self._stopping:
             return True
-        return tf.logical_not(self._stopping.is_over(now.stop_memory))
+        return tf.logical_not(self._stopping.is_over(now.stop_state))
 
-    def _judge_batch(self, parameters, state, batch):
-        result = self._model.evaluate(parameters, state, batch, training=False)
-        return result.error
+    def _error_of_batch(self, parameters, state, batch):
+        return self._model.evaluate(parameters, state, batch, training=False).error
 
     def _next_batches(self, batches, count) -> list[Batch]:
         return [unpack_batch(batches.get_next()) for _ in range(count)]
 
-    def _meta_learned_gradient(self, now, gradients):
-        """Gradients of the meta-learned parameters, zero where the loss does not depend on one."""
-        return [
-            tf.zeros_like(parameter)
-            if gradient is None
-            else tf.ensure_shape(gradient, parameter.shape)
-            for parameter, gradient in zip(
-                self._meta_learned(now.parameters), self._meta_learned(gradients)
-            )
-        ]
-
-    def _evaluate(self, iterator, parameters, state) -> HeldOut:
+    def _evaluate(self, iterator, parameters, state) -> HeldOutResult:
         """Evaluates with the state that training left behind, nothing updated."""
         parameters = self._of_any_width(parameters)
 
@@ -380,14 +389,14 @@ class TaskLoop:
             (iterator.get_next_as_optional(), zero, zero, zero, zero, tf.constant(0)),
             parallel_iterations=1,
         )
-        return HeldOut(
+        return HeldOutResult(
             loss=tf.math.divide_no_nan(loss_sum, loss_weight),
             error=tf.math.divide_no_nan(error_sum, weight),
             examples=examples,
         )
 
     def _of_any_width(self, parameters):
-        """Forgets the last dimension of those that are resizable, so one trace serves all tasks."""
+        """Hides the last dimension of resizable parameters, so that one trace serves all tasks."""
         return [
             tf.compat.v1.placeholder_with_default(value, [*value.shape[:-1], None])
             if index in self._resizable
@@ -400,8 +409,8 @@ class TaskLoop:
 
 
 def _batch_of_step(batches, step) -> tf.experimental.Optional:
-    """The batch of a step; an iterator has its own count of them, and may be at its end."""
-    if isinstance(batches, SupportBatches):
+    """The batch of a step. An iterator counts by itself, and may be at its end."""
+    if hasattr(batches, "at"):
         return tf.experimental.Optional.from_value(batches.at(step))
     return batches.get_next_as_optional()
 

@@ -1,40 +1,24 @@
-"""What surrounds the meta-update: its failure, and the optimizer that callbacks see.
+"""The mean meta-gradient of a meta-batch, summed in the order of its tasks.
 
-What a meta-batch comes to: the mean meta-gradient of its tasks, taken in their order.
-
-Floating-point sums depend on their order. It is that of the tasks here, whichever result comes
-first, so the mean has the same bits wherever tasks run.
+Floating-point sums depend on their order. It is the order of the tasks here, whichever result
+arrives first, so the mean has the same bits wherever tasks run.
 """
 
-import contextlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from leap_tf.errors import LeapError
 from leap_tf.training.pools import TaskFailedError, TaskFailure
-from leap_tf.training.problem import TrainedTask
+from leap_tf.training.problem import TaskGradient
 
 
-class MetaTrainingDivergedError(FloatingPointError):
-    """A meta-step came to nothing finite; the last good initialization is kept."""
-
-
-@contextlib.contextmanager
-def shown_as_optimizer(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
-    """Shows Keras callbacks the meta-optimizer as the model's, for the time of a `fit`."""
-    had_one, before = hasattr(model, "optimizer"), getattr(model, "optimizer", None)
-    model.optimizer = optimizer
-    try:
-        yield
-    finally:
-        if had_one:
-            model.optimizer = before
-        else:
-            del model.optimizer
+class MetaTrainingDivergedError(LeapError, FloatingPointError):
+    """No task of a meta-step has a finite result. The initialization before it is kept."""
 
 
 _LOGGER = logging.getLogger("leap_tf")
@@ -59,7 +43,7 @@ class MetaBatch:
         self._skipped = 0
         self._failures: list[TaskFailure] = []
 
-    def add(self, result: TrainedTask | TaskFailure) -> None:
+    def add(self, result: TaskGradient | TaskFailure) -> None:
         """Takes in the next result. One that is not finite is skipped.
 
         Raises:

@@ -1,59 +1,95 @@
-"""The trainer of supervised tasks: a Keras model and a loss in, a learned initialization out."""
+"""The outer loop: train a meta-batch of tasks in parallel, move the initialization, repeat.
 
+The user's Keras model *is* the initialization, before, during and after: its variables change only
+at meta-updates, since tasks are trained functionally, on copies. Every random number is derived
+from (seed, meta-step, task), so results depend neither on the number of parallel tasks nor on
+where a run was interrupted.
+
+    one meta-step:  sample tasks ── pool.map(train one task) ── mean of the finite meta-gradients
+                    ── meta_optimizer.apply ── validate ── callbacks ── checkpoint
+"""
+
+import concurrent.futures
+import contextlib
 import copy
-from collections.abc import Iterable, Sequence
+import dataclasses
+import os
+import pathlib
+import time
+from collections.abc import Generator, Iterable, Sequence
+from typing import Any
 
 import keras
 
-from leap_tf.functional import FunctionalModel
+from leap_tf.errors import whole_number
+from leap_tf.functional import apply_if_finite, check_no_loss_scaling, check_optimizer
 from leap_tf.functional.model import ErrorFunction
 from leap_tf.learners import Leap, Learner
-from leap_tf.serialization import Parts
-from leap_tf.tasks import Task
+from leap_tf.learners.base import TrainingSetup
+from leap_tf.tasks import Task, TaskDistribution, TaskSplits
+from leap_tf.training.callbacks import (
+    ProgressDisplay,
+    check_no_weight_restoring,
+    recall_callbacks,
+    remember_callbacks,
+    shown_as_optimizer,
+)
+from leap_tf.training.checkpoint import CheckpointFolder, TrainingState, describe
 from leap_tf.training.early_stopping import StopRule
-from leap_tf.training.evaluation import Evaluation, TaskEvaluation
-from leap_tf.training.meta_loop import MetaLoop
-from leap_tf.training.pools import TaskPool, ThreadPool, available_cores
-from leap_tf.training.supervised import RunnerBank, TaskRunner
+from leap_tf.training.meta_batch import MetaBatch, MetaTrainingDivergedError
+from leap_tf.training.pools import (
+    Job,
+    Result,
+    TaskFailure,
+    TaskPool,
+    available_cores,
+    failure_of,
+    submit_ahead,
+)
+from leap_tf.training.problem import Problem, check_gradient
+from leap_tf.training.sampling import EVALUATION, VALIDATION, TaskSpec
+from leap_tf.training.supervised import EvaluationConfig, SupervisedProblem
+
+_FOREIGN = "foreign"  # the split of evaluation tasks that are not the study's own
 
 
-class MetaTrainer(MetaLoop):
-    """Meta-learns the initialization of a Keras model, and judges it.
+class _StopRequestedError(Exception):
+    """A stop was requested in the middle of a meta-step."""
+
+
+class MetaTrainer:
+    """Meta-learns the initialization of a Keras model and evaluates it.
 
     Args:
-        model: a built Keras model; it is the initialization and holds what was learned.
-        loss: the loss of every task.
-        inner_optimizer: the Keras optimizer that trains on tasks, fresh for each.
+        model: a built Keras model; it is the initialization and holds what is learned.
+        loss: the Keras loss of every task.
+        inner_optimizer: the Keras optimizer that trains on tasks, reset for each.
         meta_optimizer: the unused Keras optimizer that moves the initialization.
         learner: the meta-learner; `Leap()` by default.
         steps_per_task: gradient steps on a task, fewer if its batches end before; learners with
             query batches need all of them. Those of second order record every step: five to ten
             are usual.
         meta_batch_size: tasks in a meta-step.
-        parallel_tasks: tasks trained at the same time, by default one per core. Call
-            `leap_tf.one_thread_per_task()` first of all for full speed. Results do not
-            depend on it.
-        task_layers: names of layers that start fresh on every task and are not meta-learned. If
+        task_layers: names of layers that are reinitialized for every task and not meta-learned. If
             the model's output layer is among them, it has as many units as a task has `classes`.
-        error: the figure on curves and tables, see `leap_tf.functional.FunctionalModel`.
-        stopping: when training on a task ends before its steps are used up; never by default.
-        judged_stopping: the same for tasks that are adapted to in evaluation.
-        judged_optimizer: the Keras optimizer on those tasks, by default the inner optimizer; for
-            example with a schedule over another number of steps.
-        transductive: whether held-out examples are judged with the statistics of their own
-            batch in batch norm. By default the running ones of the task's training are used.
-        seed: decides everything random but initial weights, those that the learner adds included:
-            Keras draws them. `keras.utils.set_random_seed` decides those.
-        tolerated_failures: the share of a meta-batch that may raise; a meta-step goes on without
-            such tasks and counts them as `tasks_failed`. By default the first one ends `fit`.
-        pool: where tasks run; by default `parallel_tasks` threads of this process.
+        error_fn: the figure on curves and tables, see `leap_tf.functional.FunctionalModel`.
+        stopping: the rule that ends training on a task early; never by default.
+        evaluation: how evaluation adapts to tasks, where that differs from meta-training.
+        seed: for task sampling, batch order and dropout. Initial weights come from
+            `keras.utils.set_random_seed`.
+        pool: where tasks run: a number of threads of this process, by default one per core, or a
+            pool such as `leap_tf.cluster.RayPool`. Results do not depend on it. Call
+            `leap_tf.configure_threads()` before anything else for full speed.
 
     Attributes:
-        model: the model that was given, or what the learner made of it (HAT, Progressive Nets).
-        judged_task_layers: names of its layers that start fresh on tasks that are judged.
+        problem: what trains and evaluates on single tasks.
+        model: the model that was given, or the one the learner made of it (HAT, Progressive Nets).
+        pool: where tasks run.
+        tasks: the study's own tasks, or None. A pool in other processes can run only these, and
+            `Study` sets them.
 
     Raises:
-        ValueError: the model, an optimizer or a number cannot be used, and why.
+        ValueError: the model, an optimizer or a number cannot be used.
     """
 
     def __init__(
@@ -62,100 +98,377 @@ class MetaTrainer(MetaLoop):
         loss: keras.losses.Loss,
         inner_optimizer: keras.optimizers.Optimizer,
         meta_optimizer: keras.optimizers.Optimizer,
+        *,
         learner: Learner | None = None,
         steps_per_task: int = 100,
         meta_batch_size: int = 20,
-        parallel_tasks: int | None = None,
         task_layers: Sequence[str] = (),
-        error: ErrorFunction | None = None,
+        error_fn: ErrorFunction | None = None,
         stopping: StopRule | None = None,
-        judged_stopping: StopRule | None = None,
-        judged_optimizer: keras.optimizers.Optimizer | None = None,
-        transductive: bool = False,
+        evaluation: EvaluationConfig | None = None,
         seed: int = 0,
-        tolerated_failures: float = 0.0,
-        pool: TaskPool | None = None,
+        pool: "TaskPool | int | None" = None,
     ):
-        learner = copy.copy(learner) if learner else Leap()  # it will know this model's variables
-        models = learner.training_models(model, task_layers)
-        judged_model = learner.judged_model(model, models)
-        lasting_state = learner.lasting_state(models)
-        self.loss = loss
-        self.error = error
-        self.inner_optimizer = inner_optimizer
-        self.judged_optimizer = judged_optimizer or inner_optimizer
-        self.judged_stopping = judged_stopping
-        self.task_layers = tuple(task_layers)
-        self.judged_task_layers = self.task_layers if judged_model is model else ()
-        self.transductive = transductive
-        runners = {
-            id(each): TaskRunner(
-                FunctionalModel(each, loss, error),
-                inner_optimizer,
-                learner,
-                self.task_layers if each is model else (),
-                stopping,
-                judged_stopping,
-                self.judged_optimizer,
-                transductive,
-                lasting_state,
-            )
-            for each in {id(each): each for each in [*models, judged_model]}.values()
-        }
-        runner = RunnerBank([runners[id(each)] for each in models])
-        self._learner_variables = runner.own_variables
-        saved = {id(variable): variable for each in models for variable in each.variables}
-        super().__init__(
-            judged_model,
-            meta_optimizer,
-            inner_optimizer,
-            learner,
-            runner,
-            runners[id(judged_model)],
-            [*saved.values(), *self._learner_variables],
-            steps_per_task,
-            meta_batch_size,
-            pool or ThreadPool(available_cores() if parallel_tasks is None else parallel_tasks),
-            stopping,
-            {"loss": loss, "task_layers": self.task_layers},
-            seed,
-            tolerated_failures,
+        setup = TrainingSetup(
+            model=model,
+            inner_optimizer=inner_optimizer,
+            meta_optimizer=meta_optimizer,
+            steps_per_task=whole_number("steps_per_task", steps_per_task, 1),
+            meta_batch_size=whole_number("meta_batch_size", meta_batch_size, 1),
+            task_layers=tuple(task_layers),
+            stopping=stopping,
         )
+        learner = copy.copy(learner) if learner else Leap()  # it will hold this model's variables
+        seed = whole_number("seed", seed, 0)
+        problem = SupervisedProblem(
+            setup, loss, learner, error_fn=error_fn, evaluation=evaluation, seed=seed
+        )
+        self._start(problem, pool)
+
+    @classmethod
+    def from_problem(cls, problem: Problem, pool: "TaskPool | int | None" = None) -> "MetaTrainer":
+        """Returns a trainer of any problem, such as games.
+
+        Args:
+            problem: trains and evaluates on single tasks.
+            pool: as for `MetaTrainer`.
+        """
+        trainer = cls.__new__(cls)
+        trainer._start(problem, pool)
+        return trainer
+
+    def _start(self, problem, pool):
+        setup = problem.setup
+        if setup.steps_per_task < problem.plan.minimum_steps:
+            raise ValueError(
+                f"steps_per_task must be at least {problem.plan.minimum_steps} for "
+                f"{type(problem.learner).__name__}, and is {setup.steps_per_task}."
+            )
+        check_optimizer(setup.meta_optimizer, role="meta_optimizer")
+        check_no_loss_scaling(setup.meta_optimizer)
+        if setup.meta_optimizer.built:
+            raise ValueError("meta_optimizer has been used already. Pass a new optimizer.")
+        self.problem: Any = problem
+        self.model = problem.plan.evaluation_model
+        if pool is None or isinstance(pool, int):
+            pool = ThreadPool(available_cores() if pool is None else pool)
+        self.pool = pool
+        self.tasks: TaskSplits | None = None
+        self._threads: ThreadPool | None = None
+        setup.meta_optimizer.build(problem.meta_variables)
+        settings = {
+            **problem.get_config(),
+            "learner": describe(problem.learner),
+            "inner_optimizer": describe(setup.inner_optimizer),
+            "meta_optimizer": describe(setup.meta_optimizer),
+            "stopping": describe(setup.stopping),
+            "steps_per_task": setup.steps_per_task,
+            "meta_batch_size": setup.meta_batch_size,
+        }
+        self._state = TrainingState(
+            problem.variables, setup.meta_optimizer, problem.sampler.seed, settings
+        )
+        self._known_folders: set[pathlib.Path] = set()
+        self._stop_requested = False
+        self._was_stopped = False
 
     @property
-    def variables(self) -> list[keras.Variable]:
-        """The model's variables and the learner's own: what adaptation to a task starts from."""
-        return [*self.model.variables, *self.learner_variables]
+    def learner(self) -> Learner:
+        """The meta-learner."""
+        return self.problem.learner
+
+    @property
+    def meta_optimizer(self) -> keras.optimizers.Optimizer:
+        """The optimizer that moves the initialization."""
+        return self.problem.setup.meta_optimizer
 
     @property
     def learner_variables(self) -> list[keras.Variable]:
-        return self._learner_variables
+        """The learner's own variables, which are meta-learned beside the initialization."""
+        return self.problem.learner_variables
 
-    def evaluate(
-        self, tasks: Iterable[Task], steps: int | None = None, split: str = "test"
-    ) -> Evaluation:
-        """Adapts to each task from the initialization and judges on its held-out examples.
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """The model's variables and the learner's: what adaptation to a task starts from."""
+        return [*self.model.variables, *self.learner_variables]
 
-        Adaptation uses batch statistics and fresh task layers, exactly as in meta-training.
-        Held-out examples are judged with the running statistics of the task's own training
-        (inductive) unless the trainer is `transductive`. Nothing of the model changes.
+    @property
+    def meta_step(self) -> int:
+        """Meta-updates made so far."""
+        return self._state.progress.meta_step
+
+    @property
+    def was_stopped(self) -> bool:
+        """Whether the last `fit` returned early because `request_stop` was called."""
+        return self._was_stopped
+
+    def fit(
+        self,
+        task_distribution: TaskDistribution,
+        meta_steps: int,
+        *,
+        validation_tasks: Sequence[Task] = (),
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+        validation_freq: int = 1,
+        validation_steps: int | None = None,
+        checkpoint_dir: str | os.PathLike | None = None,
+        checkpoint_seconds: float = 30.0,
+        tolerated_failures: float = 0.0,
+        verbose: bool = True,
+    ) -> keras.callbacks.History:
+        """Meta-trains until `meta_steps` meta-updates have been made in all.
+
+        With `checkpoint_dir`, training continues from the checkpoint there. A run that was killed
+        and restarted ends bit-identical to one that was not, on the same machine's CPU. A meta-step
+        is made as a whole or not at all, whatever ends it.
+
+        Args:
+            task_distribution: where the tasks of each meta-batch come from.
+            meta_steps: meta-updates to have made in the end, those before a restart included.
+            validation_tasks: tasks that are evaluated meanwhile, as `evaluate` does.
+            callbacks: Keras callbacks; a meta-step is their epoch, the model's weights are the
+                initialization. Metrics: `loss` and `error` (means over the steps and tasks of
+                the meta-batch), `final_loss`, `meta_gradient_norm`, `gradient_steps`,
+                `tasks_skipped`, `tasks_failed`, the learner's own, and `val_loss`, `val_error`,
+                `val_training_error`, `val_auc`, `val_final_loss`, `val_path_length`,
+                `val_path_energy`, `val_diverged`.
+            validation_freq: meta-steps from one validation to the next.
+            validation_steps: gradient steps on a validation task; `steps_per_task` by default.
+            checkpoint_dir: where checkpoints are kept.
+            checkpoint_seconds: least time between two of them. One is always written at the end
+                and when a stop is requested. A restart repeats at most this much work and the
+                meta-step that was interrupted.
+            tolerated_failures: the share of a meta-batch, at least 0 and below 1, whose tasks may
+                raise an error. The meta-step continues without them and counts them as
+                `tasks_failed`. By default the first failure ends `fit`.
+            verbose: whether to show progress.
+
+        Returns:
+            The `History` of all meta-steps, those before a restart included.
+
+        Raises:
+            MetaTrainingDivergedError: all tasks of a meta-batch diverged.
+            ValueError: a task has no batches or does not fit the model, or an argument is out of
+                its range.
+            TaskFailedError: more tasks failed than are tolerated; if none are, what it raised.
+            CheckpointMismatchError: the checkpoints are of another run.
+            CheckpointUnreadableError: no checkpoint in the folder can be read.
+        """
+        whole_number("validation_freq", validation_freq, 1)
+        if validation_steps is None:
+            validation_steps = self.problem.setup.steps_per_task
+        whole_number("validation_steps", validation_steps, 1)
+        if not 0.0 <= tolerated_failures < 1.0:
+            raise ValueError(
+                f"tolerated_failures is a share of the meta-batch, at least 0 and below 1, and is "
+                f"{tolerated_failures}."
+            )
+        if self.learner_variables:
+            check_no_weight_restoring(callbacks)
+        self._use_distribution(task_distribution)
+        folder = CheckpointFolder(os.fspath(checkpoint_dir)) if checkpoint_dir else None
+        restored = False
+        if folder:
+            restored = folder.go_on(self._state, from_here=folder.path in self._known_folders)
+            self._known_folders.add(folder.path)
+        self._was_stopped = False
+        if not restored:
+            self._state.progress.stopped = False
+        self.model.stop_training = False
+        history = keras.callbacks.History()
+        shown = [ProgressDisplay()] if verbose else []
+        callback_list = keras.callbacks.CallbackList(
+            [*callbacks, history, *shown], model=self.model, epochs=meta_steps, verbose=0
+        )
+        progress = self._state.progress
+        with shown_as_optimizer(self.model, self.meta_optimizer):
+            callback_list.on_train_begin()
+            history.history = {name: list(values) for name, values in progress.history.items()}
+            history.epoch = list(progress.epochs)
+            if restored:
+                recall_callbacks(self._state, callbacks)
+            last_save = time.monotonic()
+            try:
+                while progress.meta_step < meta_steps and not progress.stopped:
+                    epoch = progress.meta_step
+                    callback_list.on_epoch_begin(epoch)
+                    with self._state.all_or_nothing():
+                        logs = self._make_meta_step(epoch, tolerated_failures)
+                        if validation_tasks and (epoch + 1) % validation_freq == 0:
+                            found = self._evaluate(validation_tasks, validation_steps, VALIDATION)
+                            logs |= {f"val_{name}": each for name, each in found.metrics().items()}
+                        progress.meta_step += 1
+                        callback_list.on_epoch_end(epoch, logs)
+                        progress.stopped = bool(self.model.stop_training)
+                        progress.history = {k: list(v) for k, v in history.history.items()}
+                        progress.epochs = list(history.epoch)
+                        remember_callbacks(self._state, callbacks)
+                    if folder and time.monotonic() - last_save >= checkpoint_seconds:
+                        folder.save(self._state)
+                        last_save = time.monotonic()
+            except _StopRequestedError:
+                self._stop_requested, self._was_stopped = False, True
+                # EarlyStopping would put the best weights in the place of the last.
+                for callback in callback_list.callbacks:
+                    if not isinstance(callback, keras.callbacks.EarlyStopping):
+                        callback.on_train_end()
+            else:
+                self._stop_requested = False
+                if folder:
+                    folder.save(self._state)
+                    folder = None
+                callback_list.on_train_end()
+            finally:
+                if folder and progress.meta_step:
+                    folder.save(self._state)
+        return history
+
+    def request_stop(self) -> None:
+        """Asks `fit` to save and return soon; safe to call from a signal handler.
+
+        The current meta-step is discarded, and made again when training continues.
+        """
+        self._stop_requested = True
+
+    def evaluate(self, tasks: Iterable[Task], steps: int | None = None) -> Any:
+        """Adapts to each task from the initialization and evaluates its held-out examples.
+
+        Adaptation uses batch statistics and reinitialized task layers, exactly as in
+        meta-training. Held-out examples are evaluated with the running statistics of the task's own
+        training (inductive) unless the `EvaluationConfig` is transductive. No variable changes.
+
+        A pool in other processes evaluates only the study's own tasks; others run on threads here.
 
         Args:
             tasks: tasks to adapt to.
             steps: gradient steps; `steps_per_task` by default.
-            split: "test" or "validation", whichever tasks of the study these are: workers
-                elsewhere find them by it. Results do not depend on it.
 
         Returns:
-            Errors and curves of every task.
+            An `Evaluation` with the errors and curves of every task.
 
         Raises:
-            ValueError: there are no tasks, a task has no batches, or not what the model takes.
+            ValueError: there are no tasks, or a task has no batches or does not fit the model.
         """
-        return super().evaluate(tasks, steps, split)
+        if steps is None:
+            steps = self.problem.setup.steps_per_task
+        whole_number("steps", steps, 1)
+        return self._evaluate(list(tasks), steps, EVALUATION)
 
-    def summary(self, results: Sequence[TaskEvaluation]) -> Evaluation:
-        return Evaluation(tuple(results))
+    def evaluation_seed(self, index: int) -> int:
+        """Returns the seed that `evaluate` gives the task at this index of its tasks."""
+        return self.problem.sampler.evaluation_seed(index)
 
-    def read_judged(self, parts: Parts) -> TaskEvaluation:
-        return TaskEvaluation.from_parts(parts)
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes initialization, meta-optimizer, history and random state to a checkpoint."""
+        self._state.save(os.fspath(path))
+
+    def load(self, path: str | os.PathLike) -> None:
+        """Reads what `save` wrote.
+
+        Raises:
+            CheckpointMismatchError: it is of another model, seed or setting.
+            CheckpointUnreadableError: its files are missing or damaged.
+        """
+        self._state.load(os.fspath(path))
+        self._known_folders.add(pathlib.Path(path).resolve().parent)
+
+    def _use_distribution(self, distribution):
+        if self.pool.remote and (self.tasks is None or distribution is not self.tasks.train):
+            raise ValueError(
+                f"{type(self.pool).__name__} trains in other processes, which sample from the task "
+                "distribution of their own study. Give fit() the study's tasks.train, or train on "
+                "threads."
+            )
+        self.problem.sampler.use_distribution(distribution)
+
+    def _make_meta_step(self, epoch, tolerated_failures) -> dict[str, Any]:
+        """Trains a meta-batch of tasks and moves the initialization; returns metrics."""
+        problem = self.problem
+        specs = problem.sampler.training_specs(epoch)
+        batch = MetaBatch(epoch + 1, len(specs), tolerated_failures)
+        job = self._job("train", problem.train, problem.gradient_type)
+        job = dataclasses.replace(job, check=lambda result: check_gradient(result, problem))
+        with contextlib.closing(self.pool.map(job, specs)) as results:
+            for result in results:
+                if self._stop_requested:
+                    raise _StopRequestedError
+                batch.add(result)
+        gradients, logs = batch.mean(problem.meta_variables)
+        if not apply_if_finite(self.meta_optimizer, gradients, problem.meta_variables):
+            raise MetaTrainingDivergedError(
+                f"Meta-step {epoch + 1} overflows and is not made. Lower the meta learning rate."
+            )
+        for variable, value in zip(problem.plan.persistent_state, batch.state):
+            variable.assign(value)
+        return logs
+
+    def _evaluate(self, tasks, steps, stream):
+        problem, pool = self.problem, self.pool
+        split = _FOREIGN
+        if pool.remote:
+            split = self._own_split(tasks) or _FOREIGN
+            if split is _FOREIGN:
+                self._threads = self._threads or ThreadPool(available_cores())
+                pool = self._threads
+        problem.sampler.use_list(split, tasks)
+        job = self._job("evaluate", problem.evaluate, problem.evaluation_type)
+        results = []
+        specs = problem.sampler.evaluation_specs(split, steps, stream)
+        with contextlib.closing(pool.map(job, specs)) as found:
+            for result in found:
+                if stream == VALIDATION and self._stop_requested:
+                    raise _StopRequestedError
+                if isinstance(result, TaskFailure):
+                    raise result.as_error()
+                results.append(result)
+        return problem.summarize(results)
+
+    def _own_split(self, tasks) -> str | None:
+        """The name of the study's own list of these very tasks, None if there is none."""
+        for split in ("validation", "test"):
+            own = getattr(self.tasks, split, ())
+            if tasks and len(own) >= len(tasks) and all(a is b for a, b in zip(tasks, own)):
+                return split
+        return None
+
+    def _job(self, kind, run, result_type) -> Job:
+        return Job(
+            kind=kind,
+            run=run,
+            task_name=lambda spec: self.problem.sampler.resolve(spec).name,
+            result_type=result_type,
+            check=lambda result: None,
+            variables=self.problem.variables,
+        )
+
+
+class ThreadPool:
+    """Runs tasks on threads of this process; TensorFlow releases Python's lock while it works.
+
+    Args:
+        threads: how many tasks run at the same time.
+
+    Raises:
+        ValueError: `threads` is below 1.
+    """
+
+    remote = False
+
+    def __init__(self, threads: int):
+        self.threads = whole_number("threads", threads, 1)
+        # Kept for good: TensorFlow keeps a few kilobytes for every thread it has ever seen.
+        self._executor = concurrent.futures.ThreadPoolExecutor(threads)
+
+    def map(
+        self, job: Job[Result], specs: Sequence[TaskSpec]
+    ) -> Generator[Result | TaskFailure, None, None]:
+        def run_and_announce(spec):
+            result = job.run(spec)
+            job.on_result(spec, result)
+            return result
+
+        run = run_and_announce if job.on_result else job.run
+        with contextlib.closing(submit_ahead(self._executor, self.threads, run, specs)) as futures:
+            for spec, future in futures:
+                error = future.exception()
+                yield failure_of(job, spec, error) if error else future.result()

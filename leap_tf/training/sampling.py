@@ -1,116 +1,136 @@
-"""Which tasks a meta-step has, and which seed each of them gets.
+"""The tasks of a run, found by number.
 
-Both follow from the run's seed and the meta-step alone, so whoever has a replica of the study
-draws the very same tasks again.
+Tasks and their seeds follow from the run's seed and the meta-step alone, so every process that has
+built the same study finds the same task under the same `TaskSpec`.
 """
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
-from leap_tf.learners import Learner
-from leap_tf.tasks import Task, TaskDistribution, TaskSplits
-from leap_tf.training.problem import SeededTask, TaskAddress
+from leap_tf.learners.base import TrainingPlan
+from leap_tf.tasks import Task, TaskDistribution
 
 # Streams of random numbers, kept apart by the second word of their seed.
 TRAINING, VALIDATION, EVALUATION = range(3)
 
 
-class TaskDraws:
-    """Draws tasks.
+@dataclasses.dataclass(frozen=True)
+class TaskSpec:
+    """Which task is run, and how.
 
-    Args:
-        learner: the meta-learner, which may want them otherwise.
-        steps_per_task: gradient steps on a task to train on.
-        meta_batch_size: tasks in a meta-step.
-        seed: decides everything random.
+    Attributes:
+        split: "train", or the name of a list of evaluation tasks.
+        meta_step: meta-steps before the one for which a training task is sampled; else 0.
+        index: of the task in the meta-batch or in the list.
+        seed: decides everything random in this run of the task.
+        steps: gradient steps.
     """
 
-    def __init__(self, learner: Learner, steps_per_task: int, meta_batch_size: int, seed: int):
-        self._learner = learner
-        self._steps_per_task = steps_per_task
+    split: str
+    meta_step: int
+    index: int
+    seed: int
+    steps: int
+
+
+class TaskSampler:
+    """Samples training tasks, numbers evaluation tasks, and finds both again.
+
+    Args:
+        plan: how the learner samples training tasks and prepares evaluation tasks.
+        meta_batch_size: tasks in a meta-step.
+        seed: of the run.
+
+    Attributes:
+        seed: of the run.
+    """
+
+    def __init__(self, plan: TrainingPlan, meta_batch_size: int, seed: int):
+        self.seed = seed
+        self._plan = plan
         self._meta_batch_size = meta_batch_size
-        self._seed = seed
-        self._latest: tuple[int, list[SeededTask]] | None = None
+        self._distribution: TaskDistribution | None = None
+        self._lists: dict[str, Sequence[Task]] = {}
+        self._latest: tuple[int, Sequence[Task], list[TaskSpec]] | None = None
 
-    def meta_batch(self, distribution: TaskDistribution, meta_step: int) -> list[SeededTask]:
-        """Returns the tasks to train on after `meta_step` meta-steps.
+    def use_distribution(self, distribution: TaskDistribution) -> None:
+        """Sets where training tasks come from."""
+        if distribution is not self._distribution:
+            self._distribution, self._latest = distribution, None
+
+    def use_list(self, split: str, tasks: Sequence[Task]) -> None:
+        """Sets the evaluation tasks of a split."""
+        self._lists[split] = tasks
+
+    def training_specs(self, meta_step: int) -> list[TaskSpec]:
+        """Samples the meta-batch of the meta-step after `meta_step` others.
 
         Raises:
-            ValueError: the distribution gives none.
+            ValueError: the distribution returned no tasks.
         """
-        rng = np.random.default_rng([self._seed, TRAINING, meta_step])
-        count = self._meta_batch_size
-        tasks = self._learner.draw_tasks(distribution, count, meta_step, rng)
-        if not tasks:
-            raise ValueError(f"{distribution!r} gave no tasks when asked for {count}.")
-        steps = self._learner.training_steps(self._steps_per_task, count)
-        return [
-            SeededTask(
-                task, int(rng.integers(2**31)), steps, TaskAddress("train", meta_step, index)
-            )
-            for index, task in enumerate(tasks)
-        ]
+        return self._meta_batch(meta_step)[1]
 
-    def judged(
-        self, tasks: Iterable[Task], steps: int, stream: int, split: str
-    ) -> list[SeededTask]:
-        """Returns tasks as they are judged.
+    def evaluation_specs(self, split: str, steps: int, stream: int = EVALUATION) -> list[TaskSpec]:
+        """Numbers the evaluation tasks of a split.
 
         Args:
-            tasks: the tasks.
-            steps: gradient steps on each.
+            split: the name of the list.
+            steps: gradient steps on each task.
             stream: of random numbers, VALIDATION or EVALUATION.
-            split: the name of that list of tasks.
 
         Raises:
-            ValueError: there are none.
+            ValueError: the list is empty.
         """
-        seeded = [
-            SeededTask(
-                self._learner.judged_task(task),
-                self.seed_of_judged(stream, index),
-                steps,
-                TaskAddress(split, 0, index),
-            )
-            for index, task in enumerate(tasks)
-        ]
-        if not seeded:
+        if not self._lists[split]:
             raise ValueError("There are no tasks to evaluate.")
-        return seeded
+        return [
+            TaskSpec(split, 0, index, self.evaluation_seed(index, stream), steps)
+            for index in range(len(self._lists[split]))
+        ]
 
-    def seed_of_judged(self, stream: int, index: int) -> int:
-        """Returns the seed of the task at this place in the list of those that are judged."""
-        return int(np.random.default_rng([self._seed, stream, index]).integers(2**31))
+    def evaluation_seed(self, index: int, stream: int = EVALUATION) -> int:
+        """Returns the seed of the evaluation task at an index of its list."""
+        return int(np.random.default_rng([self.seed, stream, index]).integers(2**31))
 
-    def again(self, tasks: TaskSplits, address: TaskAddress, seed: int, steps: int) -> SeededTask:
-        """Returns the task at an address.
-
-        Args:
-            tasks: all of the study.
-            address: where it is.
-            seed: of the visit.
-            steps: gradient steps on it.
+    def resolve(self, spec: TaskSpec) -> Task:
+        """Returns the task of a spec.
 
         Raises:
-            ValueError: this study has other tasks.
+            ValueError: this process has other tasks than the one that made the spec.
         """
-        if address.split == "train":
-            if self._latest is None or self._latest[0] != address.meta_step:
-                self._latest = address.meta_step, self.meta_batch(tasks.train, address.meta_step)
-            drawn = self._latest[1]
-            found = drawn[address.place] if address.place < len(drawn) else None
-            if found is None or (found.seed, found.steps) != (seed, steps):
+        if spec.split == "train":
+            tasks, specs = self._meta_batch(spec.meta_step)
+            if spec not in specs:
                 raise ValueError(
-                    f"{address} has other tasks, seeds or steps here. A worker's study must be "
-                    "that of the driver, its seed included."
+                    f"{spec} is not among the training tasks of this process. A worker must build "
+                    "the study of the driver, its seed included."
                 )
-            return found
-        judged = getattr(tasks, address.split)
-        if address.place >= len(judged):
+            return tasks[spec.index]
+        tasks = self._lists.get(spec.split, ())
+        if spec.index >= len(tasks):
             raise ValueError(
-                f"There are {len(judged)} {address.split} tasks here, and number {address.place} "
-                "was asked for. A worker judges the tasks of its own study only."
+                f"{spec} is not among the {len(tasks)} tasks of its split in this process. A "
+                "worker evaluates only tasks of its own study."
             )
-        task = self._learner.judged_task(judged[address.place])
-        return SeededTask(task, seed, steps, address)
+        return self._plan.evaluation_task(tasks[spec.index])
+
+    def _meta_batch(self, meta_step: int) -> tuple[Sequence[Task], list[TaskSpec]]:
+        if self._latest is None or self._latest[0] != meta_step:
+            if self._distribution is None:
+                raise ValueError("There is no task distribution to sample from.")
+            count = self._meta_batch_size
+            rng = np.random.default_rng([self.seed, TRAINING, meta_step])
+            tasks = self._plan.sample_tasks(self._distribution, count, meta_step, rng)
+            if not tasks:
+                raise ValueError(
+                    f"{self._distribution!r} returned no tasks when asked for {count}."
+                )
+            specs = [
+                TaskSpec("train", meta_step, index, int(rng.integers(2**31)), self._plan.steps)
+                for index in range(len(tasks))
+            ]
+            self._latest = meta_step, tasks, specs
+        _, tasks, specs = self._latest
+        return tasks, specs

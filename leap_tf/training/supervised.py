@@ -1,14 +1,10 @@
-"""One task from its seed to its result: what a pool runs, and what it needs to know for it.
-
-A task goes in with a seed, numbers come out. The runner reads the initialization from the
-Keras model and changes nothing, so any number of threads can use one runner.
-
-Several runners as one: a numbered task is trained on the model of its number.
-"""
+"""Supervised tasks: a Keras model, a loss, and batches of inputs and targets."""
 
 import contextlib
+import dataclasses
 import re
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -22,142 +18,166 @@ from leap_tf.functional import (
     meta_learned_indices,
     output_layer,
 )
-from leap_tf.learners import Adaptation, Learner
+from leap_tf.functional.model import ErrorFunction
+from leap_tf.learners.base import Learner, MeasuredAdaptation, TrainingSetup
 from leap_tf.tasks import Task
+from leap_tf.training.checkpoint import describe
 from leap_tf.training.early_stopping import StopRule
-from leap_tf.training.evaluation import TaskEvaluation
-from leap_tf.training.inner_loop import TaskLoop, TaskResult
-from leap_tf.training.problem import SeededTask, TrainedTask
+from leap_tf.training.evaluation import Evaluation, TaskEvaluation
+from leap_tf.training.inner_loop import InnerLoop
+from leap_tf.training.problem import TaskGradient
+from leap_tf.training.sampling import TaskSampler, TaskSpec
 
 
-class TaskRunner:
-    """Trains and evaluates on single tasks, from the model's present weights.
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """How evaluation adapts to tasks, where that differs from meta-training.
 
     Args:
-        model: the model and its loss.
-        inner_optimizer: the optimizer that trains on tasks.
-        learner: the meta-learner that watches.
-        task_layers: names of layers that start fresh on every task.
-        stopping: when training on a task ends early.
-        judged_stopping: when adaptation to a task that is judged does; it looks at validation
-            examples only.
-        judged_optimizer: the optimizer of such an adaptation; the inner one by default.
-        transductive: see `TaskLoop`.
-        lasting_state: non-trainable variables that keep what a task leaves in them.
+        optimizer: the Keras optimizer of the adaptation, for example with a schedule over another
+            number of steps. By default it is the inner optimizer.
+        stopping: the rule that ends an adaptation early. It may look at validation or training
+            examples, never at those that the task is evaluated on.
+        transductive: whether batch norm uses the statistics of the held-out batch itself. By
+            default it uses the running statistics of the task's own training.
+    """
+
+    optimizer: keras.optimizers.Optimizer | None = None
+    stopping: StopRule | None = None
+    transductive: bool = False
+
+
+class SupervisedProblem:
+    """Trains and evaluates a Keras model on supervised tasks.
+
+    It implements `leap_tf.training.problem.Problem`.
+
+    Args:
+        setup: the model, the optimizers and the numbers of meta-training.
+        loss: the Keras loss of every task.
+        learner: the meta-learner, not built yet; it is built for this model.
+        error_fn: the figure on curves and tables, see `FunctionalModel`.
+        evaluation: how evaluation adapts to tasks.
+        seed: of the run.
 
     Attributes:
-        meta_variables: the model's meta-learned variables, then the learner's own.
-        own_variables: the learner's own.
-        lasting_state: those of the model.
+        model: the model that evaluation adapts: the user's, or the one the learner made of it.
+        evaluation_task_layers: names of its layers that are reinitialized for evaluation tasks.
+        evaluation_optimizer: the optimizer of adaptations in evaluation.
 
     Raises:
-        ValueError: nothing is left to meta-learn, or the optimizer cannot be used.
+        ValueError: nothing is left to meta-learn, or the model, learner or optimizer cannot be
+            used.
     """
+
+    gradient_type = TaskGradient
+    evaluation_type = TaskEvaluation
 
     def __init__(
         self,
-        model: FunctionalModel,
-        inner_optimizer: keras.optimizers.Optimizer,
+        setup: TrainingSetup,
+        loss: keras.losses.Loss,
         learner: Learner,
-        task_layers: Sequence[str],
-        stopping: StopRule | None = None,
-        judged_stopping: StopRule | None = None,
-        judged_optimizer: keras.optimizers.Optimizer | None = None,
-        transductive: bool = False,
-        lasting_state: Sequence[keras.Variable] = (),
+        *,
+        error_fn: ErrorFunction | None = None,
+        evaluation: EvaluationConfig | None = None,
+        seed: int = 0,
     ):
-        self._model = model
-        self._fresh_layers = FreshLayers(model.model, task_layers)
-        self._stopping = stopping
-        self._judged_stopping = judged_stopping
-        meta_indices = meta_learned_indices(model.model, task_layers)
-        if not meta_indices:
-            raise ValueError("All trainable layers are task_layers; nothing is left to meta-learn.")
-        if transductive and model.has_random_layers:
-            raise ValueError(
-                "transductive evaluation runs the model as in training, and its random layers "
-                "(dropout, noise) would be active. Judge this model inductively."
-            )
-        of_model = [model.variables[index] for index in meta_indices]
-        self.own_variables = learner.build(of_model)
-        self.meta_variables = [*of_model, *self.own_variables]
-        lasting = {id(variable) for variable in lasting_state}
-        others = model.model.non_trainable_variables
-        self._lasting_indices = [i for i, other in enumerate(others) if id(other) in lasting]
-        self.lasting_state = [others[index] for index in self._lasting_indices]
-        self._query_batches = learner.query_batches
-        self._minimum_steps = learner.minimum_steps
-        last = output_layer(model.model)
-        self._fresh_head = last if last and last.name in task_layers else None
-        head = {id(each) for each in (self._fresh_head.weights if self._fresh_head else ())}
-        resizable = [
-            index for index, variable in enumerate(model.variables) if id(variable) in head
-        ]
-        self._training_loop = TaskLoop(
-            model,
-            FunctionalOptimizer(inner_optimizer, model.variables),
-            learner,
-            meta_indices,
-            stopping,
-            resizable=resizable,
-        )
-        self._evaluation_loop = TaskLoop(
-            model,
-            FunctionalOptimizer(judged_optimizer or inner_optimizer, model.variables),
-            Adaptation(learner, meta_indices),
-            range(len(model.variables)),
-            judged_stopping,
-            transductive=transductive,
-            resizable=resizable,
+        self.setup = setup
+        self.loss = loss
+        self.learner = learner
+        self.error_fn = error_fn
+        self.evaluation = evaluation or EvaluationConfig()
+        self.evaluation_optimizer = self.evaluation.optimizer or setup.inner_optimizer
+        self.plan = learner.plan(setup)
+        self.sampler = TaskSampler(self.plan, setup.meta_batch_size, seed)
+        self.model = self.plan.evaluation_model
+        is_users = self.model is setup.model
+        self.evaluation_task_layers = tuple(setup.task_layers) if is_users else ()
+        models = {id(model): model for model in [*self.plan.models, self.model]}
+        trainers = {key: _ModelTrainer(self, model) for key, model in models.items()}
+        self._trainers = [trainers[id(model)] for model in self.plan.models]
+        self._evaluator = trainers[id(self.model)]
+        self.learner_variables = self._trainers[0].learner_variables
+        self.meta_variables = _unique(each.meta_variables for each in self._trainers)
+        self.variables = _unique(
+            [*(model.variables for model in self.plan.models), self.learner_variables]
         )
 
-    def train(self, seeded: SeededTask) -> TrainedTask:
-        """Trains on a task and returns what the learner makes of it."""
-        result = self._adapt(self._training_loop, seeded, self._stopping)
+    def get_config(self) -> dict[str, Any]:
+        return {"loss": describe(self.loss), "task_layers": list(self.setup.task_layers)}
+
+    def train(self, spec: TaskSpec) -> TaskGradient:
+        """Trains on a task and returns its meta-gradient.
+
+        Variables that the task's model does not have get a meta-gradient of zero.
+        """
+        task = self.sampler.resolve(spec)
+        trainer = self._trainers[self.plan.model_index(task) if len(self._trainers) > 1 else 0]
+        inputs = trainer.loop_inputs(task, spec, self.setup.stopping, training=True)
+        with _error_context(task):
+            result = trainer.training_loop.train(**inputs)
         steps = int(result.losses.shape[0])
-        if steps < self._minimum_steps and not self._stopping:
+        _check_steps(task, steps)
+        if steps < self.plan.minimum_steps and not self.setup.stopping:
             raise ValueError(
-                f"Task {seeded.task.name!r} gave {steps} training batches, and the learner learns "
-                f"from no less than {self._minimum_steps}. Repeat its data set, or make smaller "
-                "batches."
+                f"Task {task.name!r} gave {steps} training batches, and "
+                f"{type(self.learner).__name__} needs at least {self.plan.minimum_steps}. Repeat "
+                "its data set, or make smaller batches."
             )
         losses, errors = result.losses.numpy(), result.errors.numpy()
-        return TrainedTask(
-            meta_gradient=result.update.meta_gradient,
+        gradients = {
+            id(variable): gradient
+            for variable, gradient in zip(
+                trainer.meta_variables, result.update.meta_gradient, strict=True
+            )
+        }
+        state = dict(zip(map(id, trainer.model.model.non_trainable_variables), result.state))
+        return TaskGradient(
+            meta_gradient=[
+                gradients[id(variable)] if id(variable) in gradients else tf.zeros(variable.shape)
+                for variable in self.meta_variables
+            ],
             metrics={
                 "loss": float(losses.mean()),
                 "error": float(errors.mean()),
                 "final_loss": float(losses[-1]),
-                "gradient_steps": len(losses),
+                "gradient_steps": steps,
                 **{name: float(value) for name, value in result.update.metrics.items()},
             },
             finite=bool(result.finite),
-            state=[result.state[index] for index in self._lasting_indices],
+            state=[
+                tf.convert_to_tensor(state.get(id(variable), variable.value))
+                for variable in self.plan.persistent_state
+            ],
         )
 
-    def evaluate(self, seeded: SeededTask) -> TaskEvaluation:
-        """Trains on a task without a meta-learner and judges on its held-out examples."""
-        stopping = self._judged_stopping
-        looks_at_held_out = stopping and stopping.on == "validation"
-        if looks_at_held_out and not hasattr(seeded.task, "validation_batches"):
+    def evaluate(self, spec: TaskSpec) -> TaskEvaluation:
+        """Adapts to a task without a meta-learner and evaluates its held-out examples."""
+        task = self.sampler.resolve(spec)
+        stopping = self.evaluation.stopping
+        if stopping and stopping.on == "validation" and not hasattr(task, "validation_batches"):
             raise ValueError(
-                f"judged_stopping needs validation examples, and task {seeded.task.name!r} has no "
-                "validation_batches(). It must not stop by those it is judged on."
+                f"The stop rule of the evaluation needs validation examples, and task "
+                f"{task.name!r} has no validation_batches(). It must not look at the examples that "
+                "the task is evaluated on."
             )
-        held_out_batches = seeded.task.test_batches()
+        held_out_batches = task.test_batches()
         if held_out_batches.cardinality() == tf.data.INFINITE_CARDINALITY:
             raise ValueError(
-                f"test_batches() of task {seeded.task.name!r} never end. Every held-out example "
-                "is judged once, so leave out .repeat()."
+                f"test_batches() of task {task.name!r} never end. Every held-out example is "
+                "evaluated once, so leave out .repeat()."
             )
-        adapted = self._adapt(self._evaluation_loop, seeded, stopping)
-        batches = iter(held_out_batches)
-        with _naming(seeded.task):
-            held_out = self._evaluation_loop.evaluate(batches, adapted.parameters, adapted.state)
+        loop = self._evaluator.evaluation_loop
+        inputs = self._evaluator.loop_inputs(task, spec, stopping, training=False)
+        with _error_context(task):
+            adapted = loop.train(**inputs)
+            _check_steps(task, int(adapted.losses.shape[0]))
+            held_out = loop.evaluate(iter(held_out_batches), adapted.parameters, adapted.state)
         if not int(held_out.examples):
-            raise ValueError(f"Task {seeded.task.name!r} has no held-out examples to judge by.")
+            raise ValueError(f"Task {task.name!r} has no held-out examples to evaluate.")
         return TaskEvaluation(
-            name=seeded.task.name,
+            name=task.name,
             error=float(held_out.error),
             loss=float(held_out.loss),
             examples=int(held_out.examples),
@@ -166,68 +186,126 @@ class TaskRunner:
             path_length=float(adapted.update.metrics["path_length"]),
             path_energy=float(adapted.update.metrics["path_energy"]),
             parameters=sum(int(tf.size(parameter)) for parameter in adapted.parameters),
-            seed=seeded.seed,
+            seed=spec.seed,
         )
 
-    def _adapt(self, loop: TaskLoop, seeded: SeededTask, stopping: StopRule | None) -> TaskResult:
-        keras_model = self._model.model
-        # Of NumPy's: for every Python number it is given TensorFlow keeps a tensor, for good.
-        seed = tf.constant(np.int64(seeded.seed))
-        fresh = self._fresh_layers.draw(seed, self._units_for(seeded.task))
-        parameters, state = (
-            [fresh.get(id(variable), value) for variable, value in zip(variables, values)]
-            for variables, values in (
-                (self._model.variables, self._model.parameters()),
-                (keras_model.non_trainable_variables, self._model.state(seed)),
-            )
-        )
-        batches = iter(seeded.task.train_batches(seeded.seed))
-        own = [tf.convert_to_tensor(variable.value) for variable in self.own_variables]
-        with _naming(seeded.task):
-            held_out = stopping and _batches_to_stop_by(seeded, stopping)
-            make_queries = getattr(seeded.task, "query_batches", None)
-            if make_queries is None or loop is self._evaluation_loop or not self._query_batches:
-                queries = None
-            else:
-                queries = iter(make_queries(seeded.seed))
-            result = loop.train(batches, seeded.steps, parameters, state, own, held_out, queries)
-        if not result.losses.shape[0]:
+    def summarize(self, results: Sequence[TaskEvaluation]) -> Evaluation:
+        return Evaluation(tuple(results))
+
+
+class _ModelTrainer:
+    """One model of a problem, with its traced loops and reinitialized layers."""
+
+    def __init__(self, problem: SupervisedProblem, model: keras.Model):
+        setup, learner = problem.setup, problem.learner
+        task_layers = setup.task_layers if model is setup.model else ()
+        self.model = FunctionalModel(model, problem.loss, problem.error_fn)
+        if problem.evaluation.transductive and self.model.has_random_layers:
             raise ValueError(
-                f"Task {seeded.task.name!r} gave no training batch. Check that its data set is "
-                "not empty, and not smaller than a batch with drop_remainder."
+                "Transductive evaluation runs the model as in training, so its random layers "
+                "(dropout, noise) would be active. Evaluate this model inductively."
             )
-        return result
+        self._fresh_layers = FreshLayers(model, task_layers)
+        meta_indices = meta_learned_indices(model, task_layers)
+        if not meta_indices:
+            raise ValueError("All trainable layers are task_layers; nothing is left to meta-learn.")
+        variables = self.model.variables
+        of_model = [variables[index] for index in meta_indices]
+        self.learner_variables = learner.build(of_model)
+        self.meta_variables = [*of_model, *self.learner_variables]
+        self._learner = learner
+        last = output_layer(model)
+        self._fresh_head = last if last and last.name in task_layers else None
+        head = {id(each) for each in (self._fresh_head.weights if self._fresh_head else ())}
+        resizable = [index for index, variable in enumerate(variables) if id(variable) in head]
+        self.training_loop = InnerLoop(
+            self.model,
+            FunctionalOptimizer(setup.inner_optimizer, variables),
+            learner,
+            meta_indices,
+            stopping=setup.stopping,
+            resizable=resizable,
+            trains_parts=problem.plan.trains_parts,
+        )
+        self.evaluation_loop = InnerLoop(
+            self.model,
+            FunctionalOptimizer(problem.evaluation_optimizer, variables),
+            MeasuredAdaptation(learner, meta_indices),
+            range(len(variables)),
+            stopping=problem.evaluation.stopping,
+            transductive=problem.evaluation.transductive,
+            resizable=resizable,
+        )
+
+    def loop_inputs(
+        self, task: Task, spec: TaskSpec, stopping: StopRule | None, training: bool
+    ) -> dict[str, Any]:
+        """Returns the arguments with which an inner loop trains on a task."""
+        # A NumPy number, since TensorFlow keeps a tensor for every Python number it is given.
+        seed = tf.constant(np.int64(spec.seed))
+        fresh = self._fresh_layers.draw(seed, self._units_for(task))
+        parameters, state = self.model.initial_values(seed, fresh)
+        batches = iter(task.train_batches(spec.seed))
+        with _error_context(task):
+            queries = None
+            if training and self._learner.query_batches and hasattr(task, "query_batches"):
+                queries = iter(task.query_batches(spec.seed))
+            stop_batches = iter(_stop_batches(task, spec.seed, stopping)) if stopping else None
+        # Steps of second order are counted while the graph is built.
+        unrolled = training and self._learner.second_order
+        return {
+            "batches": batches,
+            "max_steps": spec.steps if unrolled else tf.convert_to_tensor(spec.steps),
+            "parameters": parameters,
+            "state": state,
+            "learner_values": [
+                tf.convert_to_tensor(variable.value) for variable in self.learner_variables
+            ],
+            "stop_batches": stop_batches,
+            "queries": queries,
+        }
 
     def _units_for(self, task: Task) -> dict[str, int]:
-        """The task's own number of classes, by the name of the layer that must have it."""
+        """The task's number of classes, by the name of the layer that must have it."""
         classes = getattr(task, "classes", None)
         if classes is None:
             return {}
         if self._fresh_head:
             return {self._fresh_head.name: classes}
-        units = self._model.model.output_shape[-1]
+        units = self.model.model.output_shape[-1]
         if classes != units:
             raise ValueError(
                 f"Task {task.name!r} has {classes} classes, and the model {units} outputs. Name "
-                "its output layer in task_layers, and every task has one of its own."
+                "its output layer in task_layers, and every task gets a head of its own width."
             )
         return {}
 
 
-def _batches_to_stop_by(seeded, stopping):
+def _stop_batches(task, seed, stopping):
     """Endless batches for a stop rule, in an order that the seed decides."""
-    task = seeded.task
     if stopping.on == "training":
-        another_order = int(np.random.default_rng([seeded.seed, 1]).integers(2**31))
-        return iter(task.train_batches(another_order).rebatch(stopping.batch_size).repeat())
+        another_order = int(np.random.default_rng([seed, 1]).integers(2**31))
+        return task.train_batches(another_order).rebatch(stopping.batch_size).repeat()
     make_batches = getattr(task, "validation_batches", task.test_batches)
     batches = make_batches().rebatch(stopping.batch_size)
-    return iter(batches.shuffle(1024, seed=seeded.seed).repeat())
+    return batches.shuffle(1024, seed=seed).repeat()
+
+
+def _check_steps(task, steps):
+    if not steps:
+        raise ValueError(
+            f"Task {task.name!r} gave no training batch. Check that its data set is not empty, and "
+            "not smaller than a batch with drop_remainder."
+        )
+
+
+def _unique(groups):
+    return list({id(variable): variable for group in groups for variable in group}.values())
 
 
 @contextlib.contextmanager
-def _naming(task: Task) -> Iterator[None]:
-    """Says of which task an error in the graph is, and what usually causes it."""
+def _error_context(task: Task) -> Iterator[None]:
+    """Adds the task and the usual cause to errors of the graph."""
     try:
         yield
     except tf.errors.OutOfRangeError as error:
@@ -244,9 +322,9 @@ def _naming(task: Task) -> Iterator[None]:
             "[0, outputs of the model), and inputs must have the model's shape and dtype. The "
             f"error was: {_gist(error)}"
         ) from error
-    except (ValueError, TypeError) as error:  # in tracing: the data's shapes, or somebody's code
+    except (ValueError, TypeError) as error:  # in tracing: the data's shapes, or a user's code
         raise ValueError(
-            f"Task {task.name!r} cannot be trained on. Either its inputs have not the shape and "
+            f"Task {task.name!r} cannot be trained on. Either its inputs do not have the shape and "
             "dtype of the model's, or the loss, the error function or the learner fails on them: "
             f"{_gist(error)}"
         ) from error
@@ -256,63 +334,8 @@ def _gist(error):
     """The line that matters: the first of TensorFlow's, the last of a traced function's."""
     text = re.sub(r"\x1b\[\d*m", "", str(getattr(error, "message", error)))
     lines = [line.strip() for line in text.splitlines()]
-    # Keras frames what went wrong by the call and its arguments.
+    # Keras adds the call and its arguments around the error.
     frame = ("•", "Arguments received by", "Exception encountered when calling")
     lines = [line for line in lines if line and not line.startswith(frame)]
     lines = lines or [type(error).__name__]
     return lines[-1] if lines[0].endswith("in user code:") else lines[0]
-
-
-class RunnerBank:
-    """Trains tasks on one of several models that may share variables.
-
-    The task's `number` says which, if there are several. Meta-gradients of variables that a model
-    does not have are zero, and its lasting state is all that changes.
-
-    Args:
-        runners: one for each model.
-
-    Attributes:
-        meta_variables, own_variables, lasting_state: of all runners, each variable once.
-    """
-
-    def __init__(self, runners: Sequence[TaskRunner]):
-        self._runners = list(runners)
-        self.own_variables = self._runners[0].own_variables
-        self.meta_variables = _each_once(runner.meta_variables for runner in self._runners)
-        self.lasting_state = _each_once(runner.lasting_state for runner in self._runners)
-
-    def train(self, seeded: SeededTask) -> TrainedTask:
-        """Trains on a task and returns what the learner makes of it.
-
-        Raises:
-            ValueError: there are several models, and the task does not say which is its.
-        """
-        runner = self._runner_of(seeded.task)
-        trained = runner.train(seeded)
-        gradients = dict(zip(map(id, runner.meta_variables), trained.meta_gradient, strict=True))
-        states = dict(zip(map(id, runner.lasting_state), trained.state, strict=True))
-        return TrainedTask(
-            [
-                gradients[id(variable)] if id(variable) in gradients else tf.zeros(variable.shape)
-                for variable in self.meta_variables
-            ],
-            trained.metrics,
-            trained.finite,
-            [states.get(id(variable), variable.value) for variable in self.lasting_state],
-        )
-
-    def _runner_of(self, task):
-        if len(self._runners) == 1:
-            return self._runners[0]
-        number = getattr(task, "number", None)
-        if number is None:
-            raise ValueError(
-                f"Task {task.name!r} has no number, and each of {len(self._runners)} models trains "
-                "on a task of its own. The learner's draw_tasks must number them."
-            )
-        return self._runners[number]
-
-
-def _each_once(lists) -> list[keras.Variable]:
-    return list({id(variable): variable for each in lists for variable in each}.values())

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 import leap_tf
-from leap_tf.cluster import Replica
+from leap_tf.cluster import Study
 from leap_tf.tasks import FiniteTasks, TaskSplits
 from leap_tf.training import MetaTrainer
 from tests.learner_contract import CROSS_ENTROPY, blobs, small_model
@@ -40,18 +40,18 @@ def trainer(learner=None, meta_batch_size=6, task_layers=(), meta_rate=0.1, **op
 
 
 def leap(**options):
-    return Replica(trainer(**options), splits())
+    return Study(trainer(**options), splits())
 
 
 def hat(**options):
     """One with lasting state."""
     made = trainer(leap_tf.HAT(6, 4), 1, ("head",), meta_rate=1.0, **options)
-    return Replica(made, splits())
+    return Study(made, splits())
 
 
 def meta_sgd(**options):
     """One with variables of the learner's own."""
-    return Replica(trainer(leap_tf.MetaSGD(), **options), splits())
+    return Study(trainer(leap_tf.MetaSGD(), **options), splits())
 
 
 class Troubled:
@@ -99,7 +99,7 @@ class TroubledStudy:
     def __call__(self, **options):
         tasks = splits()
         troubled = [Troubled(number, self.folder) for number in range(6)]
-        return Replica(
+        return Study(
             trainer(**options), TaskSplits(FiniteTasks(troubled), tasks.validation, tasks.test)
         )
 
@@ -111,7 +111,7 @@ def unbuildable():
 def other_seed():
     made = trainer()
     made._draws._seed = 4
-    return Replica(made, splits())
+    return Study(made, splits())
 
 
 def weights(replica):

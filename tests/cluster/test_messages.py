@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
 from leap_tf.cluster.worker import TaskWorker
-from leap_tf.serialization import Message, MessageError, Parts, decode, encode
+from leap_tf.serialization import Message, Parts, SerializationError, decode, encode
 from leap_tf.training import TaskAddress
 from tests.cluster.studies import assert_same, leap, meta_sgd, unbuildable, weights
 
@@ -55,13 +55,13 @@ MESSAGE = encode(Message("letters", Parts({"finite": True}, {"gradient0": np.one
 
 @hypothesis.given(st.binary(max_size=200))
 def test_other_bytes_are_refused(data):
-    with pytest.raises(MessageError):
+    with pytest.raises(SerializationError):
         decode(data)
 
 
 @hypothesis.given(st.integers(0, len(MESSAGE) - 1))
 def test_a_message_that_is_cut_short_is_refused(length):
-    with pytest.raises(MessageError):
+    with pytest.raises(SerializationError):
         decode(MESSAGE[:length])
 
 
@@ -71,7 +71,7 @@ def test_a_flipped_bit_is_refused_or_changes_no_number(bit):
     damaged[bit // 8] ^= 1 << bit % 8
     try:
         message = decode(bytes(damaged))
-    except MessageError:
+    except SerializationError:
         return
     for array in message.parts.arrays.values():
         np.testing.assert_array_equal(array, np.ones(5, "f"))
@@ -98,26 +98,26 @@ class Bomb:
 
 def test_pickles_are_not_opened_and_archives_not_inflated():
     objects = npy(np.array([Bomb()], object), allow_pickle=True)
-    with pytest.raises(MessageError):
+    with pytest.raises(SerializationError):
         decode(archive(content=objects))
-    with pytest.raises(MessageError):
+    with pytest.raises(SerializationError):
         decode(pickle.dumps(Bomb()))
-    with pytest.raises(MessageError, match="bytes"):
+    with pytest.raises(SerializationError, match="bytes"):
         decode(Bomb())
-    with pytest.raises(MessageError, match="compressed"):
+    with pytest.raises(SerializationError, match="compressed"):
         decode(archive(zipfile.ZIP_DEFLATED, content=npy(np.zeros(10**6, "uint8"))))
-    with pytest.raises(MessageError, match="no array of numbers"):
+    with pytest.raises(SerializationError, match="no array of numbers"):
         decode(archive(content=npy(np.array(["text"]))))
     for text in (b"[]", b'{"task": 1, "plain": {}, "failure": null}', b"{}"):
-        with pytest.raises(MessageError, match="says nothing of a task"):
+        with pytest.raises(SerializationError, match="says nothing of a task"):
             decode(archive(content=npy(np.frombuffer(text, np.uint8))))
 
 
 def test_what_cannot_travel_is_not_sent():
     for arrays in ({"a": np.array([None])}, {"a b": np.zeros(1)}):
-        with pytest.raises(MessageError, match="cannot travel"):
+        with pytest.raises(SerializationError, match="cannot travel"):
             encode(Message("x", Parts({}, arrays)))
-    with pytest.raises(MessageError, match="cannot travel"):
+    with pytest.raises(SerializationError, match="cannot travel"):
         encode(Message("x", Parts({"set": {1}}, {})))
 
 

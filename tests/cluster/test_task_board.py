@@ -3,7 +3,7 @@
 import hypothesis
 from hypothesis import strategies as st
 
-from leap_tf.cluster.scheduler import TaskBoard
+from leap_tf.cluster.scheduler import TaskScheduler
 
 
 def handed_out(board):
@@ -11,7 +11,7 @@ def handed_out(board):
 
 
 def test_tasks_go_out_in_order_and_no_further_than_allowed():
-    board = TaskBoard(5, ahead=3, attempts=2)
+    board = TaskScheduler(5, ahead=3, attempts=2)
     assert handed_out(board) == [0, 1, 2]
     board.put(1, "b")
     assert list(board.take()) == handed_out(board) == []
@@ -25,7 +25,7 @@ def test_tasks_go_out_in_order_and_no_further_than_allowed():
 
 
 def test_a_lost_task_goes_out_again_first_until_its_attempts_are_used_up():
-    board = TaskBoard(3, ahead=2, attempts=2)
+    board = TaskScheduler(3, ahead=2, attempts=2)
     assert handed_out(board) == [0, 1]
     assert board.lose(0)
     assert handed_out(board) == [0]
@@ -35,7 +35,7 @@ def test_a_lost_task_goes_out_again_first_until_its_attempts_are_used_up():
 
 
 def test_the_second_of_two_results_is_ignored():
-    board = TaskBoard(2, ahead=2, attempts=3)
+    board = TaskScheduler(2, ahead=2, attempts=3)
     assert handed_out(board) == [0, 1]
     assert board.lose(0)  # its worker seemed dead
     assert board.put(0, "first")
@@ -50,7 +50,7 @@ def test_the_second_of_two_results_is_ignored():
 
 @hypothesis.given(st.data(), st.integers(1, 12), st.integers(1, 5))
 def test_whatever_happens_each_result_leaves_once_and_in_order(data, tasks, ahead):
-    board, out, left = TaskBoard(tasks, ahead, attempts=1000), [], []
+    board, out, left = TaskScheduler(tasks, ahead, attempts=1000), [], []
     while not board.finished:
         out += handed_out(board)
         assert len(set(out)) <= ahead

@@ -88,7 +88,7 @@ def test_meta_validation_judges_pretraining_tasks_by_their_validation_part():
 
 @pytest.mark.usefixtures("made_up")
 def test_rates_can_be_chosen_without_the_test_split():
-    (final,), (choosing,) = splits().test, splits(judge_by="validation").test
+    (final,), (choosing,) = splits().test, splits(evaluate_on="validation").test
     assert (choosing.name, choosing.classes) == ("gtsrb", 5)
     assert pixels(choosing.test_batches()) == pixels(final.validation_batches())
     assert set(pixels(choosing.test_batches())).isdisjoint(pixels(final.test_batches()))
@@ -146,7 +146,7 @@ def test_opening_a_task_again_traces_nothing():
         ({"held_out": "mnist", "datasets": ("mnist",)}, "another must be left to train on"),
         ({"datasets": ("mnist", "mnist", "gtsrb")}, "named twice"),
         ({"datasets": ("mnist", "imagenet")}, r"Unknown data sets \['imagenet'\]"),
-        ({"judge_by": "train"}, "judge_by is 'test' or 'validation', and is 'train'"),
+        ({"evaluate_on": "train"}, "evaluate_on is 'test' or 'validation', and is 'train'"),
         ({"share": 0.0}, "share in"),
         ({"validation_share": 1.0}, "validation_share must lie between 0 and 1"),
         ({"share": 0.05}, "Class 0 has 20 examples. Of them 1 are taken, 0 for validation"),

@@ -43,7 +43,7 @@ SMALL = [
     "MetaTrainer.meta_batch_size = 3",
     "meta_train.meta_steps = 4",
     "meta_train.validation_freq = 4",
-    "judge.baseline = False",
+    "evaluate.baseline = False",
     "export.requests = 3",
 ]
 

@@ -7,7 +7,7 @@ from leap_tf.experiments.plots import mean_training_error, plot_learning_curve, 
 from leap_tf.experiments.study import as_record, table
 from leap_tf.training import (
     Evaluation,
-    MetricsLog,
+    JSONLogger,
     TaskEvaluation,
     area_under_curve,
     read_metrics,
@@ -72,7 +72,7 @@ def test_curves_leave_out_tasks_that_diverged():
 
 
 def test_a_metric_that_is_not_finite_is_null_and_a_gap_in_the_picture(tmp_path):
-    log = MetricsLog(tmp_path / "metrics.jsonl")
+    log = JSONLogger(tmp_path / "metrics.jsonl")
     log.on_train_begin()
     for step, value in enumerate((0.5, np.inf, np.float32(0.25))):
         log.on_epoch_begin(step)

@@ -19,9 +19,9 @@ from leap_tf.experiments.jacobian import (
 )
 from leap_tf.functional import Batch, FunctionalModel
 from leap_tf.functional.second_order import (
+    check_no_stopped_gradients,
     hessian_block,
     hessian_vector_products,
-    refuse_stopped_gradients,
 )
 from leap_tf.models import conv_net
 from leap_tf.tasks import ArrayTask, FiniteTasks, TaskSplits
@@ -191,7 +191,7 @@ def test_normalization_with_wrong_second_derivatives_is_refused():
         tiny_net_in_float64(keras.layers.BatchNormalization), cross_entropy("float64")
     )
     with pytest.raises(ValueError, match="wrong second derivatives"):
-        refuse_stopped_gradients(network, network.parameters(), network.state(0), batch)
+        check_no_stopped_gradients(network, network.parameters(), network.state(0), batch)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import keras
 import pytest
 
-from leap_tf.experiments.result_cache import KeepingPool
+from leap_tf.experiments.result_cache import CachingPool
 from leap_tf.training import ThreadPool
 from tests.cluster.studies import assert_same, leap, weights
 from tests.pool_contract import PoolContract
@@ -12,7 +12,7 @@ from tests.pool_contract import PoolContract
 class TestKeepingPool(PoolContract):
     @pytest.fixture
     def open_pool(self, tmp_path):
-        return lambda recipe: KeepingPool(ThreadPool(2), tmp_path / "kept")
+        return lambda recipe: CachingPool(ThreadPool(2), tmp_path / "kept")
 
 
 class Killed(BaseException):
@@ -37,7 +37,7 @@ class CountingPool(ThreadPool):
 
 
 def study(folder, pool):
-    return leap(pool=KeepingPool(pool, folder))
+    return leap(pool=CachingPool(pool, folder))
 
 
 def killed_in_the_second_meta_step(tmp_path):

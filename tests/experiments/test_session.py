@@ -80,12 +80,12 @@ def test_evaluate_prints_the_same_table_again(finished):
     assert result.returncode == 0, result.stderr
     table = result.stdout.partition("The run's own")[0].strip()
     assert table in trained.stdout
-    other = run("evaluate.py", folder, "judge.steps = 2", "judge.target_error = 3.0")
+    other = run("evaluate.py", folder, "evaluate.steps = 2", "evaluate.target_error = 3.0")
     assert "steps to error 3" in other.stdout
     record = json.loads(RunDirectory(folder).evaluation_again.read_text())
     assert len(record["results"]["no pretraining"]["tasks"][0]["training_errors"]) == 2
     assert record["steps"] == 2
-    assert record["bindings"] == {"judge.steps": "2", "judge.target_error": "3.0"}
+    assert record["bindings"] == {"evaluate.steps": "2", "evaluate.target_error": "3.0"}
     own = json.loads(RunDirectory(folder).evaluation.read_text())
     assert own["steps"] == 5  # the run's own judgement stays
 

@@ -19,7 +19,7 @@ sweep.gin_files = ["{ROOT}/gin_configs/sinusoid.gin"]
 sweep.bindings = [
     "MetaTrainer.meta_batch_size = 2",
     "MetaTrainer.steps_per_task = 5",
-    "MetaTrainer.parallel_tasks = 1",
+    "MetaTrainer.pool = 1",
     "sinusoid_splits.test_tasks = 2",
     "sinusoid_splits.validation_tasks = 1",
     "meta_train.meta_steps = 3",
@@ -29,7 +29,7 @@ sweep.grids = [
         "method": {{
             "leap": ["MetaTrainer.learner = @Leap()"],
             "metasgd": ["MetaTrainer.learner = @MetaSGD()"],
-            "none": ["MetaTrainer.learner = @PlainTraining()", "meta_train.meta_steps = 0"],
+            "none": ["MetaTrainer.learner = @NoMetaLearning()", "meta_train.meta_steps = 0"],
         }},
         "seed": {{"1": ["study.seed = 1"]}},
     }},

@@ -93,13 +93,13 @@ def write_rates(results, missing=()):
         ],
         study="multi_cv",
     )
-    judge_by(results / "rates", "validation")
+    evaluate_on(results / "rates", "validation")
 
 
-def judge_by(folder, part):
+def evaluate_on(folder, part):
     """Says in every configuration under a folder which part of the data judges."""
     for path in folder.rglob("config.gin"):
-        path.write_text(f'{path.read_text()}multi_cv_splits.judge_by = "{part}"\n')
+        path.write_text(f'{path.read_text()}multi_cv_splits.evaluate_on = "{part}"\n')
 
 
 def section(report, identifier):
@@ -378,9 +378,9 @@ def test_results_without_parameters_are_read(tmp_path):
 
 def test_table3_is_judged_by_test_images_and_nothing_else(tmp_path):
     write_transfer(tmp_path, FIGURES)
-    judge_by(tmp_path / "table3", "test")
+    evaluate_on(tmp_path / "table3", "test")
     assert compose(read_study(tmp_path))
-    judge_by(tmp_path / "table3" / "cells" / "0-leap-mnist", "validation")
+    evaluate_on(tmp_path / "table3" / "cells" / "0-leap-mnist", "validation")
     with pytest.raises(ResultsError, match="0-leap-mnist of table3 is judged by validation"):
         compose(read_study(tmp_path))
 

@@ -22,7 +22,7 @@ from leap_tf.experiments import commands, run_directory
 from leap_tf.experiments import study as judgement
 from leap_tf.experiments import study as meta_training
 from leap_tf.experiments.run_directory import RunDirectory
-from leap_tf.training import MetricsLog, TensorBoardLog
+from leap_tf.training import JSONLogger, TensorBoardLogger
 from leap_tf.training.checkpoint import TrainingState
 from tests.faults.kills import Results, broken_files, newest_checkpoint, results_of, supervised
 from tests.faults.record import ROOT, Fault
@@ -97,15 +97,15 @@ BINDINGS = (
     "sinusoid_splits.test_tasks = 2",
     "sinusoid_splits.validation_tasks = 1",
     "meta_train.validation_steps = 5",
-    "judge.steps = 5",
+    "evaluate.steps = 5",
     f"meta_train.meta_steps = {META_STEPS}",
     "meta_train.verbose = False",
 )
 WRITERS = {
     "configuration": Writer(run_directory, "write_atomically", 2),
     "checkpoint": Writer(TrainingState, "save", META_STEPS),
-    "metrics line": Writer(MetricsLog, "on_epoch_end", META_STEPS),
-    "TensorBoard events": Writer(TensorBoardLog, "on_epoch_end", META_STEPS),
+    "metrics line": Writer(JSONLogger, "on_epoch_end", META_STEPS),
+    "TensorBoard events": Writer(TensorBoardLogger, "on_epoch_end", META_STEPS),
     "final model": Writer(keras.Model, "save", 1),
     "picture of meta-training": Writer(meta_training, "plot_learning_curve", 1),
     "picture of adaptation": Writer(judgement, "plot_adaptation", 1),

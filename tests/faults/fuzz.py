@@ -181,7 +181,7 @@ def bindings(draw) -> str:
                 "MetaTrainer.steps_per_task",
                 "MetaTrainer.meta_batch_size",
                 "MetaTrainer.task_layers",
-                "MetaTrainer.parallel_tasks",
+                "MetaTrainer.pool",
                 "MetaTrainer.stopping",
                 "inner/SGD.learning_rate",
                 "inner/SGD.momentum",

@@ -90,7 +90,7 @@ def supervised(flags: Sequence[str] = ()) -> Victim:
             "meta_train.validation_freq = 2",
             "meta_train.validation_steps = 100",
             "meta_train.checkpoint_seconds = 0.0",
-            "judge.steps = 100",
+            "evaluate.steps = 100",
         ),
         tuple(flags),
     )

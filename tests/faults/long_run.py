@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 
 import leap_tf
-from leap_tf.training import MetricsLog, TaskLoop, TensorBoardLog
+from leap_tf.training import InnerLoop, JSONLogger, TensorBoardLogger
 from tests.faults.record import Fault
 
 # Python code of these runs when TensorFlow traces it, and at no other time.
@@ -56,16 +56,16 @@ class Traces(keras.callbacks.Callback):
         super().__init__()
         self.counts: list[int] = []
         self._count = 0
-        self._originals = {name: getattr(TaskLoop, name) for name in TRACED}
+        self._originals = {name: getattr(InnerLoop, name) for name in TRACED}
 
     def __enter__(self):
         for name, function in self._originals.items():
-            setattr(TaskLoop, name, self._counting(function))
+            setattr(InnerLoop, name, self._counting(function))
         return self
 
     def __exit__(self, *_):
         for name, function in self._originals.items():
-            setattr(TaskLoop, name, function)
+            setattr(InnerLoop, name, function)
 
     def on_epoch_end(self, epoch, logs=None):
         self.counts.append(self._count)
@@ -116,8 +116,8 @@ def _train(folder, meta_steps, validation_freq):
             validation_tasks=leap_tf.Sinusoids().sample(2, np.random.default_rng(1)),
             validation_freq=validation_freq,
             callbacks=[
-                MetricsLog(folder / "metrics.jsonl"),
-                TensorBoardLog(folder / "tensorboard"),
+                JSONLogger(folder / "metrics.jsonl"),
+                TensorBoardLogger(folder / "tensorboard"),
                 keras.callbacks.EarlyStopping("val_error", mode="min", patience=meta_steps),
                 usage,
                 traces,

@@ -97,7 +97,7 @@ def test_a_configuration_runs_no_module(tmp_path, mark, monkeypatch, text, place
         "study.seed = __import__('os').system('touch mark')",
         "study.seed = [].__class__",
         "study.data_dir = '/'",
-        "judge.run = 3",
+        "evaluate.run = 3",
         "export.path = '/'",
     ],
 )

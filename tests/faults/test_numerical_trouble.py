@@ -54,7 +54,7 @@ LEARNERS = {
 }
 SECOND_ORDER = ("MAML", "ANIL", "Meta-SGD")  # batch norm of vectors is refused there
 ONE_AFTER_ANOTHER = {
-    "finetuning": leap_tf.MultiHeadedFinetuning,
+    "finetuning": leap_tf.JointTraining,
     "HAT": lambda: leap_tf.HAT(steps_per_epoch=STEPS),
     "Progressive Nets": lambda: leap_tf.ProgressiveNets(tasks=1 + len(ODD)),
 }

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from leap_tf.functional import FunctionalOptimizer, OptimizerReset, refuse_hidden_state
+from leap_tf.functional import FunctionalOptimizer, OptimizerReset, check_optimizer
 
 OPTIMIZERS = {
     "sgd": lambda: keras.optimizers.SGD(0.1),
@@ -88,7 +88,7 @@ def test_hidden_state_is_refused():
     with pytest.raises(ValueError, match="larger batches"):
         FunctionalOptimizer(keras.optimizers.SGD(gradient_accumulation_steps=4), variables())
     with pytest.raises(ValueError, match="role has use_ema"):
-        refuse_hidden_state(keras.optimizers.SGD(use_ema=True), role="role")
+        check_optimizer(keras.optimizers.SGD(use_ema=True), role="role")
 
 
 @pytest.mark.parametrize(

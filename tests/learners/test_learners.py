@@ -11,17 +11,17 @@ from leap_tf.learners import (
     ANIL,
     FOMAML,
     MAML,
+    JointTraining,
     Leap,
     MetaSGD,
-    MultiHeadedFinetuning,
-    PlainTraining,
+    NoMetaLearning,
     Reptile,
     TaskEnd,
 )
 from leap_tf.learners.joint import multi_headed
 from leap_tf.models import mlp
 from leap_tf.tasks import FiniteTasks, Sinusoids, TaskDistribution
-from leap_tf.training import MetaTrainer, StopWhenMastered, TaskLoop
+from leap_tf.training import InnerLoop, MetaTrainer, StopAtError
 from tests.learner_contract import CROSS_ENTROPY, LearnerContract, blobs, small_model
 
 MSE = keras.losses.MeanSquaredError()
@@ -72,14 +72,14 @@ class TestFinetuning(LearnerContract):
     meta_rate = 1.0
 
     def learner(self):
-        return MultiHeadedFinetuning(heads=6)
+        return JointTraining(heads=6)
 
 
 class TestPlainTraining(LearnerContract):
     learns = False
 
     def learner(self):
-        return PlainTraining()
+        return NoMetaLearning()
 
 
 # -- what defines each ---------------------------------------------------------------------
@@ -143,7 +143,7 @@ def meta_gradient(learner, model, dataset, steps=3, parameters=None, own=None):
     own = built if own is None else own
     optimizer = FunctionalOptimizer(keras.optimizers.SGD(0.25), functional.variables)
     indices = range(len(functional.variables))
-    loop = TaskLoop(functional, optimizer, learner, indices)
+    loop = InnerLoop(functional, optimizer, learner, indices)
     parameters = functional.parameters() if parameters is None else parameters
     result = loop.train(iter(dataset), steps, parameters, functional.state(0), own)
     batches = list(dataset)[steps : steps + learner.query_batches]
@@ -291,7 +291,7 @@ def test_finetuning_is_plain_joint_training_of_the_shared_encoder():
 def test_a_mixture_takes_one_batch_of_each_task_a_round():
     distribution = FiniteTasks([blobs(number) for number in range(5)])
     rng = np.random.default_rng(0)
-    (mixture,) = MultiHeadedFinetuning(5).draw_tasks(distribution, 3, 0, rng)
+    (mixture,) = JointTraining(5).draw_tasks(distribution, 3, 0, rng)
     numbers = [int(task[0]) for (_, task, _), _ in mixture.train_batches(7).take(9)]
     rounds = [numbers[start : start + 3] for start in (0, 3, 6)]
     members = sorted(number for number, _ in mixture.members)
@@ -304,11 +304,11 @@ def test_a_mixture_takes_one_batch_of_each_task_a_round():
 
 def test_finetuning_says_what_it_needs():
     with pytest.raises(ValueError, match="task_layers=\\['head'\\]"):
-        MultiHeadedFinetuning().training_models(small_model(), ())
+        JointTraining().training_models(small_model(), ())
     with pytest.raises(ValueError, match="no fixed list of tasks"):
-        MultiHeadedFinetuning().draw_tasks(Sinusoids(), 2, 0, np.random.default_rng(0))
+        JointTraining().draw_tasks(Sinusoids(), 2, 0, np.random.default_rng(0))
     with pytest.raises(ValueError, match="6 tasks, and the learner has room for 2"):
-        MultiHeadedFinetuning(heads=2).draw_tasks(TestFinetuning().tasks(), 2, 0, None)
+        JointTraining(heads=2).draw_tasks(TestFinetuning().tasks(), 2, 0, None)
     with pytest.raises(ValueError, match="last layer"):
         multi_headed(small_model(), "body", 3)
 
@@ -322,7 +322,7 @@ def test_no_query_batches_make_no_sense(make):
 def test_learners_are_judged_by_the_same_loop():
     """From the same weights, methods that take the plain gradient give the same figures."""
     evaluations = []
-    for learner in (Leap(), Reptile(), MAML(), PlainTraining()):
+    for learner in (Leap(), Reptile(), MAML(), NoMetaLearning()):
         keras.utils.set_random_seed(0)
         trainer = MetaTrainer(
             mlp(), MSE, keras.optimizers.SGD(0.02), keras.optimizers.SGD(0.1), learner=learner
@@ -448,14 +448,14 @@ def test_a_checkpoint_belongs_to_its_learner(tmp_path):
         ({"meta": keras.optimizers.Adam(1.0)}, "must be keras.optimizers.SGD"),
         ({"meta": keras.optimizers.SGD(0.1)}, "must be keras.optimizers.SGD"),
         (
-            {"meta": keras.optimizers.SGD(1.0), "stopping": StopWhenMastered()},
+            {"meta": keras.optimizers.SGD(1.0), "stopping": StopAtError()},
             "Leave stopping out",
         ),
     ],
 )
 def test_finetuning_refuses_what_it_cannot_honour(options, message):
     with pytest.raises(ValueError, match=message):
-        trainer_with(MultiHeadedFinetuning(), task_layers=["head"], **options)
+        trainer_with(JointTraining(), task_layers=["head"], **options)
 
 
 def test_heads_of_a_bank_differ_and_have_the_models_precision():

@@ -12,7 +12,7 @@ from leap_tf.learners.hat import attention, gated_gradient
 from leap_tf.learners.sequential import chain_of
 from leap_tf.models import conv_net
 from leap_tf.tasks import ArrayTask, FiniteTasks
-from leap_tf.training import MetaTrainer, SeededTask, StopWhenStalled
+from leap_tf.training import MetaTrainer, SeededTask, StopOnPlateau
 from tests.learner_contract import CROSS_ENTROPY, LearnerContract, blobs, small_model
 
 
@@ -388,8 +388,8 @@ def test_stopping_between_the_ends_of_epochs_is_refused():
     """s is far below s_max there, and held-out examples are judged with s_max."""
     for every in (1, 6):
         with pytest.raises(ValueError, match=f"every {every} gradient steps.*multiple of"):
-            TestHAT().trainer(stopping=StopWhenStalled(every=every))
-    trainer = TestHAT().trainer(stopping=StopWhenStalled(every=4))
+            TestHAT().trainer(stopping=StopOnPlateau(every=every))
+    trainer = TestHAT().trainer(stopping=StopOnPlateau(every=4))
     trainer.fit(TestHAT().tasks(), 1, verbose=False)
 
 

@@ -14,9 +14,9 @@ from hypothesis import strategies
 
 import leap_tf
 from leap_tf.functional import FunctionalModel, FunctionalOptimizer
-from leap_tf.learners import PlainTraining
+from leap_tf.learners import NoMetaLearning
 from leap_tf.serving import Limits
-from leap_tf.training import TaskLoop
+from leap_tf.training import InnerLoop
 from leap_tf.training.inner_loop import support_batches
 from tests.serving.exports import CROSS_ENTROPY, KINDS, STEPS, clouds, dense, network, request
 from tests.serving.exports import trainer as make_trainer
@@ -354,7 +354,7 @@ def test_support_batches_are_those_of_an_array_task(examples, batch_size, steps,
 def test_the_loop_takes_batches_out_of_tensors():
     model = FunctionalModel(network(dense(8, "body"), keras.layers.Dense(3)), CROSS_ENTROPY)
     optimizer = FunctionalOptimizer(keras.optimizers.SGD(0.1), model.variables)
-    loop = TaskLoop(model, optimizer, PlainTraining(), range(len(model.variables)))
+    loop = InnerLoop(model, optimizer, NoMetaLearning(), range(len(model.variables)))
     task = clouds()
     sources = (
         iter(task.train_batches(5)),

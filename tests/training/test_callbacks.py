@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import leap_tf
-from leap_tf.training import CollapseWarning, MetricsLog, ProgressDisplay, read_metrics
+from leap_tf.training import CollapseWarning, JSONLogger, ProgressDisplay, read_metrics
 from tests.training.sinusoids import assert_same, held_out, trainer, weights
 
 
@@ -131,11 +131,11 @@ def test_another_criterion_starts_from_nothing(tmp_path):
 def test_metrics_log_holds_each_meta_step_once(tmp_path):
     path = tmp_path / "metrics.jsonl"
     learner = trainer()
-    learner.fit(leap_tf.Sinusoids(), 3, callbacks=[MetricsLog(path)], verbose=False)
+    learner.fit(leap_tf.Sinusoids(), 3, callbacks=[JSONLogger(path)], verbose=False)
     path.write_text(path.read_text() + '{"meta_step": 4, "los')  # killed while writing
     other = trainer()
     other.fit(leap_tf.Sinusoids(), 1, verbose=False)
-    other.fit(leap_tf.Sinusoids(), 3, callbacks=[MetricsLog(path)], verbose=False)
+    other.fit(leap_tf.Sinusoids(), 3, callbacks=[JSONLogger(path)], verbose=False)
     entries = read_metrics(path)
     assert [entry["meta_step"] for entry in entries] == [1, 2, 3]
     assert all(json.loads(line) for line in path.read_text().splitlines())

@@ -110,7 +110,7 @@ def test_a_trainer_that_has_moved_on_does_not_overwrite_a_folder(tmp_path):
         ({"learner": leap_tf.Reptile()}, "learner.class: Leap then, Reptile now"),
         ({"steps_per_task": 7}, "steps_per_task: "),
         ({"meta_batch_size": 2}, "meta_batch_size: "),
-        ({"stopping": leap_tf.StopWhenStalled()}, "stopping.patience: nothing then, 10 now"),
+        ({"stopping": leap_tf.StopOnPlateau()}, "stopping.patience: nothing then, 10 now"),
         (
             {"loss": keras.losses.MeanAbsoluteError()},
             "loss.class: MeanSquaredError then, MeanAbsoluteError now",

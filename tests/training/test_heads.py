@@ -7,7 +7,7 @@ import numpy as np
 import psutil
 import pytest
 
-from leap_tf.learners import MultiHeadedFinetuning
+from leap_tf.learners import JointTraining
 from leap_tf.learners.joint import multi_headed
 from leap_tf.tasks import ArrayTask, FiniteTasks
 from leap_tf.training import MetaTrainer, SeededTask
@@ -116,7 +116,7 @@ def test_a_bank_of_heads_knows_how_many_classes_each_task_has():
     assert (logits[[0, 2]] > -10).all()
     joint = trainer(
         5,
-        learner=MultiHeadedFinetuning(heads=2),
+        learner=JointTraining(heads=2),
         meta_rate=1.0,
         meta_batch_size=2,
     )

@@ -1,4 +1,4 @@
-"""When a task ends early, how long validation runs, and whose statistics judge."""
+"""When a task ends early, how long validation runs, and whose statistics evaluate."""
 
 import keras
 import numpy as np
@@ -8,7 +8,7 @@ import tensorflow as tf
 from leap_tf.learners import MAML, Leap
 from leap_tf.models import BatchNormalization
 from leap_tf.tasks import ArrayTask, FiniteTasks
-from leap_tf.training import MetaTrainer, StopWhenMastered, StopWhenStalled
+from leap_tf.training import MetaTrainer, StopAtError, StopOnPlateau
 
 CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
@@ -43,7 +43,7 @@ def steps_made(trainer_, task_):
 
 
 def test_a_mastered_task_stops_after_so_many_good_batches():
-    stopping = StopWhenMastered(error=0.02, batches=7, batch_size=10)
+    stopping = StopAtError(error=0.02, batches=7, batch_size=10)
     assert steps_made(trainer(stopping=stopping), task()) in range(7, 20)
     assert steps_made(trainer(), task()) == 60
 
@@ -53,27 +53,27 @@ def test_a_bad_batch_starts_the_count_anew():
 
     Their order is shuffled anew every round, so up to six good ones may follow one another.
     """
-    short = StopWhenMastered(error=0.02, batches=3, batch_size=10)
-    long = StopWhenMastered(error=0.02, batches=7, batch_size=10)
+    short = StopAtError(error=0.02, batches=3, batch_size=10)
+    long = StopAtError(error=0.02, batches=7, batch_size=10)
     assert steps_made(trainer(stopping=short), task(wrong=0.1)) < 30
     assert steps_made(trainer(stopping=long), task(wrong=0.1)) == 60
 
 
 def test_evaluation_makes_all_its_steps():
-    stopping = StopWhenMastered(error=0.02, batches=2, batch_size=10)
+    stopping = StopAtError(error=0.02, batches=2, batch_size=10)
     evaluated = trainer(stopping=stopping).evaluate([task()], steps=50).tasks[0]
     assert len(evaluated.training_errors) == 50
 
 
 def test_second_order_learners_cannot_stop_early():
     with pytest.raises(ValueError, match="cannot stop a task early"):
-        trainer(learner=MAML(), stopping=StopWhenMastered())
+        trainer(learner=MAML(), stopping=StopAtError())
 
 
 @pytest.mark.parametrize("options", [{"error": 0.0}, {"batches": 0}, {"batch_size": 0}])
 def test_stopping_that_makes_no_sense_is_refused(options):
     with pytest.raises(ValueError, match="must be above 0"):
-        StopWhenMastered(**options)
+        StopAtError(**options)
 
 
 def verdicts(rule, errors):
@@ -86,17 +86,17 @@ def verdicts(rule, errors):
 
 def test_a_stalled_task_has_not_improved_for_so_many_batches():
     errors = [0.5, 0.4, 0.4, 0.3, 0.3, 0.35, 0.3, 0.1]
-    assert verdicts(StopWhenStalled(patience=3), errors) == [False] * 6 + [True, False]
-    assert verdicts(StopWhenStalled(patience=1), errors[:4]) == [False, False, True, False]
+    assert verdicts(StopOnPlateau(patience=3), errors) == [False] * 6 + [True, False]
+    assert verdicts(StopOnPlateau(patience=1), errors[:4]) == [False, False, True, False]
     with pytest.raises(ValueError, match="patience and every must be above 0"):
-        StopWhenStalled(patience=0, every=0)
+        StopOnPlateau(patience=0, every=0)
 
 
 def test_held_out_batches_come_every_so_many_steps():
     """Nothing is ever right, so the first batch sets the mark and two more end the training."""
     hopeless = task(wrong=1.0)
     for every in (1, 4):
-        rule = StopWhenStalled(patience=2, batch_size=40, every=every)
+        rule = StopOnPlateau(patience=2, batch_size=40, every=every)
         # the mark may be set once more while the model is still wrong about the training set too
         assert steps_made(trainer(stopping=rule), hopeless) in range(3 * every, 7 * every)
 
@@ -114,30 +114,30 @@ class Validated(ArrayTask):
 
 
 def test_validation_examples_decide_where_a_task_has_them():
-    rule = StopWhenMastered(error=0.02, batches=7, batch_size=10)
+    rule = StopAtError(error=0.02, batches=7, batch_size=10)
     assert steps_made(trainer(stopping=rule), Validated(wrong=0.0)) < 20
     assert steps_made(trainer(stopping=rule), Validated(wrong=1.0)) == 60
 
 
 def test_a_rule_can_look_at_training_examples():
     """All validation labels are wrong, so only training examples can end the task."""
-    rule = StopWhenMastered(error=0.02, batches=7, batch_size=10, every=2, on="training")
+    rule = StopAtError(error=0.02, batches=7, batch_size=10, every=2, on="training")
     assert steps_made(trainer(stopping=rule), Validated(wrong=1.0)) in range(14, 40)
     evaluated = trainer(judged_stopping=rule).evaluate([task(wrong=1.0)], steps=60).tasks[0]
     assert len(evaluated.training_errors) in range(14, 40)
     assert evaluated.error == 1.0
     with pytest.raises(ValueError, match="on must be 'validation' or 'training'"):
-        StopWhenMastered(on="test")
+        StopAtError(on="test")
 
 
 def test_judged_tasks_stop_by_validation_examples_only():
-    rule = StopWhenMastered(error=0.02, batches=7, batch_size=10)
+    rule = StopAtError(error=0.02, batches=7, batch_size=10)
     judge = trainer(judged_stopping=rule)
-    evaluated = judge.evaluate([Validated(wrong=0.0)], steps=50).tasks[0]
+    evaluated = evaluate.evaluate([Validated(wrong=0.0)], steps=50).tasks[0]
     assert len(evaluated.training_errors) < 20
     assert evaluated.error == 1.0  # that is what it is judged by
     with pytest.raises(ValueError, match="must not stop by those it is judged on"):
-        judge.evaluate([task()], steps=50)
+        evaluate.evaluate([task()], steps=50)
 
 
 def test_judged_tasks_can_have_an_optimizer_of_their_own():

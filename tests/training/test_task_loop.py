@@ -6,9 +6,9 @@ import pytest
 import tensorflow as tf
 
 from leap_tf.functional import FunctionalModel, FunctionalOptimizer
-from leap_tf.learners import Leap, PlainTraining
+from leap_tf.learners import Leap, NoMetaLearning
 from leap_tf.optimizer import LeapOptimizer
-from leap_tf.training import TaskLoop
+from leap_tf.training import InnerLoop
 from tests import golden
 
 CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -17,7 +17,7 @@ CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 def task_loop(model, optimizer, learner=None, loss=CROSS_ENTROPY):
     functional = FunctionalModel(model, loss)
     inner = FunctionalOptimizer(optimizer, functional.variables)
-    loop = TaskLoop(functional, inner, learner or Leap(), range(len(functional.variables)))
+    loop = InnerLoop(functional, inner, learner or Leap(), range(len(functional.variables)))
     return loop, functional
 
 
@@ -132,7 +132,7 @@ def test_it_does_what_keras_fit_does():
     def optimizer():
         return keras.optimizers.SGD(schedule, momentum=0.9, clipnorm=1.0, weight_decay=1e-3)
 
-    loop, functional = task_loop(model, optimizer(), PlainTraining())
+    loop, functional = task_loop(model, optimizer(), NoMetaLearning())
     result = run(loop, functional, dataset)
     model.compile(optimizer(), loss=CROSS_ENTROPY)
     model.fit(dataset, verbose=0)

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from leap_tf.serialization import Parts, UnfitPartsError
+from leap_tf.serialization import Parts, SerializationError
 from leap_tf.training import (
     Job,
     MetaTrainingDivergedError,
@@ -15,8 +15,8 @@ from leap_tf.training import (
     TaskEvaluation,
     TaskFailedError,
     TaskFailure,
+    TaskGradient,
     ThreadPool,
-    TrainedTask,
     map_in_threads,
 )
 from leap_tf.training.meta_batch import MetaBatch
@@ -74,7 +74,7 @@ def test_a_pool_needs_a_thread():
 
 def trained(value):
     metrics = {"loss": value, "gradient_steps": 2}
-    return TrainedTask([np.full((2,), value, "float32")], metrics, bool(np.isfinite(value)))
+    return TaskGradient([np.full((2,), value, "float32")], metrics, bool(np.isfinite(value)))
 
 
 def failure(seed=7):
@@ -130,10 +130,10 @@ def test_results_survive_being_taken_apart(study):
 def test_meta_gradients_may_be_of_the_precision_they_are_summed_in(variable, gradient):
     variables = [keras.Variable(np.zeros(3), dtype=variable)]
     parts = Parts({"finite": True, "metrics": {}}, {"gradient0": np.ones(3, gradient)})
-    (read,) = TrainedTask.from_parts(parts, variables, []).meta_gradient
+    (read,) = TaskGradient.from_parts(parts, variables, []).meta_gradient
     assert read.dtype == gradient
-    with pytest.raises(UnfitPartsError, match="state0 of a result is float32"):
-        TrainedTask.from_parts(
+    with pytest.raises(SerializationError, match="state0 of a result is float32"):
+        TaskGradient.from_parts(
             Parts({"finite": True, "metrics": {}}, {"state0": np.ones(3, "float32")}), [], variables
         )
 
@@ -141,15 +141,15 @@ def test_meta_gradients_may_be_of_the_precision_they_are_summed_in(variable, gra
 def test_parts_of_another_study_are_refused():
     trainer, other = leap().trainer, meta_sgd().trainer
     parts = other._runner.train(other._draws.meta_batch(leap().tasks.train, 0)[0]).parts()
-    with pytest.raises(UnfitPartsError, match="8 arrays in a result, and the study has 4"):
+    with pytest.raises(SerializationError, match="8 arrays in a result, and the study has 4"):
         trainer.read_trained(parts)
     arrays = {f"gradient{i}": np.zeros(3) for i in range(4)}
-    with pytest.raises(UnfitPartsError, match="gradient0 of a result is float64"):
+    with pytest.raises(SerializationError, match="gradient0 of a result is float64"):
         trainer.read_trained(Parts({"finite": True, "metrics": {}}, arrays))
     judged = leap().trainer.evaluate(leap().tasks.test[:1]).tasks[0].parts()
-    with pytest.raises(UnfitPartsError, match="error of a result is str"):
+    with pytest.raises(SerializationError, match="error of a result is str"):
         TaskEvaluation.from_parts(Parts({**judged.plain, "error": "low"}, judged.arrays))
-    with pytest.raises(UnfitPartsError, match="has the fields"):
+    with pytest.raises(SerializationError, match="has the fields"):
         TaskEvaluation.from_parts(Parts({"name": "x"}, {}))
 
 

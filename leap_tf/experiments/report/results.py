@@ -88,7 +88,7 @@ class Cell:
 
         Omniglot has tasks for validation; a task of Multi-CV has images for it.
         """
-        return self.setting("multi_cv_splits.judge_by") or str(self.judged["split"])
+        return self.setting("multi_cv_splits.evaluate_on") or str(self.judged["split"])
 
     @property
     def seconds(self) -> float:
