@@ -1,6 +1,6 @@
 """Trains single agents from fresh encoders and compares them with random play.
 
-    python bin/atari_screen.py --gin_file=gin_configs/atari_cpu.gin --game=crazy_climber --seed=101
+python bin/atari_screen.py --gin_file=gin_configs/atari_cpu.gin --game=crazy_climber --seed=101
 """
 
 import os

@@ -145,7 +145,7 @@ def fresh_heads(
 def forward(
     model: keras.Model, parameters: Sequence[tf.Tensor], screens: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Runs an actor-critic with other values of its variables.
+    """Runs an actor-critic on screens with other values of its variables.
 
     Args:
         model: built by `actor_critic`.
@@ -246,11 +246,7 @@ def actor_critic_loss(
 
 
 def transition_mask(is_last: tf.Tensor) -> tf.Tensor:
-    """Returns [T, B] float32, 1 for transitions within an episode and 0 between two episodes.
-
-    Args:
-        is_last: [T + 1, B] bool.
-    """
+    """Returns [T, B] float32, 1 for transitions within an episode and 0 between two episodes."""
     return 1.0 - tf.cast(is_last[:-1], tf.float32)
 
 
@@ -265,14 +261,8 @@ def bootstrapped_returns(
     was cut off; if it ended, their discount of 0 removes V_t. Returns at boundaries themselves have
     no meaning; `transition_mask` is 0 there.
 
-    Args:
-        rewards: [T, B] float32, T known when the graph is built.
-        discounts: [T, B] float32, including γ.
-        values: [T + 1, B] float32.
-        is_last: [T + 1, B] bool.
-
-    Returns:
-        [T, B] float32, without gradient.
+    The shapes are those of `actor_critic_loss`, and T must be known when the graph is built. The
+    discounts include γ. No gradient flows through the result.
 
     Source: Mnih et al., "Asynchronous Methods for Deep Reinforcement Learning", 2016,
     algorithm S3.

@@ -130,10 +130,10 @@ def _evaluation_folder(path):
 
 
 def summarise(agents: Agents, target_score: float | None = None) -> dict:
-    """Returns the figures of one game, for each kind of agent.
+    """Returns the figures of one game, for each kind of agent such as "fresh".
 
     Args:
-        agents: the agents of each kind, such as "fresh".
+        agents: the agents of each kind.
         target_score: score of "frames to score"; left out if None.
 
     Returns:
@@ -206,12 +206,7 @@ LEGEND = (
 
 
 def as_table(group: str, games: Mapping[str, Mapping[str, dict]]) -> str:
-    """Formats a group of games as a Markdown table.
-
-    Args:
-        group: name of the group.
-        games: the result of `summarise` for each game.
-    """
+    """Formats a group of games as a Markdown table, given `summarise` of each game."""
     lines = [
         f"**{group}**",
         "",

@@ -78,14 +78,11 @@ class GameEvaluation:
         return 1e3 * float(self.rewards[-max(1, int(share * self.updates)) :].mean())
 
     def frames_to_reward(self, target: float, share: float = 0.1) -> int | None:
-        """Returns the frames until the running mean of the clipped reward reaches `target`.
+        """Returns the frames until the running mean reward reaches `target`, None if it does not.
 
         Args:
-            target: clipped reward per 1000 steps.
+            target: mean clipped reward per 1000 steps.
             share: window of the running mean, as a fraction of all updates.
-
-        Returns:
-            Frames of all copies, or None if the target is not reached.
         """
         window = max(1, round(share * self.updates))
         sums = np.cumsum([0.0, *np.asarray(self.rewards, np.float64)])
@@ -96,12 +93,7 @@ class GameEvaluation:
     def frames_to_score(self, target: float, window: int = 10) -> int | None:
         """Returns the frames until the mean score of the last `window` games reaches `target`.
 
-        Args:
-            target: the mean score.
-            window: number of games in the running mean; at least as many must have finished.
-
-        Returns:
-            Frames of all copies, or None if the target is not reached.
+        The result is None if the target is not reached, or fewer games have finished.
         """
         scores = [episode.score for episode in self.episodes]
         for end in range(window, len(scores) + 1):

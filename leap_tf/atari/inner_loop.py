@@ -7,7 +7,7 @@
 `TracedAgent` acts and learns as functions of tensors, traced once for each number of actions:
 
     act(parameters, screens, noise)        → actions
-    update(state, learner_values, unroll)  → state, metrics
+    update(state, learner_values, unroll)  → state, loss of the unroll before the update
 
 Parameters, optimizer slots and the meta-learner's memory are in the state, so any number of threads
 can share an agent. An update is one gradient step of the agent and one point of the gradient path:
@@ -62,13 +62,6 @@ class AgentState(NamedTuple):
     memory: Any
 
 
-class UnrollMetrics(NamedTuple):
-    """Scalars of an unroll, computed before its update."""
-
-    loss: tf.Tensor
-    entropy: tf.Tensor
-
-
 class TracedAgent:
     """An actor-critic whose training a meta-learner observes.
 
@@ -78,9 +71,6 @@ class TracedAgent:
         learner: the meta-learner, already built.
         meta_indices: indices of those of `trained_variables(model)` that the learner observes.
         loss: weights of the agent's loss.
-
-    Attributes:
-        actions: number of actions.
     """
 
     def __init__(
@@ -93,7 +83,6 @@ class TracedAgent:
         loss: ActorCriticLoss,
     ):
         self.model = model
-        self.actions = model.outputs[0].shape[-1]
         self._learner = learner
         self._meta_indices = list(meta_indices)
         self._settings = loss
@@ -119,12 +108,12 @@ class TracedAgent:
         steps, copies = unroll.actions.shape
         groups = len(unroll.screens) // (steps + 1)
         # The last step only bootstraps. Outside the tape its forward pass is cheaper.
-        _, bootstrap = forward(self.model, state.parameters, _concatenate(unroll.screens[-groups:]))
+        last = tf.concat(unroll.screens[-groups:], 0)
+        _, bootstrap = forward(self.model, state.parameters, last)
         with tf.GradientTape() as tape:
             tape.watch(state.parameters)
-            logits, values = forward(
-                self.model, state.parameters, _concatenate(unroll.screens[:-groups])
-            )
+            screens = tf.concat(unroll.screens[:-groups], 0)
+            logits, values = forward(self.model, state.parameters, screens)
             values = tf.reshape(tf.concat([values, bootstrap], 0), [steps + 1, copies])
             loss = actor_critic_loss(
                 tf.reshape(logits, [steps, copies, logits.shape[-1]]),
@@ -148,7 +137,7 @@ class TracedAgent:
             # A learner may leave variables unchanged on purpose.
             warnings.filterwarnings("ignore", "Gradients do not exist")
             parameters, slots = self._optimizer.apply(directions, state.parameters, state.slots)
-        return AgentState(parameters, slots, memory), UnrollMetrics(loss.total, loss.entropy)
+        return AgentState(parameters, slots, memory), loss
 
 
 class UnrollCollector:
@@ -165,11 +154,7 @@ class UnrollCollector:
     """
 
     def __init__(
-        self,
-        environments: Sequence[ScreenEnvironment],
-        agent: TracedAgent,
-        steps: int,
-        seed: int,
+        self, environments: Sequence[ScreenEnvironment], agent: TracedAgent, steps: int, seed: int
     ):
         self._environments = environments
         self._agent = agent
@@ -179,9 +164,6 @@ class UnrollCollector:
 
     def collect(self, parameters: list[tf.Tensor]) -> tuple[Unroll, float]:
         """Plays one unroll. While the emulator of one group works, the agent acts for the next.
-
-        Args:
-            parameters: of the agent, one tensor per variable of `trained_variables`.
 
         Returns:
             The unroll, and the mean raw reward per step of a copy.
@@ -205,7 +187,8 @@ class UnrollCollector:
                     chosen = self._agent.act(parameters, screens[-1], noise[group][t]).numpy()
                     environment.send(chosen)
                     actions.append(chosen)
-            history.append(_join_groups(time_steps))
+            fields = ((step.step_type, step.reward, step.discount) for step in time_steps)
+            history.append([np.concatenate(groups) for groups in zip(*fields)])
         step_types, rewards, discounts = (np.stack(arrays) for arrays in zip(*history))
         unroll = Unroll(
             screens,
@@ -215,15 +198,3 @@ class UnrollCollector:
             step_types == ts.StepType.LAST,
         )
         return unroll, raw / rewards[1:].size
-
-
-def _join_groups(time_steps):
-    """Returns step types, rewards and discounts of all groups at one time."""
-    return [
-        np.concatenate(arrays)
-        for arrays in zip(*((step.step_type, step.reward, step.discount) for step in time_steps))
-    ]
-
-
-def _concatenate(screens):
-    return tf.concat(screens, 0) if len(screens) > 1 else screens[0]

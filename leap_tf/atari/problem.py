@@ -17,12 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from leap_tf.atari.actor_critic import (
-    ActorCriticLoss,
-    actor_critic,
-    fresh_heads,
-    trained_variables,
-)
+from leap_tf.atari.actor_critic import ActorCriticLoss, actor_critic, fresh_heads, trained_variables
 from leap_tf.atari.environments import EnvironmentPool
 from leap_tf.atari.evaluation import GameEvaluation, GameEvaluations
 from leap_tf.atari.inner_loop import AgentState, TracedAgent, UnrollCollector
@@ -114,14 +109,8 @@ class AtariTaskRunner:
     A task is a `Game`; its steps are updates, each from an unroll of all copies.
 
     Args:
-        encoder: a built Keras model from screens to [batch, features].
-        inner_optimizer: the optimizer of the agent, in its initial state for every task run.
-        learner: the meta-learner, which observes the encoder's variables.
-        environment_pool: lends the environments.
-        loss: weights of the agent's loss.
-        unroll: steps of each copy between two updates.
-        value_gain: Euclidean norm of a fresh value head's weights, at least 0. In short task runs,
-            the random values of fresh heads mainly teach the encoder to make its features small.
+        encoder, inner_optimizer, learner, environment_pool, loss, unroll, value_gain: as for
+            `AtariTrainer`.
         on_update: called after every update of `train`, on the thread that trains. An exception
             that it raises ends the task run.
 
@@ -216,29 +205,14 @@ class AtariTaskRunner:
             The evaluation, and the values of `trained_variables`, from which `trained_agent` builds
             a model.
         """
-        _, _, state, evaluation = self._run(
-            game,
-            seed,
-            steps,
-            evaluating=True,
-            learning=learning,
-            encoder=encoder,
-            on_update=on_update,
-        )
+        options = {"learning": learning, "encoder": encoder, "on_update": on_update}
+        _, _, state, evaluation = self._run(game, seed, steps, evaluating=True, **options)
         length, energy = float(state.memory.length), float(state.memory.energy)
         evaluation = dataclasses.replace(evaluation, path_length=length, path_energy=energy)
         return evaluation, state.parameters
 
     def _run(
-        self,
-        game: str,
-        seed: int,
-        steps: int,
-        *,
-        evaluating: bool = False,
-        learning: bool = True,
-        encoder: Sequence[np.ndarray] | None = None,
-        on_update: OnUpdate | None = None,
+        self, game, seed, steps, *, evaluating=False, learning=True, encoder=None, on_update=None
     ) -> tuple[TracedAgent, list[tf.Tensor], AgentState, GameEvaluation]:
         """Returns the agent, its initial parameters, its final state and the evaluation."""
         game_seed, head_seed, action_seed = (
@@ -263,9 +237,9 @@ class AtariTaskRunner:
             for update in range(1, steps + 1):
                 unroll, raw_reward = collector.collect(state.parameters)
                 if learning:
-                    state, metrics = agent.update(state, learner_values, unroll)
-                    losses.append(float(metrics.loss))
-                    entropies.append(float(metrics.entropy))
+                    state, loss = agent.update(state, learner_values, unroll)
+                    losses.append(float(loss.total))
+                    entropies.append(float(loss.entropy))
                 rewards.append(float(unroll.rewards.mean()))
                 raw_rewards.append(raw_reward)
                 if on_update:
@@ -332,7 +306,8 @@ class AtariTrainer(MetaLoop):
             cores, since a game sometimes waits for its emulator. Call
             `leap_tf.one_thread_per_task()` before anything else. Results do not depend on it.
         unroll: steps of each copy between two updates.
-        value_gain: Euclidean norm of a fresh value head's weights; see `AtariTaskRunner`.
+        value_gain: Euclidean norm of a fresh value head's weights, at least 0. In short task runs,
+            the random values of fresh heads mainly teach the encoder to make its features small.
         report: called with the evaluation of every task run of training, in order.
         on_update: called after every update of training, on the thread that trains.
         seed: seed for all random numbers except the encoder's initial weights.

@@ -53,7 +53,6 @@ class AtariStudy:
 
     trainer: AtariTrainer
     games: FiniteTasks
-    seed: int
     make_encoder: Callable[[], keras.Model]
 
     def fresh_encoder(self, seed: int) -> list[np.ndarray]:
@@ -90,7 +89,7 @@ def atari_study(
     keras.utils.set_random_seed(seed)
     options = {} if pool is None else {"pool": pool}
     built = trainer(encoder=encoder(), report=report, on_update=on_update, seed=seed, **options)
-    return AtariStudy(built, tasks, seed, encoder)
+    return AtariStudy(built, tasks, encoder)
 
 
 def atari_meta_train(
@@ -116,11 +115,7 @@ def atari_meta_train(
     trainer.fit(
         study.games,
         meta_steps,
-        callbacks=[
-            MetricsLog(run.metrics),
-            TensorBoardLog(run.tensorboard),
-            CollapseWarning(),
-        ],
+        callbacks=[MetricsLog(run.metrics), TensorBoardLog(run.tensorboard), CollapseWarning()],
         checkpoint_dir=run.checkpoints,
         checkpoint_seconds=checkpoint_seconds,
         verbose=verbose,

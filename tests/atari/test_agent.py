@@ -194,11 +194,11 @@ def test_it_makes_the_update_of_meta_training():
         step_types, screens, actions, (), np.roll(step_types, -1, 0), rewards, discounts
     )
     for _ in range(2):  # the second has slots
-        state, metrics = traced.update(state, [], unroll)
+        state, loss = traced.update(state, [], unroll)
         batch_major = tf.nest.map_structure(lambda each: np.swapaxes(each, 0, 1), experience)
         info = agent.train(tf.nest.map_structure(tf.convert_to_tensor, batch_major))
-        np.testing.assert_allclose(info.loss, metrics.loss, rtol=1e-5)
-        np.testing.assert_allclose(info.extra.entropy, metrics.entropy, rtol=1e-5)
+        np.testing.assert_allclose(info.loss, loss.total, rtol=1e-5)
+        np.testing.assert_allclose(info.extra.entropy, loss.entropy, rtol=1e-5)
         for variable, value in zip(trained_variables(model), state.parameters, strict=True):
             np.testing.assert_allclose(variable.value, value, rtol=1e-5, atol=1e-6)
 

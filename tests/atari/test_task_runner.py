@@ -176,8 +176,8 @@ def test_the_path_is_made_of_unrolls_and_their_loss():
             path, PathPoint(seen, loss, agent.meta_learned(gradients)), PathGeometry()
         )
         before = state.parameters
-        state, metrics = agent.update(state, [], unroll)
-        np.testing.assert_allclose(metrics.loss, loss, rtol=1e-5)
+        state, reported = agent.update(state, [], unroll)
+        np.testing.assert_allclose(reported.total, loss, rtol=1e-5)
         for old, gradient, new in zip(before, gradients, state.parameters):
             np.testing.assert_allclose(new, old - 0.1 * gradient, rtol=1e-4, atol=1e-6)
     for actual, expected in zip(state.memory.meta_gradient, path.meta_gradient, strict=True):

@@ -64,7 +64,7 @@ def test_every_start_has_a_fresh_encoder_of_its_own():
     learned = trainer()
     learned.fit(GAMES, 1, verbose=False)
     study, untrained = (
-        AtariStudy(each, GAMES, seed=0, make_encoder=small_encoder) for each in (learned, trainer())
+        AtariStudy(each, GAMES, make_encoder=small_encoder) for each in (learned, trainer())
     )
     first, second = study.fresh_encoder(0), study.fresh_encoder(1)
     assert not np.array_equal(first[0], second[0])
