@@ -1,11 +1,11 @@
-"""A pool that keeps what tasks of the meta-step under way came to, for when the run is killed.
+"""A pool that caches the results of the tasks of the current meta-step.
 
-A visit to a game may take an hour, and a meta-step many of them. Without this, a restart makes the
-whole meta-step again, with the same results; with it, only those tasks that were not finished.
+A task may take an hour, and a meta-step has many tasks. Without the cache, a killed run repeats its
+whole meta-step; with it, only the unfinished tasks of that meta-step.
 
     folder/<hash of all weights>/<place>_<seed>_<steps>.npz
 
-The weights are those that the meta-step starts from, so results of another one never fit.
+The weights are those at the start of the meta-step, so results of other meta-steps are never used.
 """
 
 import contextlib
@@ -22,20 +22,21 @@ import keras
 import numpy as np
 
 from leap_tf.experiments.run_directory import replacing
-from leap_tf.serialization import Message, SerializationError, decode, encode, is_serializable
+from leap_tf.serialization import Message, MessageError, UnfitPartsError, can_travel, decode, encode
 from leap_tf.training import Job, SeededTask, TaskPool
 
 _LOGGER = logging.getLogger("leap_tf")
 
 
 class CachingPool:
-    """Trains on another pool, and on each task of a meta-step once, however often it starts.
+    """Caches the results of the tasks of the current meta-step.
 
-    Results of variables that cannot be written (bfloat16) are not kept.
+    Results of variables that cannot be serialized (bfloat16) are not cached.
 
     Args:
-        pool: does the work.
-        folder: for this pool alone; what is there of other meta-steps is removed.
+        pool: the pool that trains on the tasks.
+        folder: the folder of the cache, used by this pool only. Results of other meta-steps in it
+            are deleted.
     """
 
     def __init__(self, pool: TaskPool, folder: str | os.PathLike):
@@ -45,7 +46,7 @@ class CachingPool:
     def map(
         self, job: Job[Any], weights: Sequence[keras.Variable], tasks: Sequence[SeededTask]
     ) -> Generator[Any, None, None]:
-        if job.name != "train" or not all(is_serializable(each.numpy().dtype) for each in weights):
+        if job.name != "train" or not all(can_travel(each.numpy().dtype) for each in weights):
             yield from self._pool.map(job, weights, tasks)
             return
         folder = self._folder / _digest(weights)
@@ -54,29 +55,29 @@ class CachingPool:
             folder / f"{place}_{seeded.seed}_{seeded.steps}.npz"
             for place, seeded in enumerate(tasks)
         ]
-        kept = [_read(file, job) for file in files]
+        cached = [_read(file, job) for file in files]
         missing = {
-            id(seeded): file for seeded, file, result in zip(tasks, files, kept) if result is None
+            id(seeded): file for seeded, file, result in zip(tasks, files, cached) if result is None
         }
 
-        def keep(seeded: SeededTask, result: Any) -> None:
-            _keep(result, seeded, missing[id(seeded)])
+        def write(seeded: SeededTask, result: Any) -> None:
+            _write(result, seeded, missing[id(seeded)])
             if job.done:
                 job.done(seeded, result)
 
         to_do = [seeded for seeded in tasks if id(seeded) in missing]
-        keeping = dataclasses.replace(job, done=keep)
-        with contextlib.closing(self._pool.map(keeping, weights, to_do)) as made:
-            for seeded, result in zip(tasks, kept):
+        writing = dataclasses.replace(job, done=write)
+        with contextlib.closing(self._pool.map(writing, weights, to_do)) as results:
+            for seeded, result in zip(tasks, cached):
                 if result is None:
-                    yield next(made)
+                    yield next(results)
                 else:
                     if job.done:
                         job.done(seeded, result)
                     yield result
 
     def clear(self) -> None:
-        """Removes what is kept, once training is over."""
+        """Deletes the cache. Call it when training has finished."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _remove_others(self, folder):
@@ -93,21 +94,21 @@ def _digest(weights):
     return digest.hexdigest()
 
 
-def _keep(result, seeded, file):
+def _write(result, seeded, file):
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(file) as partial:
             partial.write_bytes(encode(Message(seeded.task.name, result.parts())))
     except OSError as error:
-        _LOGGER.warning("What %s came to is not kept: %s", seeded.task.name, error)
+        _LOGGER.warning("Could not cache the result of task %s: %s", seeded.task.name, error)
 
 
 def _read(file, job):
-    """What a file keeps; None if there is none, or nothing to be used."""
+    """Returns the result in a file; None if there is none, or it cannot be used."""
     if not file.exists():
         return None
     try:
         return job.read(decode(file.read_bytes()).parts)
-    except SerializationError as error:
-        _LOGGER.warning("%s is not used, and the task done again: %s", file, error)
+    except (MessageError, UnfitPartsError) as error:
+        _LOGGER.warning("Ignoring the cached result %s and repeating the task: %s", file, error)
         return None

@@ -1,4 +1,4 @@
-"""What tasks came to outlives the process, and is used once and nowhere else."""
+"""Cached results of tasks survive the process, and only the same meta-step uses them."""
 
 import keras
 import pytest
@@ -9,18 +9,18 @@ from tests.cluster.studies import assert_same, leap, weights
 from tests.pool_contract import PoolContract
 
 
-class TestKeepingPool(PoolContract):
+class TestCachingPool(PoolContract):
     @pytest.fixture
     def open_pool(self, tmp_path):
-        return lambda recipe: CachingPool(ThreadPool(2), tmp_path / "kept")
+        return lambda recipe: CachingPool(ThreadPool(2), tmp_path / "cache")
 
 
 class Killed(BaseException):
-    """As a signal would, in the middle of a map."""
+    """Stands for a signal in the middle of a map."""
 
 
 class CountingPool(ThreadPool):
-    """One thread, which is killed before it begins a task too many."""
+    """One thread that is killed before it begins more than `most` tasks."""
 
     def __init__(self, most=1000):
         super().__init__(1)
@@ -41,8 +41,8 @@ def study(folder, pool):
 
 
 def killed_in_the_second_meta_step(tmp_path):
-    """Six tasks to a meta-step; three of the second are done."""
-    killed = study(tmp_path / "kept", CountingPool(9))
+    """Runs six tasks per meta-step, and finishes three of the second."""
+    killed = study(tmp_path / "cache", CountingPool(9))
     with pytest.raises(Killed):
         killed.trainer.fit(
             killed.tasks.train,
@@ -51,11 +51,11 @@ def killed_in_the_second_meta_step(tmp_path):
             checkpoint_seconds=0.0,
             verbose=False,
         )
-    return sorted((tmp_path / "kept").glob("*/*.npz"))
+    return sorted((tmp_path / "cache").glob("*/*.npz"))
 
 
 def resumed(tmp_path):
-    again = study(tmp_path / "kept", pool := CountingPool())
+    again = study(tmp_path / "cache", pool := CountingPool())
     again.trainer.fit(again.tasks.train, 3, checkpoint_dir=tmp_path / "checkpoints", verbose=False)
     return again, pool
 
@@ -67,18 +67,18 @@ def undisturbed():
     return whole
 
 
-def test_a_restart_does_only_what_was_not_done(tmp_path, undisturbed):
-    kept = killed_in_the_second_meta_step(tmp_path)
-    assert len(kept) == 3
+def test_a_restart_runs_only_the_unfinished_tasks(tmp_path, undisturbed):
+    cached = killed_in_the_second_meta_step(tmp_path)
+    assert len(cached) == 3
     again, pool = resumed(tmp_path)
     assert len(pool.begun) == 3 + 6
     assert_same(weights(again), weights(undisturbed))
-    assert len(list((tmp_path / "kept").glob("*/*.npz"))) == 6  # those of the last meta-step
+    assert len(list((tmp_path / "cache").glob("*/*.npz"))) == 6  # those of the last meta-step
     again.trainer.pool.clear()
-    assert not (tmp_path / "kept").exists()
+    assert not (tmp_path / "cache").exists()
 
 
-def test_what_is_done_before_its_turn_is_kept(tmp_path, undisturbed):
+def test_results_out_of_order_are_cached(tmp_path, undisturbed):
     class FirstTaskHangs(ThreadPool):
         def map(self, job, weights, tasks):
             for seeded in tasks[1:]:
@@ -86,17 +86,17 @@ def test_what_is_done_before_its_turn_is_kept(tmp_path, undisturbed):
             raise Killed
             yield  # a generator, as the pool's
 
-    killed = study(tmp_path / "kept", FirstTaskHangs(1))
+    killed = study(tmp_path / "cache", FirstTaskHangs(1))
     with pytest.raises(Killed):
         killed.trainer.fit(killed.tasks.train, 1, verbose=False)
-    assert len(list((tmp_path / "kept").glob("*/*.npz"))) == 5
+    assert len(list((tmp_path / "cache").glob("*/*.npz"))) == 5
     again, pool = resumed(tmp_path)
     assert len(pool.begun) == 1 + 6 + 6
     assert_same(weights(again), weights(undisturbed))
 
 
 @pytest.mark.parametrize("damage", ["cut short", "empty", "no archive"])
-def test_damaged_results_are_made_again(tmp_path, undisturbed, damage, caplog):
+def test_damaged_results_are_repeated(tmp_path, undisturbed, damage, caplog):
     _, second, _ = killed_in_the_second_meta_step(tmp_path)
     if damage == "cut short":
         second.write_bytes(second.read_bytes()[:-100])
@@ -107,24 +107,24 @@ def test_damaged_results_are_made_again(tmp_path, undisturbed, damage, caplog):
     again, pool = resumed(tmp_path)
     assert len(pool.begun) == 4 + 6
     assert_same(weights(again), weights(undisturbed))
-    assert f"{second} is not used" in caplog.text
+    assert f"Ignoring the cached result {second}" in caplog.text
 
 
 def test_results_from_other_weights_are_not_used(tmp_path):
     killed_in_the_second_meta_step(tmp_path)
-    other = study(tmp_path / "kept", pool := CountingPool())
+    other = study(tmp_path / "cache", pool := CountingPool())
     other.trainer.fit(other.tasks.train, 2, verbose=False)  # from the start: another meta-step
     assert len(pool.begun) == 12
-    moved = study(tmp_path / "kept", pool := CountingPool())
+    moved = study(tmp_path / "cache", pool := CountingPool())
     for variable in moved.trainer.model.trainable_variables:
         variable.assign(variable + keras.ops.ones_like(variable))
     moved.trainer.fit(moved.tasks.train, 1, verbose=False)
     assert len(pool.begun) == 6
 
 
-def test_where_nothing_can_be_written_training_goes_on(tmp_path, undisturbed, caplog):
-    (tmp_path / "kept").write_text("a file in the place of a folder")
-    run = study(tmp_path / "kept" / "below", ThreadPool(2))
+def test_training_continues_if_the_cache_cannot_be_written(tmp_path, undisturbed, caplog):
+    (tmp_path / "cache").write_text("a file in the place of a folder")
+    run = study(tmp_path / "cache" / "below", ThreadPool(2))
     run.trainer.fit(run.tasks.train, 3, verbose=False)
     assert_same(weights(run), weights(undisturbed))
-    assert "is not kept" in caplog.text
+    assert "Could not cache the result of task" in caplog.text

@@ -1,4 +1,4 @@
-"""The Atari binaries as people use them: in processes of their own, killed, resumed, misused."""
+"""The Atari binaries, in processes of their own: killed, resumed, misused."""
 
 import json
 import os
@@ -15,9 +15,12 @@ import tensorflow as tf
 
 import leap_tf
 from leap_tf.atari.comparison import read_cell
-from leap_tf.atari.environment import AtariEnvironment
+from leap_tf.atari.environments import AtariEnvironment
+from leap_tf.atari.study import configured_study
+from leap_tf.experiments.config import read_configuration
 from leap_tf.experiments.run_directory import RunDirectory
 from leap_tf.training import read_metrics
+from tests.faults.kills import atari, attack
 
 ROOT = pathlib.Path(__file__).parents[2]
 SMALL = [
@@ -29,9 +32,9 @@ SMALL = [
     "AtariTrainer.meta_batch_size = 2",
     "atari_meta_train.meta_steps = 4",
     "atari_meta_train.checkpoint_seconds = 0.0",
-    "atari_judge.groups = {'held out': ['breakout'], 'seen': ['pong']}",
-    "atari_judge.target_scores = {'breakout': 1.0}",
-    "atari_judge.seeds = 2",
+    "atari_evaluate.groups = {'held out': ['breakout'], 'seen': ['pong']}",
+    "atari_evaluate.target_scores = {'breakout': 1.0}",
+    "atari_evaluate.seeds = 2",
 ]
 
 
@@ -76,14 +79,14 @@ def finished(tmp_path_factory):
     return folder, result
 
 
-def test_a_run_leaves_encoder_metrics_and_visits(finished):
+def test_a_run_leaves_encoder_metrics_and_logs(finished):
     folder, result = finished
     assert [entry["meta_step"] for entry in without_times(folder)] == [1, 2, 3, 4]
-    visits = [json.loads(line) for line in (folder / "visits.jsonl").read_text().splitlines()]
-    assert len(visits) == 8
-    assert {visit["game"] for visit in visits} <= {"pong", "freeway", "crazy_climber"}
-    assert all(visit["frames"] == 4 * 5 * 2 * 4 for visit in visits)
-    assert all(visit["frames_per_second"] > 0 for visit in visits)
+    runs = [json.loads(line) for line in (folder / "task_runs.jsonl").read_text().splitlines()]
+    assert len(runs) == 8
+    assert {each["game"] for each in runs} <= {"pong", "freeway", "crazy_climber"}
+    assert all(each["frames"] == 4 * 5 * 2 * 4 for each in runs)
+    assert all(each["frames_per_second"] > 0 for each in runs)
     assert "frames/s" in result.stderr
     assert "updates/s" in result.stderr
     model = keras.saving.load_model(RunDirectory(folder).initialization)
@@ -112,7 +115,7 @@ def test_a_run_that_was_killed_ends_the_same(finished, tmp_path):
     assert without_times(folder) == without_times(finished[0])
 
 
-def test_a_judgement_goes_on_and_compares_with_random_play(finished, tmp_path):
+def test_an_evaluation_resumes_and_compares_with_random_play(finished, tmp_path):
     folder, _ = finished
     arguments = command("atari_evaluate.py", f"--output_dir={folder}")
     first = run(arguments)
@@ -140,7 +143,7 @@ def test_a_judgement_goes_on_and_compares_with_random_play(finished, tmp_path):
     after = json.loads(lost.read_text())
     before["seconds"] = after["seconds"] = 0
     assert after == before
-    # Every start is another visit; nobody scores in so few steps, so losses may agree.
+    # Every start is another task run; few steps give no score, so losses may agree.
     lengths = [read_cell(cell).path_length for cell in (results / "fresh").glob("pong_*")]
     assert len(set(lengths)) == 2
 
@@ -150,9 +153,9 @@ def test_runs_are_compared_on_the_same_starts(finished, tmp_path):
     other = tmp_path / "other"
     trained = run(train_command(other, "atari_study.seed = 1", "atari_meta_train.meta_steps = 0"))
     assert trained.returncode == 0, trained.stderr
-    only = ["atari_judge.kinds = ['learned']"]
-    judged = run(command("atari_evaluate.py", f"--output_dir={other}", bindings=only))
-    assert judged.returncode == 0, judged.stderr
+    only = ["atari_evaluate.kinds = ['learned']"]
+    evaluated = run(command("atari_evaluate.py", f"--output_dir={other}", bindings=only))
+    assert evaluated.returncode == 0, evaluated.stderr
     assert run(command("atari_evaluate.py", f"--output_dir={folder}")).returncode == 0
     result = run(
         command(
@@ -174,9 +177,9 @@ def test_runs_are_compared_on_the_same_starts(finished, tmp_path):
 
 def test_what_cannot_be_compared_is_said_in_one_line(finished, tmp_path):
     for runs, message in (
-        ("leap", "Runs are given as method=folder"),
-        (f"fresh={tmp_path}", "'fresh' is a control's name"),
-        (f"leap={tmp_path}", "has 0 finished judgements"),
+        ("leap", "Runs must be given as method=folder"),
+        (f"fresh={tmp_path}", "'fresh' is the name of a control"),
+        (f"leap={tmp_path}", "has 0 finished evaluations"),
     ):
         result = run(command("atari_compare.py", f"--run={runs}", f"--output_dir={tmp_path}"))
         assert result.returncode == 1
@@ -217,7 +220,7 @@ def test_what_cannot_be_done_is_said_in_one_line(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_judgement_keeps_to_the_settings_of_its_run(finished):
+def test_an_evaluation_keeps_the_settings_of_its_run(finished):
     arguments = command(
         "atari_evaluate.py",
         f"--output_dir={finished[0]}",
@@ -225,7 +228,7 @@ def test_a_judgement_keeps_to_the_settings_of_its_run(finished):
     )
     result = run(arguments)
     assert result.returncode == 1
-    assert "Only atari_judge can be bound here" in result.stderr
+    assert "Only atari_evaluate can be bound here" in result.stderr
 
 
 def test_importing_without_legacy_keras_says_what_to_do():
@@ -247,13 +250,10 @@ def test_importing_without_legacy_keras_says_what_to_do():
     ids=lambda names: names[-1],
 )
 def test_every_configuration_builds_a_study(names):
-    from leap_tf.atari.gin_registration import configured_study
-    from leap_tf.experiments.config import read_configuration
-
     read_configuration([ROOT / "gin_configs" / f"{name}.gin" for name in names])
     study = configured_study()
     games = [game.name for game in study.games.tasks]
-    held_out = gin.query_parameter("atari_judge.groups")["held out"]
+    held_out = gin.query_parameter("atari_evaluate.groups")["held out"]
     assert not set(held_out) & set(games)
     # Leap's steps are bounded; the others' must not be, or they would not go where they should.
     bounded = study.trainer.meta_optimizer.global_clipnorm is not None
@@ -274,4 +274,13 @@ def test_a_run_on_ray_workers_gives_the_same_encoder(finished, tmp_path):
     for array, other in zip(learned(tmp_path / "run"), learned(finished[0]), strict=True):
         np.testing.assert_array_equal(array, other)
     assert without_times(tmp_path / "run") == without_times(finished[0])
-    assert len((tmp_path / "run" / "visits.jsonl").read_text().splitlines()) == 8
+    assert len((tmp_path / "run" / "task_runs.jsonl").read_text().splitlines()) == 8
+
+
+def test_a_killed_run_of_games_ends_bit_identical(tmp_path):
+    def some(planned):
+        return [kill for kill in planned if kill[0] in ("checkpoint", "final model")][-2:]
+
+    fault = attack(atari(), tmp_path, kills=2, seed=2, shorten=some)
+    assert fault.injected == 2
+    assert not fault.failures
