@@ -31,7 +31,7 @@ os.environ["TF_USE_LEGACY_KERAS"] = "1"
 import leap_tf
 from leap_tf.training import available_cores
 
-leap_tf.one_thread_per_task()
+leap_tf.configure_threads()
 
 import keras
 import numpy as np
@@ -190,7 +190,7 @@ def parts(game, rounds, repeats=10):
     shared = range(len(encoder.trainable_variables))
     agents = {
         name: TracedAgent(model, RMSProp(), learner, shared, ActorCriticLoss())
-        for name, learner in (("Leap", leap_tf.Leap()), ("no path", leap_tf.PlainTraining()))
+        for name, learner in (("Leap", leap_tf.Leap()), ("no path", leap_tf.NoMetaLearning()))
     }
     parameters = [variable.value + 0 for variable in trained_variables(model)]
     steps, random = [environment.reset()], np.random.default_rng(0)

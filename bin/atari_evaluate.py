@@ -12,7 +12,7 @@ os.environ["TF_USE_LEGACY_KERAS"] = "1"
 
 from absl import app, flags
 
-from leap_tf.training import one_thread_per_task
+from leap_tf.training import configure_threads
 
 _GIN_PARAM = flags.DEFINE_multi_string(
     "gin_param", [], "Binding of the evaluation, such as 'atari_evaluate.seeds = 3'."
@@ -23,7 +23,7 @@ _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "The run's folder.", requi
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
-    one_thread_per_task()  # before anything else touches TensorFlow
+    configure_threads()  # before anything else touches TensorFlow
     from leap_tf.experiments.commands import one_line_errors
 
     with one_line_errors():

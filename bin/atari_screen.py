@@ -10,7 +10,7 @@ os.environ["TF_USE_LEGACY_KERAS"] = "1"
 
 from absl import app, flags
 
-from leap_tf.training import one_thread_per_task
+from leap_tf.training import configure_threads
 
 _GIN_FILE = flags.DEFINE_multi_string("gin_file", None, "Configuration file.", required=True)
 _GIN_PARAM = flags.DEFINE_multi_string(
@@ -25,7 +25,7 @@ _OUTPUT = flags.DEFINE_string("output", None, "File of JSON lines to append the 
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
-    one_thread_per_task()  # before anything else touches TensorFlow
+    configure_threads()  # before anything else touches TensorFlow
     from leap_tf.experiments.commands import one_line_errors
 
     with one_line_errors():

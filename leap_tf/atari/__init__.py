@@ -52,7 +52,7 @@ from leap_tf.atari.environments import (
     games,
 )
 from leap_tf.atari.evaluation import GameEvaluation, GameEvaluations, curve
-from leap_tf.atari.problem import AtariTaskRunner, AtariTrainer
+from leap_tf.atari.problem import AtariProblem
 from leap_tf.atari.tf_agents import ActorCriticAgent, ActorCriticNetwork, ActorCriticPolicy
 
 __all__ = [
@@ -61,8 +61,7 @@ __all__ = [
     "ActorCriticNetwork",
     "ActorCriticPolicy",
     "AtariEnvironment",
-    "AtariTaskRunner",
-    "AtariTrainer",
+    "AtariProblem",
     "ColourBandit",
     "EnvironmentPool",
     "Episode",

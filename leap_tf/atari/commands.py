@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from leap_tf.atari import comparison
 from leap_tf.atari.environments import check_game
 from leap_tf.atari.evaluation import GameEvaluation
-from leap_tf.atari.problem import AtariTaskRunner, TaskRunStoppedError
+from leap_tf.atari.problem import AtariProblem, TaskRunStoppedError
 from leap_tf.atari.run_log import ProgressLog, TaskRunLog
 from leap_tf.atari.study import (
     AtariStudyFactory,
@@ -32,7 +32,7 @@ from leap_tf.training import map_in_threads
 # Settings that do not affect a single agent. Changing them does not repeat a screening.
 _OF_THE_STUDY = re.compile(
     r"atari_study\.games$|atari_evaluate\.|atari_meta_train\.|meta/|Leap\.|"
-    r"AtariTrainer\.(learner|meta_optimizer|meta_batch_size)$"
+    r"AtariProblem\.(learner|meta_optimizer|meta_batch_size)$"
 )
 
 
@@ -158,7 +158,7 @@ def screen(
         for seed in seeds:
             config = read_configuration(gin_files, [*gin_params, f"atari_study.seed = {seed}"])
             trainer = configured_study().trainer
-            steps = updates or trainer.steps_per_task
+            steps = updates or trainer.problem.setup.steps_per_task
             line = {
                 "game": game,
                 "seed": seed,
@@ -168,7 +168,7 @@ def screen(
             }
             if _key(line) in done:
                 continue
-            line |= _against_random_play(trainer.runner, game, seed, steps)
+            line |= _against_random_play(trainer.problem, game, seed, steps)
             print(
                 f"{game}, seed {seed}: {line['final_reward']:.1f} per 1000 steps in the last "
                 f"quarter of {line['frames']:,} frames, random play "
@@ -192,12 +192,12 @@ def _fingerprint(config: str) -> str:
     return hashlib.sha256(json.dumps(sorted(settings)).encode()).hexdigest()
 
 
-def _against_random_play(runner: AtariTaskRunner, game: str, seed: int, steps: int) -> dict:
+def _against_random_play(problem: AtariProblem, game: str, seed: int, steps: int) -> dict:
     """Trains the agent and plays the control at the same time, on two threads."""
     started, started_cpu = time.perf_counter(), time.process_time()
 
     def play(learning: bool) -> GameEvaluation:
-        return runner.adapt(game, seed, steps, learning=learning)[0]
+        return problem.adapt(game, seed, steps, learning=learning)[0]
 
     agent, control = map_in_threads(play, [True, False], threads=2)
     reward, random_reward = agent.final_reward(), control.final_reward()

@@ -6,13 +6,11 @@ the sum of raw rewards over a whole game.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import get_type_hints
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from leap_tf.atari.environments import Episode
-from leap_tf.serialization import Parts, UnfitPartsError, parts_of_record, record_of_parts
 
 _CURVES = ("losses", "entropies", "rewards", "raw_rewards")
 
@@ -126,25 +124,6 @@ class GameEvaluation:
         arrays = {name: np.array(record[name]) for name in _CURVES}
         episodes = tuple(Episode(score, int(steps)) for score, steps in record["episodes"])
         return cls(**{**record, **arrays, "episodes": episodes})
-
-    def parts(self) -> Parts:
-        """Returns the evaluation as plain values and arrays, in full precision."""
-        parts = parts_of_record(self)
-        episodes = [list(episode) for episode in self.episodes]
-        return Parts({**parts.plain, "episodes": episodes}, parts.arrays)
-
-    @classmethod
-    def from_parts(cls, parts: Parts) -> "GameEvaluation":
-        """Reads the result of `parts`; raises UnfitPartsError if it is anything else."""
-        read = record_of_parts(cls, parts, {**get_type_hints(cls), "episodes": list})
-        episodes = []
-        for episode in read.episodes:
-            match episode:
-                case [int() | float() as score, int(steps)]:
-                    episodes.append(Episode(score, steps))
-                case _:
-                    raise UnfitPartsError(f"{episode!r} is not an episode.")
-        return dataclasses.replace(read, episodes=tuple(episodes))
 
     def _frames_at(self, episode):
         return episode.steps * self.copies * self.frame_skip

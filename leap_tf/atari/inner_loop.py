@@ -14,7 +14,6 @@ can share an agent. An update is one gradient step of the agent and one point of
 the point's loss is that of the unroll.
 """
 
-import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -31,8 +30,8 @@ from leap_tf.atari.actor_critic import (
 )
 from leap_tf.atari.environments import ScreenEnvironment
 from leap_tf.functional import FunctionalOptimizer
-from leap_tf.geometry import PathPoint
 from leap_tf.learners import Learner
+from leap_tf.training import inner_step
 
 
 class Unroll(NamedTuple):
@@ -124,19 +123,18 @@ class TracedAgent:
                 is_last=unroll.is_last,
                 settings=self._settings,
             )
-        gradients = tape.gradient(loss.total, state.parameters)
-        meta_gradients = self.meta_learned(gradients)
-        point = PathPoint(self.meta_learned(state.parameters), loss.total, meta_gradients)
-        memory = self._learner.observe(state.memory, point)
-        directions = list(gradients)
-        for index, direction in zip(
-            self._meta_indices, self._learner.direction(meta_gradients, learner_values), strict=True
-        ):
-            directions[index] = direction
-        with warnings.catch_warnings():
-            # A learner may leave variables unchanged on purpose.
-            warnings.filterwarnings("ignore", "Gradients do not exist")
-            parameters, slots = self._optimizer.apply(directions, state.parameters, state.slots)
+        parameters, slots, memory = inner_step(
+            self._learner,
+            self._optimizer,
+            self._meta_indices,
+            loss=loss.total,
+            gradients=tape.gradient(loss.total, state.parameters),
+            parameters=state.parameters,
+            slots=state.slots,
+            learner_state=state.memory,
+            learner_values=learner_values,
+            trains_parts=True,
+        )
         return AgentState(parameters, slots, memory), loss
 
 

@@ -1,4 +1,4 @@
-"""Games as tasks of meta-learning: one task run, and the trainer that meta-learns the encoder.
+"""Games as tasks of meta-learning: the problem that `MetaTrainer` meta-learns an encoder on.
 
 A task run is the training of one agent on one game. It starts from the encoder's present values
 with new heads and changes no variable, so any number of threads can use one runner. It begins with
@@ -11,7 +11,7 @@ import dataclasses
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -21,20 +21,19 @@ from leap_tf.atari.actor_critic import ActorCriticLoss, actor_critic, fresh_head
 from leap_tf.atari.environments import EnvironmentPool
 from leap_tf.atari.evaluation import GameEvaluation, GameEvaluations
 from leap_tf.atari.inner_loop import AgentState, TracedAgent, UnrollCollector
-from leap_tf.errors import whole_number
-from leap_tf.learners import Adaptation, Leap, Learner, TaskEnd
-from leap_tf.serialization import Parts, UnfitPartsError
-from leap_tf.training import (
-    MetaLoop,
-    SeededTask,
-    TaskPool,
-    ThreadPool,
-    TrainedTask,
-    available_cores,
+from leap_tf.errors import LeapError, whole_number
+from leap_tf.learners import (
+    Leap,
+    Learner,
+    MeasuredAdaptation,
+    TaskEnd,
+    TrainingPlan,
+    TrainingSetup,
 )
+from leap_tf.training import TaskGradient, TaskSampler, TaskSpec
 
 
-class TaskRunStoppedError(RuntimeError):
+class TaskRunStoppedError(LeapError, RuntimeError):
     """A task run was asked to stop.
 
     Args:
@@ -60,11 +59,10 @@ class Progress(NamedTuple):
 
 
 OnUpdate = Callable[[Progress], None]
-Reporter = Callable[[GameEvaluation], None]
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainedGame(TrainedTask):
+class TrainedGame(TaskGradient):
     """Contribution of a task run to the meta-gradient, with its evaluation.
 
     Attributes:
@@ -73,94 +71,95 @@ class TrainedGame(TrainedTask):
 
     evaluation: GameEvaluation = dataclasses.field(kw_only=True)
 
-    def parts(self) -> Parts:
-        trained, evaluation = super().parts(), self.evaluation.parts()
-        arrays = {f"evaluation_{name}": array for name, array in evaluation.arrays.items()}
-        plain = {**trained.plain, "evaluation": evaluation.plain}
-        return Parts(plain, {**trained.arrays, **arrays})
 
-    @classmethod
-    def from_parts(
-        cls,
-        parts: Parts,
-        meta_variables: Sequence[keras.Variable],
-        lasting_state: Sequence[keras.Variable],
-    ) -> "TrainedGame":
-        plain = parts.plain.get("evaluation")
-        if not isinstance(plain, dict):
-            raise UnfitPartsError("The result has no evaluation.")
-        prefix = "evaluation_"
-        names = {name for name in parts.arrays if name.startswith(prefix)}
-        arrays = {name.removeprefix(prefix): parts.arrays[name] for name in names}
-        others = {name: parts.arrays[name] for name in parts.arrays if name not in names}
-        trained = TrainedTask.from_parts(Parts(parts.plain, others), meta_variables, lasting_state)
-        return cls(
-            trained.meta_gradient,
-            trained.metrics,
-            trained.finite,
-            trained.state,
-            evaluation=GameEvaluation.from_parts(Parts(plain, arrays)),
-        )
+class AtariProblem:
+    """Trains and evaluates actor-critic agents on games, from a common encoder.
 
-
-class AtariTaskRunner:
-    """Trains agents on single games, from the encoder's present weights.
-
-    A task is a `Game`; its steps are updates, each from an unroll of all copies.
+    It implements `leap_tf.training.problem.Problem`: `MetaTrainer.from_problem(problem)`
+    meta-learns the encoder. A task is a `Game`; its steps are updates, each from an unroll of all
+    copies.
 
     Args:
-        encoder, inner_optimizer, learner, environment_pool, loss, unroll, value_gain: as for
-            `AtariTrainer`.
-        on_update: called after every update of `train`, on the thread that trains. An exception
+        encoder: a built Keras model from screens to [batch, features], without non-trainable
+            variables.
+        inner_optimizer: the Keras optimizer of an agent, in its initial state for every task run.
+        meta_optimizer: the Keras optimizer that moves the encoder, not used before.
+        environment_pool: lends the environments.
+        learner: the meta-learner; `Leap()` by default. A copy of it is built for this encoder.
+        loss: weights of the agent's loss.
+        steps_per_task: updates per task run.
+        meta_batch_size: games per meta-step.
+        unroll: steps of each copy between two updates.
+        value_gain: Euclidean norm of a fresh value head's weights, at least 0. In short task runs,
+            the random values of fresh heads mainly teach the encoder to make its features small.
+        on_result: called with the `TrainedGame` of every task run of training, in order.
+        on_update: called after every update of training, on the thread that trains. An exception
             that it raises ends the task run.
-
-    Attributes:
-        meta_variables: the encoder's variables, then the learner's own.
-        learner_variables: the learner's own variables.
-        lasting_state: empty; the encoder has no non-trainable variables.
+        seed: seed for all random numbers except the encoder's initial weights.
 
     Raises:
-        TypeError: `unroll` is not an integer.
-        ValueError: the learner does not work with games, `value_gain` is negative or `unroll` is
-            below 1.
+        TypeError: a number is not an integer.
+        ValueError: the encoder, the learner, an optimizer or a number cannot be used.
     """
+
+    gradient_type = TrainedGame
+    evaluation_type = GameEvaluation
 
     def __init__(
         self,
         encoder: keras.Model,
         inner_optimizer: keras.optimizers.Optimizer,
-        learner: Learner,
+        meta_optimizer: keras.optimizers.Optimizer,
         environment_pool: EnvironmentPool,
         *,
+        learner: Learner | None = None,
         loss: ActorCriticLoss | None = None,
+        steps_per_task: int = 600,
+        meta_batch_size: int = 4,
         unroll: int = 5,
         value_gain: float = 1.0,
+        on_result: Callable[[TrainedGame], None] | None = None,
         on_update: OnUpdate | None = None,
+        seed: int = 0,
     ):
-        _check_learner(learner)
         if not value_gain >= 0:
             raise ValueError(f"value_gain is a norm, at least 0, and is {value_gain}.")
+        self.setup = TrainingSetup(
+            model=encoder,
+            inner_optimizer=inner_optimizer,
+            meta_optimizer=meta_optimizer,
+            steps_per_task=whole_number("steps_per_task", steps_per_task, 1),
+            meta_batch_size=whole_number("meta_batch_size", meta_batch_size, 1),
+        )
+        self.learner = copy.copy(learner) if learner else Leap()
+        self.plan = _plan(self.learner, self.setup)
+        self.sampler = TaskSampler(self.plan, meta_batch_size, whole_number("seed", seed, 0))
         self.encoder = encoder
         self.environment_pool = environment_pool
         self.unroll = whole_number("unroll", unroll, 1)
-        self.learner_variables = learner.build(list(encoder.trainable_variables))
-        self.lasting_state: list[keras.Variable] = []
+        self.learner_variables = self.learner.build(list(encoder.trainable_variables))
         self.meta_variables = [*encoder.trainable_variables, *self.learner_variables]
-        self._optimizer = inner_optimizer
-        self._learner = learner
+        self.variables = self.meta_variables
+        self.on_result = on_result
+        self.stop_requested: Callable[[], bool] = lambda: False
         self._value_gain = value_gain
         self._loss = loss or ActorCriticLoss()
         self._on_update = on_update
         self._agents: dict[tuple[int, bool], TracedAgent] = {}
         self._building = threading.Lock()
 
-    def train(self, seeded: SeededTask) -> TrainedGame:
+    def get_config(self) -> dict[str, Any]:
+        loss = dataclasses.asdict(self._loss)
+        return {"loss": loss, "unroll": self.unroll, "value_gain": self._value_gain}
+
+    def train(self, spec: TaskSpec) -> TrainedGame:
         """Trains an agent, and returns the learner's meta-gradient and the evaluation."""
+        game = self.sampler.resolve(spec).name
         agent, start, state, evaluation = self._run(
-            seeded.task.name, seeded.seed, seeded.steps, on_update=self._on_update
+            game, spec.seed, spec.steps, on_update=self._after_update
         )
         end = TaskEnd(agent.meta_learned(start), agent.meta_learned(state.parameters), ())
-        update = self._learner.end_task(state.memory, end)
+        update = self.learner.end_task(state.memory, end)
         numbers = [evaluation.losses, *update.meta_gradient]
         return TrainedGame(
             meta_gradient=update.meta_gradient,
@@ -177,9 +176,12 @@ class AtariTaskRunner:
             evaluation=evaluation,
         )
 
-    def evaluate(self, seeded: SeededTask) -> GameEvaluation:
+    def evaluate(self, spec: TaskSpec) -> GameEvaluation:
         """Trains an agent without a meta-gradient, and returns the evaluation."""
-        return self.adapt(seeded.task.name, seeded.seed, seeded.steps)[0]
+        return self.adapt(self.sampler.resolve(spec).name, spec.seed, spec.steps)[0]
+
+    def summarize(self, results: Sequence[GameEvaluation]) -> GameEvaluations:
+        return GameEvaluations(tuple(results))
 
     def adapt(
         self,
@@ -266,126 +268,38 @@ class AtariTaskRunner:
             if (actions, evaluating) not in self._agents:
                 model = actor_critic(self.encoder, actions)
                 shared = range(len(self.encoder.trainable_variables))
-                learner = Adaptation(self._learner, shared) if evaluating else self._learner
+                learner = MeasuredAdaptation(self.learner, shared) if evaluating else self.learner
                 observed = range(len(trained_variables(model))) if evaluating else shared
                 self._agents[actions, evaluating] = TracedAgent(
-                    model, self._optimizer, learner, observed, loss=self._loss
+                    model, self.setup.inner_optimizer, learner, observed, loss=self._loss
                 )
             return self._agents[actions, evaluating]
 
+    def _after_update(self, progress: Progress) -> None:
+        if self.stop_requested():
+            raise TaskRunStoppedError(progress.game, progress.update)
+        if self._on_update:
+            self._on_update(progress)
 
-def _check_learner(learner: Learner) -> None:
+
+def _plan(learner: Learner, setup: TrainingSetup) -> TrainingPlan:
+    """Returns the learner's plan, which must train the encoder itself on games."""
     name = type(learner).__name__
     if learner.query_batches or learner.second_order:
         raise ValueError(
             f"{name} needs query batches, which games do not have. Use Leap, Reptile, "
-            "PlainTraining or another learner without query batches."
+            "NoMetaLearning or another learner without query batches."
         )
-    if type(learner).training_models is not Learner.training_models:
-        raise ValueError(
-            f"{name} trains models of its own, which cannot act in games. To finetune one encoder "
-            "on game after game, use SequentialLearner with meta_optimizer=SGD(1.0) and "
-            "meta_batch_size=1."
-        )
-
-
-class AtariTrainer(MetaLoop):
-    """Meta-learns the encoder of actor-critic agents, and evaluates it.
-
-    Args:
-        encoder: a built Keras model from screens to [batch, features], without non-trainable
-            variables.
-        inner_optimizer: the Keras optimizer of an agent, in its initial state for every task run.
-        meta_optimizer: the Keras optimizer that moves the encoder, not used before.
-        environment_pool: lends the environments.
-        learner: the meta-learner; `Leap()` by default.
-        loss: weights of the agent's loss.
-        steps_per_task: updates per task run.
-        meta_batch_size: games per meta-step.
-        parallel_games: number of games played at the same time; by default one more than there are
-            cores, since a game sometimes waits for its emulator. Call
-            `leap_tf.one_thread_per_task()` before anything else. Results do not depend on it.
-        unroll: steps of each copy between two updates.
-        value_gain: Euclidean norm of a fresh value head's weights, at least 0. In short task runs,
-            the random values of fresh heads mainly teach the encoder to make its features small.
-        report: called with the evaluation of every task run of training, in order.
-        on_update: called after every update of training, on the thread that trains.
-        seed: seed for all random numbers except the encoder's initial weights.
-        tolerated_failures: fraction of a meta-batch that may raise. The meta-step continues without
-            these games and counts them as `tasks_failed`. By default the first failure ends `fit`.
-        pool: runs the tasks; by default `parallel_games` threads of this process.
-
-    Raises:
-        ValueError: the encoder, the learner, an optimizer or a number cannot be used.
-    """
-
-    def __init__(
-        self,
-        encoder: keras.Model,
-        inner_optimizer: keras.optimizers.Optimizer,
-        meta_optimizer: keras.optimizers.Optimizer,
-        environment_pool: EnvironmentPool,
-        *,
-        learner: Learner | None = None,
-        loss: ActorCriticLoss | None = None,
-        steps_per_task: int = 600,
-        meta_batch_size: int = 4,
-        parallel_games: int | None = None,
-        unroll: int = 5,
-        value_gain: float = 1.0,
-        report: Reporter | None = None,
-        on_update: OnUpdate | None = None,
-        seed: int = 0,
-        tolerated_failures: float = 0.0,
-        pool: TaskPool | None = None,
-    ):
-        learner = copy.copy(learner) if learner else Leap()  # `build` changes it
-        loss = loss or ActorCriticLoss()
-        self.runner = AtariTaskRunner(
-            encoder,
-            inner_optimizer,
-            learner,
-            environment_pool,
-            loss=loss,
-            unroll=unroll,
-            value_gain=value_gain,
-            on_update=self._after_update,
-        )
-        self._on_update = on_update
-        super().__init__(
-            model=encoder,
-            meta_optimizer=meta_optimizer,
-            inner_optimizer=inner_optimizer,
-            learner=learner,
-            runner=self.runner,
-            judge=self.runner,
-            variables=self.runner.meta_variables,
-            steps_per_task=steps_per_task,
-            meta_batch_size=meta_batch_size,
-            pool=pool
-            or ThreadPool(available_cores() + 1 if parallel_games is None else parallel_games),
-            stopping=None,
-            settings={"loss": loss, "unroll": unroll, "value_gain": value_gain},
-            seed=seed,
-            tolerated_failures=tolerated_failures,
-            report=report and (lambda trained: report(trained.evaluation)),
-        )
-
-    @property
-    def learner_variables(self) -> list[keras.Variable]:
-        return self.runner.learner_variables
-
-    def summary(self, results: Sequence[GameEvaluation]) -> GameEvaluations:
-        return GameEvaluations(tuple(results))
-
-    def read_trained(self, parts: Parts) -> TrainedGame:
-        return TrainedGame.from_parts(parts, self.meta_variables, self.runner.lasting_state)
-
-    def read_judged(self, parts: Parts) -> GameEvaluation:
-        return GameEvaluation.from_parts(parts)
-
-    def _after_update(self, progress: Progress) -> None:
-        if self._stop_requested:
-            raise TaskRunStoppedError(progress.game, progress.update)
-        if self._on_update:
-            self._on_update(progress)
+    own_models = (
+        f"{name} trains models of its own, which cannot act in games. To finetune one encoder on "
+        "game after game, use SequentialLearner with meta_optimizer=SGD(1.0) and meta_batch_size=1."
+    )
+    try:
+        plan = learner.plan(setup)
+    except ValueError as error:
+        if not setup.task_layers and "task_layers" in str(error):
+            raise ValueError(own_models) from error
+        raise
+    if list(plan.models) != [setup.model] or plan.evaluation_model is not setup.model:
+        raise ValueError(own_models)
+    return plan

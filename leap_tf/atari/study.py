@@ -28,18 +28,19 @@ from leap_tf.atari.comparison import (
 from leap_tf.atari.environments import AtariEnvironment, EnvironmentPool, check_game
 from leap_tf.atari.environments import games as games_of
 from leap_tf.atari.evaluation import GameEvaluation
-from leap_tf.atari.problem import AtariTrainer, OnUpdate, Reporter
+from leap_tf.atari.problem import AtariProblem, OnUpdate
 from leap_tf.atari.tf_agents import save_policy
-from leap_tf.cluster import Replica
 from leap_tf.experiments.config import calling, parse_configuration
 from leap_tf.experiments.run_directory import RunDirectory, replacing, write_atomically
 from leap_tf.learners.sequential import SequentialLearner
 from leap_tf.tasks import FiniteTasks, TaskSplits
 from leap_tf.training import (
     CollapseWarning,
-    MetricsLog,
+    JSONLogger,
+    MetaTrainer,
+    Study,
     TaskPool,
-    TensorBoardLog,
+    TensorBoardLogger,
     available_cores,
     map_in_threads,
 )
@@ -49,10 +50,10 @@ KINDS = (LEARNED, FRESH, RANDOM)
 
 @dataclasses.dataclass(frozen=True)
 class AtariStudy:
-    """A trainer, the games it meta-trains on, and a function that builds further encoders."""
+    """A trainer, its games, and a function that builds further encoders."""
 
-    trainer: AtariTrainer
-    games: FiniteTasks
+    trainer: MetaTrainer
+    tasks: TaskSplits
     make_encoder: Callable[[], keras.Model]
 
     def fresh_encoder(self, seed: int) -> list[np.ndarray]:
@@ -62,34 +63,38 @@ class AtariStudy:
 
 
 def atari_study(
-    trainer: Callable[..., AtariTrainer],
+    problem: Callable[..., AtariProblem],
     games: Sequence[str],
     encoder: Callable[[], keras.Model] = mnih_2013,
     seed: int = 0,
     *,
-    report: Reporter | None = None,
+    report: Callable[[GameEvaluation], None] | None = None,
     on_update: OnUpdate | None = None,
-    pool: TaskPool | None = None,
+    pool: TaskPool | int | None = None,
 ) -> AtariStudy:
     """Builds a study. Equal arguments give equal studies, initial weights included.
 
     Args:
-        trainer: builds the trainer, called as trainer(encoder=…, report=…, on_update=…, seed=…).
+        problem: builds the problem, called as problem(encoder=…, on_result=…, on_update=…, seed=…).
         games: names of the games to meta-train on.
         encoder: builds the encoder, after the seed is set.
         seed: seed of initial weights and of all later random numbers.
         report: called with the evaluation of every task run of training.
         on_update: called after every update of training.
-        pool: runs the tasks, passed to `trainer` if it is not None.
+        pool: where games are played: a pool, or a number of threads. By default there is one
+            thread more than there are cores, since a game sometimes waits for its emulator.
+            Results do not depend on it.
 
     Raises:
         ValueError: a game is unknown, or is given twice.
     """
     tasks = FiniteTasks(games_of(list(games)))  # type: ignore[arg-type]
     keras.utils.set_random_seed(seed)
-    options = {} if pool is None else {"pool": pool}
-    built = trainer(encoder=encoder(), report=report, on_update=on_update, seed=seed, **options)
-    return AtariStudy(built, tasks, encoder)
+    on_result = (lambda trained: report(trained.evaluation)) if report else None
+    built = problem(encoder=encoder(), on_result=on_result, on_update=on_update, seed=seed)
+    pool = available_cores() + 1 if pool is None else pool
+    study = Study(MetaTrainer.from_problem(built, pool), TaskSplits(tasks, (), ()))
+    return AtariStudy(study.trainer, study.tasks, encoder)
 
 
 def atari_meta_train(
@@ -113,9 +118,9 @@ def atari_meta_train(
     """
     trainer = study.trainer
     trainer.fit(
-        study.games,
+        study.tasks.train,
         meta_steps,
-        callbacks=[MetricsLog(run.metrics), TensorBoardLog(run.tensorboard), CollapseWarning()],
+        callbacks=[JSONLogger(run.metrics), TensorBoardLogger(run.tensorboard), CollapseWarning()],
         checkpoint_dir=run.checkpoints,
         checkpoint_seconds=checkpoint_seconds,
         verbose=verbose,
@@ -188,13 +193,13 @@ def atari_evaluate(
         raise ValueError(f"kinds must be among {list(KINDS)}, and are {list(kinds)}.")
     trainer = study.trainer
     run.load_learned(trainer.model, trainer.learner_variables)
-    steps = updates or trainer.steps_per_task
+    steps = updates or trainer.problem.setup.steps_per_task
     folder = run.path / "evaluation" / f"{steps}_updates"
     encoders = [study.fresh_encoder(seed) for seed in range(seeds)]  # not in threads
 
     def train(cell: _Cell) -> None:
         seed = int(np.random.default_rng(cell.start).integers(2**31))
-        evaluation, parameters = trainer.runner.adapt(
+        evaluation, parameters = trainer.problem.adapt(
             cell.game,
             seed,
             steps,
@@ -205,7 +210,7 @@ def atari_evaluate(
         if pictures and cell.kind == LEARNED and cell.start == 0:
             agent = trained_agent(trainer.model, parameters)
             save_policy(agent, run.path / "policies" / cell.game)
-            with trainer.runner.environment_pool.borrow(cell.game, seed) as environments:
+            with trainer.problem.environment_pool.borrow(cell.game, seed) as environments:
                 save_frame_strip(agent, environments[0], run.plots / f"{cell.game}.png")
         cell.file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(cell.file, json.dumps(evaluation.as_record()) + "\n")
@@ -234,7 +239,7 @@ def atari_evaluate(
 
 
 configured_study = gin.external_configurable(
-    atari_study, "atari_study", denylist=["report", "on_update", "pool"]
+    atari_study, "atari_study", denylist=["report", "on_update"]
 )
 configured_meta_train = gin.external_configurable(
     atari_meta_train, "atari_meta_train", denylist=["study", "run"]
@@ -244,10 +249,10 @@ configured_evaluate = gin.external_configurable(
 )
 gin.external_configurable(mnih_2013, module="atari")
 gin.external_configurable(
-    calling(AtariTrainer),
-    "AtariTrainer",
+    calling(AtariProblem),
+    "AtariProblem",
     module="atari",
-    denylist=["encoder", "report", "on_update", "seed", "pool"],
+    denylist=["encoder", "on_result", "on_update", "seed"],
 )
 gin.external_configurable(
     calling(AtariEnvironment), "AtariEnvironment", module="atari", denylist=["game", "seed"]
@@ -271,8 +276,8 @@ class AtariStudyFactory:
     configuration: str
     environment: ClassVar[Mapping[str, str]] = {"TF_USE_LEGACY_KERAS": "1"}
 
-    def __call__(self) -> Replica:
+    def __call__(self) -> Study:
         """Builds the study."""
         parse_configuration(self.configuration)
         study = configured_study()
-        return Replica(study.trainer, TaskSplits(study.games, (), ()))
+        return Study(study.trainer, study.tasks)

@@ -18,12 +18,11 @@ import shutil
 from collections.abc import Generator, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 
 from leap_tf.experiments.run_directory import replacing
-from leap_tf.serialization import Message, MessageError, UnfitPartsError, can_travel, decode, encode
-from leap_tf.training import Job, SeededTask, TaskPool
+from leap_tf.serialization import SerializationError, decode, encode, is_serializable
+from leap_tf.training import Job, TaskPool, TaskSpec
 
 _LOGGER = logging.getLogger("leap_tf")
 
@@ -43,37 +42,34 @@ class CachingPool:
         self._pool = pool
         self._folder = pathlib.Path(folder)
 
-    def map(
-        self, job: Job[Any], weights: Sequence[keras.Variable], tasks: Sequence[SeededTask]
-    ) -> Generator[Any, None, None]:
-        if job.name != "train" or not all(can_travel(each.numpy().dtype) for each in weights):
-            yield from self._pool.map(job, weights, tasks)
+    @property
+    def remote(self) -> bool:
+        """Whether the pool beneath runs tasks in other processes."""
+        return self._pool.remote
+
+    def map(self, job: Job[Any], specs: Sequence[TaskSpec]) -> Generator[Any, None, None]:
+        serializable = all(is_serializable(each.numpy().dtype) for each in job.variables)
+        if job.kind != "train" or not serializable:
+            yield from self._pool.map(job, specs)
             return
-        folder = self._folder / _digest(weights)
+        folder = self._folder / _digest(job.variables)
         self._remove_others(folder)
-        files = [
-            folder / f"{place}_{seeded.seed}_{seeded.steps}.npz"
-            for place, seeded in enumerate(tasks)
-        ]
-        cached = [_read(file, job) for file in files]
-        missing = {
-            id(seeded): file for seeded, file, result in zip(tasks, files, cached) if result is None
-        }
+        cached = {spec: _read(_file(folder, spec), job) for spec in specs}
 
-        def write(seeded: SeededTask, result: Any) -> None:
-            _write(result, seeded, missing[id(seeded)])
-            if job.done:
-                job.done(seeded, result)
+        def write(spec: TaskSpec, result: Any) -> None:
+            _write(result, job.task_name(spec), _file(folder, spec))
+            if job.on_result:
+                job.on_result(spec, result)
 
-        to_do = [seeded for seeded in tasks if id(seeded) in missing]
-        writing = dataclasses.replace(job, done=write)
-        with contextlib.closing(self._pool.map(writing, weights, to_do)) as results:
-            for seeded, result in zip(tasks, cached):
+        missing = [spec for spec in specs if cached[spec] is None]
+        writing = dataclasses.replace(job, on_result=write)
+        with contextlib.closing(self._pool.map(writing, missing)) as results:
+            for spec, result in cached.items():
                 if result is None:
                     yield next(results)
                 else:
-                    if job.done:
-                        job.done(seeded, result)
+                    if job.on_result:
+                        job.on_result(spec, result)
                     yield result
 
     def clear(self) -> None:
@@ -87,20 +83,24 @@ class CachingPool:
                     shutil.rmtree(other, ignore_errors=True)
 
 
-def _digest(weights):
+def _digest(variables):
     digest = hashlib.sha256()
-    for variable in weights:
+    for variable in variables:
         digest.update(np.ascontiguousarray(variable.numpy()).tobytes())
     return digest.hexdigest()
 
 
-def _write(result, seeded, file):
+def _file(folder, spec):
+    return folder / f"{spec.index}_{spec.seed}_{spec.steps}.npz"
+
+
+def _write(result, task, file):
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(file) as partial:
-            partial.write_bytes(encode(Message(seeded.task.name, result.parts())))
+            partial.write_bytes(encode(result))
     except OSError as error:
-        _LOGGER.warning("Could not cache the result of task %s: %s", seeded.task.name, error)
+        _LOGGER.warning("Could not cache the result of task %s: %s", task, error)
 
 
 def _read(file, job):
@@ -108,7 +108,9 @@ def _read(file, job):
     if not file.exists():
         return None
     try:
-        return job.read(decode(file.read_bytes()).parts)
-    except (MessageError, UnfitPartsError) as error:
+        result = decode(file.read_bytes(), job.result_type)
+        job.check(result)
+        return result
+    except SerializationError as error:
         _LOGGER.warning("Ignoring the cached result %s and repeating the task: %s", file, error)
         return None

@@ -91,7 +91,7 @@ class MetaTrainer:
         problem: what trains and evaluates on single tasks.
         model: the model that was given, or the one the learner made of it (HAT, Progressive Nets).
         pool: where tasks run.
-        was_stopped: whether the last `fit` returned early because `request_stop` was called.
+        was_stopped: whether the last `fit` ended early because `request_stop` was called.
 
     Raises:
         ValueError: the model, an optimizer or a number cannot be used.
@@ -150,6 +150,7 @@ class MetaTrainer:
         if setup.meta_optimizer.built:
             raise ValueError("meta_optimizer has been used already. Pass a new optimizer.")
         self.problem: Any = problem
+        problem.stop_requested = lambda: self._stop_requested
         self.model = problem.plan.evaluation_model
         if pool is None or isinstance(pool, int):
             pool = ThreadPool(available_cores() if pool is None else pool)
@@ -358,9 +359,7 @@ class MetaTrainer:
     def load(self, path: str | os.PathLike) -> None:
         """Reads what `save` wrote.
 
-        Raises:
-            CheckpointMismatchError: it is of another model, seed or setting.
-            CheckpointUnreadableError: its files are missing or damaged.
+        Raises CheckpointMismatchError and CheckpointUnreadableError as `fit`.
         """
         self._state.load(os.fspath(path))
         self._known_folders.add(pathlib.Path(path).resolve().parent)
@@ -383,7 +382,8 @@ class MetaTrainer:
             for result in results:
                 if self._stop_requested:
                     raise _StopRequestedError
-                batch.add(result)
+                if batch.add(result) and problem.on_result:
+                    problem.on_result(result)
         gradients, logs = batch.mean(problem.meta_variables)
         if not apply_if_finite(self.meta_optimizer, gradients, problem.meta_variables):
             raise MetaTrainingDivergedError(

@@ -74,6 +74,7 @@ class SupervisedProblem:
 
     gradient_type = TaskGradient
     evaluation_type = TaskEvaluation
+    on_result = None
 
     def __init__(
         self,

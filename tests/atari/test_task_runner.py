@@ -24,7 +24,7 @@ from leap_tf.atari.evaluation import GameEvaluation
 from leap_tf.atari.inner_loop import TracedAgent, UnrollCollector
 from leap_tf.atari.problem import AtariTaskRunner, TaskRunStoppedError, TrainedGame
 from leap_tf.geometry import PathGeometry, PathPoint, extend_path, start_path
-from leap_tf.serialization import Parts, UnfitPartsError
+from leap_tf.serialization import Parts, SerializationError
 from leap_tf.training import SeededTask
 from tests.atari.small import bandits, small_encoder
 
@@ -269,7 +269,7 @@ def test_groups_play_the_same_games(sticky_actions):
     np.testing.assert_allclose(one.losses, two.losses, rtol=1e-5)
 
 
-class StillEncoder(leap_tf.PlainTraining):
+class StillEncoder(leap_tf.NoMetaLearning):
     """Does not change the variables that it observes."""
 
     def direction(self, gradients, own):
@@ -310,7 +310,7 @@ def test_results_of_another_kind_are_refused():
         ({**parts.plain["evaluation"], "episodes": [["high", 3]]}, "not an episode"),
         ({**parts.plain["evaluation"], "copies": None}, "copies of a result is NoneType"),
     ):
-        with pytest.raises(UnfitPartsError, match=message):
+        with pytest.raises(SerializationError, match=message):
             TrainedGame.from_parts(
                 Parts({**parts.plain, "evaluation": plain}, parts.arrays), agent.meta_variables, []
             )
@@ -325,7 +325,7 @@ def test_learners_that_cannot_play_are_refused():
     with pytest.raises(ValueError, match="needs query batches"):
         runner(leap_tf.MAML())
     with pytest.raises(ValueError, match="use SequentialLearner with"):
-        runner(leap_tf.MultiHeadedFinetuning())
+        runner(leap_tf.JointTraining())
 
 
 def test_an_unroll_without_steps_is_refused():

@@ -10,7 +10,7 @@ import leap_tf
 from leap_tf.atari.actor_critic import ActorCriticLoss, RMSProp
 from leap_tf.atari.problem import AtariTrainer
 from leap_tf.atari.study import AtariStudy
-from leap_tf.cluster import Replica
+from leap_tf.cluster import Study
 from leap_tf.cluster.worker import TaskWorker
 from leap_tf.learners.sequential import SequentialLearner
 from leap_tf.serialization import decode
@@ -85,7 +85,7 @@ def test_a_run_that_was_interrupted_ends_the_same(tmp_path):
     "learner", [leap_tf.Leap(), leap_tf.Leap(per_segment=True), leap_tf.Reptile()]
 )
 def test_meta_learners_move_the_encoder_and_plain_training_does_not(learner):
-    moving, still = trainer(learner=learner), trainer(learner=leap_tf.PlainTraining())
+    moving, still = trainer(learner=learner), trainer(learner=leap_tf.NoMetaLearning())
     before = moving.model.get_weights()
     moving.fit(GAMES, 1, verbose=False)
     still.fit(GAMES, 1, verbose=False)
@@ -163,7 +163,7 @@ def test_a_stop_ends_the_current_task_runs(tmp_path):
 
 
 def studied():
-    return Replica(trainer(), TaskSplits(GAMES, (), GAMES.tasks))
+    return Study(trainer(), TaskSplits(GAMES, (), GAMES.tasks))
 
 
 def test_a_worker_elsewhere_plays_the_same_game():
