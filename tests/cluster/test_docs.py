@@ -1,4 +1,4 @@
-"""What docs/cluster.md and examples/cluster say is so."""
+"""Tests of what docs/cluster.md and examples/cluster say."""
 
 import pathlib
 import re
@@ -12,8 +12,8 @@ def test_the_example_of_the_docs_builds_a_study():
     (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/cluster.md").read_text(), re.DOTALL)
     names = {"__name__": "my_study"}
     exec(compile(block, "docs/cluster.md", "exec"), names)
-    replica = names["study"]()
-    history = replica.trainer.fit(replica.tasks.train, 1, verbose=False).history
+    study = names["build_study"]()
+    history = study.trainer.fit(study.tasks.train, 1, verbose=False).history
     assert history["tasks_failed"] == [0]
 
 
