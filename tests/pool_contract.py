@@ -1,10 +1,12 @@
 """The contract of task pools, as a class of tests to inherit from."""
 
+import dataclasses
 import pathlib
 
 import pytest
 
-from leap_tf.training import Job, TaskFailure, ThreadPool
+from leap_tf.training import TaskFailure, ThreadPool
+from leap_tf.training.problem import training_job
 from tests.cluster.studies import FaultyStudy, assert_same, hat, meta_sgd, weights
 
 
@@ -44,9 +46,10 @@ class PoolContract:
         assert histories[0] == histories[1]
         assert_same(weights(study), weights(expected))
         for split in ("test", "validation"):
-            assert_same_evaluation(
-                *(each.trainer.evaluate(getattr(each.tasks, split), 3) for each in (expected, study))
-            )
+            evaluations = [
+                each.trainer.evaluate(getattr(each.tasks, split), 3) for each in (expected, study)
+            ]
+            assert_same_evaluation(*evaluations)
 
     def test_results_are_announced_before_their_turn_and_failures_are_not(
         self, open_pool, factory, inject
@@ -56,13 +59,8 @@ class PoolContract:
         problem = study.trainer.problem
         specs = problem.sampler.training_specs(0)
         announced = []
-        job = Job(
-            "train",
-            problem.train,
-            task_name=lambda spec: problem.sampler.resolve(spec).name,
-            result_type=problem.gradient_type,
-            check=lambda result: None,
-            variables=problem.variables,
+        job = dataclasses.replace(
+            training_job(problem),
             on_result=lambda spec, result: announced.append((spec.seed, result.metrics["loss"])),
         )
         yielded = []

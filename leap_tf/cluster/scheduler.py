@@ -45,7 +45,7 @@ class TaskScheduler(Generic[Result]):
         return None
 
     def put(self, index: int, result: Result) -> bool:
-        """Adds a result. Returns False, and keeps the first one, if the task has a result already."""
+        """Adds a result. Returns False, and drops it, if the task has a result already."""
         if self._has_result(index):
             return False
         self._results[index] = result

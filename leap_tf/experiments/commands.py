@@ -143,7 +143,7 @@ def define_pool_flags() -> Callable[[], PoolChoice]:
     address = flags.DEFINE_string(
         "address", None, "Address of a Ray cluster; by default Ray is started on this machine."
     )
-    workers = flags.DEFINE_integer("workers", None, "Number of workers on Ray; one per CPU by default.")
+    workers = flags.DEFINE_integer("workers", None, "Workers on Ray; by default one per CPU.")
     deadline = flags.DEFINE_float(
         "deadline", THREADS.deadline, "Seconds after which a task on Ray counts as hanging."
     )
@@ -206,8 +206,8 @@ def _with_advice(error: Exception) -> str:
     for numbers, advice in _DISK.items():
         if any(os.strerror(number) in text for number in numbers):
             return (
-                f"{text.splitlines()[0].rstrip('.')}. {advice}, and give the same command again. It "
-                "continues from the files in the folder, which are complete."
+                f"{text.splitlines()[0].rstrip('.')}. {advice}, and give the same command again. "
+                "The files in the folder are complete, and it continues from them."
             )
     return text
 
@@ -286,8 +286,8 @@ def evaluate(
         raise ConfigurationError(
             f"Evaluation cannot override {', '.join(others)}: this would describe another run than "
             "the trained one. With another seed, for example, held-out tasks may have been trained "
-            "on. Bindings of evaluate, EvaluationConfig, MetaTrainer.pool and the scope evaluation/ "
-            "can be changed here."
+            "on. Only bindings of evaluate, EvaluationConfig, MetaTrainer.pool and the scope "
+            "evaluation/ can be changed here."
         )
     study = configured_study(data_dir=data_dir)
     print(configured_evaluate(study=study, run=run, overrides=changed))

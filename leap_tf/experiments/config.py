@@ -60,7 +60,7 @@ class ConfigurationError(LeapError, ValueError):
 
 
 def calling(cls: type) -> Callable:
-    """Returns a function that calls a class, with the name, docstring and signature of the class."""
+    """Returns a function that calls a class and has its name, docstring and signature."""
 
     def build(*args, **kwargs):
         return cls(*args, **kwargs)
@@ -83,6 +83,7 @@ def _with_configuration_errors(configurable: Callable) -> Callable:
         try:
             return configurable(*args, **kwargs)
         except (
+            TypeError,
             AttributeError,
             LookupError,
             ArithmeticError,

@@ -1,4 +1,4 @@
-"""Tests of `RayPool` on a real Ray: the contract of pools, and workers that die, hang or are late."""
+"""Tests of `RayPool` on a real Ray: the contract of pools, lost workers, late workers."""
 
 import contextlib
 import os
@@ -194,9 +194,7 @@ class TestRayPool(PoolContract):
         for study in (factory(), factory(pool=open_pool(factory))):
             others = [blobs(32), *study.tasks.validation[:1]]
             others[0].name = study.tasks.validation[0].name
-            fitted = study.trainer.fit(
-                study.tasks.train, 2, validation_tasks=others, verbose=False
-            )
+            fitted = study.trainer.fit(study.tasks.train, 2, validation_tasks=others, verbose=False)
             histories.append(fitted.history)
         assert histories[0] == histories[1]
 

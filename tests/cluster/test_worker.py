@@ -25,7 +25,7 @@ def test_a_worker_returns_the_result_that_the_driver_would_compute(kind, record)
         variable.assign(1.1 * variable)
     worker.load(weights(driver), version=5)
     sampler = problem.sampler
-    specs = sampler.training_specs(2) if kind == "train" else sampler.evaluation_specs("test", 3)
+    specs = sampler.training_specs(2) if kind == "train" else sampler.evaluation_specs("test", 3, 5)
     reply = decode(worker.run(kind, 5, specs[2]), Reply)
     assert reply.failure is None
     assert reply.task == sampler.resolve(specs[2]).name
