@@ -54,7 +54,7 @@ def test_every_cell_of_a_shipped_sweep_builds_its_trainer(path):
 
 
 def test_hat_looks_at_validation_images_where_its_attention_is_hard():
-    """In the paper's protocol, rules look at the ends of HAT's epochs, in training and evaluation."""
+    """The paper's protocol stops HAT only at the ends of its epochs."""
     path = GIN_CONFIGS / "multi_cv" / "table3_paper.gin"
     read_configuration([path])
     files, cells = config.configured_cells()

@@ -69,7 +69,7 @@ def test_a_fresh_head_has_as_many_units_as_the_task_has_classes(method, tfds_sub
 
 @pytest.mark.parametrize("method", ["hat", "progressive"])
 def test_a_kept_head_gives_no_probability_to_classes_a_task_does_not_have(method, tfds_subset):
-    """Of 100 columns for the evaluation task, 57 are not classes of Traffic Signs and cannot move."""
+    """Of its 100 columns, 57 are not classes of Traffic Signs and cannot move."""
     study = study_of(method, tfds_subset)
     problem = study.trainer.problem
     task = problem.plan.evaluation_task(study.tasks.test[0])
