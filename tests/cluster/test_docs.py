@@ -30,3 +30,12 @@ def test_the_job_for_kubernetes_has_the_version_that_is_installed():
     sources = [ROOT / "bin/train.py", ROOT / "leap_tf/experiments/commands.py"]
     defined = re.findall(r'DEFINE_\w+\(\s*"(\w+)"', "".join(file.read_text() for file in sources))
     assert flags <= set(defined)
+
+
+def test_the_image_installs_what_the_training_command_needs():
+    """requirements-cluster.txt has Ray, but not the packages of configurations and data sets."""
+    dockerfile = (ROOT / "examples/cluster/Dockerfile").read_text()
+    files = re.findall(r"-r (\S+)", dockerfile)
+    packages = "".join((ROOT / file).read_text() for file in files)
+    for package in ("ray", "gin-config", "tensorflow-datasets", "matplotlib", "jinja2"):
+        assert re.search(rf"^{package}==", packages, re.MULTILINE), package
