@@ -1,4 +1,4 @@
-"""The fault table of docs/reliability.md, made of the records in docs/results/reliability."""
+"""The table of docs/reliability.md, generated from the records in docs/results/reliability."""
 
 import json
 import pathlib

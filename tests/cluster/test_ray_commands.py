@@ -1,4 +1,4 @@
-"""bin/train.py on Ray workers: the same run as on threads, stopped and gone on with on either."""
+"""Tests of bin/train.py on Ray: same results as on threads, restarts on the other pool."""
 
 import os
 import signal
@@ -37,7 +37,7 @@ def end(folder, flags):
     return output
 
 
-def test_a_run_goes_on_under_another_pool_with_the_same_bits(tmp_path):
+def test_a_run_continues_on_another_pool_with_the_same_bits(tmp_path):
     table = end(tmp_path / "threads", [])
     for meta_step, flags, number in (
         (2, [], signal.SIGTERM),
@@ -50,7 +50,7 @@ def test_a_run_goes_on_under_another_pool_with_the_same_bits(tmp_path):
         _, errors = process.communicate(timeout=300)
         if number == signal.SIGTERM:
             assert process.returncode == 128 + number, errors
-            assert "The same command goes on from there" in errors
+            assert "The same command continues from there" in errors
     assert end(tmp_path / "both", RAY).splitlines()[:4] == table.splitlines()[:4]
     for array, other in zip(learned(tmp_path / "both"), learned(tmp_path / "threads"), strict=True):
         np.testing.assert_array_equal(array, other)
@@ -64,7 +64,7 @@ def test_a_run_goes_on_under_another_pool_with_the_same_bits(tmp_path):
         (["--pool=ray", "--address=127.0.0.1:1"], "There is no Ray cluster at 127.0.0.1:1"),
     ],
 )
-def test_what_cannot_be_had_ends_in_one_line(tmp_path, flags, message):
+def test_an_unusable_pool_ends_in_one_line(tmp_path, flags, message):
     process = start(tmp_path / "run", flags)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 1

@@ -1,4 +1,4 @@
-"""The binaries as people use them: in processes of their own, killed, stopped, misused."""
+"""Tests of the binaries in processes of their own: finished, killed, stopped, misused."""
 
 import json
 import pathlib
@@ -87,10 +87,10 @@ def test_evaluate_prints_the_same_table_again(finished):
     assert record["steps"] == 2
     assert record["bindings"] == {"evaluate.steps": "2", "evaluate.target_error": "3.0"}
     own = json.loads(RunDirectory(folder).evaluation.read_text())
-    assert own["steps"] == 5  # the run's own judgement stays
+    assert own["steps"] == 5  # the run's own evaluation is unchanged
 
 
-def test_a_run_is_judged_as_what_it_was_trained_as(finished):
+def test_evaluation_cannot_override_what_was_trained(finished):
     """With another seed, alphabets that were trained on could be among the held-out ones."""
     for binding, name in (
         ("study.seed = 1", "study.seed"),
@@ -99,7 +99,7 @@ def test_a_run_is_judged_as_what_it_was_trained_as(finished):
     ):
         result = run("evaluate.py", finished[0], binding)
         assert result.returncode == 1
-        assert f"{name} would make it another" in result.stderr
+        assert f"Evaluation cannot override {name}" in result.stderr
         assert "Traceback" not in result.stderr
 
 
@@ -127,14 +127,14 @@ def test_a_signal_saves_and_leaves(finished, tmp_path, number):
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + number
-    assert "The same command goes on from there" in errors
+    assert "The same command continues from there" in errors
     assert "Traceback" not in errors
     assert run(*arguments).returncode == 0
     for a, b in zip(learned(tmp_path / "run"), learned(finished[0]), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_finished_run_can_be_made_longer(finished, tmp_path):
+def test_a_finished_run_can_be_extended(finished, tmp_path):
     shorter = run("train.py", tmp_path / "run", "meta_train.meta_steps = 5")
     assert shorter.returncode == 0, shorter.stderr
     before = RunDirectory(tmp_path / "run").evaluation.read_bytes()
@@ -154,7 +154,7 @@ def test_a_finished_run_can_be_made_longer(finished, tmp_path):
         "plots",
     }
     again = run("train.py", tmp_path / "run", "meta_train.meta_steps = 5")
-    assert "another configuration" in again.stderr  # it cannot be made shorter
+    assert "another configuration" in again.stderr  # it cannot be shortened
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_a_missing_gin_file_is_named(tmp_path):
     assert "Traceback" not in result.stderr
 
 
-def test_evaluating_what_was_never_trained_says_so(tmp_path):
+def test_evaluating_an_empty_folder_is_an_error(tmp_path):
     result = run("evaluate.py", tmp_path)
     assert result.returncode == 1
     assert "holds no run" in result.stderr
@@ -199,7 +199,7 @@ def test_evaluating_what_was_never_trained_says_so(tmp_path):
         ("a = 1\n", None),
     ],
 )
-def test_a_longer_run_differs_in_its_meta_steps_alone(now, before):
+def test_a_run_is_extended_by_meta_steps_alone(now, before):
     assert length_before("a = 1\nmeta_train.meta_steps = 20\n", now) == before
 
 
@@ -235,10 +235,10 @@ def test_a_run_directory_belongs_to_one_configuration(tmp_path):
     assert [path.name for path in (tmp_path / "other").iterdir()] == ["thesis.txt"]
 
 
-def test_a_run_directory_is_worked_in_by_one_process_at_a_time(tmp_path):
+def test_a_run_directory_is_used_by_one_process_at_a_time(tmp_path):
     mine = RunDirectory(tmp_path / "run")
     mine.claim("a = 1\n")
-    with pytest.raises(RunDirectoryError, match="Another process is at work"):
+    with pytest.raises(RunDirectoryError, match="Another process uses"):
         RunDirectory(tmp_path / "run").claim("a = 1\n")
     del mine
     RunDirectory(tmp_path / "run").claim("a = 1\n")
@@ -281,11 +281,11 @@ def test_the_model_card_counts_the_meta_steps_of_what_was_taken(tmp_path):
 
 
 def test_example_requests_give_the_runs_own_figures(finished, exported):
-    judged = json.loads(RunDirectory(finished[0]).evaluation.read_text())
+    evaluation = json.loads(RunDirectory(finished[0]).evaluation.read_text())
     card = json.loads((exported / "model_card.json").read_text())
     adapt = tf.saved_model.load(exported / "saved_model").signatures["adapt"]
     for example, task in zip(
-        card["requests"], judged["results"]["learned initialization"]["tasks"], strict=False
+        card["requests"], evaluation["results"]["learned initialization"]["tasks"], strict=False
     ):
         request = dict(np.load(exported / example["file"]))
         answers = request.pop("query_y")
@@ -300,14 +300,14 @@ def test_example_requests_give_the_runs_own_figures(finished, exported):
 def test_the_model_card_is_made_from_the_runs_files(finished, exported):
     folder = RunDirectory(finished[0])
     card = json.loads((exported / "model_card.json").read_text())
-    judged = json.loads(folder.evaluation.read_text())["results"]
+    results = json.loads(folder.evaluation.read_text())["results"]
     assert card["configuration"] == folder.config.read_text()
     assert card["environment"]["trained"] == json.loads(folder.environment.read_text())[-1]
     assert card["method"]["learner"] == "Leap"
     assert card["method"]["meta_steps"] == 12
     assert card["method"]["gradient_steps"] == 12 * 2 * 5
     assert card["seed"] == 0
-    for name, result in judged.items():
+    for name, result in results.items():
         figures = card["evaluation"]["results"][name]
         assert figures["error"] == result["error"]
         assert figures["tasks"] == len(result["tasks"]) == 3
@@ -318,14 +318,14 @@ def test_the_model_card_is_made_from_the_runs_files(finished, exported):
     assert shapes["outputs"]["losses"] == {"shape": [None], "dtype": "float32"}
     text = (exported / "MODEL_CARD.md").read_text()
     assert (
-        f"| learned initialization | 3 | {judged['learned initialization']['error']:.3f} ±" in text
+        f"| learned initialization | 3 | {results['learned initialization']['error']:.3f} ±" in text
     )
     assert "| inner optimizer | SGD, learning rate 0.01 |" in text
     assert "| in: support_x | float32 [any, 1] |" in text
     assert f"| keras | {keras.__version__} | {keras.__version__} |" in text
 
 
-def test_checkpoints_are_exported_too_and_not_called_judged(finished, tmp_path):
+def test_a_checkpoint_is_exported_without_an_evaluation(finished, tmp_path):
     checkpoint = RunDirectory(finished[0]).checkpoints / "step-00000011"
     options = (f"--checkpoint={checkpoint}", f"--export_dir={tmp_path / 'export'}")
     result = subprocess.run(
@@ -335,7 +335,7 @@ def test_checkpoints_are_exported_too_and_not_called_judged(finished, tmp_path):
     card = json.loads((tmp_path / "export" / "model_card.json").read_text())
     assert card["evaluation"] is None
     assert card["method"]["meta_steps"] == 11
-    assert "has not been judged" in (tmp_path / "export" / "MODEL_CARD.md").read_text()
+    assert "has not been evaluated" in (tmp_path / "export" / "MODEL_CARD.md").read_text()
     weights = keras.saving.load_model(tmp_path / "export" / "model.keras").get_weights()
     assert not np.array_equal(weights[0], learned(finished[0])[0])
 
@@ -352,4 +352,4 @@ def test_an_export_is_never_written_over_and_needs_a_finished_run(finished, expo
 def test_an_export_is_of_the_run_as_it_was_trained(finished):
     result = run("export.py", finished[0], "study.seed = 5", "export.requests = 2")
     assert result.returncode == 1
-    assert "study.seed would make it another than its card says" in result.stderr
+    assert "An export cannot override study.seed" in result.stderr
