@@ -150,9 +150,9 @@ class MetaTrainer:
             raise ValueError("meta_optimizer has been used already. Pass a new optimizer.")
         self.problem: Any = problem
         self.model = problem.plan.evaluation_model
-        if pool is None or isinstance(pool, int):
-            pool = ThreadPool(available_cores() if pool is None else pool)
-        self.pool = pool
+        if not hasattr(pool, "map"):
+            pool = ThreadPool(available_cores() if pool is None else whole_number("pool", pool, 1))
+        self.pool: TaskPool = pool
         self.tasks: TaskSplits | None = None
         self._threads: ThreadPool | None = None
         setup.meta_optimizer.build(problem.meta_variables)
