@@ -35,11 +35,6 @@ leap_tf.configure_threads()
 
 import keras
 import numpy as np
-from tf_agents.drivers import dynamic_step_driver
-from tf_agents.environments import tf_py_environment
-from tf_agents.replay_buffers import tf_uniform_replay_buffer
-from tf_agents.utils import common
-
 from leap_tf.atari.agent import ActorCriticAgent
 from leap_tf.atari.encoder import actor_critic, mnih_2013, trained_variables
 from leap_tf.atari.environment import AtariEnvironment
@@ -47,6 +42,10 @@ from leap_tf.atari.loss import ActorCriticLoss
 from leap_tf.atari.rmsprop import RMSProp
 from leap_tf.atari.traced_agent import TracedAgent
 from leap_tf.atari.visit import play, train_on
+from tf_agents.drivers import dynamic_step_driver
+from tf_agents.environments import tf_py_environment
+from tf_agents.replay_buffers import tf_uniform_replay_buffer
+from tf_agents.utils import common
 
 COPIES, UNROLL = 32, 5
 

@@ -84,6 +84,7 @@ class LeapOptimizer(keras.optimizers.Optimizer):
         self,
         inner_optimizer: keras.optimizers.Optimizer,
         meta_optimizer: keras.optimizers.Optimizer,
+        *,
         distance: str = "length",
         include_loss: bool = True,
         stabilizer: bool = True,

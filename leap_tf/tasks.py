@@ -125,6 +125,7 @@ class ArrayTask:
         train: tuple[np.ndarray, np.ndarray],
         test: tuple[np.ndarray, np.ndarray],
         batch_size: int = 20,
+        *,
         test_batch_size: int = 100,
         prepare: Callable[[tf.Tensor], tf.Tensor] | None = None,
     ):

@@ -65,7 +65,7 @@ class TaskUpdate(NamedTuple):
     metrics: Mapping[str, tf.Tensor]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingSetup:
     """What meta-training was asked for, as far as a learner may depend on it.
 
@@ -118,6 +118,7 @@ class TrainingPlan:
     models: Sequence[keras.Model]
     evaluation_model: keras.Model
     steps: int
+    _: dataclasses.KW_ONLY
     minimum_steps: int = 1
     sample_tasks: SampleTasks = sample_tasks
     evaluation_task: Callable[[Task], Task] = lambda task: task

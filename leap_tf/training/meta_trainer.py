@@ -56,8 +56,6 @@ from leap_tf.training.supervised import (
     SupervisedProblem,
 )
 
-_FOREIGN = "foreign"  # the split of evaluation tasks that are not the study's own
-
 
 class _StopRequestedError(Exception):
     """A stop was requested in the middle of a meta-step."""
@@ -152,9 +150,9 @@ class MetaTrainer:
         self.problem: Any = problem
         problem.stop_requested = lambda: self._stop_requested
         self.model = problem.plan.evaluation_model
-        if pool is None or isinstance(pool, int):
-            pool = ThreadPool(available_cores() if pool is None else pool)
-        self.pool = pool
+        if not hasattr(pool, "map"):
+            pool = ThreadPool(available_cores() if pool is None else whole_number("pool", pool, 1))
+        self.pool: TaskPool = pool
         self._threads: ThreadPool | None = None
         setup.meta_optimizer.build(problem.meta_variables)
         settings = {
@@ -394,24 +392,24 @@ class MetaTrainer:
         return logs
 
     def _evaluate(self, tasks, steps, stream):
-        problem, pool = self.problem, self.pool
-        split = problem.sampler.own_split(tasks)
-        if split is None:
-            split = _FOREIGN
-            problem.sampler.use_list(split, tasks)
-            if pool.remote:
-                self._threads = self._threads or ThreadPool(available_cores())
-                pool = self._threads
-        specs = problem.sampler.evaluation_specs(split, len(tasks), steps, stream)
+        sampler, pool = self.problem.sampler, self.pool
+        split = sampler.own_split(tasks) if pool.remote else None
+        if pool.remote and split is None:
+            pool = self._threads = self._threads or ThreadPool(available_cores())
+        with sampler.temporary_list(tasks) as name:
+            specs = sampler.evaluation_specs(split or name, len(tasks), steps, stream)
+            return self._run_evaluation(pool, specs, stream)
+
+    def _run_evaluation(self, pool, specs, stream):
         results = []
-        with contextlib.closing(pool.map(evaluation_job(problem), specs)) as found:
+        with contextlib.closing(pool.map(evaluation_job(self.problem), specs)) as found:
             for result in found:
                 if stream == VALIDATION and self._stop_requested:
                     raise _StopRequestedError
                 if isinstance(result, TaskFailure):
                     raise result.as_error()
                 results.append(result)
-        return problem.summarize(results)
+        return self.problem.summarize(results)
 
 
 class ThreadPool:
