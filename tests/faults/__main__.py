@@ -4,7 +4,7 @@
     python -m tests.faults kills --pool=ray --trials=55
     python -m tests.faults table                          # writes docs/reliability.md again
 
-Each leaves docs/results/reliability/<name>.json, from which the table is made. An attack that finds
+Each replaces its line of docs/results/reliability.jsonl, from which the table is made. An attack that finds
 something ends with exit code 1.
 """
 
