@@ -242,5 +242,6 @@ def _form_of(path):
         raise ResultsError(message) from error
     except (ValueError, LookupError, TypeError, AttributeError, EOFError, RecursionError,
             gzip.BadGzipFile, zlib.error) as error:  # fmt: skip
-        why = f"no {error}" if isinstance(error, KeyError) else f"{error}"
-        raise ResultsError(f"{path} does not have this project's form: {why[:300]}.") from error
+        why = f"{error} is missing" if isinstance(error, KeyError) else f"{error}"
+        message = f"{path} does not have the form that this project writes: {why[:300]}."
+        raise ResultsError(message) from error

@@ -45,7 +45,7 @@ class Fault:
 
 
 def write_results(name: str, command: str, seed: int, faults: Sequence[Fault]) -> pathlib.Path:
-    """Writes the results of a campaign in place of its former ones, with what it takes to repeat it."""
+    """Writes the results of a campaign in place of its former ones, and how to repeat it."""
     content = {
         "name": name,
         "command": command,

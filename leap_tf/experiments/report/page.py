@@ -44,6 +44,7 @@ def write_report(
     if runs:
         tables = run_tables.collect(runs)
         output.mkdir(parents=True, exist_ok=True)
+        (output / "jacobian.csv").unlink(missing_ok=True)  # of other runs
         for name, content in tables.items():
             with replacing(output / name) as partial:
                 partial.write_bytes(content)
