@@ -10,7 +10,7 @@ import gin
 import numpy as np
 import pytest
 
-from leap_tf.experiments import gin_registration
+from leap_tf.experiments import config
 from leap_tf.experiments.report.data import estimate, read_results
 from leap_tf.experiments.report.page import write_report
 from leap_tf.experiments.report.statistics import Estimate, combine, difference, is_settled
@@ -426,12 +426,12 @@ def test_the_multi_cv_table_uses_the_rates_that_its_trials_chose(studies):
     best = chosen(scores[scores["sweep"] == "rates"])
     folder = ROOT / "gin_configs" / "multi_cv"
     try:
-        gin_registration.read_configuration([folder / "table3_cpu.gin"])
-        _, cells = gin_registration.configured_cells()
+        config.read_configuration([folder / "table3_cpu.gin"])
+        _, cells = config.configured_cells()
         assert len(cells) == 70
         for cell in cells:
-            gin_registration.read_configuration([folder / "cell_cpu.gin"], cell.bindings)
-            for schedule in ("inner", "judged"):
+            config.read_configuration([folder / "cell_cpu.gin"], cell.bindings)
+            for schedule in ("inner", "evaluation"):
                 rate = gin.query_parameter(f"{schedule}/CosineDecay.initial_learning_rate")
                 assert str(rate) == best[cell.values["method"]]["axis.inner"]
     finally:

@@ -164,7 +164,7 @@ def _add_run(rows, sweep, folder, entry):
         row["batch_norm"] = "transductive" if evaluation["transductive"] else "inductive"
         row["target_error"] = float(evaluation["target_error"])
         # A task of Multi-CV is evaluated on its test or on its validation images.
-        row["split"] = setting(settings, "multi_cv_splits.judge_by") or str(evaluation["split"])
+        row["split"] = setting(settings, "multi_cv_splits.evaluate_on") or str(evaluation["split"])
         evaluation["results"][LEARNED]  # a KeyError says that it is missing
         for initialization, result in evaluation["results"].items():
             for index, task in enumerate(result["tasks"]):
