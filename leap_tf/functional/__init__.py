@@ -10,8 +10,8 @@ from leap_tf.functional.optimizer import (
 )
 from leap_tf.functional.second_order import WrongSecondDerivativesError
 from leap_tf.functional.task_layers import (
-    FreshLayers,
-    fresh_values,
+    TaskLayers,
+    draw_task_layers,
     layer_variables,
     meta_learned_indices,
     output_layer,
@@ -19,15 +19,15 @@ from leap_tf.functional.task_layers import (
 
 __all__ = [
     "Batch",
-    "FreshLayers",
     "FunctionalModel",
     "FunctionalOptimizer",
     "OptimizerReset",
+    "TaskLayers",
     "WrongSecondDerivativesError",
     "apply_if_finite",
     "check_no_loss_scaling",
     "check_optimizer",
-    "fresh_values",
+    "draw_task_layers",
     "layer_variables",
     "meta_learned_indices",
     "output_layer",
