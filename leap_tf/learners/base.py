@@ -64,7 +64,7 @@ class TaskUpdate(NamedTuple):
     metrics: Mapping[str, tf.Tensor]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingSetup:
     """The settings of meta-training that a learner may depend on.
 
@@ -116,6 +116,7 @@ class TrainingPlan:
     models: Sequence[keras.Model]
     evaluation_model: keras.Model
     steps: int
+    _: dataclasses.KW_ONLY
     minimum_steps: int = 1
     sample_tasks: SampleTasks = sample_tasks
     evaluation_task: Callable[[Task], Task] = lambda task: task

@@ -24,6 +24,7 @@ class TaskEvaluation:
     """
 
     name: str
+    _: dataclasses.KW_ONLY
     error: float
     loss: float
     examples: int

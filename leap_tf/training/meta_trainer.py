@@ -50,8 +50,6 @@ from leap_tf.training.problem import Problem, check_gradient
 from leap_tf.training.sampling import EVALUATION, VALIDATION, TaskSpec
 from leap_tf.training.supervised import EvaluationConfig, SupervisedProblem
 
-_FOREIGN = "foreign"  # the split of evaluation tasks that are not the study's own
-
 
 class _StopRequestedError(Exception):
     """A stop was requested in the middle of a meta-step."""
@@ -150,9 +148,9 @@ class MetaTrainer:
             raise ValueError("meta_optimizer has been used already. Pass a new optimizer.")
         self.problem: Any = problem
         self.model = problem.plan.evaluation_model
-        if pool is None or isinstance(pool, int):
-            pool = ThreadPool(available_cores() if pool is None else pool)
-        self.pool = pool
+        if not hasattr(pool, "map"):
+            pool = ThreadPool(available_cores() if pool is None else whole_number("pool", pool, 1))
+        self.pool: TaskPool = pool
         self.tasks: TaskSplits | None = None
         self._threads: ThreadPool | None = None
         setup.meta_optimizer.build(problem.meta_variables)
@@ -403,17 +401,21 @@ class MetaTrainer:
         return logs
 
     def _evaluate(self, tasks, steps, stream):
-        problem, pool = self.problem, self.pool
-        split = _FOREIGN
+        sampler, pool = self.problem.sampler, self.pool
+        split = self._own_split(tasks) if pool.remote else None
+        if split is not None:
+            specs = sampler.evaluation_specs(split, steps, stream)[: len(tasks)]
+            return self._run_evaluation(pool, specs, stream)
         if pool.remote:
-            split = self._own_split(tasks) or _FOREIGN
-            if split is _FOREIGN:
-                self._threads = self._threads or ThreadPool(available_cores())
-                pool = self._threads
-        problem.sampler.use_list(split, tasks)
+            pool = self._threads = self._threads or ThreadPool(available_cores())
+        with sampler.temporary_list(tasks) as split:
+            specs = sampler.evaluation_specs(split, steps, stream)
+            return self._run_evaluation(pool, specs, stream)
+
+    def _run_evaluation(self, pool, specs, stream):
+        problem = self.problem
         job = self._job("evaluate", problem.evaluate, problem.evaluation_type)
         results = []
-        specs = problem.sampler.evaluation_specs(split, steps, stream)
         with contextlib.closing(pool.map(job, specs)) as found:
             for result in found:
                 if stream == VALIDATION and self._stop_requested:

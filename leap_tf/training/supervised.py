@@ -172,7 +172,8 @@ class SupervisedProblem:
         inputs = self._evaluator.loop_inputs(task, spec, stopping, training=False)
         with _error_context(task):
             adapted = loop.train(**inputs)
-            _check_steps(task, int(adapted.losses.shape[0]))
+        _check_steps(task, int(adapted.losses.shape[0]))
+        with _error_context(task):
             held_out = loop.evaluate(iter(held_out_batches), adapted.parameters, adapted.state)
         if not int(held_out.examples):
             raise ValueError(f"Task {task.name!r} has no held-out examples to evaluate.")

@@ -1,4 +1,4 @@
-"""The functional task loop: the original's numbers, and plain Keras's."""
+"""The inner loop gives the numbers of the original code and of `model.fit`."""
 
 import keras
 import numpy as np
@@ -14,7 +14,7 @@ from tests import golden
 CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
-def task_loop(model, optimizer, learner=None, loss=CROSS_ENTROPY):
+def inner_loop(model, optimizer, learner=None, loss=CROSS_ENTROPY):
     functional = FunctionalModel(model, loss)
     inner = FunctionalOptimizer(optimizer, functional.variables)
     loop = InnerLoop(functional, inner, learner or Leap(), range(len(functional.variables)))
@@ -30,7 +30,7 @@ def run(loop, functional, dataset, steps=100, seed=0):
 @pytest.mark.parametrize("switches", golden.SWITCHES, ids=lambda s: "-".join(map(str, s.values())))
 @pytest.mark.parametrize(("case", "tolerance"), [("a_sgd_lr0.1", 1e-5), ("c_adam_lr0.01", 1e-3)])
 def test_the_loop_gives_the_meta_gradients_of_the_original(case, tolerance, switches):
-    loop, functional = task_loop(golden.build_model(), golden.OPTIMIZERS[case](), Leap(**switches))
+    loop, functional = inner_loop(golden.build_model(), golden.OPTIMIZERS[case](), Leap(**switches))
     results = [
         run(loop, functional, golden.task_dataset(task)).update.meta_gradient
         for task in range(golden.TASKS)
@@ -41,7 +41,7 @@ def test_the_loop_gives_the_meta_gradients_of_the_original(case, tolerance, swit
 
 
 def test_losses_and_end_point_are_those_of_the_original():
-    loop, functional = task_loop(golden.build_model(), keras.optimizers.SGD(0.1))
+    loop, functional = inner_loop(golden.build_model(), keras.optimizers.SGD(0.1))
     result = run(loop, functional, golden.task_dataset(1))
     np.testing.assert_allclose(
         result.losses, golden.GOLDEN["a_sgd_lr0.1/float32/losses"][1], rtol=1e-5
@@ -51,7 +51,7 @@ def test_losses_and_end_point_are_those_of_the_original():
 
 
 def test_float64_models_keep_their_precision():
-    loop, functional = task_loop(golden.build_model("float64"), keras.optimizers.SGD(0.1))
+    loop, functional = inner_loop(golden.build_model("float64"), keras.optimizers.SGD(0.1))
     result = run(loop, functional, golden.task_dataset(0, "float64"))
     expected = golden.parameters("a_sgd_lr0.1/float64/norm1_loss1_stab1/meta_task0_sum")
     assert result.update.meta_gradient[0].dtype == tf.float64
@@ -60,8 +60,8 @@ def test_float64_models_keep_their_precision():
 
 
 @pytest.mark.parametrize(("steps", "taken"), [(3, 3), (8, 8), (100, 8)])
-def test_it_makes_as_many_steps_as_asked_or_as_there_are_batches(steps, taken):
-    loop, functional = task_loop(golden.build_model(), keras.optimizers.SGD(0.1))
+def test_the_loop_makes_as_many_steps_as_asked_or_as_there_are_batches(steps, taken):
+    loop, functional = inner_loop(golden.build_model(), keras.optimizers.SGD(0.1))
     assert run(loop, functional, golden.task_dataset(0), steps).losses.shape == (taken,)
 
 
@@ -109,7 +109,7 @@ def models():
 )
 def test_any_keras_model_trains(name, learning_rate):
     build, inputs, labels = models()[name]
-    loop, functional = task_loop(build(), keras.optimizers.Adam(learning_rate))
+    loop, functional = inner_loop(build(), keras.optimizers.Adam(learning_rate))
     dataset = tf.data.Dataset.from_tensor_slices((inputs, labels)).batch(8).repeat(6)
     before = [variable.numpy() for variable in functional.model.variables]
     first, again = (run(loop, functional, dataset, seed=1) for _ in range(2))
@@ -123,7 +123,7 @@ def test_any_keras_model_trains(name, learning_rate):
         np.testing.assert_array_equal(variable.numpy(), value)
 
 
-def test_it_does_what_keras_fit_does():
+def test_the_loop_trains_as_keras_fit_does():
     build, inputs, labels = models()["lstm"]
     model = build()
     dataset = tf.data.Dataset.from_tensor_slices((inputs, labels)).batch(8).repeat(3)
@@ -132,7 +132,7 @@ def test_it_does_what_keras_fit_does():
     def optimizer():
         return keras.optimizers.SGD(schedule, momentum=0.9, clipnorm=1.0, weight_decay=1e-3)
 
-    loop, functional = task_loop(model, optimizer(), NoMetaLearning())
+    loop, functional = inner_loop(model, optimizer(), NoMetaLearning())
     result = run(loop, functional, dataset)
     model.compile(optimizer(), loss=CROSS_ENTROPY)
     model.fit(dataset, verbose=0)
@@ -152,7 +152,7 @@ def test_it_does_what_keras_fit_does():
 )
 def test_loop_and_leap_optimizer_record_the_same_path(optimizer):
     model, dataset = golden.build_model(), golden.task_dataset(0)
-    loop, functional = task_loop(model, optimizer())
+    loop, functional = inner_loop(model, optimizer())
     result = run(loop, functional, dataset)
     recording = LeapOptimizer(optimizer(), keras.optimizers.SGD(0.1))
     model.compile(recording, loss=CROSS_ENTROPY)
@@ -169,7 +169,7 @@ def test_loop_and_leap_optimizer_record_the_same_path(optimizer):
 
 
 def test_evaluation_uses_the_running_statistics_of_the_task():
-    """Inductive batch norm: one held-out example gives the same answer alone or in company."""
+    """Inductive batch norm: the result for an example does not depend on the rest of its batch."""
     model = keras.Sequential(
         [
             keras.layers.Input((3,)),
@@ -178,7 +178,7 @@ def test_evaluation_uses_the_running_statistics_of_the_task():
             keras.layers.Dense(2),
         ]
     )
-    loop, functional = task_loop(model, keras.optimizers.SGD(0.1))
+    loop, functional = inner_loop(model, keras.optimizers.SGD(0.1))
     inputs = np.random.default_rng(0).normal(5.0, 2.0, size=(32, 3)).astype("float32")
     labels = (inputs[:, 0] > 5).astype("int64")
     dataset = tf.data.Dataset.from_tensor_slices((inputs, labels))
@@ -193,8 +193,8 @@ def test_evaluation_uses_the_running_statistics_of_the_task():
     assert float(untouched.loss) != pytest.approx(float(together.loss), rel=0.01)
 
 
-def test_a_diverging_task_says_so():
-    loop, functional = task_loop(golden.build_model(), keras.optimizers.SGD(0.1))
+def test_a_diverged_task_is_not_finite():
+    loop, functional = inner_loop(golden.build_model(), keras.optimizers.SGD(0.1))
     broken = golden.task_dataset(0).map(lambda x, y: (x * np.inf, y))
     assert not bool(run(loop, functional, broken).finite)
 
@@ -218,7 +218,7 @@ def test_sample_weights_and_unused_variables():
 
     wrapped = Wrapped()
     wrapped(np.zeros((1, 2), "float32"))
-    loop, functional = task_loop(
+    loop, functional = inner_loop(
         wrapped, keras.optimizers.SGD(0.1), loss=keras.losses.MeanSquaredError()
     )
     weights = tf.constant([[1.0, 0.0]])
@@ -241,37 +241,37 @@ def test_sample_weights_and_unused_variables():
 def test_examples_of_weight_zero_are_padding_in_held_out_figures(reduction):
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
     model.layers[0].kernel.assign([[2.0]])
-    loop, functional = task_loop(
+    loop, functional = inner_loop(
         model, keras.optimizers.SGD(0.1), loss=keras.losses.MeanSquaredError(reduction=reduction)
     )
     inputs = tf.constant([[1.0], [2.0], [3.0], [99.0]])
     targets = tf.constant([[0.0], [3.0], [6.0], [0.0]])  # squared errors 4, 1, 0 and padding's
     weights = tf.constant([1.0, 2.0, 0.5, 0.0])
     held_out = tf.data.Dataset.from_tensor_slices((inputs, targets, weights)).batch(2)
-    judged = loop.evaluate(iter(held_out), functional.parameters(), functional.state(0))
-    assert int(judged.examples) == 3
-    assert float(judged.error) == pytest.approx((4 + 2 * 1 + 0) / 3.5)
+    result = loop.evaluate(iter(held_out), functional.parameters(), functional.state(0))
+    assert int(result.examples) == 3
+    assert float(result.error) == pytest.approx((4 + 2 * 1 + 0) / 3.5)
     divisor = 4 if reduction == "sum_over_batch_size" else 3.5
-    assert float(judged.loss) == pytest.approx((4 + 2 * 1 + 0) / divisor)
+    assert float(result.loss) == pytest.approx((4 + 2 * 1 + 0) / divisor)
     trained = run(loop, functional, held_out.repeat(), steps=1)
     assert float(trained.errors[0]) == pytest.approx((4 + 2 * 1) / 3)
 
 
-def test_a_data_set_of_another_form_is_refused():
-    loop, functional = task_loop(golden.build_model(), keras.optimizers.SGD(0.1))
+def test_a_data_set_without_targets_is_refused():
+    loop, functional = inner_loop(golden.build_model(), keras.optimizers.SGD(0.1))
     inputs_only = golden.task_dataset(0).map(lambda x, y: x)
     with pytest.raises(ValueError, match="must give \\(inputs, targets\\)"):
         run(loop, functional, inputs_only)
 
 
 def test_batches_of_unknown_shape_train():
-    loop, functional = task_loop(golden.build_model(), keras.optimizers.Adam(0.01))
+    loop, functional = inner_loop(golden.build_model(), keras.optimizers.Adam(0.01))
     expected = run(loop, functional, golden.task_dataset(0))
     shapeless = tf.data.Dataset.from_generator(
         lambda: golden.task_dataset(0).as_numpy_iterator(),
         output_signature=(tf.TensorSpec(None, tf.float32), tf.TensorSpec(None, tf.int64)),
     )
-    other, functional = task_loop(golden.build_model(), keras.optimizers.Adam(0.01))
+    other, functional = inner_loop(golden.build_model(), keras.optimizers.Adam(0.01))
     with_rank = shapeless.map(lambda x, y: (tf.reshape(x, [-1, 5]), tf.reshape(y, [-1])))
     unknown_width = shapeless.map(
         lambda x, y: (tf.reshape(x, [tf.shape(x)[0], tf.shape(x)[1]]), tf.reshape(y, [-1]))
@@ -282,7 +282,7 @@ def test_batches_of_unknown_shape_train():
 
 
 def test_one_trace_serves_all_tasks():
-    loop, functional = task_loop(golden.build_model(), keras.optimizers.SGD(0.1))
+    loop, functional = inner_loop(golden.build_model(), keras.optimizers.SGD(0.1))
     for task in range(golden.TASKS):
         run(loop, functional, golden.task_dataset(task), steps=3 + task, seed=task)
-    assert loop.traced_training.experimental_get_tracing_count() == 1
+    assert loop.train.experimental_get_tracing_count() == 1

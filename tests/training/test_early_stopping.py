@@ -1,4 +1,4 @@
-"""When a task ends early, how long validation runs, and whose statistics evaluate."""
+"""Early stopping, and the options of evaluation: optimizer, stop rule, steps, statistics."""
 
 import keras
 import numpy as np
@@ -8,18 +8,18 @@ import tensorflow as tf
 from leap_tf.learners import MAML, Leap
 from leap_tf.models import BatchNormalization
 from leap_tf.tasks import ArrayTask, FiniteTasks
-from leap_tf.training import MetaTrainer, StopAtError, StopOnPlateau
+from leap_tf.training import EvaluationConfig, MetaTrainer, StopAtError, StopOnPlateau
 
 CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
 def task(shift=0.0, wrong=0.0, size=40):
-    """Two clouds, far apart; a share of the held-out labels may be wrong."""
+    """Returns two clouds, far apart; a share of the held-out labels may be wrong."""
     rng = np.random.default_rng(0)
     labels = np.tile([0, 1], size // 2)
     points = (rng.normal(size=(size, 2)) + 8.0 * labels[:, None] - 4.0 + shift).astype("float32")
-    judged = np.where(np.arange(size) < wrong * size, 1 - labels, labels)
-    return ArrayTask("clouds", (points, labels), (points, judged), batch_size=10)
+    held_out = np.where(np.arange(size) < wrong * size, 1 - labels, labels)
+    return ArrayTask("clouds", (points, labels), (points, held_out), batch_size=10)
 
 
 def trainer(*layers, learner=None, **options):
@@ -37,21 +37,25 @@ def trainer(*layers, learner=None, **options):
     )
 
 
+def evaluating(*layers, **options):
+    return trainer(*layers, evaluation=EvaluationConfig(**options))
+
+
 def steps_made(trainer_, task_):
     history = trainer_.fit(FiniteTasks([task_]), 1, verbose=False).history
     return history["gradient_steps"][0]
 
 
-def test_a_mastered_task_stops_after_so_many_good_batches():
+def test_a_task_stops_after_enough_batches_of_low_error():
     stopping = StopAtError(error=0.02, batches=7, batch_size=10)
     assert steps_made(trainer(stopping=stopping), task()) in range(7, 20)
     assert steps_made(trainer(), task()) == 60
 
 
-def test_a_bad_batch_starts_the_count_anew():
-    """A tenth of the held-out examples is never right, so one batch of four always fails.
+def test_a_batch_of_high_error_restarts_the_count():
+    """A tenth of the held-out labels is wrong, so one batch of four always fails.
 
-    Their order is shuffled anew every round, so up to six good ones may follow one another.
+    Every round has another order, so up to six batches of low error may follow one another.
     """
     short = StopAtError(error=0.02, batches=3, batch_size=10)
     long = StopAtError(error=0.02, batches=7, batch_size=10)
@@ -59,7 +63,7 @@ def test_a_bad_batch_starts_the_count_anew():
     assert steps_made(trainer(stopping=long), task(wrong=0.1)) == 60
 
 
-def test_evaluation_makes_all_its_steps():
+def test_the_stop_rule_of_training_does_not_end_evaluation():
     stopping = StopAtError(error=0.02, batches=2, batch_size=10)
     evaluated = trainer(stopping=stopping).evaluate([task()], steps=50).tasks[0]
     assert len(evaluated.training_errors) == 50
@@ -71,12 +75,12 @@ def test_second_order_learners_cannot_stop_early():
 
 
 @pytest.mark.parametrize("options", [{"error": 0.0}, {"batches": 0}, {"batch_size": 0}])
-def test_stopping_that_makes_no_sense_is_refused(options):
+def test_stop_rules_out_of_range_are_refused(options):
     with pytest.raises(ValueError, match="must be above 0"):
         StopAtError(**options)
 
 
-def verdicts(rule, errors):
+def is_over(rule, errors):
     memory, found = rule.start(), []
     for error in errors:
         memory = rule.observe(memory, tf.constant(error))
@@ -84,25 +88,25 @@ def verdicts(rule, errors):
     return found
 
 
-def test_a_stalled_task_has_not_improved_for_so_many_batches():
+def test_a_plateau_is_so_many_batches_without_improvement():
     errors = [0.5, 0.4, 0.4, 0.3, 0.3, 0.35, 0.3, 0.1]
-    assert verdicts(StopOnPlateau(patience=3), errors) == [False] * 6 + [True, False]
-    assert verdicts(StopOnPlateau(patience=1), errors[:4]) == [False, False, True, False]
+    assert is_over(StopOnPlateau(patience=3), errors) == [False] * 6 + [True, False]
+    assert is_over(StopOnPlateau(patience=1), errors[:4]) == [False, False, True, False]
     with pytest.raises(ValueError, match="patience and every must be above 0"):
         StopOnPlateau(patience=0, every=0)
 
 
-def test_held_out_batches_come_every_so_many_steps():
-    """Nothing is ever right, so the first batch sets the mark and two more end the training."""
+def test_the_error_is_evaluated_every_so_many_steps():
+    """All held-out labels are wrong: the first batch is the best, and two more end training."""
     hopeless = task(wrong=1.0)
     for every in (1, 4):
         rule = StopOnPlateau(patience=2, batch_size=40, every=every)
-        # the mark may be set once more while the model is still wrong about the training set too
+        # a second batch may be better while the model still fits the training set badly
         assert steps_made(trainer(stopping=rule), hopeless) in range(3 * every, 7 * every)
 
 
 class Validated(ArrayTask):
-    """A task whose validation examples say when to stop; its test examples are not asked."""
+    """A task with validation examples, of which a share is wrong; all test labels are wrong."""
 
     def __init__(self, wrong):
         good = task()
@@ -113,7 +117,7 @@ class Validated(ArrayTask):
         return self._validation.test_batches()
 
 
-def test_validation_examples_decide_where_a_task_has_them():
+def test_validation_examples_are_evaluated_if_a_task_has_them():
     rule = StopAtError(error=0.02, batches=7, batch_size=10)
     assert steps_made(trainer(stopping=rule), Validated(wrong=0.0)) < 20
     assert steps_made(trainer(stopping=rule), Validated(wrong=1.0)) == 60
@@ -123,35 +127,39 @@ def test_a_rule_can_look_at_training_examples():
     """All validation labels are wrong, so only training examples can end the task."""
     rule = StopAtError(error=0.02, batches=7, batch_size=10, every=2, on="training")
     assert steps_made(trainer(stopping=rule), Validated(wrong=1.0)) in range(14, 40)
-    evaluated = trainer(judged_stopping=rule).evaluate([task(wrong=1.0)], steps=60).tasks[0]
+    evaluated = evaluating(stopping=rule).evaluate([task(wrong=1.0)], steps=60).tasks[0]
     assert len(evaluated.training_errors) in range(14, 40)
     assert evaluated.error == 1.0
     with pytest.raises(ValueError, match="on must be 'validation' or 'training'"):
         StopAtError(on="test")
 
 
-def test_judged_tasks_stop_by_validation_examples_only():
+def test_evaluation_stops_by_validation_examples_only():
     rule = StopAtError(error=0.02, batches=7, batch_size=10)
-    judge = trainer(judged_stopping=rule)
-    evaluated = evaluate.evaluate([Validated(wrong=0.0)], steps=50).tasks[0]
+    stopping = evaluating(stopping=rule)
+    evaluated = stopping.evaluate([Validated(wrong=0.0)], steps=50).tasks[0]
     assert len(evaluated.training_errors) < 20
-    assert evaluated.error == 1.0  # that is what it is judged by
-    with pytest.raises(ValueError, match="must not stop by those it is judged on"):
-        evaluate.evaluate([task()], steps=50)
+    assert evaluated.error == 1.0  # of the test examples
+    with pytest.raises(ValueError, match="examples that the task is evaluated on"):
+        stopping.evaluate([task()], steps=50)
 
 
-def test_judged_tasks_can_have_an_optimizer_of_their_own():
-    still = trainer(judged_optimizer=keras.optimizers.SGD(0.0)).evaluate([task()], steps=3)
+def test_evaluation_can_use_another_optimizer():
+    still = evaluating(optimizer=keras.optimizers.SGD(0.0)).evaluate([task()], steps=3)
     assert still.tasks[0].path_length == pytest.approx(
         np.abs(np.diff(still.tasks[0].training_losses)).sum(), abs=1e-6
     )
     assert trainer().evaluate([task()], steps=3).loss < still.loss
 
 
-def test_validation_has_steps_of_its_own():
+def test_validation_can_use_another_number_of_steps():
     def history(steps):
         fitted = trainer().fit(
-            FiniteTasks([task()]), 1, [task(1.0)], validation_steps=steps, verbose=False
+            FiniteTasks([task()]),
+            1,
+            validation_tasks=[task(1.0)],
+            validation_steps=steps,
+            verbose=False,
         )
         return fitted.history
 
@@ -161,14 +169,14 @@ def test_validation_has_steps_of_its_own():
     assert long["val_final_loss"] == default["val_final_loss"]
 
 
-def test_transductive_judgement_uses_the_statistics_of_the_batch():
-    """Held-out inputs far from where training was: only their own statistics bring them back."""
+def test_transductive_evaluation_uses_the_statistics_of_the_batch():
+    """Held-out inputs are shifted far from the training inputs; their own statistics undo that."""
     moved = task()
     moved.test = (moved.test[0] + np.float32(100.0), moved.test[1])
     layers = [keras.layers.BatchNormalization(momentum=0.5, center=False, scale=False)]
     inductive = trainer(*layers).evaluate([moved], steps=40)
     layers = [keras.layers.BatchNormalization(momentum=0.5, center=False, scale=False)]
-    transductive = trainer(*layers, transductive=True).evaluate([moved], steps=40)
+    transductive = evaluating(*layers, transductive=True).evaluate([moved], steps=40)
     assert inductive.error == pytest.approx(0.5)
     assert transductive.error == pytest.approx(0.0)
     np.testing.assert_array_equal(
@@ -176,6 +184,6 @@ def test_transductive_judgement_uses_the_statistics_of_the_batch():
     )
 
 
-def test_transductive_judgement_refuses_random_layers():
+def test_transductive_evaluation_refuses_random_layers():
     with pytest.raises(ValueError, match="inductively"):
-        trainer(BatchNormalization(), keras.layers.Dropout(0.5), transductive=True)
+        evaluating(BatchNormalization(), keras.layers.Dropout(0.5), transductive=True)
