@@ -21,7 +21,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from leap_tf.functional import OptimizerReset, apply_if_finite, draw_task_layers, layer_variables
+from leap_tf.functional import OptimizerReset, TaskLayers, apply_if_finite, layer_variables
 from leap_tf.geometry import PathGeometry, accumulator_dtype, path_meta_gradient
 from leap_tf.path_recorder import (
     LOSS_NOT_SEEN,
@@ -392,7 +392,7 @@ class LeapOptimizer(keras.optimizers.Optimizer):
                 variable.assign(value)
         task_number = int(self._tasks_started.numpy())
         task_seed = int(np.random.default_rng([self.seed, task_number]).integers(2**31))
-        drawn = draw_task_layers(model, self.task_layers, task_seed)
+        drawn = TaskLayers(model, self.task_layers).draw(task_seed)
         for variable in layer_variables(model, self.task_layers):
             variable.assign(drawn[id(variable)])
         self._reset_inner_optimizer()

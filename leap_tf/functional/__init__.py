@@ -11,7 +11,6 @@ from leap_tf.functional.optimizer import (
 from leap_tf.functional.second_order import WrongSecondDerivativesError
 from leap_tf.functional.task_layers import (
     TaskLayers,
-    draw_task_layers,
     layer_variables,
     meta_learned_indices,
     output_layer,
@@ -27,7 +26,6 @@ __all__ = [
     "apply_if_finite",
     "check_no_loss_scaling",
     "check_optimizer",
-    "draw_task_layers",
     "layer_variables",
     "meta_learned_indices",
     "output_layer",

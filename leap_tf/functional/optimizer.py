@@ -60,15 +60,15 @@ class FunctionalOptimizer:
         self._rate_index = next(
             index for index, slot in enumerate(self._optimizer.variables) if slot is rate
         )
-        shaped_like = self._optimizer.reference_of
         position = {id(variable): index for index, variable in enumerate(self._variables)}
+        references = self._optimizer.reference_of
         self._owners = [
-            position.get(shaped_like.get(id(slot))) for slot in self._optimizer.variables
+            position.get(references.get(id(slot))) for slot in self._optimizer.variables
         ]
 
     @property
     def resizes(self) -> bool:
-        """Whether parameters may have any last dimension: all slots have the shape of one."""
+        """Whether parameters may change size: every slot is a scalar or shaped like a parameter."""
         return not any(
             owner is None and value.ndim for owner, value in zip(self._owners, self._initial_slots)
         )
@@ -85,8 +85,8 @@ class FunctionalOptimizer:
                 schedule is scaled to start there.
 
         Raises:
-            ValueError: a dimension is unknown and the optimizer does not `resizes`, or a schedule
-                starts at zero and cannot be scaled.
+            ValueError: a dimension is unknown and `resizes` is False, or a schedule starts at zero
+                and cannot be scaled.
         """
         free = {index for index, value in enumerate(parameters) if None in value.shape}
         if free and not self.resizes:

@@ -97,16 +97,6 @@ class TaskLayers:
             check_resizable(weight.initializer, weight.variable.path)
 
 
-def draw_task_layers(
-    model: keras.Model,
-    layer_names: Sequence[str],
-    seed: int,
-    units: Mapping[str, int] | None = None,
-) -> dict[int, tf.Tensor]:
-    """Draws initial values once; see `TaskLayers` and `TaskLayers.draw`."""
-    return TaskLayers(model, layer_names).draw(seed, units)
-
-
 def layer_variables(model: keras.Model, layer_names: Sequence[str]) -> list[keras.Variable]:
     """Returns the weights of the named layers of a model and its nested models, in model order.
 

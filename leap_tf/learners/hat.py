@@ -85,15 +85,12 @@ class HAT(SequentialLearner):
     Example:
 
         >>> import keras, leap_tf
+        >>> model = leap_tf.conv_net((8, 8, 1), classes=3, filters=4, blocks=2)
+        >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        >>> inner, meta = keras.optimizers.SGD(0.1), keras.optimizers.SGD(1.0)
+        >>> learner = leap_tf.HAT(tasks=2, steps_per_epoch=50)
         >>> trainer = leap_tf.MetaTrainer(
-        ...     leap_tf.conv_net((8, 8, 1), classes=3, filters=4, blocks=2),
-        ...     keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        ...     keras.optimizers.SGD(0.1),
-        ...     keras.optimizers.SGD(1.0),
-        ...     learner=leap_tf.HAT(tasks=2, steps_per_epoch=5),
-        ...     steps_per_task=10,
-        ...     meta_batch_size=1,
-        ...     task_layers=["head"],
+        ...     model, loss, inner, meta, learner=learner, meta_batch_size=1, task_layers=["head"]
         ... )
     """
 

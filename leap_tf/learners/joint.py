@@ -11,25 +11,19 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from leap_tf.learners.base import (
-    StatelessLearner,
-    TaskEnd,
-    TaskUpdate,
-    TrainingPlan,
-    TrainingSetup,
-)
-from leap_tf.learners.reptile import displacement
+from leap_tf.learners.base import TrainingPlan, TrainingSetup
+from leap_tf.learners.reptile import Reptile
 from leap_tf.tasks import Task, TaskDistribution, one_thread_options
 
 _UNKNOWN_CLASSES = 2**31 - 1  # for a task that does not state its number of classes
 _NO_CLASS = -1e9  # a logit; −∞ in float16, with the same effect
 
 
-class EndpointLearner(StatelessLearner):
+class EndpointLearner(Reptile):
     """Moves the initialization to the parameters at the end of training.
 
-    The meta-gradient is θ⁰ − θᴷ and the meta-optimizer must be SGD(1.0), so the initialization
-    becomes θᴷ. One network is trained throughout, without an inner and an outer loop.
+    This is Reptile with the meta-optimizer SGD(1.0), which is required: the initialization becomes
+    θᴷ. So one network is trained throughout, without an inner and an outer loop.
     """
 
     def plan(self, setup: TrainingSetup) -> TrainingPlan:
@@ -42,9 +36,6 @@ class EndpointLearner(StatelessLearner):
                 "decay. Set the learning rate on the inner_optimizer."
             )
         return super().plan(setup)
-
-    def end_task(self, state: tuple[()], end: TaskEnd) -> TaskUpdate:
-        return TaskUpdate(displacement(end), metrics={})
 
 
 class JointTraining(EndpointLearner):
@@ -69,13 +60,12 @@ class JointTraining(EndpointLearner):
     Example:
 
         >>> import keras, leap_tf
+        >>> model = leap_tf.conv_net((8, 8, 1), classes=3, blocks=2)
+        >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        >>> inner, meta = keras.optimizers.SGD(0.1), keras.optimizers.SGD(1.0)
+        >>> learner = leap_tf.JointTraining(heads=20)
         >>> trainer = leap_tf.MetaTrainer(
-        ...     leap_tf.conv_net((8, 8, 1), classes=3, blocks=2),
-        ...     keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        ...     keras.optimizers.SGD(0.1),
-        ...     keras.optimizers.SGD(1.0),
-        ...     learner=leap_tf.JointTraining(heads=20),
-        ...     task_layers=["head"],
+        ...     model, loss, inner, meta, learner=learner, task_layers=["head"]
         ... )
     """
 

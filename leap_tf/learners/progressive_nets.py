@@ -56,14 +56,12 @@ class ProgressiveNets(SequentialLearner):
     Example:
 
         >>> import keras, leap_tf
+        >>> model = leap_tf.conv_net((8, 8, 1), classes=3, filters=4, blocks=2)
+        >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        >>> inner, meta = keras.optimizers.SGD(0.1), keras.optimizers.SGD(1.0)
+        >>> learner = leap_tf.ProgressiveNets(tasks=2)
         >>> trainer = leap_tf.MetaTrainer(
-        ...     leap_tf.conv_net((8, 8, 1), classes=3, filters=4, blocks=2),
-        ...     keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        ...     keras.optimizers.SGD(0.1),
-        ...     keras.optimizers.SGD(1.0),
-        ...     learner=leap_tf.ProgressiveNets(tasks=2),
-        ...     meta_batch_size=1,
-        ...     task_layers=["head"],
+        ...     model, loss, inner, meta, learner=learner, meta_batch_size=1, task_layers=["head"]
         ... )
     """
 

@@ -21,14 +21,18 @@ class Reptile(StatelessLearner):
     Example:
 
         >>> import keras, leap_tf
-        >>> loss, sgd = keras.losses.MeanSquaredError(), keras.optimizers.SGD
-        >>> trainer = leap_tf.MetaTrainer(
-        ...     leap_tf.mlp(), loss, sgd(0.01), sgd(1.0), learner=leap_tf.Reptile()
-        ... )
+        >>> model, loss = leap_tf.mlp(), keras.losses.MeanSquaredError()
+        >>> inner, meta = keras.optimizers.SGD(0.01), keras.optimizers.SGD(1.0)
+        >>> trainer = leap_tf.MetaTrainer(model, loss, inner, meta, learner=leap_tf.Reptile())
     """
 
     def end_task(self, state: tuple[()], end: TaskEnd) -> TaskUpdate:
-        return TaskUpdate(displacement(end), metrics={})
+        displacement = [
+            tf.cast(start, accumulator_dtype(start.dtype))
+            - tf.cast(last, accumulator_dtype(last.dtype))
+            for start, last in zip(end.initialization, end.parameters)
+        ]
+        return TaskUpdate(displacement, metrics={})
 
 
 class NoMetaLearning(StatelessLearner):
@@ -40,20 +44,11 @@ class NoMetaLearning(StatelessLearner):
     Example:
 
         >>> import keras, leap_tf
-        >>> loss, sgd = keras.losses.MeanSquaredError(), keras.optimizers.SGD
-        >>> trainer = leap_tf.MetaTrainer(
-        ...     leap_tf.mlp(), loss, sgd(0.01), sgd(0.1), learner=leap_tf.NoMetaLearning()
-        ... )
+        >>> model, loss = leap_tf.mlp(), keras.losses.MeanSquaredError()
+        >>> inner, meta = keras.optimizers.SGD(0.01), keras.optimizers.SGD(1.0)
+        >>> none = leap_tf.NoMetaLearning()
+        >>> trainer = leap_tf.MetaTrainer(model, loss, inner, meta, learner=none)
     """
 
     def end_task(self, state: tuple[()], end: TaskEnd) -> TaskUpdate:
         return TaskUpdate([tf.zeros_like(tensor) for tensor in end.initialization], metrics={})
-
-
-def displacement(end: TaskEnd) -> list[tf.Tensor]:
-    """Returns θ⁰ − θᴷ in the dtypes of meta-gradients."""
-    return [
-        tf.cast(start, accumulator_dtype(start.dtype))
-        - tf.cast(last, accumulator_dtype(last.dtype))
-        for start, last in zip(end.initialization, end.parameters)
-    ]
