@@ -31,15 +31,10 @@ os.environ["TF_USE_LEGACY_KERAS"] = "1"
 import leap_tf
 from leap_tf.training import available_cores
 
-leap_tf.one_thread_per_task()
+leap_tf.configure_threads()
 
 import keras
 import numpy as np
-from tf_agents.drivers import dynamic_step_driver
-from tf_agents.environments import tf_py_environment
-from tf_agents.replay_buffers import tf_uniform_replay_buffer
-from tf_agents.utils import common
-
 from leap_tf.atari.agent import ActorCriticAgent
 from leap_tf.atari.encoder import actor_critic, mnih_2013, trained_variables
 from leap_tf.atari.environment import AtariEnvironment
@@ -47,6 +42,10 @@ from leap_tf.atari.loss import ActorCriticLoss
 from leap_tf.atari.rmsprop import RMSProp
 from leap_tf.atari.traced_agent import TracedAgent
 from leap_tf.atari.visit import play, train_on
+from tf_agents.drivers import dynamic_step_driver
+from tf_agents.environments import tf_py_environment
+from tf_agents.replay_buffers import tf_uniform_replay_buffer
+from tf_agents.utils import common
 
 COPIES, UNROLL = 32, 5
 
@@ -190,7 +189,7 @@ def parts(game, rounds, repeats=10):
     shared = range(len(encoder.trainable_variables))
     agents = {
         name: TracedAgent(model, RMSProp(), learner, shared, ActorCriticLoss())
-        for name, learner in (("Leap", leap_tf.Leap()), ("no path", leap_tf.PlainTraining()))
+        for name, learner in (("Leap", leap_tf.Leap()), ("no path", leap_tf.NoMetaLearning()))
     }
     parameters = [variable.value + 0 for variable in trained_variables(model)]
     steps, random = [environment.reset()], np.random.default_rng(0)

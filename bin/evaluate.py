@@ -1,6 +1,8 @@
-"""Judges a finished run: its learned initialization against no pretraining.
+"""Evaluates a finished run: its learned initialization against no pretraining.
 
-python bin/evaluate.py --output_dir=runs/unicode --gin_param='evaluate.steps = 50'
+    python bin/evaluate.py --output_dir=runs/unicode --gin_param='evaluate.steps = 50'
+
+Results go to evaluation_again.json in the folder. The run's own evaluation stays as it is.
 """
 
 import os
@@ -11,13 +13,13 @@ from absl import app, flags
 
 from leap_tf.training import configure_threads
 
-_GIN_FILE = flags.DEFINE_multi_string("gin_file", [], "Configuration over the run's own.")
+_GIN_FILE = flags.DEFINE_multi_string("gin_file", [], "Configuration file over the run's own.")
 _GIN_PARAM = flags.DEFINE_multi_string(
     "gin_param", [], "Binding over the run's configuration, such as 'evaluate.target_error = 0.1'."
 )
-_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "The run's folder.", required=True)
+_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder of the run.", required=True)
 _DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Folder of prepared TFDS data sets; $TFDS_DATA_DIR by default."
+    "data_dir", None, "Folder of prepared TFDS data sets; by default $TFDS_DATA_DIR."
 )
 
 

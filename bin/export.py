@@ -1,8 +1,8 @@
-"""Exports what a run has learned, to be served by any TensorFlow runtime.
+"""Exports the learned initialization of a run for serving by any TensorFlow runtime.
 
     python bin/export.py --output_dir=runs/unicode
 
-Leaves a SavedModel that predicts and adapts, the Keras model, example requests and a model card in
+Writes a SavedModel that predicts and adapts, the Keras model, example requests and a model card to
 runs/unicode/export.
 """
 
@@ -12,22 +12,22 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow reads it when i
 
 from absl import app, flags
 
-_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "The run's folder.", required=True)
+_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder of the run.", required=True)
 _EXPORT_DIR = flags.DEFINE_string(
-    "export_dir", None, "The folder to write; 'export' in the run's folder by default."
+    "export_dir", None, "Folder to write; by default 'export' in the run's folder."
 )
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
     None,
-    "Prefix of a checkpoint, such as runs/unicode/checkpoints/step-00000060, to export in the "
-    "place of the learned initialization.",
+    "Prefix of a checkpoint, such as runs/unicode/checkpoints/step-00000060, to export instead of "
+    "the learned initialization.",
 )
-_GIN_FILE = flags.DEFINE_multi_string("gin_file", [], "Configuration over the run's own.")
+_GIN_FILE = flags.DEFINE_multi_string("gin_file", [], "Configuration file over the run's own.")
 _GIN_PARAM = flags.DEFINE_multi_string(
     "gin_param", [], "Binding over the run's configuration, such as 'export.requests = 8'."
 )
 _DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Folder of prepared TFDS data sets; $TFDS_DATA_DIR by default."
+    "data_dir", None, "Folder of prepared TFDS data sets; by default $TFDS_DATA_DIR."
 )
 
 

@@ -1,10 +1,10 @@
-"""Measures how far the Jacobians of gradient paths are from the identity that Leap takes for them.
+"""Measures the distance of the Jacobians along gradient paths from the identity.
 
     python bin/jacobian.py --gin_file=gin_configs/omniglot/jacobian_cpu.gin \
         --output_dir=runs/jacobian
 
-Leaves a JSON file for each learning rate and task, and prints the mean over the tasks. The same
-command goes on with a run that was stopped.
+Leap assumes that they are the identity. The command writes a JSON file for each learning rate and
+task, and prints the mean over the tasks. The same command continues a run that was stopped.
 """
 
 import os
@@ -15,13 +15,15 @@ from absl import app, flags
 
 from leap_tf.training import configure_threads
 
-_GIN_FILE = flags.DEFINE_multi_string("gin_file", None, "Configuration file.", required=True)
+_GIN_FILE = flags.DEFINE_multi_string(
+    "gin_file", None, "Configuration file; can be given several times.", required=True
+)
 _GIN_PARAM = flags.DEFINE_multi_string(
     "gin_param", [], "Binding over the files, such as 'jacobian_precision.seed = 1'."
 )
-_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "The run's folder.", required=True)
+_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder of the run.", required=True)
 _DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Folder of prepared TFDS data sets; $TFDS_DATA_DIR by default."
+    "data_dir", None, "Folder of prepared TFDS data sets; by default $TFDS_DATA_DIR."
 )
 
 

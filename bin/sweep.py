@@ -1,8 +1,8 @@
-"""Runs a sweep: many trainings, each a cell of a table, in worker processes.
+"""Runs a sweep of many training runs, the cells of a table, in worker processes.
 
     python bin/sweep.py --gin_file=gin_configs/omniglot/table1_cpu.gin --output_dir=runs/table1
 
-The same command goes on with a sweep that was stopped, and skips what is finished.
+The same command continues a sweep that was stopped, and skips finished cells.
 """
 
 import os
@@ -12,14 +12,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow reads it when i
 
 from absl import app, flags
 
-_GIN_FILE = flags.DEFINE_string("gin_file", None, "The sweep's configuration.", required=True)
-_GIN_PARAM = flags.DEFINE_multi_string("gin_param", [], "Binding over the sweep's configuration.")
-_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "The sweep's folder.", required=True)
+_GIN_FILE = flags.DEFINE_string("gin_file", None, "Configuration file of the sweep.", required=True)
+_GIN_PARAM = flags.DEFINE_multi_string("gin_param", [], "Binding over the sweep's file.")
+_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder of the sweep.", required=True)
 _WORKERS = flags.DEFINE_integer(
-    "workers", os.cpu_count(), "Cells that run at the same time, each on one core."
+    "workers", os.cpu_count(), "Number of cells that run at the same time, each on one core."
 )
 _DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Folder of prepared TFDS data sets; $TFDS_DATA_DIR by default."
+    "data_dir", None, "Folder of prepared TFDS data sets; by default $TFDS_DATA_DIR."
 )
 
 

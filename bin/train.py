@@ -1,9 +1,9 @@
-"""Meta-trains a study and judges what was learned.
+"""Meta-trains a study and evaluates the learned initialization.
 
     python bin/train.py --gin_file=gin_configs/unicode_cpu.gin --output_dir=runs/unicode
 
-The same command goes on with a run that was stopped. With --pool=ray tasks run on
-a Ray cluster, see docs/cluster.md.
+The same command continues a run that was stopped. With --pool=ray tasks run on a Ray cluster, see
+docs/cluster.md.
 """
 
 import os
@@ -15,13 +15,15 @@ from absl import app, flags
 from leap_tf.experiments.commands import define_pool_flags
 from leap_tf.training import configure_threads
 
-_GIN_FILE = flags.DEFINE_multi_string("gin_file", None, "Configuration file.", required=True)
+_GIN_FILE = flags.DEFINE_multi_string(
+    "gin_file", None, "Configuration file; can be given several times.", required=True
+)
 _GIN_PARAM = flags.DEFINE_multi_string(
     "gin_param", [], "Binding over the files, such as 'study.seed = 1'."
 )
-_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "The run's folder.", required=True)
+_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder of the run.", required=True)
 _DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Folder of prepared TFDS data sets; $TFDS_DATA_DIR by default."
+    "data_dir", None, "Folder of prepared TFDS data sets; by default $TFDS_DATA_DIR."
 )
 _POOL = define_pool_flags()
 

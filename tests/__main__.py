@@ -1,4 +1,4 @@
-"""Runs all tests: `python -m tests`, and what the BUILD file's test runs."""
+"""Entry point that runs all tests, for `python -m tests` and the test of the BUILD file."""
 
 import pathlib
 import sys

@@ -1,107 +1,117 @@
-"""What every pool keeps to, as a class of tests to inherit from."""
+"""The contract of task pools, as a class of tests to inherit from."""
 
+import dataclasses
 import pathlib
 
 import pytest
 
-from leap_tf.training import Job, TaskFailure, ThreadPool
-from tests.cluster.studies import TroubledStudy, assert_same, hat, meta_sgd, weights
+from leap_tf.training import TaskFailure, ThreadPool
+from leap_tf.training.problem import training_job
+from tests.cluster.studies import FaultyStudy, assert_same, hat, meta_sgd, weights
 
 
 class PoolContract:
-    """A pool passes this, wherever tasks run on it.
+    """Every pool passes these tests, wherever its tasks run.
 
-    Subclasses have a fixture `open_pool`: a function from a recipe to a pool for its study.
+    Subclasses have a fixture `open_pool`: a function that takes a study factory and returns a pool.
     """
 
     @pytest.fixture(scope="module")
-    def study(self, tmp_path_factory):
-        """One whose tasks behave, as long as no file in its folder tells them otherwise."""
-        return TroubledStudy(str(tmp_path_factory.mktemp("trouble")))
+    def factory(self, tmp_path_factory):
+        """Builds a study whose tasks work unless a file in its folder makes them fail."""
+        return FaultyStudy(str(tmp_path_factory.mktemp("faults")))
 
     @pytest.fixture
-    def trouble(self, study):
-        """Makes such files, which are gone after the test."""
-        folder = pathlib.Path(study.folder)
+    def inject(self, factory):
+        """Creates such a file by name; all of them are removed after the test."""
+        folder = pathlib.Path(factory.folder)
         yield lambda name: (folder / name).touch()
         for file in folder.iterdir():
             file.unlink()
 
     @pytest.mark.parametrize("learner", ["hat", "meta_sgd", "leap"])
-    def test_meta_training_gives_the_bits_of_one_thread(self, open_pool, study, learner):
-        study = {"leap": study, "hat": hat, "meta_sgd": meta_sgd}[learner]
-        expected, replica = study(pool=ThreadPool(1)), study(pool=open_pool(study))
+    def test_meta_training_gives_the_bits_of_one_thread(self, open_pool, factory, learner):
+        factory = {"leap": factory, "hat": hat, "meta_sgd": meta_sgd}[learner]
+        expected, study = factory(pool=ThreadPool(1)), factory(pool=open_pool(factory))
         histories = [
             each.trainer.fit(
-                each.tasks.train, 3, each.tasks.validation, validation_freq=2, verbose=False
+                each.tasks.train,
+                3,
+                validation_tasks=each.tasks.validation,
+                validation_freq=2,
+                verbose=False,
             ).history
-            for each in (expected, replica)
+            for each in (expected, study)
         ]
         assert histories[0] == histories[1]
-        assert_same(weights(replica), weights(expected))
+        assert_same(weights(study), weights(expected))
         for split in ("test", "validation"):
-            judged = [
-                each.trainer.evaluate(getattr(each.tasks, split), 3, split)
-                for each in (expected, replica)
+            evaluations = [
+                each.trainer.evaluate(getattr(each.tasks, split), 3) for each in (expected, study)
             ]
-            for task, other in zip(*(each.tasks for each in judged), strict=True):
-                assert (task.name, task.error, task.loss) == (other.name, other.error, other.loss)
-                assert_same(task.training_losses, other.training_losses)
+            assert_same_evaluation(*evaluations)
 
-    def test_what_is_done_is_told_before_its_turn_and_failures_are_not(
-        self, open_pool, study, trouble
+    def test_results_are_announced_before_their_turn_and_failures_are_not(
+        self, open_pool, factory, inject
     ):
-        trouble("raise3")
-        replica = study(pool=open_pool(study))
-        tasks = replica.trainer._draws.meta_batch(replica.tasks.train, 0)
-        told = []
-        job = Job(
-            "train",
-            replica.trainer._runner.train,
-            replica.trainer.read_trained,
-            done=lambda seeded, result: told.append((seeded.seed, result.metrics["loss"])),
+        inject("raise3")
+        study = factory(pool=open_pool(factory))
+        problem = study.trainer.problem
+        specs = problem.sampler.training_specs(0)
+        announced = []
+        job = dataclasses.replace(
+            training_job(problem),
+            on_result=lambda spec, result: announced.append((spec.seed, result.metrics["loss"])),
         )
         yielded = []
-        for result in replica.trainer.pool.map(job, replica.trainer.task_variables, tasks):
+        for result in study.trainer.pool.map(job, specs):
             yielded.append(result)
             finished = [each for each in yielded if not isinstance(each, TaskFailure)]
-            assert {each.metrics["loss"] for each in finished} <= {loss for _, loss in told}
+            assert {each.metrics["loss"] for each in finished} <= {loss for _, loss in announced}
         assert len(yielded) == 6
-        assert sorted(told) == sorted(
-            (seeded.seed, result.metrics["loss"])
-            for seeded, result in zip(tasks, yielded, strict=True)
+        assert sorted(announced) == sorted(
+            (spec.seed, result.metrics["loss"])
+            for spec, result in zip(specs, yielded, strict=True)
             if not isinstance(result, TaskFailure)
         )
 
-    def test_a_map_that_is_closed_early_leaves_a_pool_that_works(self, open_pool, study):
-        replica = study(pool=open_pool(study))
-        trainer = replica.trainer
-
-        def stop(result):
-            trainer.request_stop()
-
-        trainer._report = stop
-        trainer.fit(replica.tasks.train, 2, verbose=False)
+    def test_a_map_that_is_closed_early_leaves_a_pool_that_works(self, open_pool, factory):
+        study = factory(pool=open_pool(factory))
+        trainer = study.trainer
+        trainer.request_stop()  # takes effect at the first result
+        trainer.fit(study.tasks.train, 2, verbose=False)
         assert trainer.was_stopped
         assert trainer.meta_step == 0
-        trainer._report = None
-        trainer.fit(replica.tasks.train, 2, verbose=False)
-        undisturbed = study(pool=ThreadPool(1))
+        trainer.fit(study.tasks.train, 2, verbose=False)
+        undisturbed = factory(pool=ThreadPool(1))
         undisturbed.trainer.fit(undisturbed.tasks.train, 2, verbose=False)
-        assert_same(weights(replica), weights(undisturbed))
+        assert_same(weights(study), weights(undisturbed))
 
-    def test_a_task_that_raises_is_left_out_if_that_is_tolerated(self, open_pool, study, trouble):
-        trouble("raise3")
-        pool = open_pool(study)
-        replica = study(pool=pool, tolerated_failures=0.2)
-        history = replica.trainer.fit(replica.tasks.train, 2, verbose=False).history
+    def test_a_task_that_raises_is_left_out_if_that_is_tolerated(self, open_pool, factory, inject):
+        inject("raise3")
+        pool = open_pool(factory)
+        tolerant = {"tolerated_failures": 0.2, "verbose": False}
+        study = factory(pool=pool)
+        history = study.trainer.fit(study.tasks.train, 2, **tolerant).history
         assert history["tasks_failed"] == [1, 1]
-        one_thread = study(pool=ThreadPool(1), tolerated_failures=0.2)
-        one_thread.trainer.fit(replica.tasks.train, 2, verbose=False)
-        assert_same(weights(replica), weights(one_thread))
-        strict = study(pool=pool)
+        one_thread = factory(pool=ThreadPool(1))
+        one_thread.trainer.fit(one_thread.tasks.train, 2, **tolerant)
+        assert_same(weights(study), weights(one_thread))
+        strict = factory(pool=pool)
         with pytest.raises(Exception, match="the disk of this task is on fire"):
             strict.trainer.fit(strict.tasks.train, 2, verbose=False)
-        trouble("raise1")
+        inject("raise1")
         with pytest.raises(Exception, match="2 of the 6 tasks of meta-step 3 failed.*seed"):
-            replica.trainer.fit(replica.tasks.train, 3, verbose=False)
+            study.trainer.fit(study.tasks.train, 3, **tolerant)
+
+
+def assert_same_evaluation(expected, other):
+    """Asserts that two evaluations have the same tasks, seeds, figures and curves, to the bit."""
+    for one, two in zip(expected.tasks, other.tasks, strict=True):
+        assert (one.name, one.seed, one.error, one.loss) == (
+            two.name,
+            two.seed,
+            two.error,
+            two.loss,
+        )
+        assert_same(one.training_losses, two.training_losses)

@@ -1,4 +1,4 @@
-"""Runs of the binaries in processes of their own, for the tests of several folders."""
+"""Functions that run the binaries in processes of their own, for the tests of several folders."""
 
 import os
 import pathlib

@@ -122,11 +122,13 @@ def adapt() -> dict:
 
 def colour_bandit() -> dict:
     """Meta-trains agents on the colour bandit; needs the extra `atari` and legacy tf.keras."""
-    from tests.atari.test_trainer import GAMES, SeededTask, trainer
+    from leap_tf.training import TaskSpec
+    from tests.atari.test_trainer import GAMES, trainer
 
     made = trainer()
     made.fit(GAMES, 3, verbose=False)
-    played = made.runner.evaluate(SeededTask(GAMES.tasks[0], 3, 5))
+    made.problem.sampler.use_list("bandits", GAMES.tasks)
+    played = made.problem.evaluate(TaskSpec("bandits", 0, 0, seed=3, steps=5))
     return {
         "weights": digest([*made.model.get_weights(), played.losses, played.rewards]),
         "figures": [*summary(made.model.get_weights()), float(played.losses.mean())],

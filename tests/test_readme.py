@@ -1,4 +1,4 @@
-"""The README's Python runs as it is printed."""
+"""Tests that the Python code of the README runs as printed."""
 
 import pathlib
 import re

@@ -1,4 +1,4 @@
-"""How long a server takes under load: several clients at a time, each waiting for its answers.
+"""Measures a server under load: several clients at a time, each waiting for its answers.
 
     .venv/bin/python load.py request.npz --signature=adapt_uint8 --clients=4 --calls=100
 
@@ -20,7 +20,7 @@ def main():
     parser.add_argument("request", help="The inputs of the signature, as an .npz file.")
     parser.add_argument("--signature", required=True)
     parser.add_argument("--clients", type=int, default=1)
-    parser.add_argument("--calls", type=int, default=100, help="Of all clients together.")
+    parser.add_argument("--calls", type=int, default=100, help="Calls of all clients together.")
     parser.add_argument("--protocol", choices=PORTS, default="http")
     parser.add_argument("--address", help="Host and port; the server's default on this machine.")
     options = parser.parse_args()

@@ -13,8 +13,8 @@ import sysconfig
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-# The processes that PyTriton makes of a model wait one second for each other, which is too short on
-# a busy machine and cannot be set.
+# The processes that PyTriton starts for a model wait one second for each other. This is too short
+# on a busy machine and cannot be changed.
 ATTEMPTS = 5
 
 
@@ -23,7 +23,7 @@ class StartError(RuntimeError):
 
 
 def find_python_library():
-    """Starts this program anew where Triton's Python backend finds libpython, if it would not."""
+    """Restarts this program so that Triton's Python backend finds libpython, if necessary."""
     folder = sysconfig.get_config_var("LIBDIR")
     present = os.environ.get("LD_LIBRARY_PATH", "")
     if folder not in present.split(":"):
@@ -32,11 +32,11 @@ def find_python_library():
 
 
 def bind(triton, name, function, instances):
-    """Makes a Triton model of a signature.
+    """Adds a signature to the server as a Triton model.
 
     Args:
         triton: the server.
-        name: of the signature.
+        name: name of the signature.
         function: the signature itself.
         instances: how many requests it answers at the same time.
     """

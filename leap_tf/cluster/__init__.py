@@ -1,6 +1,6 @@
-"""Tasks on many machines: a pool of Ray actors, each with a study of its own.
+"""Task pools on many machines: Ray actors, each with a study of its own.
 
-This package needs the extra `cluster`. Ray is imported when a pool starts.
+Install the extra `cluster` for this package. Ray is imported when a pool starts.
 """
 
 from leap_tf.cluster.ray_pool import RayPool

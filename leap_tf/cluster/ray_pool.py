@@ -1,8 +1,8 @@
 """A task pool of Ray actors.
 
-The study factory travels to a worker once, the weights once for every map, and for each task its
-`TaskSpec`. Bytes without pickle come back (`leap_tf.serialization`). Which worker runs a task, and
-how often it was started, makes no difference to its result.
+A worker is sent the study factory once, the weights once per map, and a `TaskSpec` per task. It
+returns bytes that are read without pickle (`leap_tf.serialization`). A result depends neither on
+the worker that runs the task nor on the number of attempts.
 """
 
 import contextlib
@@ -33,12 +33,14 @@ class RayPool:
 
     Args:
         factory: builds the driver's study in every worker.
-        workers: how many; by default as many as the cluster has CPUs when the pool starts.
-        address: of a running Ray cluster, such as "auto" or "ray-head:6379". By default Ray is
-            started on this machine, for this pool alone. If this process is connected to a Ray
-            cluster already, the pool uses that.
+        workers: number of workers; by default one per CPU that the cluster has when the pool
+            starts.
+        address: address of a running Ray cluster, such as "auto" or "ray-head:6379". By default
+            Ray is started on this machine, for this pool alone. If this process is connected to a
+            Ray cluster already, the pool uses that.
         deadline: seconds after which a task counts as hanging, the tracing of its graph included.
-        attempts: how often a task is started, if it loses its worker, before it counts as failed.
+        attempts: number of times that a task is started, if its worker is lost, before it counts
+            as failed.
         start_seconds: the longest time to wait while no worker is ready.
 
     Raises:
@@ -103,7 +105,7 @@ class RayPool:
         return self
 
     def close(self) -> None:
-        """Stops the workers, and the connection to Ray if the pool has made it."""
+        """Stops the workers, and disconnects from Ray if the pool connected to it."""
         if self._group is not None:
             import ray
 
@@ -123,12 +125,12 @@ class RayPool:
         """Yields the result or the failure of each task, in the order of the tasks.
 
         Args:
-            job: what to do; the workers do what has its kind.
-            specs: the tasks, which must be those of the study.
+            job: the work; workers choose theirs by its `kind`.
+            specs: tasks of the study that the workers build.
 
         Raises:
-            ClusterError: no worker can be had, the workers have another study than the driver, or
-                variables are of a dtype that cannot be sent.
+            ClusterError: no worker could start, the workers have another study than the driver,
+                or a variable has a dtype that cannot be sent.
         """
         values = [variable.numpy() for variable in job.variables]
         for variable, value in zip(job.variables, values):
@@ -159,7 +161,7 @@ class RayPool:
                 group.assign(slot, (number, index), job.kind, specs[index], weights)
             for (of_map, index), data in group.wait():
                 if of_map != number:
-                    continue  # of a map that was closed early
+                    continue  # the result belongs to a map that was closed early
                 if data is not None:
                     result = _read(job, specs[index], data)
                     if job.on_result and not isinstance(result, TaskFailure):
@@ -179,7 +181,7 @@ class RayPool:
 
 
 def _read(job: Job, spec: TaskSpec, data: bytes) -> Any:
-    """The result in a worker's reply, or the failure."""
+    """Returns the result in a worker's reply, or the failure."""
     name = job.task_name(spec)
     try:
         reply = decode(data, Reply)
@@ -215,14 +217,14 @@ def _connect(address: str | None, workers: int | None) -> None:
             else:
                 _check_address(address)
                 ray.init(address, log_to_driver=False, logging_level=quiet)
-        except Exception as error:  # a node that does not start in time is a bare Exception
+        except Exception as error:  # Ray raises a bare Exception if a node does not start in time
             what = f"There is no Ray cluster at {address}" if address else "Ray does not start here"
             advice = "" if address else " If the machine is busy, give the same command again."
             raise ClusterError(f"{what}: {error}{advice}") from error
 
 
 def _check_address(address: str) -> None:
-    """Ray itself would go on trying for minutes; raises OSError."""
+    """Raises OSError if nothing listens at an address; Ray itself would try for minutes."""
     host, _, port = address.rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host, int(port)), timeout=10.0).close()
@@ -230,7 +232,7 @@ def _check_address(address: str) -> None:
 
 @contextlib.contextmanager
 def _signal_handlers_kept() -> Iterator[None]:
-    """Ray puts a handler of its own for SIGTERM, which would end a run without saving."""
+    """Restores signal handlers, since Ray's handler of SIGTERM ends a run without saving."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

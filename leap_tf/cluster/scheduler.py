@@ -1,6 +1,7 @@
-"""The order of work in one map: tasks go out by index, lost ones again, and results leave in order.
+"""The order of tasks and results in one map.
 
-This is bookkeeping without a clock and without a network.
+Tasks are handed out by index and again if their worker was lost; results leave in order. The
+scheduler keeps lists only: it knows no clock and no network.
 """
 
 import heapq
@@ -11,13 +12,13 @@ Result = TypeVar("Result")
 
 
 class TaskScheduler(Generic[Result]):
-    """The tasks of one map.
+    """Decides which task is handed out next and which results can leave.
 
     Args:
-        tasks: how many there are.
-        ahead: how far beyond the oldest awaited result tasks are handed out. So many results at
-            most wait behind a slow one.
-        attempts: how often a task is handed out before it counts as failed.
+        tasks: number of tasks.
+        ahead: tasks are handed out up to this many places from the oldest missing result, so at
+            most this many results wait behind a slow task.
+        attempts: number of times a task is handed out before it counts as failed.
     """
 
     def __init__(self, tasks: int, ahead: int, attempts: int):
@@ -34,7 +35,7 @@ class TaskScheduler(Generic[Result]):
         return self._left == self._tasks
 
     def next_task(self) -> int | None:
-        """Hands out the first task that nobody works on; None if there is nothing to do now."""
+        """Returns the first task that no worker has, or None if none can be handed out now."""
         while self._waiting and self._has_result(self._waiting[0]):
             heapq.heappop(self._waiting)
         if self._waiting and self._waiting[0] < self._left + self._ahead:
@@ -44,14 +45,14 @@ class TaskScheduler(Generic[Result]):
         return None
 
     def put(self, index: int, result: Result) -> bool:
-        """Takes a result; False if the task had one already, which stays."""
+        """Adds a result. Returns False, and drops it, if the task has a result already."""
         if self._has_result(index):
             return False
         self._results[index] = result
         return True
 
     def lose(self, index: int) -> bool:
-        """Takes back a task whose worker was lost; False if its attempts are used up."""
+        """Queues a task again whose worker was lost. Returns False if no attempts are left."""
         if self._has_result(index):
             return True
         if not self._attempts_left[index]:
@@ -60,7 +61,7 @@ class TaskScheduler(Generic[Result]):
         return True
 
     def take(self) -> Iterator[Result]:
-        """Yields the results that can leave, in order."""
+        """Removes and yields the results that can leave, in order of the tasks."""
         while self._left in self._results:
             result = self._results.pop(self._left)
             self._left += 1

@@ -1,7 +1,6 @@
-"""A worker of a cluster, without Ray: it builds the study, takes weights and runs tasks.
+"""A worker of a cluster, apart from Ray: it builds the study, loads weights and runs tasks.
 
-An error of a task, or in building the study, is returned as part of the reply. It is never raised,
-since Ray would pickle it.
+Errors are returned as part of the reply. They are never raised, since Ray would pickle them.
 """
 
 import dataclasses
@@ -21,11 +20,11 @@ class ClusterError(TaskPoolError):
 
 
 class StudyFactory(Protocol):
-    """Builds a study, the same one wherever it is called.
+    """Builds a study, the same one in every process.
 
-    A factory is pickled. It is a function of a module, or an object of a class of a module that
-    holds only numbers and text. If it has an attribute `environment`, these variables are set in a
-    worker before Python starts.
+    Factories are pickled: use a module-level function, or an instance of a module-level class that
+    holds only numbers and strings. If a factory has an attribute `environment`, a mapping, these
+    environment variables are set in a worker before Python starts.
     """
 
     def __call__(self) -> Study:
@@ -34,12 +33,12 @@ class StudyFactory(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-    """What a worker returns.
+    """The answer of a worker to one call.
 
     Attributes:
-        host, process: where the worker runs.
-        task: the name of the task, as the worker's study has it; empty if it ran none.
-        failure: what went wrong, or None.
+        host, process: name of the worker's machine, and its process id.
+        task: name of the task in the worker's study; empty if no task was run.
+        failure: description of an error, or None.
         result: the encoded result; empty if there is none.
     """
 
@@ -55,7 +54,7 @@ class TaskWorker:
 
     Args:
         factory: builds the study.
-        own_process: whether TensorFlow belongs to this worker alone, and shall use one thread.
+        own_process: whether the worker has its process to itself. TensorFlow then uses one thread.
     """
 
     def __init__(self, factory: StudyFactory, own_process: bool = True):
@@ -76,11 +75,13 @@ class TaskWorker:
         return _reply()
 
     def load(self, weights: Sequence[np.ndarray], version: int) -> None:
-        """Takes the present weights.
+        """Loads weights.
+
+        Weights that do not fit are refused when a task needs them, see `run`.
 
         Args:
-            weights: one array for each variable of the trainer's problem.
-            version: their number, which every `run` names.
+            weights: one array per variable of the trainer's problem.
+            version: number of these weights, which every `run` names.
         """
         self._version = None
         variables = self._study.trainer.problem.variables if self._study else []
@@ -100,7 +101,7 @@ class TaskWorker:
 
         Args:
             kind: "train" or "evaluate".
-            version: of the weights to start from.
+            version: number of the weights to start from.
             spec: the task.
         """
         try:

@@ -1,7 +1,7 @@
-"""The workers of a pool as Ray actors: started, given one task at a time, and replaced.
+"""The workers of a pool: Ray actors that are started, given one task at a time, and replaced.
 
-A worker is lost if its process or its node dies, or if a task takes longer than the deadline. It is
-then killed, and another worker is started in its slot as soon as the cluster has room.
+A worker counts as lost if its process or its node dies, or if a task takes longer than the
+deadline. It is killed, and another worker starts in its slot as soon as the cluster has room.
 """
 
 import dataclasses
@@ -18,8 +18,8 @@ from leap_tf.serialization import decode
 from leap_tf.training import TaskSpec
 
 _LOGGER = logging.getLogger("leap_tf")
-_POLL_SECONDS = 1.0  # the longest wait at a stretch, so that Python sees signals
-_FETCH_SECONDS = 60.0  # the longest time that a result may take to the driver
+_POLL_SECONDS = 1.0  # the longest uninterrupted wait, so that Python can handle signals
+_FETCH_SECONDS = 60.0  # the longest time in which a result is sent to the driver
 
 
 @dataclasses.dataclass(eq=False)
@@ -28,13 +28,13 @@ class WorkerSlot:
 
     Attributes:
         actor: the worker.
-        call: the call under way: its start or a task; None if it is idle.
-        since: when that call began.
+        call: the current call, a start or a task; None if the worker is idle.
+        since: time at which the call was made, in seconds of the monotonic clock.
         token: identifies the task of the call; None while the worker starts.
         ready: whether the worker has built the study.
-        version: of the weights the worker has.
-        failed_starts: how many workers in a row failed to start here.
-        host, process: where the worker runs, for messages.
+        version: number of the weights that the worker has.
+        failed_starts: number of workers in a row that failed to start here.
+        host, process: name of the worker's machine and its process id, for messages.
     """
 
     actor: Any
@@ -56,10 +56,10 @@ class WorkerGroup:
 
     Args:
         factory: builds the study in each worker.
-        size: how many workers.
+        size: number of workers.
         deadline: seconds that a task may take, the tracing of its graph included.
         start_seconds: the longest time without a worker that is ready.
-        attempts: workers that may fail to start in a slot before it stays empty.
+        attempts: number of workers that may fail to start in a slot before it stays empty.
     """
 
     def __init__(
@@ -91,20 +91,20 @@ class WorkerGroup:
         return len(self._slots)
 
     def idle(self) -> Iterator[WorkerSlot]:
-        """Yields the slots of workers that are ready and have nothing to do."""
+        """Yields the slots of workers that are ready and idle."""
         return (slot for slot in self._slots if slot.ready and slot.call is None)
 
     def assign(
         self, slot: WorkerSlot, token: Any, kind: str, spec: TaskSpec, weights: "Weights"
     ) -> None:
-        """Gives a task to an idle worker, and the weights too if it has others.
+        """Gives a task to an idle worker, and the weights too unless it has them.
 
         Args:
-            slot: of the worker.
-            token: what `wait` returns with the result.
+            slot: the worker's slot.
+            token: returned by `wait` together with the result.
             kind: "train" or "evaluate".
             spec: the task.
-            weights: what the task starts from.
+            weights: the weights that the task starts from.
         """
         if slot.version != weights.version:
             # Calls of an actor keep their order.
@@ -114,14 +114,14 @@ class WorkerGroup:
         slot.token, slot.since = token, time.monotonic()
 
     def wait(self) -> list[tuple[Any, bytes | None]]:
-        """Waits until something happens, a second at most.
+        """Waits until a call ends, for a second at most.
 
         Returns:
-            For each task that has ended its token and the worker's reply, None if the worker was
-            lost.
+            A token and the worker's reply for each task that has ended. The reply is None if the
+            worker was lost.
 
         Raises:
-            ClusterError: no worker can be had.
+            ClusterError: no worker can build the study, or none became ready in time.
         """
         found = []
         for slot in self._ended():
@@ -151,7 +151,7 @@ class WorkerGroup:
         self._slots = []
 
     def _ended(self) -> Sequence[WorkerSlot]:
-        """The slots whose call has ended."""
+        """Returns the slots whose call has ended."""
         calls = {slot.call: slot for slot in self._slots if slot.call is not None}
         if not calls:
             time.sleep(0.01)
@@ -196,7 +196,7 @@ class WorkerGroup:
             self._last_ready = now
             for slot in self._slots:
                 if not slot.ready and slot.call and now - slot.since > self._start_seconds:
-                    self._replace(slot)  # it hangs, or waits for room, and may continue to wait
+                    self._replace(slot)  # it hangs, or the cluster has no room yet
         elif now - self._last_ready > self._start_seconds:
             raise ClusterError(
                 f"No worker became ready within {self._start_seconds:g} s. `ray status` shows "
@@ -217,11 +217,11 @@ class WorkerGroup:
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """The weights that tasks start from.
+    """The weights that the tasks of a map start from.
 
     Attributes:
         reference: Ray's reference to the arrays.
-        version: their number.
+        version: number of these weights.
     """
 
     reference: Any

@@ -1,1 +1,1 @@
-"""Whole studies: build one from a configuration, train it, judge it, leave a run directory."""
+"""Studies from configuration files: build, train and evaluate one, and keep it in a folder."""

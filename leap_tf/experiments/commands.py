@@ -1,4 +1,8 @@
-"""What the command-line programs do: read a configuration, build its study, train, evaluate."""
+"""The functions behind the command-line programs: train, evaluate, export, sweep.
+
+Each reads a configuration, builds its study and works in a run's folder. Helpers for all programs
+are here too: flags, signals and errors in one line.
+"""
 
 import contextlib
 import dataclasses
@@ -36,8 +40,8 @@ from leap_tf.training import MetaTrainer, Study
 def exit_on_signals(stop: Callable[[], None]) -> Iterator[list[int]]:
     """Calls `stop` on the first SIGTERM, SIGHUP or Ctrl-C; a second one kills the process.
 
-    When the block has ended after a signal, the process exits with 128 + the signal's number, as
-    shells expect, so the run does not look finished.
+    If a signal was received, the process exits at the end of the block with 128 + the signal's
+    number, as shells expect, so that the run does not look finished.
 
     Yields:
         The signals received so far.
@@ -67,7 +71,7 @@ def exit_on_signals(stop: Callable[[], None]) -> Iterator[list[int]]:
 
 @contextlib.contextmanager
 def stop_on_signals(trainer: MetaTrainer) -> Iterator[None]:
-    """Lets the first SIGTERM or Ctrl-C stop `trainer.fit`, which saves; a second one kills."""
+    """Makes the first SIGTERM, SIGHUP or Ctrl-C stop `trainer.fit`, which saves; a second kills."""
     with exit_on_signals(trainer.request_stop) as received:
         yield
         if received:
@@ -79,12 +83,12 @@ POOLS = ("threads", "ray")
 
 @dataclasses.dataclass(frozen=True)
 class PoolChoice:
-    """The pool that tasks run on. It is not part of the configuration: results are the same.
+    """The pool that tasks run on. It is not part of the configuration, since results are the same.
 
     Attributes:
-        kind: "threads" of this process, or "ray".
-        address: of a running Ray cluster; None starts Ray on this machine.
-        workers: how many workers on Ray; None for one per CPU.
+        kind: "threads" for threads of this process, or "ray".
+        address: address of a running Ray cluster; None starts Ray on this machine.
+        workers: number of workers on Ray; None for one per CPU.
         deadline: seconds after which a task on Ray counts as hanging.
 
     Raises:
@@ -104,7 +108,9 @@ class PoolChoice:
 
     @contextlib.contextmanager
     def open(self, factory: StudyFactory) -> Iterator[RayPool | None]:
-        """Yields the pool, not started yet, and closes it; None for threads of the trainer's own.
+        """Yields a pool that is not started yet, and closes it at the end.
+
+        Yields None for threads: the trainer then has a pool of its own.
 
         Args:
             factory: builds the study in a worker.
@@ -130,13 +136,14 @@ def define_pool_flags() -> Callable[[], PoolChoice]:
     """Defines --pool, --address, --workers and --deadline.
 
     Returns:
-        Reads them, once flags are parsed; raises ValueError if they do not go together.
+        A function that reads them once flags are parsed. It raises ValueError if they contradict
+        each other.
     """
     kind = flags.DEFINE_enum("pool", THREADS.kind, POOLS, "Where tasks run.")
     address = flags.DEFINE_string(
-        "address", None, "Of a running Ray cluster; by default Ray is started on this machine."
+        "address", None, "Address of a Ray cluster; by default Ray is started on this machine."
     )
-    workers = flags.DEFINE_integer("workers", None, "Workers on Ray; one per CPU by default.")
+    workers = flags.DEFINE_integer("workers", None, "Workers on Ray; by default one per CPU.")
     deadline = flags.DEFINE_float(
         "deadline", THREADS.deadline, "Seconds after which a task on Ray counts as hanging."
     )
@@ -148,8 +155,8 @@ class ConfiguredStudyFactory:
     """Builds a study from the configuration of a run.
 
     Attributes:
-        configuration: the whole of it, as text.
-        data_dir: folder of prepared data sets, the same on every node; None for the usual one.
+        configuration: the whole configuration as text.
+        data_dir: folder of prepared data sets, the same on every node; None for the default.
     """
 
     configuration: str
@@ -163,13 +170,13 @@ class ConfiguredStudyFactory:
 
 Path = str | os.PathLike
 
-# Errors that a user can act on; all others show their traceback.
+# Errors that a user can act on. All others show their traceback.
 _USER_ERRORS = (LeapError, ValueError, OSError, FloatingPointError, tf.errors.OpError)
 
 # Bindings that an evaluation may change.
 _OF_EVALUATION = re.compile(r"evaluate\.|evaluation/|EvaluationConfig\.|MetaTrainer\.pool$")
 
-# What a full or read-only disk says, by way of Python or of TensorFlow, and what can be done.
+# Errors of a full or read-only disk, from Python or TensorFlow, and advice for each.
 _DISK = {
     (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): "Free some space on the disk, or raise the limit",
     (errno.EROFS, errno.EACCES, errno.EPERM): "Make the folder writable",
@@ -178,29 +185,29 @@ _DISK = {
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Ends the process with one line for what a user can mend, and keeps libraries quiet.
+    """Ends the process with one line for errors that a user can act on, and silences libraries.
 
-    With --verbosity=1 there is a traceback and everything that libraries tell.
+    With --verbosity=1 the traceback and the messages of libraries are shown too.
     """
     if not flags.FLAGS.is_parsed() or not flags.FLAGS["verbosity"].present:
-        absl_logging.set_verbosity(absl_logging.WARNING)  # data sets and checkpoints tell a lot
+        absl_logging.set_verbosity(absl_logging.WARNING)  # TFDS and checkpoints log a lot
     try:
         yield
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except _USER_ERRORS as error:
-        absl_logging.debug("The error that follows in one line", exc_info=True)
+        absl_logging.debug("Traceback of the error below", exc_info=True)
         raise SystemExit(f"{type(error).__name__}: {_with_advice(error)}") from None
 
 
 def _with_advice(error: Exception) -> str:
-    """An error's text, and what to do about a disk that takes no more."""
+    """Returns an error's text, with advice if the disk is full or read-only."""
     text = re.sub(r"\{\{.*?\}\}\s*", "", str(error)).strip()
     for numbers, advice in _DISK.items():
         if any(os.strerror(number) in text for number in numbers):
             return (
-                f"{text.splitlines()[0].rstrip('.')}. {advice}, and give the same command again: "
-                "whatever is in the folder under its own name is whole, and it goes on from there."
+                f"{text.splitlines()[0].rstrip('.')}. {advice}, and give the same command again. "
+                "The files in the folder are complete, and it continues from them."
             )
     return text
 
@@ -212,18 +219,21 @@ def train(
     data_dir: Path | None = None,
     pool: PoolChoice = THREADS,
 ) -> None:
-    """Trains and judges the configured study in `output_dir`, or goes on with it there.
+    """Trains and evaluates the configured study in `output_dir`, or continues a run there.
 
     Args:
         gin_files: configuration files.
-        gin_params: bindings over them.
+        gin_params: bindings over the files.
         output_dir: the run's folder.
         data_dir: folder of prepared data sets.
-        pool: where tasks run; another one when a run goes on gives the same results.
+        pool: where tasks run. Results are the same on every pool, and a run can be continued on
+            another one.
 
     Raises:
-        ConfigurationError, RunDirectoryError, MissingDataError, ClusterError: what was asked for
-            cannot be done; nothing has been written over.
+        ConfigurationError: the configuration cannot be read, or its study cannot be built.
+        RunDirectoryError: the folder holds another run or other files, or is in use.
+        MissingDataError: a data set is not prepared.
+        ClusterError: the pool cannot start.
     """
     run = RunDirectory(output_dir)
     config = read_configuration(gin_files, gin_params)
@@ -233,7 +243,7 @@ def train(
     )
     with pool.open(factory) as opened:
         study = configured_study(data_dir=data_dir, pool=opened)
-        run.claim(config)  # only now: a study that cannot be built leaves no folder behind
+        run.claim(config)  # after the study, so that one that cannot be built leaves no folder
         write_atomically(run.operative_config, operative_configuration())
         if opened:
             opened.start()
@@ -254,7 +264,7 @@ def evaluate(
     output_dir: Path,
     data_dir: Path | None = None,
 ) -> None:
-    """Judges a finished run again, perhaps with other steps or another target.
+    """Evaluates a finished run again, for example with other steps or another target.
 
     Args:
         gin_files: configuration files over the run's own.
@@ -263,7 +273,7 @@ def evaluate(
         data_dir: folder of prepared data sets.
 
     Raises:
-        ConfigurationError: they change more than how a run is judged.
+        ConfigurationError: a binding changes more than the evaluation.
         RunDirectoryError: the folder holds no finished run.
     """
     run = RunDirectory(output_dir)
@@ -274,14 +284,14 @@ def evaluate(
     others = [name for name in changed if not _OF_EVALUATION.match(name)]
     if others:
         raise ConfigurationError(
-            f"A run is judged as what it was trained as, and {', '.join(others)} would make it "
-            "another: with another seed, say, held-out tasks may have been trained on. What can be "
-            "bound here is evaluate.…, EvaluationConfig.optimizer, judged_stopping, transductive "
-            "and parallel_tasks, and whatever is under the scope evaluation/."
+            f"Evaluation cannot override {', '.join(others)}: this would describe another run than "
+            "the trained one. With another seed, for example, held-out tasks may have been trained "
+            "on. Only bindings of evaluate, EvaluationConfig, MetaTrainer.pool and the scope "
+            "evaluation/ can be changed here."
         )
     study = configured_study(data_dir=data_dir)
     print(configured_evaluate(study=study, run=run, overrides=changed))
-    print(f"The run's own judgement is as it was; this one is in {run.evaluation_again}.")
+    print(f"The run's own evaluation is unchanged. This one is in {run.evaluation_again}.")
 
 
 def export(
@@ -292,7 +302,7 @@ def export(
     export_dir: Path | None = None,
     checkpoint: Path | None = None,
 ) -> None:
-    """Exports what a run has learned, to be served elsewhere.
+    """Exports the learned initialization of a run for serving.
 
     Args:
         gin_files: configuration files over the run's own.
@@ -300,12 +310,12 @@ def export(
         output_dir: the run's folder.
         data_dir: folder of prepared data sets.
         export_dir: the folder to write; "export" in the run's folder by default.
-        checkpoint: prefix of a checkpoint to export in the place of the learned initialization.
+        checkpoint: prefix of a checkpoint to export instead of the learned initialization.
 
     Raises:
-        ConfigurationError: they change more than the export.
+        ConfigurationError: a binding changes more than the export.
         RunDirectoryError: the folder holds no finished run.
-        FileExistsError: there is an export already.
+        FileExistsError: the export exists already.
     """
     run = RunDirectory(output_dir)
     trained = read_configuration([run.require_config()])
@@ -315,8 +325,8 @@ def export(
     others = [name for name in changed if not name.startswith("export.")]
     if others:
         raise ConfigurationError(
-            f"What is exported is the run as it was trained and judged, and {', '.join(others)} "
-            "would make it another than its card says. Only export.… can be bound here."
+            f"An export cannot override {', '.join(others)}: the model card would describe another "
+            "run than the trained one. Only bindings of export can be changed here."
         )
     study = configured_study(data_dir=data_dir)
     folder = configured_export(study=study, run=run, path=export_dir, checkpoint=checkpoint)
@@ -334,16 +344,17 @@ def sweep(
     """Runs the cells of a sweep that are not finished, in worker processes.
 
     Args:
-        gin_file: binds `sweep`; files that it names are relative to it.
-        gin_params: bindings over it, for the sweep itself and not for its cells.
+        gin_file: configuration file that binds `sweep`. Files that it names are relative to it.
+        gin_params: bindings over that file. They do not reach the cells.
         output_dir: the sweep's folder.
-        workers: cells that run at the same time.
+        workers: number of cells that run at the same time.
         train_binary: path of bin/train.py.
         data_dir: folder of prepared data sets.
 
     Raises:
-        ConfigurationError, RunDirectoryError: nothing has been started.
-        SweepError: cells failed.
+        ConfigurationError: a configuration cannot be read; no cell has been started.
+        RunDirectoryError: a cell's folder holds another run; no cell has been started.
+        SweepError: the folder holds another sweep, or cells failed.
     """
     read_configuration([gin_file], gin_params)
     gin_files, cells = configured_cells()

@@ -1,10 +1,11 @@
-"""Everything a gin file can name, and how one is read. The only module that knows gin.
+"""Configuration files: the names that gin files can use, and the functions that read them.
 
-A configuration can be somebody else's. It binds what is registered here and nothing more: gin's own
-`import` would run any module, and is refused before gin sees it.
+Only this module and its counterpart for Atari use gin. Configurations may come from strangers, so a
+file can bind what is registered here and nothing else: gin's own `import`, which would run any
+module, is refused before gin reads the text.
 
-Keras classes are registered as functions that call them: gin would otherwise subclass them,
-and Keras saves and copies objects by their class.
+Keras classes are registered as functions that call them. gin would otherwise subclass them, and
+Keras saves and copies objects by their class.
 """
 
 import functools
@@ -41,7 +42,7 @@ from leap_tf.models import conv_net, mlp
 from leap_tf.tasks import sinusoid_splits
 from leap_tf.training import EvaluationConfig, MetaTrainer, StopAtError, StopOnPlateau
 
-# What gin raises for a text that is no configuration. Deep nesting ends in one of the last two.
+# Errors that gin raises for text it cannot read. Deep nesting ends in one of the last two.
 _UNREADABLE = (
     ValueError,
     TypeError,
@@ -59,6 +60,8 @@ class ConfigurationError(LeapError, ValueError):
 
 
 def calling(cls: type) -> Callable:
+    """Returns a function that calls a class and has its name, docstring and signature."""
+
     def build(*args, **kwargs):
         return cls(*args, **kwargs)
 
@@ -68,10 +71,11 @@ def calling(cls: type) -> Callable:
     return build
 
 
-def building(configurable: Callable) -> Callable:
-    """Returns the same function; what it cannot be called with is said to be the configuration's.
+def _with_configuration_errors(configurable: Callable) -> Callable:
+    """Returns the function; errors that a wrong value causes become a `ConfigurationError`.
 
-    Python notices a value of another kind only where it is used, and a reference to itself never.
+    gin does not check values. A value of the wrong type fails where it is used, and a reference
+    that leads back to itself ends in a RecursionError.
     """
 
     @functools.wraps(configurable)
@@ -79,6 +83,7 @@ def building(configurable: Callable) -> Callable:
         try:
             return configurable(*args, **kwargs)
         except (
+            TypeError,
             AttributeError,
             LookupError,
             ArithmeticError,
@@ -86,13 +91,13 @@ def building(configurable: Callable) -> Callable:
             RecursionError,
         ) as error:
             raise ConfigurationError(
-                f"What the configuration describes cannot be built: {error}"
+                f"The study of this configuration cannot be built: {error}"
             ) from error
 
     return build
 
 
-configured_study = building(
+configured_study = _with_configuration_errors(
     gin.external_configurable(study, "study", denylist=["data_dir", "pool"])
 )
 configured_meta_train = gin.external_configurable(
@@ -168,14 +173,14 @@ def read_configuration(files: Sequence[str | os.PathLike], bindings: Sequence[st
 
     Args:
         files: at least one gin file.
-        bindings: such as "meta_train.meta_steps = 10".
+        bindings: bindings over the files, such as "meta_train.meta_steps = 10".
 
     Returns:
-        The whole configuration as text, in an order of its own.
+        The whole configuration as text, with bindings in gin's order.
 
     Raises:
-        ConfigurationError: a file is missing, names something that does not exist, or imports
-            anything.
+        ConfigurationError: a file is missing, cannot be read, names something that is not
+            registered, or has an import or include statement.
     """
     missing = [str(file) for file in files if not pathlib.Path(file).is_file()]
     if missing:
@@ -192,34 +197,34 @@ def read_configuration(files: Sequence[str | os.PathLike], bindings: Sequence[st
 
 
 def parse_configuration(text: str) -> None:
-    """Takes a whole configuration from text that `read_configuration` has returned.
+    """Makes text that `read_configuration` returned the present configuration.
 
     Raises:
-        ConfigurationError: it names something that does not exist.
+        ConfigurationError: the text cannot be read, or names something that is not registered.
     """
     _parsed({"configuration": lambda: text})
 
 
 def operative_configuration() -> str:
-    """Returns the bindings that were used so far, defaults included, as text."""
+    """Returns the bindings that have been used so far, defaults included, as text."""
     return gin.operative_config_str()
 
 
 def _parsed(texts):
-    """The configuration that named texts, each read by a function, come to."""
+    """Returns the configuration that results from texts; a function reads each of them."""
     gin.clear_config()
     for name, read in texts.items():
         _parse(name, read)
     gin.finalize()
     whole = gin.config_str()
-    _refuse_unused_scopes(whole)
+    _check_scopes(whole)
     return whole
 
 
 def _parse(name, read):
     try:
         text = read()
-        _refuse_imports(name, text)
+        _check_no_imports(name, text)
         gin.parse_config(text)
     except ConfigurationError:
         raise
@@ -230,7 +235,7 @@ def _parse(name, read):
 
 
 class _NoReferences(config_parser.ParserDelegate):
-    """Lets gin's parser go over a text without looking anything up."""
+    """Lets gin's parser read a text without resolving any name."""
 
     def configurable_reference(self, scoped_configurable_name, evaluate):
         return scoped_configurable_name
@@ -239,24 +244,24 @@ class _NoReferences(config_parser.ParserDelegate):
         return scoped_name
 
 
-def _refuse_imports(name, text):
-    """Refuses to run a module, and to read what may do so: includes are not looked into."""
+def _check_no_imports(name, text):
+    """Raises ConfigurationError for an import, or an include, whose file could have one."""
     for statement in config_parser.ConfigParser(text, _NoReferences()):
         if isinstance(statement, config_parser.ImportStatement | config_parser.IncludeStatement):
             kind = "import" if isinstance(statement, config_parser.ImportStatement) else "include"
             raise ConfigurationError(
                 f"{name}, line {statement.location.line_num}: {kind!r} is not allowed. A "
-                "configuration binds what this library registers, and runs and reads nothing "
-                "else. Remove the statement; several files are given by several --gin_file."
+                "configuration can only bind what this library registers. Remove the statement, "
+                "and give several files by several --gin_file."
             )
 
 
-def _refuse_unused_scopes(text):
-    """A binding under a scope that nothing refers to would be ignored without a word."""
+def _check_scopes(text):
+    """Raises ConfigurationError for a scope that nothing refers to; gin would ignore it."""
     bound = set(re.findall(r"^([\w/]+)/[\w.]+ =", text, flags=re.MULTILINE))
     used = set(re.findall(r"@([\w/]+)/[\w.]+", text))
     if bound - used:
         raise ConfigurationError(
-            f"Nothing refers to the scopes {sorted(bound - used)}; those that are used are "
+            f"Nothing refers to the scopes {sorted(bound - used)}. The scopes in use are "
             f"{sorted(used)}."
         )

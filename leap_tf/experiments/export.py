@@ -1,15 +1,13 @@
-"""A model card: what an exported model is, what it was learned from, how well it does.
+"""Export of a run for serving, with example requests and a model card.
 
-Nothing in it is typed by hand. Data, method, seed and metrics come from the run's files and the
-study built from its configuration; inputs and outputs are read from the SavedModel itself.
+    saved_model/, model.keras           see `leap_tf.serving.export`
+    requests/<task>.npz                 a held-out task as the inputs of `adapt`, with the answers
+    MODEL_CARD.md, model_card.json      data, method, performance, signatures and versions
 
-Mitchell et al., "Model Cards for Model Reporting", 2019.
+The card is generated. Data, method, seed and metrics come from the run's files and from the study
+built from its configuration; inputs and outputs are read from the SavedModel itself.
 
-Turns a run into a folder that is served elsewhere.
-
-saved_model/, model.keras           see `leap_tf.serving.export`
-requests/<task>.npz                 a held-out task as the inputs of `adapt`, with the answers
-MODEL_CARD.md, model_card.json      what the model is, made from the run's files
+Source of model cards: Mitchell et al., "Model Cards for Model Reporting", 2019.
 """
 
 import itertools
@@ -48,23 +46,23 @@ def describe_model(
     requests: Sequence[Mapping[str, str]],
     evaluation: Mapping | None,
 ) -> dict:
-    """Collects what is known of an exported model.
+    """Returns the content of a model card.
 
     Args:
-        study: with what was exported.
-        run: the folder it comes from.
+        study: the study whose trainer holds the exported values.
+        run: the run's folder.
         export: the folder with `saved_model`.
         requests: "task" and "file" of each example request.
-        evaluation: the run's judgement of just this initialization; None if there is none.
+        evaluation: the run's evaluation of exactly this initialization, or None.
 
     Returns:
-        Plain numbers, texts, lists and dictionaries.
+        Plain numbers, strings, lists and dictionaries.
     """
     trainer = study.trainer
     problem = trainer.problem
     setup, stopping = problem.setup, problem.evaluation.stopping
     metrics = read_metrics(run.metrics) if run.metrics.exists() else []
-    # Weights from a checkpoint know how many meta-steps they are from.
+    # A checkpoint sets the trainer's meta-step. Without one the run's file has it.
     meta_steps = trainer.meta_step or json.loads(run.origin.read_text())["meta_step"]
     return {
         "name": run.path.resolve().name,
@@ -108,7 +106,7 @@ def describe_model(
 
 
 def write_model_card(card: Mapping, folder: pathlib.Path) -> None:
-    """Writes `model_card.json` and, for people, `MODEL_CARD.md`."""
+    """Writes `model_card.json` and, for human readers, `MODEL_CARD.md`."""
     text = json.dumps(card, indent=1, allow_nan=False, ensure_ascii=False)
     (folder / "model_card.json").write_text(text + "\n")
     template = _TEMPLATES.get_template("model_card.md.jinja")
@@ -179,15 +177,15 @@ def export_run(
     max_batch_size: int = Limits().batch_size,
     max_classes: int = Limits().classes,
 ) -> pathlib.Path:
-    """Exports what a run has learned.
+    """Exports the learned initialization of a run.
 
     Args:
-        study: as it was built from the run's configuration.
+        study: a study newly built from the run's configuration.
         run: the run's folder.
-        path: the folder to write; `export` in the run's folder by default. It must not exist.
-        checkpoint: prefix of a checkpoint to export in the place of the learned initialization.
-        requests: how many held-out tasks to write as example requests.
-        max_steps, max_batch_size, max_classes: the largest numbers a request may have.
+        path: the folder to write, which must not exist; by default `export` in the run's folder.
+        checkpoint: prefix of a checkpoint to export instead of the learned initialization.
+        requests: number of held-out tasks to write as example requests.
+        max_steps, max_batch_size, max_classes: the largest values that a request may have.
 
     Returns:
         The folder.
@@ -195,7 +193,8 @@ def export_run(
     Raises:
         FileExistsError: the folder exists.
         RunDirectoryError: training has not finished, and there is no `checkpoint`.
-        CheckpointMismatchError, CheckpointUnreadableError: the checkpoint cannot be used.
+        CheckpointMismatchError: the checkpoint is of another run.
+        CheckpointUnreadableError: the checkpoint is missing or damaged.
         ValueError: the model cannot be served.
     """
     folder = pathlib.Path(path) if path else run.export
@@ -212,7 +211,7 @@ def export_run(
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     limits = Limits(max_steps, max_batch_size, max_classes)
-    export(trainer, partial, limits=limits, **_as_the_tasks_do(tasks.values()))
+    export(trainer, partial, limits=limits, **_input_options(tasks.values()))
     evaluation = None if checkpoint else run.read_evaluation()
     steps = evaluation["steps"] if evaluation else trainer.problem.setup.steps_per_task
     examples = [
@@ -224,8 +223,8 @@ def export_run(
     return folder
 
 
-def _as_the_tasks_do(tasks):
-    """How the tasks themselves batch held-out examples, and make floats of inputs in uint8."""
+def _input_options(tasks):
+    """Returns the tasks' own batch size of held-out examples and preparation of uint8 inputs."""
     for task in tasks:
         pixels = {"prepare_uint8": task.prepare} if task.train[0].dtype == np.uint8 else {}
         return {"query_batch_size": task.test_batch_size} | pixels
@@ -235,13 +234,13 @@ def _as_the_tasks_do(tasks):
 def request_of(
     trainer: MetaTrainer, task: ArrayTask, steps: int, seed: int
 ) -> dict[str, np.ndarray | np.generic]:
-    """Returns the inputs of `adapt` that make a served model do what evaluation does.
+    """Returns the inputs with which `adapt` of a served model repeats the evaluation of a task.
 
     Args:
-        trainer: whose evaluation.
+        trainer: the trainer that evaluates.
         task: a held-out task.
         steps: gradient steps.
-        seed: that of the task in the evaluation.
+        seed: the seed of the task in the evaluation.
     """
     inputs, targets = task.train
     request: dict[str, np.ndarray | np.generic] = {

@@ -1,15 +1,15 @@
-"""How far the Jacobians of a gradient path are from the identity that Leap takes for them.
+"""The distance of the Jacobians along a gradient path from the identity, which Leap assumes.
 
     Jⁱ⁺¹ = (I − α H(θⁱ)) Jⁱ,   J⁰ = I,   ρ(i) = ‖I − Jⁱ‖₁ / ‖Jⁱ‖₁
 
-with the Schatten 1-norm and H the Hessian of the training loss with respect to one layer's
-kernel of n numbers, all other parameters held fixed: how they respond to the kernel is left
-out, which makes this the layer's block of the paper's recursion and not ∂θⁱ/∂θ⁰ itself.
-H is exact but for rounding, where the loss is smooth: max-pooling and ReLU have no curvature
-of their own, and their kinks are not counted.
+The norm is the Schatten 1-norm. H is the Hessian of the training loss with respect to the n numbers
+of one layer's kernel, with all other parameters fixed. Their response to the kernel is left out, so
+this is the layer's block of the paper's recursion and not ∂θⁱ/∂θ⁰ itself. H is exact up to rounding
+where the loss is smooth. Max-pooling and ReLU have no curvature of their own, and their kinks are
+not counted.
 
-Two n × n matrices are kept, J and H, in float64: 16 n² bytes, whatever the number of steps
-(1.3 MB for the 32 filters of a first convolution, 5.3 MB for 64).
+J and H are n × n matrices in float64. They take 16 n² bytes, whatever the number of steps: 1.3 MB
+for the 32 filters of a first convolution, 5.3 MB for 64.
 
 Source: Flennerhag et al. 2019, appendix D and figure 4.
 """
@@ -38,7 +38,7 @@ from leap_tf.tasks import Task, TaskSplits
 
 
 def advance_jacobian(jacobian: np.ndarray, hessian: np.ndarray, learning_rate: float) -> np.ndarray:
-    """Returns Jⁱ⁺¹ = (I − α H(θⁱ)) Jⁱ, one step of SGD (appendix D).
+    """Returns Jⁱ⁺¹ = (I − α H(θⁱ)) Jⁱ after one step of SGD (appendix D).
 
     Args:
         jacobian: Jⁱ, [n, n].
@@ -49,13 +49,13 @@ def advance_jacobian(jacobian: np.ndarray, hessian: np.ndarray, learning_rate: f
 
 
 def relative_precision(jacobian: np.ndarray) -> float:
-    """Returns ρ = ‖I − J‖₁ / ‖J‖₁, norms being sums of singular values (appendix D).
+    """Returns ρ = ‖I − J‖₁ / ‖J‖₁, where norms are sums of singular values (appendix D).
 
     Args:
         jacobian: J, [n, n].
 
     Returns:
-        ρ, 0 for the identity; NaN if J is not finite.
+        ρ, which is 0 for the identity; NaN if J is not finite.
     """
     if not np.isfinite(jacobian).all():
         return float("nan")
@@ -78,31 +78,32 @@ def jacobian_precision(
 ) -> list[dict]:
     """Measures ρ along SGD paths from random initializations (appendix D, figure 4).
 
-    A cell is a learning rate and a task. Each leaves a file, and those that are there already
-    are read instead of computed, so a run that was killed goes on. Initial weights and batches
-    depend on seed and task only: learning rates start from the same point.
+    A cell is a learning rate and a task. It writes a file. Cells whose file exists are read and not
+    computed, so a run that was killed can be continued. Initial weights and batches depend on seed
+    and task only, so all learning rates start from the same point.
 
     Args:
-        model: builds the model, once the seed is set.
-        tasks: makes the splits, called as tasks(seed=…, data_dir=…); training tasks are used.
-        loss: of a batch, on batch statistics.
-        output_dir: the folder for the cells' JSON files; made if need be.
-        data_dir: the folder of prepared data sets.
+        model: builds the model. It is called after the seed is set.
+        tasks: builds the splits, called as tasks(seed=…, data_dir=…). Training tasks are used.
+        loss: the loss of a batch. The model uses batch statistics.
+        output_dir: folder for the JSON files of the cells; created if it does not exist.
+        data_dir: folder of prepared data sets.
         learning_rates: α of SGD, constant along a path.
-        task_count: how many tasks, each with initial weights of its own.
+        task_count: number of tasks, each with initial weights of its own.
         steps: gradient steps of a path.
         every: steps from one measurement to the next.
         layer: name of the layer whose kernel's Jacobian is measured.
-        seed: decides tasks, initial weights and batches.
+        seed: seed of tasks, initial weights and batches.
 
     Returns:
         A record per cell, learning rates within tasks: its settings; "rho", one number for each
-        of "steps"; "losses" before each step; "parameters" n; "matrix_bytes" of J and H;
-        "seconds" of the clock and "processor_seconds" of all cores. What is not finite is None.
+        of "steps"; "losses" before each step; "parameters" n; "matrix_bytes" of J and H; "seconds"
+        by the clock and "processor_seconds" of all cores. Numbers that are not finite are None.
 
     Raises:
-        ValueError: the layer has no trainable kernel, the loss stops gradients, there are too
-            few tasks or batches, or the folder holds cells of other settings.
+        ValueError: `steps` or `every` is below 1, the layer has no trainable kernel, the loss stops
+            gradients, there are too few tasks or batches, or the folder holds cells of other
+            settings.
     """
     if steps < 1 or every < 1:
         raise ValueError(f"steps and every must be positive, and are {steps} and {every}.")
@@ -142,7 +143,7 @@ def jacobian_precision(
 
 
 class _Path:
-    """SGD from the model's present weights, and J along it. One trace serves all cells."""
+    """SGD from the model's present weights, with J along its path. All cells share one trace."""
 
     def __init__(self, network: FunctionalModel, index: int):
         self._network = network
@@ -203,7 +204,7 @@ class _Path:
 
 
 def table(records: Sequence[dict]) -> str:
-    """Formats mean ρ ± standard error over tasks, a learning rate a row, a step a column."""
+    """Returns mean ρ ± standard error over tasks as a table, with a row per learning rate."""
     steps = records[0]["steps"]
     lines = [f"{'learning rate':<14}" + "".join(f"{f'step {step}':>22}" for step in steps)]
     for learning_rate in dict.fromkeys(record["learning_rate"] for record in records):
@@ -229,12 +230,12 @@ def _kernel_index(network, layer):
 
 
 def _finished(file, settings):
-    """The record of a cell that is done, or None."""
+    """Returns the record of a finished cell, or None."""
     if not file.exists():
         return None
     record = json.loads(file.read_text())
     if settings != {name: record.get(name) for name in settings}:
-        raise ValueError(f"{file} is of other settings. Give another output folder.")
+        raise ValueError(f"{file} was written with other settings. Give another output folder.")
     return record
 
 

@@ -1,7 +1,4 @@
-"""The standard error of a mean, for every table and every band.
-
-The two pictures of a run: meta-training over meta-steps, and adaptation over steps.
-"""
+"""Plots of a run: meta-training over meta-steps, and adaptation over gradient steps."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -19,10 +16,13 @@ def standard_error(values: Sequence[float]) -> float | None: ...
 @overload
 def standard_error(values: np.ndarray) -> np.ndarray | None: ...
 def standard_error(values):
-    """Returns s/√n with s² = Σ(x − x̄)²/(n − 1); None below two values.
+    """Returns the standard error of a mean, s/√n with s² = Σ(x − x̄)²/(n − 1).
 
     Args:
-        values: n numbers, or an array [n, …] of curves, whose errors are […].
+        values: n numbers, or an array [n, …] of curves.
+
+    Returns:
+        A number, or an array […] for curves; None if there are fewer than two values.
     """
     if len(values) < 2:
         return None
@@ -37,8 +37,8 @@ def plot_learning_curve(entries: Sequence[Mapping[str, float]], path: pathlib.Pa
     """Draws training loss, error and, if there is one, validation error over meta-steps.
 
     Args:
-        entries: lines of metrics.jsonl.
-        path: where the PNG goes.
+        entries: the lines of metrics.jsonl.
+        path: the PNG file to write.
     """
     figure = matplotlib.figure.Figure(figsize=(9, 3.6), layout="constrained")
     loss, error = figure.subplots(1, 2)
@@ -72,9 +72,9 @@ def plot_adaptation(
     Tasks that diverged are left out, as in tables, and counted in the legend.
 
     Args:
-        evaluations: from a name, as the legend shows it, to its evaluation.
-        path: where the PNG goes.
-        window: batches in the running mean that smooths the curves.
+        evaluations: evaluations by their names in the legend.
+        path: the PNG file to write.
+        window: number of batches in the running mean that smooths the curves.
     """
     figure = matplotlib.figure.Figure(figsize=(6.4, 4), layout="constrained")
     axes = figure.subplots()
@@ -103,13 +103,14 @@ def _numbers(entries, name):
 
 
 def mean_training_error(evaluation: Evaluation, window: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns mean and standard error over the tasks that did not diverge; both empty without any.
-
-    The standard error of one task is 0.
+    """Returns mean and standard error of the training error over tasks that did not diverge.
 
     Args:
-        evaluation: of tasks; curves are cut to the shortest.
-        window: batches in the running mean that smooths them.
+        evaluation: the evaluation. Its curves are cut to the length of the shortest.
+        window: number of batches in the running mean that smooths them.
+
+    Returns:
+        Two arrays [steps], empty if all tasks diverged. The standard error of one task is 0.
     """
     whole = [task.training_errors for task in evaluation.tasks if not task.diverged]
     if not whole:
@@ -121,7 +122,7 @@ def mean_training_error(evaluation: Evaluation, window: int) -> tuple[np.ndarray
 
 
 def running_mean(values: ArrayLike, window: int) -> np.ndarray:
-    """Returns the mean of the last `window` values at each position, fewer at the start."""
+    """Returns the mean of the last `window` values at each position, and of fewer at the start."""
     totals = np.cumsum(np.concatenate([[0.0], np.asarray(values, np.float64)]))
     ends = np.arange(1, len(totals))
     starts = np.maximum(ends - window, 0)

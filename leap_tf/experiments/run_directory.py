@@ -1,29 +1,25 @@
-"""A whole configuration as text, as `read_configuration` returns it, and what its bindings are.
+"""The folder of a run: its files, and the rule that a folder belongs to one configuration.
 
-A run that is given more meta-steps than it had: it goes on, and what it led to is kept.
+    config.gin              every binding of the configuration; a restart must have the same ones
+    operative_config.gin    the bindings that were used, defaults included
+    environment.json        versions, machine and threads of every start
+    metrics.jsonl           one line per meta-step
+    tensorboard/            the same metrics as TensorBoard events
+    checkpoints/            checkpoints from which a restart continues
+    initialization.keras    the learned initialization, written after training
+    initialization.json     its meta-step, which is not the last one if an earlier one was best
+    learner.npz             the learner's own variables, if it has any (Meta-SGD's rates)
+    evaluation.json         learned and fresh initialization compared on held-out tasks
+    evaluation_again.json   the same comparison by bin/evaluate.py, for example with other steps
+    export/                 the files for serving that bin/export.py writes
+    after_20_meta_steps/    results of a run of 20 meta-steps that was extended later
+    lock                    locked by the process that uses the folder
+    plots/                  learning_curve.png, adaptation.png
 
-A configuration that differs in nothing but a larger `meta_train.meta_steps` is of the same run made
-longer. Its meta-steps are those that a run of that length would have made from the start.
-What the shorter training led to moves to `after_<its meta-steps>_meta_steps/`, so that nothing in
-the folder is of another initialization than the newest.
-
-The folder a run leaves behind, and the rule that two runs never share one.
-
-config.gin              every binding of the configuration; what a restart is held against
-operative_config.gin    the bindings that were used, defaults included
-environment.json        versions, machine and threads of every start
-metrics.jsonl           one line per meta-step
-tensorboard/            the same as TensorBoard events
-checkpoints/            what a restart goes on from
-initialization.keras    the learned initialization, once training is over
-initialization.json     the meta-step it is of: an earlier one than the last, if that was best
-learner.npz             what the learner itself has learned, if anything (Meta-SGD's rates)
-evaluation.json         learned against fresh initialization on held-out tasks
-evaluation_again.json   the same by bin/evaluate.py, perhaps with other steps
-export/                 what bin/export.py makes of it, to be served elsewhere
-after_20_meta_steps/    what of all this a shorter training had led to, before it was made longer
-lock                    held by the process at work here
-plots/                  learning_curve.png, adaptation.png
+A run can be extended: a configuration that differs only in a larger `meta_train.meta_steps` belongs
+to the same run, since the longer run makes the same first meta-steps. The results of the shorter
+one move to `after_<its meta-steps>_meta_steps/`, so that all results in the folder itself belong to
+the newest initialization.
 """
 
 import contextlib
@@ -49,14 +45,18 @@ from leap_tf.errors import LeapError
 
 
 def bindings_of(text: str) -> dict[str, str]:
-    """Returns every binding, from name to value as text on one line."""
+    """Returns the bindings of a configuration, from name to value as text on one line.
+
+    Args:
+        text: a whole configuration as `read_configuration` returns it.
+    """
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     found = re.split(r"^([\w/.]+) =", "\n".join(lines), flags=re.MULTILINE)[1:]
     return {name: " ".join(value.split()) for name, value in zip(found[::2], found[1::2])}
 
 
 def changed_bindings(then: str, now: str) -> dict[str, str]:
-    """Returns what one configuration binds otherwise than another, from name to value as text."""
+    """Returns the bindings that differ between two configurations, from name to the value now."""
     old, new = bindings_of(then), bindings_of(now)
     return {
         name: new.get(name, "nothing")
@@ -66,7 +66,7 @@ def changed_bindings(then: str, now: str) -> dict[str, str]:
 
 
 _LENGTHS = ("meta_train.meta_steps", "atari_meta_train.meta_steps")
-_MADE_OF_THE_INITIALIZATION = (
+_RESULTS = (
     "initialization.keras",
     "initialization.json",
     "learner.npz",
@@ -81,11 +81,11 @@ _MADE_OF_THE_INITIALIZATION = (
 
 
 def length_before(present: str, config: str) -> int | None:
-    """Returns the meta-steps of a run that another configuration makes longer, None if it does not.
+    """Returns the meta-steps of a run if another configuration extends it, else None.
 
     Args:
         present: the whole configuration of the run.
-        config: that of which it is to be known whether it is of the same run, but longer.
+        config: the other configuration; it extends the run if only its meta-steps are more.
     """
     changed = list(changed_bindings(present, config).items())
     if len(changed) != 1 or changed[0][0] not in _LENGTHS:
@@ -97,28 +97,28 @@ def length_before(present: str, config: str) -> int | None:
 
 
 def set_aside(folder: pathlib.Path, meta_steps: int) -> None:
-    """Moves what was made of an initialization into a folder beside it.
+    """Moves the results of a run into a subfolder, which no later call overwrites.
 
     Args:
-        folder: of the run.
-        meta_steps: those that led to the initialization.
+        folder: the run's folder.
+        meta_steps: meta-steps of the run, for the name of the subfolder.
     """
-    made = [folder / name for name in _MADE_OF_THE_INITIALIZATION]
-    made = [path for path in made if path.is_file() or (path.is_dir() and any(path.iterdir()))]
-    if not made:
+    paths = [folder / name for name in _RESULTS]
+    results = [path for path in paths if path.is_file() or (path.is_dir() and any(path.iterdir()))]
+    if not results:
         return
     name = f"after_{meta_steps}_meta_steps"
     earlier = len(list(folder.glob(f"{name}*")))
     aside = folder / (f"{name}_{earlier + 1}" if earlier else name)
     aside.mkdir()
-    for path in made:
+    for path in results:
         path.rename(aside / path.name)
 
 
 _PACKAGES = ("tensorflow", "keras", "tensorflow-datasets", "numpy", "gin-config")
 
 
-# What Zip, HDF5 and NumPy raise for files that are cut short, altered or of another kind.
+# Zip, HDF5 and NumPy raise these for files that are cut short, altered or of another kind.
 _UNREADABLE = (
     zipfile.BadZipFile,
     zlib.error,
@@ -131,14 +131,14 @@ _UNREADABLE = (
 
 
 class RunDirectoryError(LeapError, ValueError):
-    """The folder holds something else than this run."""
+    """The folder of a run is in use, holds something else, or lacks a file."""
 
 
 class RunDirectory:
-    """Paths inside a run's folder.
+    """Paths in a run's folder, and the checks that protect it.
 
     Args:
-        path: the folder; made when the run starts.
+        path: the folder; `claim` creates it.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -159,15 +159,15 @@ class RunDirectory:
         self.export = self.path / "export"
 
     def check(self, config: str) -> None:
-        """Finds whether the folder is free or already this run's. Writes nothing.
+        """Checks that the folder is free or belongs to this run. Writes nothing.
 
-        A run may be made longer: more meta-steps than it had are no other run.
+        A configuration that extends the run belongs to it.
 
         Args:
             config: the run's whole configuration, as text.
 
         Raises:
-            RunDirectoryError: the folder holds another run, or files that are no run's.
+            RunDirectoryError: the folder holds a run with another configuration, or other files.
         """
         if self.config.exists():
             present = self.config.read_text()
@@ -182,7 +182,7 @@ class RunDirectory:
                 )
                 raise RunDirectoryError(
                     f"{self.path} holds a run with another configuration. Give another "
-                    "--output_dir, or the same configuration to go on with it:\n"
+                    "--output_dir, or the same configuration to continue the run:\n"
                     + "\n".join(changes)
                 )
         elif self.path.exists() and not self._is_just_begun():
@@ -191,18 +191,21 @@ class RunDirectory:
             )
 
     def _is_just_begun(self):
-        """Whether the folder is empty, or all in it is what `claim` makes before config.gin."""
-        made = {self.plots.name, "lock", f"{self.config.name}.partial"}
+        """Returns whether the folder holds only files that `claim` creates before config.gin."""
+        created = {self.plots.name, "lock", f"{self.config.name}.partial"}
         names = {path.name for path in self.path.iterdir()}
-        return names <= made and not (self.plots.exists() and any(self.plots.iterdir()))
+        return names <= created and not (self.plots.exists() and any(self.plots.iterdir()))
 
     def claim(self, config: str) -> None:
-        """Makes the folder this run's, and this process's alone. Arguments as for `check`.
+        """Takes possession of the folder for this run and this process.
+
+        Adds this start to environment.json.
+
+        Args:
+            config: the run's whole configuration, as text.
 
         Raises:
-            RunDirectoryError: as `check`, or another process is at work there.
-
-        Every start adds itself to environment.json.
+            RunDirectoryError: as for `check`, or another process uses the folder.
         """
         self.check(config)
         self.plots.mkdir(parents=True, exist_ok=True)
@@ -218,10 +221,10 @@ class RunDirectory:
         write_atomically(self.environment, json.dumps(starts, indent=2) + "\n")
 
     def lock_out_others(self) -> None:
-        """Holds a lock as long as this process lives; the system lets go of it, however it ends.
+        """Locks the folder until this process ends. The system releases the lock in any case.
 
         Raises:
-            RunDirectoryError: another process is at work there.
+            RunDirectoryError: another process has locked the folder.
         """
         if self._lock is not None:
             return
@@ -231,15 +234,15 @@ class RunDirectory:
         except OSError as error:
             lock.close()
             raise RunDirectoryError(
-                f"Another process is at work in {self.path}. Wait for it, or stop it."
+                f"Another process uses {self.path}. Wait for it, or stop it."
             ) from error
         self._lock = lock
 
     def require_config(self) -> pathlib.Path:
-        """Returns the configuration file of a run that exists.
+        """Returns the path of the run's configuration.
 
         Raises:
-            RunDirectoryError: there is none.
+            RunDirectoryError: the folder holds no run.
         """
         if not self.config.exists():
             raise RunDirectoryError(
@@ -248,15 +251,15 @@ class RunDirectory:
         return self.config
 
     def is_finished(self, config: str) -> bool:
-        """Returns whether the run of this very configuration has been trained and judged."""
+        """Returns whether the run of exactly this configuration has been trained and evaluated."""
         return self.evaluation.exists() and self.config.read_text() == config
 
     def read_evaluation(self) -> dict | None:
-        """Returns the run's own judgement, None if there is none."""
+        """Returns the run's own evaluation, None if there is none."""
         return json.loads(self.evaluation.read_text()) if self.evaluation.exists() else None
 
     def require_initialization(self) -> pathlib.Path:
-        """Returns the file of the learned initialization.
+        """Returns the path of the learned initialization.
 
         Raises:
             RunDirectoryError: training has not finished.
@@ -264,12 +267,12 @@ class RunDirectory:
         if not self.initialization.exists():
             raise RunDirectoryError(
                 f"{self.path} has no learned initialization yet. Finish training: the command "
-                "that started it goes on where it stopped."
+                "that started it continues where it stopped."
             )
         return self.initialization
 
     def save_learner(self, learner_variables: Sequence[keras.Variable]) -> None:
-        """Writes the values of the learner's own variables, if it has any."""
+        """Writes the values of the learner's variables, if it has any."""
         if learner_variables:
             with replacing(self.learner) as partial:
                 np.savez(partial, *[variable.numpy() for variable in learner_variables])
@@ -277,23 +280,23 @@ class RunDirectory:
     def load_learned(
         self, model: keras.Model, learner_variables: Sequence[keras.Variable] = ()
     ) -> None:
-        """Gives a model, and a learner, the values that training left in this folder.
+        """Assigns the learned values in this folder to a model and to a learner's variables.
 
         Only arrays are read. The model that initialization.keras describes is not built, so a file
-        from somebody else runs nothing.
+        from a stranger runs no code.
 
         Args:
-            model: built as it was when training began.
-            learner_variables: the learner's own variables.
+            model: a model with the architecture of the run.
+            learner_variables: the learner's variables.
 
         Raises:
-            RunDirectoryError: training has not finished, a file is damaged, or of another model.
+            RunDirectoryError: training has not finished, or a file is damaged or of another model.
         """
-        with _saying_what_to_do(self.require_initialization()):
+        with _read_errors(self.require_initialization()):
             model.load_weights(self.initialization)
         if self.learner.exists():
             with (
-                _saying_what_to_do(self.learner),
+                _read_errors(self.learner),
                 np.load(self.learner, allow_pickle=False) as values,
             ):
                 for variable, name in zip(learner_variables, values.files, strict=True):
@@ -301,19 +304,19 @@ class RunDirectory:
 
 
 @contextlib.contextmanager
-def _saying_what_to_do(path):
+def _read_errors(path):
     try:
         yield
     except _UNREADABLE as error:
         text = str(error).strip() or type(error).__name__
         raise RunDirectoryError(
             f"{path} cannot be read, or is of another model: {text.splitlines()[0]} Remove it and "
-            "give the training command again, which writes it anew from the last checkpoint."
+            "give the training command again, which writes it from the last checkpoint."
         ) from error
 
 
 def describe_environment() -> dict:
-    """Returns versions and machine, for whoever wants to repeat a run."""
+    """Returns versions, machine and threads, for those who want to repeat a run."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -326,7 +329,7 @@ def describe_environment() -> dict:
 
 
 def write_atomically(path: pathlib.Path, text: str) -> None:
-    """Writes a file that is either whole or not there."""
+    """Writes a file so that the path never holds an incomplete one."""
     partial = path.with_name(path.name + ".partial")
     try:
         partial.write_text(text)
@@ -338,9 +341,9 @@ def write_atomically(path: pathlib.Path, text: str) -> None:
 
 @contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Gives a path to write to, which takes the place of `path` once the block has ended well.
+    """Yields a path with the same suffix to write to, and renames it to `path` after the block.
 
-    For libraries that write files themselves: the name ends as theirs has to.
+    If the block raises, the file is removed and `path` is unchanged.
     """
     partial = path.with_name(f"{path.stem}.partial{path.suffix}")
     try:

@@ -1,8 +1,7 @@
-"""A study: tasks, a model and a trainer that belong together, built from one seed.
+"""Building, meta-training and evaluation of one study in its run directory.
 
-Trains a study into its run directory.
-
-Judges a run: its learned initialization, against no pretraining, on held-out tasks.
+A study is a set of tasks, a model and a trainer that are built from one seed. Evaluation compares
+the learned initialization with the fresh one on held-out tasks.
 """
 
 import json
@@ -39,12 +38,12 @@ def study(
     """Builds a study. The same arguments give the same study, initial weights included.
 
     Args:
-        model: builds the model, once the seed is set.
-        tasks: makes the splits, called as tasks(seed=…, data_dir=…).
-        trainer: makes the trainer, called as trainer(model=…, seed=…).
-        seed: decides initial weights, splits and everything drawn later.
-        data_dir: the folder of prepared data sets.
-        pool: where tasks run, trainer(…, pool=pool) if there is one.
+        model: builds the model. It is called after the seed is set.
+        tasks: builds the splits, called as tasks(seed=…, data_dir=…).
+        trainer: builds the trainer, called as trainer(model=…, seed=…).
+        seed: seed of the initial weights, the splits and all later random numbers.
+        data_dir: folder of prepared data sets.
+        pool: where tasks run, passed as trainer(…, pool=pool); None for the trainer's own pool.
     """
     splits = tasks(seed=seed, data_dir=data_dir)
     keras.utils.set_random_seed(seed)
@@ -63,18 +62,18 @@ def meta_train(
     checkpoint_seconds: float = 30.0,
     verbose: bool = True,
 ) -> None:
-    """Meta-trains, or goes on with it, and leaves the learned initialization in the folder.
+    """Meta-trains a study, or continues to, and writes the learned initialization to the folder.
 
     Args:
-        study: what to train.
+        study: the study to train.
         run: the run's folder.
-        meta_steps: meta-updates to have made in the end; 0 leaves the fresh initialization.
+        meta_steps: total number of meta-updates; 0 writes the fresh initialization.
         validation_freq: meta-steps from one validation to the next.
         validation_steps: gradient steps on a validation task; the trainer's number by default.
-        patience: validations without a lower `monitor` after which training stops and the best
-            initialization is taken; None trains to the end and takes the last.
-        monitor: the validation metric that `patience` looks at, lower being better. The paper's
-            runs of Omniglot use "val_training_error".
+        patience: number of validations without a lower `monitor` after which training stops and
+            the best initialization is taken. None trains to the end and takes the last one.
+        monitor: validation metric that is minimized, for `patience`. The paper's runs of Omniglot
+            use "val_training_error".
         checkpoint_seconds: least time between two checkpoints.
         verbose: whether to show progress.
     """
@@ -128,26 +127,27 @@ def evaluate(
     baseline: bool = True,
     overrides: Mapping[str, str] | None = None,
 ) -> str:
-    """Adapts to every held-out task from both initializations and compares.
+    """Adapts to every held-out task from the learned and from the fresh initialization.
 
-    The fresh initialization is the one meta-training started from; tasks, batches, steps and
-    code are the same for both.
+    The fresh initialization is the one that meta-training started from. Tasks, batches, steps and
+    code are the same for both. The figures go to evaluation.json, or to evaluation_again.json if
+    there are `overrides`.
 
     Args:
-        study: as it was built, its model still fresh.
-        run: the folder with the learned initialization; results are written into it.
-        steps: gradient steps on a task; the trainer's own number by default.
-        target_error: the training error for "steps to reach it".
-        split: "test", or "validation" to choose hyperparameters by.
-        baseline: whether to judge the fresh initialization too.
-        overrides: bindings that differ from those of the run, from name to value. The result is
-            then kept beside the run's own evaluation; None for the run's own.
+        study: a newly built study, whose model is still fresh.
+        run: the folder with the learned initialization.
+        steps: gradient steps on a task; the trainer's number by default.
+        target_error: the training error for the column "steps to error …".
+        split: "test", or "validation" for the choice of hyperparameters.
+        baseline: whether the fresh initialization is evaluated too.
+        overrides: bindings that differ from those of the run, from name to value. None for the
+            run's own evaluation.
 
     Returns:
-        The table, as text.
+        The comparison as a table in plain text.
 
     Raises:
-        ValueError: there is no such split.
+        ValueError: `split` is not one of `SPLITS`.
         RunDirectoryError: training has not finished in this folder.
     """
     if split not in SPLITS:
@@ -156,7 +156,7 @@ def evaluate(
     trainer = study.trainer
     tasks = getattr(study.tasks, split)
     evaluations = {}
-    if baseline:  # first, while everything is fresh
+    if baseline:  # before the learned values are loaded
         evaluations[FRESH] = _evaluate(trainer, tasks, steps, FRESH)
     restore_learned(trainer, run)
     evaluations = {LEARNED: _evaluate(trainer, tasks, steps, LEARNED), **evaluations}
@@ -176,13 +176,13 @@ def evaluate(
     )
     with replacing(run.plots / picture) as partial:
         plot_adaptation(evaluations, partial)
-    # Last: a run that has it is finished.
+    # Written last, since a run that has it counts as finished.
     write_atomically(file, json.dumps(record, indent=1, allow_nan=False) + "\n")
     return table(evaluations, target_error, trainer.problem.evaluation.transductive)
 
 
 def restore_learned(trainer: MetaTrainer, run: RunDirectory) -> None:
-    """Gives a trainer what a finished run has learned: the initialization and the learner's own.
+    """Loads the initialization and the learner's variables of a finished run into a trainer.
 
     Raises:
         RunDirectoryError: training has not finished in this folder, or its files are damaged.
@@ -193,7 +193,7 @@ def restore_learned(trainer: MetaTrainer, run: RunDirectory) -> None:
 def table(
     evaluations: Mapping[str, Evaluation], target_error: float, transductive: bool = False
 ) -> str:
-    """Formats evaluations as a plain table, mean ± standard error over the tasks."""
+    """Returns evaluations as a table in plain text, mean ± standard error over the tasks."""
     tasks = len(next(iter(evaluations.values())).tasks)
     policy = "transductive" if transductive else "inductive"
     lines = [
@@ -210,7 +210,7 @@ def table(
 
 
 def as_record(evaluation: Evaluation, target_error: float) -> dict:
-    """Returns an evaluation as plain numbers, curves included; None where not finite."""
+    """Returns an evaluation and its curves as plain values; None for numbers not finite."""
     return {
         "error": _number(evaluation.error),
         "loss": _number(evaluation.loss),

@@ -1,13 +1,13 @@
-"""A sweep: cells of one or more grids, every cell of it a training run of its own.
+"""A sweep: many training runs, the cells of one or more grids.
 
-A cell is exactly one `bin/train.py` command with its own run directory, so it can be repeated
-alone, killed and continued. What a sweep adds is the list of commands, worker processes, and
-progress. A finished cell (it has an evaluation.json of this very configuration) is skipped; a crash
-costs at most the work since a cell's last checkpoint.
+A cell is one `bin/train.py` command with its own run directory, so it can be repeated alone, killed
+and continued. The sweep adds the list of commands, worker processes and progress. A cell that is
+finished (its folder has an evaluation.json of the same configuration) is skipped, and a crash costs
+at most the work since the cells' last checkpoints.
 
     output_dir/sweep.json                                       the cells and their commands
     output_dir/cells/<value of axis 1>-<value of axis 2>-…/     a run directory
-    output_dir/logs/<the same>.log                              what the run printed
+    output_dir/logs/<the same>.log                              output of the run
 """
 
 import concurrent.futures
@@ -31,7 +31,7 @@ Axes = Mapping[str, Mapping[str, Sequence[str]]]
 
 
 class SweepError(LeapError, RuntimeError):
-    """Some cells of a sweep failed; the others are finished."""
+    """Cells of a sweep failed, or its folder holds another sweep."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Cell:
     """One training run of a sweep.
 
     Attributes:
-        values: from each axis to this cell's value on it.
+        values: the cell's value on each axis, by name of the axis.
         bindings: gin bindings over the sweep's files.
     """
 
@@ -48,35 +48,38 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """The values, joined: the name of the cell's folder."""
+        """The name of the cell's folder: its values, joined by hyphens."""
         return "-".join(self.values.values())
 
 
 def cells_of(
     gin_files: Sequence[str], grids: Sequence[Axes], bindings: Sequence[str] = ()
 ) -> tuple[list[str], list[Cell]]:
-    """Returns the configuration under all cells, and the cells: of each grid, all combinations.
+    """Returns the configuration files of a sweep, and a cell for each combination of each grid.
 
     Args:
         gin_files: configuration files of every cell.
-        grids: each from an axis's name to its values, and from each value to its gin bindings.
-            The last axis varies fastest.
-        bindings: bindings of all cells; those of the axes come after them.
+        grids: each maps the name of an axis to its values, and each value to its gin bindings. The
+            last axis varies fastest.
+        bindings: bindings of all cells, before those of the axes.
 
     Raises:
-        ValueError: there are no cells, a value cannot name a folder, or two cells would share one.
+        ValueError: there are no cells, a value cannot be part of a folder's name, or two cells
+            have the same name.
     """
     cells = [cell for axes in grids for cell in _product(axes, bindings)]
     names = [cell.name for cell in cells]
     if not cells or len(set(names)) < len(names):
-        raise ValueError(f"A sweep needs cells, and each a name of its own. There are {names}.")
+        raise ValueError(f"A sweep needs cells with different names. These are {names}.")
     return list(gin_files), cells
 
 
 def _product(axes, bindings):
     for value in itertools.chain.from_iterable(axes.values()):
         if not value or set(value) & set("-/\\ "):
-            raise ValueError(f"The value {value!r} names a folder: no '-', '/' or space in it.")
+            raise ValueError(
+                f"{value!r} cannot be part of a folder's name. Leave out '-', '/', '\\' and spaces."
+            )
     return [
         Cell(
             values=dict(zip(axes, combination)),
@@ -94,15 +97,16 @@ def _product(axes, bindings):
 class Sweep:
     """Runs cells in worker processes.
 
-    A folder may hold more cells than are run now: the index keeps those that came before.
+    The folder may hold other cells of the same axes, from earlier runs of the sweep. The index
+    keeps them.
 
     Args:
-        cells: what to run, in this order.
-        gin_files: the configuration under every cell's bindings.
+        cells: the cells, in the order in which they are run.
+        gin_files: configuration files of every cell.
         output_dir: the sweep's folder.
         data_dir: folder of prepared data sets.
         train_binary: path of bin/train.py.
-        read_configuration: from files and bindings to the whole configuration as text.
+        read_configuration: returns the whole configuration of files and bindings as text.
     """
 
     def __init__(
@@ -126,7 +130,7 @@ class Sweep:
         self._stopped = False
 
     def command(self, cell: Cell) -> list[str]:
-        """Returns the command that trains and judges one cell."""
+        """Returns the command that trains and evaluates one cell."""
         command = [sys.executable, str(self._train_binary)]
         command += [f"--gin_file={file}" for file in self._gin_files]
         command += [f"--gin_param={binding}" for binding in cell.bindings]
@@ -134,7 +138,7 @@ class Sweep:
         return command + ([f"--data_dir={self._data_dir}"] if self._data_dir else [])
 
     def unfinished(self) -> list[Cell]:
-        """Returns the cells without a result, after checking that results belong to them.
+        """Returns the cells without an evaluation.
 
         Raises:
             RunDirectoryError: a cell's folder holds another configuration.
@@ -150,12 +154,15 @@ class Sweep:
         return left
 
     def run(self, workers: int) -> None:
-        """Runs every unfinished cell, `workers` at a time.
+        """Runs the unfinished cells.
+
+        Args:
+            workers: number of cells that run at the same time.
 
         Raises:
-            ValueError: `workers` is not positive.
-            SweepError: the folder holds a sweep over other axes, or cells failed; the message
-                names them and their logs.
+            ValueError: `workers` is below 1.
+            SweepError: the folder holds a sweep over other axes, or cells failed. The message
+                names their logs.
         """
         if workers < 1:
             raise ValueError(f"workers must be at least 1, and is {workers}.")
@@ -177,7 +184,7 @@ class Sweep:
                     cell = waiting.pop(future)
                     code = future.result()
                     if code and self._stopped:
-                        continue  # it goes on when the sweep does
+                        continue  # it will continue with the sweep
                     if code:
                         failed.append(cell.name)
                     bar.update(1)
@@ -187,7 +194,11 @@ class Sweep:
             raise SweepError(f"{len(failed)} of {len(left)} cells failed. Their logs:\n{logs}")
 
     def _indexed(self):
-        """The cells that the folder's index has, of this sweep's kind."""
+        """Returns the entries of the folder's index.
+
+        Raises:
+            SweepError: an entry has other axes than this sweep.
+        """
         if not self._index.exists():
             return []
         entries = json.loads(self._index.read_text())
@@ -212,7 +223,7 @@ class Sweep:
         ]
 
     def stop(self) -> None:
-        """Starts no more cells and lets the running ones save and end; safe in a signal handler."""
+        """Starts no more cells, and lets running ones save and end. Safe in a signal handler."""
         self._stopped = True
         for process in list(self._running.values()):
             process.terminate()
@@ -224,7 +235,7 @@ class Sweep:
         command = self.command(cell)
         with open(self._log_of(cell.name), "a") as log:
             print(f"{time.strftime('%F %T')}  {shlex.join(command)}", file=log, flush=True)
-            # A session of its own: Ctrl-C reaches the sweep alone, which stops its cells itself.
+            # In a new session, so that Ctrl-C reaches only the sweep, which then stops its cells.
             process = subprocess.Popen(
                 command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )

@@ -11,7 +11,6 @@ from leap_tf.training.checkpoint import CheckpointMismatchError, CheckpointUnrea
 from leap_tf.training.early_stopping import StopAtError, StopOnPlateau, StopRule
 from leap_tf.training.evaluation import Evaluation, TaskEvaluation, area_under_curve, steps_to
 from leap_tf.training.inner_loop import InnerLoop, InnerLoopResult, inner_step
-from leap_tf.training.meta_batch import MetaTrainingDivergedError
 from leap_tf.training.meta_trainer import MetaTrainer, ThreadPool
 from leap_tf.training.pools import (
     Job,
@@ -23,7 +22,7 @@ from leap_tf.training.pools import (
     configure_threads,
     map_in_threads,
 )
-from leap_tf.training.problem import Problem, Study, TaskGradient
+from leap_tf.training.problem import MetaTrainingDivergedError, Problem, Study, TaskGradient
 from leap_tf.training.sampling import TaskSampler, TaskSpec
 from leap_tf.training.supervised import EvaluationConfig, SupervisedProblem
 

@@ -1,22 +1,4 @@
-"""What a person sees of a long run: a bar with speed and time left, or plain lines.
-
-Metrics as JSON lines, one per meta-step, that stay right across restarts.
-
-Metrics as TensorBoard events, without memory that grows with the number of meta-steps.
-
-For every Python number it is given, TensorFlow keeps a tensor (about 0.5 kB) for the next time.
-Keras gives it some ten new ones after each meta-step. NumPy's numbers are not kept.
-
-Says when meta-training has collapsed: nothing reaches the initialization any more.
-
-The shortest gradient path is none at all, and a network whose units are all dead has it. A
-meta-learner can get there, by one meta-update that is too long or by many in a direction that
-noise decides; it then goes on to the end with a falling path length, and nothing to show for it.
-
-The memory of Keras's `EarlyStopping` and `ReduceLROnPlateau` across a restart.
-
-Keras forgets it when training begins. It is a few numbers, and the best weights.
-"""
+"""Keras callbacks for meta-training, and the state of Keras's own across restarts."""
 
 import contextlib
 import json
@@ -35,16 +17,23 @@ import tqdm
 
 from leap_tf.training.checkpoint import TrainingState
 
+_LOGGER = logging.getLogger("leap_tf")
+# The state that Keras resets in `on_train_begin`; EarlyStopping also has its best weights.
+_STATE = {
+    keras.callbacks.EarlyStopping: ("wait", "best", "best_epoch", "stopped_epoch"),
+    keras.callbacks.ReduceLROnPlateau: ("wait", "best", "cooldown_counter"),
+}
+
 
 class ProgressDisplay(keras.callbacks.Callback):
-    """Shows meta-steps as they pass.
+    """Shows progress, speed and time left.
 
-    On a terminal a progress bar; elsewhere (a file, a CI log) a line at the first meta-step,
-    then at most one every `seconds`, and one at the last.
+    On a terminal it shows a progress bar. Elsewhere (a file, a CI log) it prints a line at the
+    first meta-step, then at most one every `seconds`, and one at the last.
 
     Args:
         seconds: least time between two plain lines.
-        shown: names of the metrics to show, those that are there.
+        shown: names of metrics to show where they exist.
         stream: where to write; standard error by default.
     """
 
@@ -107,12 +96,10 @@ class ProgressDisplay(keras.callbacks.Callback):
 
 
 class JSONLogger(keras.callbacks.Callback):
-    """Appends `{"meta_step": …, "seconds": …, metrics}` to a file after every meta-step.
+    """Appends a line `{"meta_step": …, "seconds": …, metrics}` to a file after every meta-step.
 
-    What is not finite becomes null, since JSON has no other word for it.
-
-    A run that is started again may repeat meta-steps made after its last checkpoint; their
-    old lines are removed first, so that each meta-step is in the file once.
+    Numbers that are not finite become null. A restarted run may repeat meta-steps made after its
+    last checkpoint; their old lines are removed first, so each meta-step is in the file once.
 
     Args:
         path: the file.
@@ -149,7 +136,7 @@ class JSONLogger(keras.callbacks.Callback):
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict]:
-    """Returns the entries of a metrics file; a last line cut short by a kill is left out."""
+    """Returns the entries of a file of `JSONLogger`, without a last line cut short by a kill."""
     entries = []
     for line in pathlib.Path(path).read_bytes().splitlines():
         try:
@@ -163,7 +150,10 @@ def read_metrics(path: str | os.PathLike) -> list[dict]:
 
 
 class TensorBoardLogger(keras.callbacks.TensorBoard):
-    """Keras's callback, for runs of any length.
+    """Writes metrics as TensorBoard events, with constant memory.
+
+    TensorFlow keeps a tensor of about 0.5 kB for every new Python number it is given, and Keras
+    gives it some ten after each meta-step. NumPy numbers are not kept.
 
     Args:
         log_dir: the folder of events.
@@ -177,19 +167,19 @@ class TensorBoardLogger(keras.callbacks.TensorBoard):
         super().on_epoch_end(np.int64(epoch), metrics)
 
 
-_LOGGER = logging.getLogger("leap_tf")
-
-
 class CollapseWarning(keras.callbacks.Callback):
-    """Warns, once, when the meta-gradient has all but vanished.
+    """Warns once when the meta-gradient has all but vanished.
 
-    That is when its norm has been below a share of its median so far for several meta-steps. A
-    mean over different tasks does not vanish so when meta-training merely converges. A run that
-    goes on after a restart is compared with what comes after it.
+    A network with only dead units has a gradient path of length zero, so Leap can be driven
+    towards collapse by a meta-update that is too long, or by many in a noisy direction. The path
+    length then falls although nothing is learned. The callback warns when the norm of the
+    meta-gradient has been below `share` times its median so far for `meta_steps` meta-steps. A mean
+    over different tasks does not vanish like that when meta-training converges. After a restart
+    the median is taken anew.
 
     Args:
         share: of the median.
-        meta_steps: how many in a row.
+        meta_steps: meta-steps in a row.
     """
 
     def __init__(self, share: float = 0.01, meta_steps: int = 3):
@@ -220,32 +210,30 @@ class CollapseWarning(keras.callbacks.Callback):
             )
 
 
-_NUMBERS = {
-    keras.callbacks.EarlyStopping: ("wait", "best", "best_epoch", "stopped_epoch"),
-    keras.callbacks.ReduceLROnPlateau: ("wait", "best", "cooldown_counter"),
-}
-
-
-def remember_callbacks(state: TrainingState, callbacks: Sequence[keras.callbacks.Callback]) -> None:
-    """Copies what these callbacks remember into what a checkpoint saves."""
-    remembering = _remembering(callbacks)
+def save_callback_state(
+    state: TrainingState, callbacks: Sequence[keras.callbacks.Callback]
+) -> None:
+    """Copies the state of EarlyStopping and ReduceLROnPlateau into the state of the training."""
+    stateful = _stateful(callbacks)
     state.progress.callbacks = [
         {name: _as_number(getattr(callback, name)) for name in names}
         | {"monitor": callback.monitor, "best_weights": len(_best_weights(callback))}
-        for callback, names in remembering
+        for callback, names in stateful
     ]
-    weights = [array for callback, _ in remembering for array in _best_weights(callback)]
+    weights = [array for callback, _ in stateful for array in _best_weights(callback)]
     state.best_weights.value = weights or None
 
 
-def recall_callbacks(state: TrainingState, callbacks: Sequence[keras.callbacks.Callback]) -> None:
-    """Puts back what `remember_callbacks` saved; call it after `on_train_begin`."""
+def restore_callback_state(
+    state: TrainingState, callbacks: Sequence[keras.callbacks.Callback]
+) -> None:
+    """Restores what `save_callback_state` saved; call it after `on_train_begin`."""
     weights = list(state.best_weights.value or [])
-    for (callback, names), memory in zip(_remembering(callbacks), state.progress.callbacks):
+    for (callback, names), memory in zip(_stateful(callbacks), state.progress.callbacks):
         count = memory["best_weights"]
         best_weights, weights = weights[:count] or None, weights[count:]
         if callback.monitor != memory["monitor"] or not memory.keys() >= set(names):
-            continue  # another criterion, which starts from nothing
+            continue  # another criterion starts anew
         for name in names:
             setattr(callback, name, memory[name])
         if isinstance(callback, keras.callbacks.EarlyStopping):
@@ -253,10 +241,10 @@ def recall_callbacks(state: TrainingState, callbacks: Sequence[keras.callbacks.C
 
 
 def check_no_weight_restoring(callbacks: Sequence[keras.callbacks.Callback]) -> None:
-    """Refuses to restore a model's best weights without what its learner learned with them.
+    """Checks that no callback restores the best weights of a model whose learner has variables.
 
     Raises:
-        ValueError: an EarlyStopping is to restore the best weights.
+        ValueError: an EarlyStopping has restore_best_weights=True.
     """
     if any(getattr(callback, "restore_best_weights", False) for callback in callbacks):
         raise ValueError(
@@ -265,11 +253,11 @@ def check_no_weight_restoring(callbacks: Sequence[keras.callbacks.Callback]) -> 
         )
 
 
-def _remembering(callbacks):
+def _stateful(callbacks):
     return [
         (callback, names)
         for callback in callbacks
-        for kind, names in _NUMBERS.items()
+        for kind, names in _STATE.items()
         if isinstance(callback, kind)
     ]
 
@@ -284,7 +272,7 @@ def _as_number(value):
 
 @contextlib.contextmanager
 def shown_as_optimizer(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
-    """Shows Keras callbacks the meta-optimizer as the model's, for the time of a `fit`."""
+    """Lets Keras callbacks see the meta-optimizer as the model's, inside the block."""
     had_one, before = hasattr(model, "optimizer"), getattr(model, "optimizer", None)
     model.optimizer = optimizer
     try:

@@ -22,6 +22,8 @@ import tensorflow as tf
 from leap_tf.errors import LeapError
 from leap_tf.serialization import SavedArrays
 
+_LOGGER = logging.getLogger("leap_tf")
+
 
 def describe(thing: Any) -> Any:
     """Returns the class and the configuration of an object, as JSON has them.
@@ -50,7 +52,7 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Returns a phrase for each setting that differs, such as "inner.momentum: 0.0 then, 0.9 now".
 
     Args:
-        then, now: what `describe` gave, or mappings of it.
+        then, now: results of `describe`, or mappings of them.
     """
     old, new = dict(_flat(then)), dict(_flat(now))
     return [
@@ -68,8 +70,7 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{name}", value
 
 
-# What TensorFlow raises when files of a checkpoint are missing, cut short or altered. Most are
-# OpErrors; its checkpoint reader adds two kinds of its own.
+# TensorFlow raises these for checkpoint files that are missing, cut short or altered.
 _UNREADABLE = (tf.errors.OpError, RuntimeError, IndexError)
 
 
@@ -82,16 +83,16 @@ class CheckpointUnreadableError(LeapError, OSError):
 
 
 class Progress(tf.train.experimental.PythonState):
-    """How far meta-training has come, as JSON in the checkpoint.
+    """The progress of meta-training, stored as JSON in the checkpoint.
 
     Attributes:
         seed: the run's seed.
-        settings: what the run was set to, by name.
+        settings: the run's settings, by name.
         meta_step: meta-updates made.
         stopped: whether a callback has ended the training.
         epochs: numbers of the meta-steps in `history`.
         history: one list of values per metric.
-        callbacks: what callbacks remember that do, in order.
+        callbacks: the state of each stateful callback, in order.
     """
 
     FIELDS = ("seed", "settings", "meta_step", "stopped", "epochs", "history", "callbacks")
@@ -105,6 +106,16 @@ class Progress(tf.train.experimental.PythonState):
         self.history: dict[str, list[float]] = {}
         self.callbacks: list[dict] = []
 
+    def save_history(self, history: keras.callbacks.History) -> None:
+        """Copies a Keras history."""
+        self.history = {name: list(values) for name, values in history.history.items()}
+        self.epochs = list(history.epoch)
+
+    def restore_history(self, history: keras.callbacks.History) -> None:
+        """Copies the saved history back."""
+        history.history = {name: list(values) for name, values in self.history.items()}
+        history.epoch = list(self.epochs)
+
     def serialize(self) -> str:
         fields = {field: getattr(self, field) for field in self.FIELDS}
         return json.dumps(fields, default=_as_python)
@@ -117,14 +128,14 @@ class Progress(tf.train.experimental.PythonState):
 
 
 def _as_python(number):
-    """What callbacks add to the history may be NumPy's, of which JSON knows nothing."""
+    """Converts NumPy numbers that callbacks add to the history."""
     if isinstance(number, (np.generic, np.ndarray, tf.Tensor)):
         return np.asarray(number).tolist()
     raise TypeError(f"A {type(number).__name__} cannot be in the history: {number!r}")
 
 
 def _check_progress(fields):
-    """Refuses a progress that no training has written."""
+    """Checks the structure of a progress that was read."""
     kinds = {"seed": int, "settings": dict, "stopped": bool, "epochs": list, "callbacks": list}
     whole = (
         isinstance(fields, dict)
@@ -136,17 +147,17 @@ def _check_progress(fields):
         and all(isinstance(memory, dict) for memory in fields["callbacks"])
     )
     if not whole:
-        raise ValueError(f"its progress is none: {str(fields)[:80]}")
+        raise ValueError(f"its progress has another structure: {str(fields)[:80]}")
 
 
 class TrainingState:
-    """What is saved and restored.
+    """The state of meta-training that checkpoints save and restore.
 
     Args:
         variables: the model's variables, in order.
         meta_optimizer: built on the meta-learned variables.
         seed: the run's seed.
-        settings: all else that decides how it goes on, JSON by name.
+        settings: all other settings that results depend on, as JSON by name.
     """
 
     def __init__(
@@ -173,7 +184,7 @@ class TrainingState:
         """Writes one checkpoint under exactly this prefix.
 
         Raises:
-            OSError: it cannot be written; checkpoints before it are as they were.
+            OSError: it cannot be written; earlier checkpoints are unchanged.
         """
         try:
             self._checkpoint.write(str(path))
@@ -192,7 +203,7 @@ class TrainingState:
 
     @contextlib.contextmanager
     def all_or_nothing(self) -> Iterator[None]:
-        """Puts everything back to what it was before the block, if the block raises."""
+        """Restores everything to its value before the block if the block raises."""
         values = [tf.identity(variable.value) for variable in self._variables]
         progress = {field: getattr(self.progress, field) for field in Progress.FIELDS}
         best_weights = self.best_weights.value
@@ -226,8 +237,9 @@ class TrainingState:
         if changed:
             raise CheckpointMismatchError(
                 f"The checkpoint {path} is of a run with other settings ({'; '.join(changed)}). "
-                "Give the same ones, or another directory. To go on with another meta rate, load "
-                "the checkpoint with the old one and then assign meta_optimizer.learning_rate."
+                "Give the same ones, or another directory. To continue with another meta learning "
+                "rate, load the checkpoint with the old one and then assign "
+                "meta_optimizer.learning_rate."
             )
         if self.progress.seed != self._seed:
             raise CheckpointMismatchError(
@@ -237,25 +249,23 @@ class TrainingState:
 
 
 def _first_line(error):
-    """What an error says, without the names of TensorFlow's operations before and behind it."""
+    """The first line of an error, without the names of TensorFlow operations around it."""
     text = re.sub(r"^\s*\{\{.*?\}\}\s*|\s*\[Op:\w+\].*$", "", str(error), flags=re.DOTALL)
     return text.strip().splitlines()[0] if text.strip() else type(error).__name__
 
 
-_LOGGER = logging.getLogger("leap_tf")
-
-# The files of a checkpoint, and what TensorFlow leaves of one when it is killed. A folder may hold
-# files of others, which are never touched.
+# The files of a checkpoint, and those that TensorFlow leaves when it is killed. Other files in the
+# folder are never touched.
 _INDEX = re.compile(r"step-\d{8,}\.index")
 _OWN_FILE = re.compile(r"(step-\d{8,})\.(index|data-\d{5}-of-\d{5})(\.tempstate\d+)?")
 _OWN_FOLDER = re.compile(r"step-\d{8,}_temp")
 
 
 class CheckpointFolder:
-    """The last few checkpoints of a run, and how to get back to the newest good one.
+    """Keeps the last few checkpoints of a run and restores the newest readable one.
 
     Args:
-        folder: where they are; made when the first one is written.
+        folder: where they are; created with the first checkpoint.
         keep: how many are kept.
     """
 
@@ -266,15 +276,15 @@ class CheckpointFolder:
     def save(self, state: TrainingState) -> None:
         """Writes a checkpoint of the present meta-step and removes the oldest ones.
 
-        The index is what makes a checkpoint count, and TensorFlow renames it into place
-        last: a process killed while saving leaves the earlier checkpoints as they were.
+        A checkpoint exists once it has its index, which TensorFlow renames into place last. A
+        process that is killed while saving leaves the earlier checkpoints unchanged.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         state.save(self.path / f"step-{state.progress.meta_step:08d}")
         self._remove_all_but({path.name for path in self._newest_first()[: self._keep]})
 
     def _remove_all_but(self, kept):
-        """Removes older checkpoints, and what a process killed while saving has left."""
+        """Removes older checkpoints, and the remains of an interrupted save."""
         for path in self.path.glob("step-*"):
             own = _OWN_FILE.fullmatch(path.name)
             if own and (own[1] not in kept or own[3]) and path.is_file():
@@ -289,14 +299,14 @@ class CheckpointFolder:
         return _step_of(newest[0]) if newest else 0
 
     def restore(self, state: TrainingState) -> bool:
-        """Restores the newest readable checkpoint; says so if a newer one is damaged.
+        """Restores the newest readable checkpoint, and logs a warning for each damaged one.
 
         Returns:
             Whether there was any checkpoint.
 
         Raises:
             CheckpointMismatchError: the checkpoint is of another run.
-            CheckpointUnreadableError: there are checkpoints, and none can be read.
+            CheckpointUnreadableError: there are checkpoints, but none can be read.
         """
         candidates = self._newest_first()
         for path in candidates:
@@ -313,8 +323,8 @@ class CheckpointFolder:
             )
         return False
 
-    def go_on(self, state: TrainingState, from_here: bool) -> bool:
-        """Restores what is here if the training is at its start, and else refuses what is ahead.
+    def resume(self, state: TrainingState, from_here: bool) -> bool:
+        """Restores the newest checkpoint if the training has not started yet.
 
         Args:
             state: of the training.
@@ -324,7 +334,8 @@ class CheckpointFolder:
             Whether there was anything to restore.
 
         Raises:
-            CheckpointMismatchError: the training cannot go on in this folder.
+            CheckpointMismatchError: the training has started, and the folder holds a checkpoint
+                that is ahead of it or of another training.
             CheckpointUnreadableError: as for `restore`.
         """
         reached, newest = state.progress.meta_step, self.newest_step
@@ -334,7 +345,7 @@ class CheckpointFolder:
             raise CheckpointMismatchError(
                 f"The folder holds a checkpoint of meta-step {newest}, and this trainer is at "
                 f"{reached}, which it did not reach from there. Give another checkpoint_dir, or a "
-                "new trainer to go on from the folder."
+                "new trainer to continue from the folder."
             )
         return False
 

@@ -11,8 +11,6 @@ where a run was interrupted.
 
 import concurrent.futures
 import contextlib
-import copy
-import dataclasses
 import os
 import pathlib
 import time
@@ -26,17 +24,16 @@ from leap_tf.functional import apply_if_finite, check_no_loss_scaling, check_opt
 from leap_tf.functional.model import ErrorFunction
 from leap_tf.learners import Leap, Learner
 from leap_tf.learners.base import TrainingSetup
-from leap_tf.tasks import Task, TaskDistribution, TaskSplits
+from leap_tf.tasks import Task, TaskDistribution
 from leap_tf.training.callbacks import (
     ProgressDisplay,
     check_no_weight_restoring,
-    recall_callbacks,
-    remember_callbacks,
+    restore_callback_state,
+    save_callback_state,
     shown_as_optimizer,
 )
 from leap_tf.training.checkpoint import CheckpointFolder, TrainingState, describe
 from leap_tf.training.early_stopping import StopRule
-from leap_tf.training.meta_batch import MetaBatch, MetaTrainingDivergedError
 from leap_tf.training.pools import (
     Job,
     Result,
@@ -46,9 +43,18 @@ from leap_tf.training.pools import (
     failure_of,
     submit_ahead,
 )
-from leap_tf.training.problem import Problem, check_gradient
+from leap_tf.training.problem import (
+    MetaBatch,
+    MetaTrainingDivergedError,
+    Problem,
+    evaluation_job,
+    training_job,
+)
 from leap_tf.training.sampling import EVALUATION, VALIDATION, TaskSpec
-from leap_tf.training.supervised import EvaluationConfig, SupervisedProblem
+from leap_tf.training.supervised import (
+    EvaluationConfig,
+    SupervisedProblem,
+)
 
 
 class _StopRequestedError(Exception):
@@ -60,9 +66,9 @@ class MetaTrainer:
 
     Args:
         model: a built Keras model; it is the initialization and holds what is learned.
-        loss: the Keras loss of every task.
-        inner_optimizer: the Keras optimizer that trains on tasks, reset for each.
-        meta_optimizer: the unused Keras optimizer that moves the initialization.
+        loss: the Keras loss of every task, or its name.
+        inner_optimizer: the Keras optimizer that trains on tasks, reset for each, or its name.
+        meta_optimizer: the unused Keras optimizer that moves the initialization, or its name.
         learner: the meta-learner; `Leap()` by default.
         steps_per_task: gradient steps on a task, fewer if its batches end before; learners with
             query batches need all of them. Those of second order record every step: five to ten
@@ -76,15 +82,14 @@ class MetaTrainer:
         seed: for task sampling, batch order and dropout. Initial weights come from
             `keras.utils.set_random_seed`.
         pool: where tasks run: a number of threads of this process, by default one per core, or a
-            pool such as `leap_tf.cluster.RayPool`. Results do not depend on it. Call
-            `leap_tf.configure_threads()` before anything else for full speed.
+            pool such as `leap_tf.cluster.RayPool`. Results do not depend on it. For full speed call
+            `leap_tf.configure_threads()` before anything else.
 
     Attributes:
         problem: what trains and evaluates on single tasks.
         model: the model that was given, or the one the learner made of it (HAT, Progressive Nets).
         pool: where tasks run.
-        tasks: the study's own tasks, or None. A pool in other processes can run only these, and
-            `Study` sets them.
+        was_stopped: whether the last `fit` ended early because `request_stop` was called.
 
     Raises:
         ValueError: the model, an optimizer or a number cannot be used.
@@ -93,9 +98,9 @@ class MetaTrainer:
     def __init__(
         self,
         model: keras.Model,
-        loss: keras.losses.Loss,
-        inner_optimizer: keras.optimizers.Optimizer,
-        meta_optimizer: keras.optimizers.Optimizer,
+        loss: keras.losses.Loss | str,
+        inner_optimizer: keras.optimizers.Optimizer | str,
+        meta_optimizer: keras.optimizers.Optimizer | str,
         *,
         learner: Learner | None = None,
         steps_per_task: int = 100,
@@ -109,19 +114,15 @@ class MetaTrainer:
     ):
         setup = TrainingSetup(
             model=model,
-            inner_optimizer=inner_optimizer,
-            meta_optimizer=meta_optimizer,
+            inner_optimizer=_optimizer(inner_optimizer),
+            meta_optimizer=_optimizer(meta_optimizer),
             steps_per_task=whole_number("steps_per_task", steps_per_task, 1),
             meta_batch_size=whole_number("meta_batch_size", meta_batch_size, 1),
             task_layers=tuple(task_layers),
             stopping=stopping,
         )
-        learner = copy.copy(learner) if learner else Leap()  # it will hold this model's variables
-        seed = whole_number("seed", seed, 0)
-        problem = SupervisedProblem(
-            setup, loss, learner, error_fn=error_fn, evaluation=evaluation, seed=seed
-        )
-        self._start(problem, pool)
+        options: dict[str, Any] = {"error_fn": error_fn, "evaluation": evaluation, "seed": seed}
+        self._start(SupervisedProblem(setup, loss, learner or Leap(), **options), pool)
 
     @classmethod
     def from_problem(cls, problem: Problem, pool: "TaskPool | int | None" = None) -> "MetaTrainer":
@@ -147,11 +148,11 @@ class MetaTrainer:
         if setup.meta_optimizer.built:
             raise ValueError("meta_optimizer has been used already. Pass a new optimizer.")
         self.problem: Any = problem
+        problem.stop_requested = lambda: self._stop_requested
         self.model = problem.plan.evaluation_model
         if not hasattr(pool, "map"):
             pool = ThreadPool(available_cores() if pool is None else whole_number("pool", pool, 1))
         self.pool: TaskPool = pool
-        self.tasks: TaskSplits | None = None
         self._threads: ThreadPool | None = None
         setup.meta_optimizer.build(problem.meta_variables)
         settings = {
@@ -168,7 +169,7 @@ class MetaTrainer:
         )
         self._known_folders: set[pathlib.Path] = set()
         self._stop_requested = False
-        self._was_stopped = False
+        self.was_stopped = False
 
     @property
     def learner(self) -> Learner:
@@ -195,11 +196,6 @@ class MetaTrainer:
         """Meta-updates made so far."""
         return self._state.progress.meta_step
 
-    @property
-    def was_stopped(self) -> bool:
-        """Whether the last `fit` returned early because `request_stop` was called."""
-        return self._was_stopped
-
     def fit(
         self,
         task_distribution: TaskDistribution,
@@ -217,8 +213,8 @@ class MetaTrainer:
         """Meta-trains until `meta_steps` meta-updates have been made in all.
 
         With `checkpoint_dir`, training continues from the checkpoint there. A run that was killed
-        and restarted ends bit-identical to one that was not, on the same machine's CPU. A meta-step
-        is made as a whole or not at all, whatever ends it.
+        and restarted ends bit-identical to one that was not, on the same machine's CPU. Whatever
+        ends a meta-step, it is made as a whole or not at all.
 
         Args:
             task_distribution: where the tasks of each meta-batch come from.
@@ -264,12 +260,13 @@ class MetaTrainer:
         if self.learner_variables:
             check_no_weight_restoring(callbacks)
         self._use_distribution(task_distribution)
+        validation_tasks = list(validation_tasks)
         folder = CheckpointFolder(os.fspath(checkpoint_dir)) if checkpoint_dir else None
         restored = False
         if folder:
-            restored = folder.go_on(self._state, from_here=folder.path in self._known_folders)
+            restored = folder.resume(self._state, from_here=folder.path in self._known_folders)
             self._known_folders.add(folder.path)
-        self._was_stopped = False
+        self.was_stopped = False
         if not restored:
             self._state.progress.stopped = False
         self.model.stop_training = False
@@ -281,10 +278,9 @@ class MetaTrainer:
         progress = self._state.progress
         with shown_as_optimizer(self.model, self.meta_optimizer):
             callback_list.on_train_begin()
-            history.history = {name: list(values) for name, values in progress.history.items()}
-            history.epoch = list(progress.epochs)
+            progress.restore_history(history)
             if restored:
-                recall_callbacks(self._state, callbacks)
+                restore_callback_state(self._state, callbacks)
             last_save = time.monotonic()
             try:
                 while progress.meta_step < meta_steps and not progress.stopped:
@@ -293,19 +289,20 @@ class MetaTrainer:
                     with self._state.all_or_nothing():
                         logs = self._make_meta_step(epoch, tolerated_failures)
                         if validation_tasks and (epoch + 1) % validation_freq == 0:
-                            found = self._evaluate(validation_tasks, validation_steps, VALIDATION)
+                            found = self._evaluate(
+                                list(validation_tasks), validation_steps, VALIDATION
+                            )
                             logs |= {f"val_{name}": each for name, each in found.metrics().items()}
                         progress.meta_step += 1
                         callback_list.on_epoch_end(epoch, logs)
                         progress.stopped = bool(self.model.stop_training)
-                        progress.history = {k: list(v) for k, v in history.history.items()}
-                        progress.epochs = list(history.epoch)
-                        remember_callbacks(self._state, callbacks)
+                        progress.save_history(history)
+                        save_callback_state(self._state, callbacks)
                     if folder and time.monotonic() - last_save >= checkpoint_seconds:
                         folder.save(self._state)
                         last_save = time.monotonic()
             except _StopRequestedError:
-                self._stop_requested, self._was_stopped = False, True
+                self._stop_requested, self.was_stopped = False, True
                 # EarlyStopping would put the best weights in the place of the last.
                 for callback in callback_list.callbacks:
                     if not isinstance(callback, keras.callbacks.EarlyStopping):
@@ -334,7 +331,6 @@ class MetaTrainer:
         Adaptation uses batch statistics and reinitialized task layers, exactly as in
         meta-training. Held-out examples are evaluated with the running statistics of the task's own
         training (inductive) unless the `EvaluationConfig` is transductive. No variable changes.
-
         A pool in other processes evaluates only the study's own tasks; others run on threads here.
 
         Args:
@@ -347,10 +343,8 @@ class MetaTrainer:
         Raises:
             ValueError: there are no tasks, or a task has no batches or does not fit the model.
         """
-        if steps is None:
-            steps = self.problem.setup.steps_per_task
-        whole_number("steps", steps, 1)
-        return self._evaluate(list(tasks), steps, EVALUATION)
+        steps = self.problem.setup.steps_per_task if steps is None else steps
+        return self._evaluate(list(tasks), whole_number("steps", steps, 1), EVALUATION)
 
     def evaluation_seed(self, index: int) -> int:
         """Returns the seed that `evaluate` gives the task at this index of its tasks."""
@@ -363,15 +357,13 @@ class MetaTrainer:
     def load(self, path: str | os.PathLike) -> None:
         """Reads what `save` wrote.
 
-        Raises:
-            CheckpointMismatchError: it is of another model, seed or setting.
-            CheckpointUnreadableError: its files are missing or damaged.
+        Raises CheckpointMismatchError and CheckpointUnreadableError as `fit`.
         """
         self._state.load(os.fspath(path))
         self._known_folders.add(pathlib.Path(path).resolve().parent)
 
     def _use_distribution(self, distribution):
-        if self.pool.remote and (self.tasks is None or distribution is not self.tasks.train):
+        if self.pool.remote and not self.problem.sampler.is_own(distribution):
             raise ValueError(
                 f"{type(self.pool).__name__} trains in other processes, which sample from the task "
                 "distribution of their own study. Give fit() the study's tasks.train, or train on "
@@ -384,13 +376,12 @@ class MetaTrainer:
         problem = self.problem
         specs = problem.sampler.training_specs(epoch)
         batch = MetaBatch(epoch + 1, len(specs), tolerated_failures)
-        job = self._job("train", problem.train, problem.gradient_type)
-        job = dataclasses.replace(job, check=lambda result: check_gradient(result, problem))
-        with contextlib.closing(self.pool.map(job, specs)) as results:
+        with contextlib.closing(self.pool.map(training_job(problem), specs)) as results:
             for result in results:
                 if self._stop_requested:
                     raise _StopRequestedError
-                batch.add(result)
+                if batch.add(result) and problem.on_result:
+                    problem.on_result(result)
         gradients, logs = batch.mean(problem.meta_variables)
         if not apply_if_finite(self.meta_optimizer, gradients, problem.meta_variables):
             raise MetaTrainingDivergedError(
@@ -402,46 +393,23 @@ class MetaTrainer:
 
     def _evaluate(self, tasks, steps, stream):
         sampler, pool = self.problem.sampler, self.pool
-        split = self._own_split(tasks) if pool.remote else None
-        if split is not None:
-            specs = sampler.evaluation_specs(split, steps, stream)[: len(tasks)]
-            return self._run_evaluation(pool, specs, stream)
-        if pool.remote:
+        split = sampler.own_split(tasks) if pool.remote else None
+        if pool.remote and split is None:
             pool = self._threads = self._threads or ThreadPool(available_cores())
-        with sampler.temporary_list(tasks) as split:
-            specs = sampler.evaluation_specs(split, steps, stream)
+        with sampler.temporary_list(tasks) as name:
+            specs = sampler.evaluation_specs(split or name, len(tasks), steps, stream)
             return self._run_evaluation(pool, specs, stream)
 
     def _run_evaluation(self, pool, specs, stream):
-        problem = self.problem
-        job = self._job("evaluate", problem.evaluate, problem.evaluation_type)
         results = []
-        with contextlib.closing(pool.map(job, specs)) as found:
+        with contextlib.closing(pool.map(evaluation_job(self.problem), specs)) as found:
             for result in found:
                 if stream == VALIDATION and self._stop_requested:
                     raise _StopRequestedError
                 if isinstance(result, TaskFailure):
                     raise result.as_error()
                 results.append(result)
-        return problem.summarize(results)
-
-    def _own_split(self, tasks) -> str | None:
-        """The name of the study's own list of these very tasks, None if there is none."""
-        for split in ("validation", "test"):
-            own = getattr(self.tasks, split, ())
-            if tasks and len(own) >= len(tasks) and all(a is b for a, b in zip(tasks, own)):
-                return split
-        return None
-
-    def _job(self, kind, run, result_type) -> Job:
-        return Job(
-            kind=kind,
-            run=run,
-            task_name=lambda spec: self.problem.sampler.resolve(spec).name,
-            result_type=result_type,
-            check=lambda result: None,
-            variables=self.problem.variables,
-        )
+        return self.problem.summarize(results)
 
 
 class ThreadPool:
@@ -474,3 +442,7 @@ class ThreadPool:
             for spec, future in futures:
                 error = future.exception()
                 yield failure_of(job, spec, error) if error else future.result()
+
+
+def _optimizer(optimizer):
+    return keras.optimizers.get(optimizer) if isinstance(optimizer, str) else optimizer

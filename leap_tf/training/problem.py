@@ -5,17 +5,23 @@ them and returns a meta-gradient, and adapts to one of them and returns how well
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import keras
+import numpy as np
 import tensorflow as tf
 
+from leap_tf.errors import LeapError
 from leap_tf.geometry import accumulator_dtype
 from leap_tf.learners.base import Learner, TrainingPlan, TrainingSetup
 from leap_tf.serialization import SerializationError
 from leap_tf.tasks import TaskSplits
+from leap_tf.training.pools import Job, TaskFailedError, TaskFailure
 from leap_tf.training.sampling import TaskSampler, TaskSpec
+
+_LOGGER = logging.getLogger("leap_tf")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +61,11 @@ class Problem(Protocol):
         meta_variables: the meta-learned variables, those of the learner among them.
         learner_variables: the learner's own variables.
         variables: all variables that results depend on; what a checkpoint must hold.
+        gradient_type: the dataclass that `train` returns.
         evaluation_type: the dataclass that `evaluate` returns.
+        on_result: called with the result of every training task, in order, or None.
+        stop_requested: set by the trainer; tells whether `fit` was asked to stop. A task that takes
+            long may look at it and raise an error.
     """
 
     setup: TrainingSetup
@@ -65,8 +75,10 @@ class Problem(Protocol):
     meta_variables: list[keras.Variable]
     learner_variables: list[keras.Variable]
     variables: list[keras.Variable]
-    gradient_type: type[TaskGradient]
-    evaluation_type: type
+    gradient_type: Any
+    evaluation_type: Any
+    on_result: Callable[[Any], None] | None
+    stop_requested: Callable[[], bool]
 
     def get_config(self) -> dict[str, Any]:
         """Returns the settings that results depend on, beside those of the setup."""
@@ -83,23 +95,42 @@ class Problem(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """A trainer and the tasks it is for.
+    """A trainer and its tasks.
 
     Attributes:
-        trainer: its model is fresh until something trains it.
-        tasks: the distribution that is trained on, and the lists that are evaluated. The trainer
-            is told of them, so that a pool in other processes can find them.
+        trainer: its model is untrained until something trains it.
+        tasks: the distribution that is trained on, and the lists that are evaluated. A pool in
+            other processes, which build the same study, can run only these.
     """
 
     trainer: Any
     tasks: TaskSplits
 
     def __post_init__(self):
-        self.trainer.tasks = self.tasks
-        sampler = self.trainer.problem.sampler
-        sampler.use_distribution(self.tasks.train)
-        sampler.use_list("validation", self.tasks.validation)
-        sampler.use_list("test", self.tasks.test)
+        self.trainer.problem.sampler.use_study(self.tasks)
+
+
+def training_job(problem: Problem) -> Job:
+    """Returns the job that trains on tasks."""
+    return dataclasses.replace(
+        evaluation_job(problem),
+        kind="train",
+        run=problem.train,
+        result_type=problem.gradient_type,
+        check=lambda result: check_gradient(result, problem),
+    )
+
+
+def evaluation_job(problem: Problem) -> Job:
+    """Returns the job that evaluates tasks."""
+    return Job(
+        kind="evaluate",
+        run=problem.evaluate,
+        task_name=lambda spec: problem.sampler.resolve(spec).name,
+        result_type=problem.evaluation_type,
+        check=lambda result: None,
+        variables=problem.variables,
+    )
 
 
 def check_gradient(result: TaskGradient, problem: Problem) -> None:
@@ -123,3 +154,96 @@ def check_gradient(result: TaskGradient, problem: Problem) -> None:
                     f"A result has {dtype} {tuple(tensor.shape)} where {variable.path} is "
                     f"{variable.dtype} {tuple(variable.shape)}."
                 )
+
+
+class MetaTrainingDivergedError(LeapError, FloatingPointError):
+    """No task of a meta-step has a finite result. The initialization before it is kept."""
+
+
+class MetaBatch:
+    """The mean meta-gradient of a meta-batch, summed in the order of its tasks.
+
+    Floating-point sums depend on their order. It is the order of the tasks here, whichever result
+    arrives first, so the mean has the same bits wherever tasks run.
+
+    Args:
+        meta_step: its number, from 1.
+        tasks: how many tasks the meta-step has.
+        tolerated_failures: the share of them that may fail.
+    """
+
+    def __init__(self, meta_step: int, tasks: int, tolerated_failures: float = 0.0):
+        self._meta_step = meta_step
+        self._tasks = tasks
+        self._tolerated = int(tolerated_failures * tasks + 1e-9)  # 0.29 of 100 is 29
+        self._total: Sequence[tf.Tensor] | None = None
+        self._state: Sequence[tf.Tensor] = ()
+        self._metrics: list[Mapping[str, float]] = []
+        self._skipped = 0
+        self._failures: list[TaskFailure] = []
+
+    def add(self, result: TaskGradient | TaskFailure) -> bool:
+        """Adds the next result. A result that is not finite is skipped.
+
+        Returns:
+            Whether the task has a result, even one that is skipped.
+
+        Raises:
+            TaskFailedError: more tasks failed than are tolerated. If none are, the error of the
+                task.
+        """
+        if isinstance(result, TaskFailure):
+            self._record_failure(result)
+            return False
+        if not result.finite:
+            self._skipped += 1
+        else:
+            gradient = result.meta_gradient
+            self._total = (
+                gradient
+                if self._total is None
+                else [total + each for total, each in zip(self._total, gradient)]
+            )
+            self._state = result.state
+            self._metrics.append(result.metrics)
+        return True
+
+    @property
+    def state(self) -> Sequence[tf.Tensor]:
+        """The persistent state after the last task."""
+        return self._state
+
+    def mean(self, variables: Sequence[keras.Variable]) -> tuple[list[tf.Tensor], dict[str, Any]]:
+        """Returns the mean meta-gradient in the dtypes of the variables, and metrics.
+
+        Raises:
+            MetaTrainingDivergedError: no task has a finite result.
+        """
+        if self._total is None:
+            failed = f" {len(self._failures)} failed." if self._failures else ""
+            raise MetaTrainingDivergedError(
+                f"All {self._skipped} tasks of meta-step {self._meta_step} diverged (loss or "
+                f"meta-gradient not finite).{failed} The initialization before it is kept. Lower "
+                "the inner learning rate, clip its gradients, or lower the meta learning rate."
+            )
+        metrics = self._metrics
+        mean = [gradient / tf.cast(len(metrics), gradient.dtype) for gradient in self._total]
+        logs: dict[str, Any] = {
+            name: float(np.mean([task[name] for task in metrics])) for name in metrics[0]
+        }
+        logs["gradient_steps"] = sum(task["gradient_steps"] for task in metrics)
+        logs["meta_gradient_norm"] = float(tf.linalg.global_norm(mean))
+        logs["tasks_skipped"] = self._skipped
+        logs["tasks_failed"] = len(self._failures)
+        return [tf.cast(each, variable.dtype) for each, variable in zip(mean, variables)], logs
+
+    def _record_failure(self, failure):
+        self._failures.append(failure)
+        if not self._tolerated:
+            raise failure.as_error()
+        if len(self._failures) > self._tolerated:
+            raise TaskFailedError(
+                f"{len(self._failures)} of the {self._tasks} tasks of meta-step {self._meta_step} "
+                f"failed, and tolerated_failures allows {self._tolerated}. {failure}"
+            ) from failure.error
+        _LOGGER.warning("%s Meta-step %d continues without it.", failure, self._meta_step)

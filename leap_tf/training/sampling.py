@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from leap_tf.learners.base import TrainingPlan
-from leap_tf.tasks import Task, TaskDistribution
+from leap_tf.tasks import Task, TaskDistribution, TaskSplits
 
 # Streams of random numbers, kept apart by the second word of their seed.
 TRAINING, VALIDATION, EVALUATION = range(3)
@@ -53,10 +53,30 @@ class TaskSampler:
         self.seed = seed
         self._plan = plan
         self._meta_batch_size = meta_batch_size
+        self._study: TaskSplits | None = None
         self._distribution: TaskDistribution | None = None
         self._lists: dict[str, Sequence[Task]] = {}
         self._temporary = itertools.count()
         self._latest: tuple[int, Sequence[Task], list[TaskSpec]] | None = None
+
+    def use_study(self, tasks: TaskSplits) -> None:
+        """Sets the study's own tasks, which every process that builds the study has."""
+        self._study = tasks
+        self.use_distribution(tasks.train)
+        self.use_list("validation", tasks.validation)
+        self.use_list("test", tasks.test)
+
+    def is_own(self, distribution: TaskDistribution) -> bool:
+        """Returns whether a distribution is the one of the study, and not merely alike."""
+        return self._study is not None and distribution is self._study.train
+
+    def own_split(self, tasks: Sequence[Task]) -> str | None:
+        """Returns the split of the study whose first tasks these are, None if there is none."""
+        for split in ("validation", "test"):
+            own = getattr(self._study, split, ())
+            if tasks and len(own) >= len(tasks) and all(a is b for a, b in zip(tasks, own)):
+                return split
+        return None
 
     def use_distribution(self, distribution: TaskDistribution) -> None:
         """Sets where training tasks come from."""
@@ -85,22 +105,25 @@ class TaskSampler:
         """
         return self._meta_batch(meta_step)[1]
 
-    def evaluation_specs(self, split: str, steps: int, stream: int = EVALUATION) -> list[TaskSpec]:
-        """Numbers the evaluation tasks of a split.
+    def evaluation_specs(
+        self, split: str, count: int, steps: int, stream: int = EVALUATION
+    ) -> list[TaskSpec]:
+        """Numbers the first evaluation tasks of a split.
 
         Args:
             split: the name of the list.
+            count: how many tasks.
             steps: gradient steps on each task.
             stream: of random numbers, VALIDATION or EVALUATION.
 
         Raises:
-            ValueError: the list is empty.
+            ValueError: `count` is 0.
         """
-        if not self._lists[split]:
+        if not count:
             raise ValueError("There are no tasks to evaluate.")
         return [
             TaskSpec(split, 0, index, self.evaluation_seed(index, stream), steps)
-            for index in range(len(self._lists[split]))
+            for index in range(count)
         ]
 
     def evaluation_seed(self, index: int, stream: int = EVALUATION) -> int:

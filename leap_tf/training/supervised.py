@@ -1,6 +1,7 @@
 """Supervised tasks: a Keras model, a loss, and batches of inputs and targets."""
 
 import contextlib
+import copy
 import dataclasses
 import re
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from leap_tf.errors import whole_number
 from leap_tf.functional import (
     FunctionalModel,
     FunctionalOptimizer,
@@ -54,8 +56,8 @@ class SupervisedProblem:
 
     Args:
         setup: the model, the optimizers and the numbers of meta-training.
-        loss: the Keras loss of every task.
-        learner: the meta-learner, not built yet; it is built for this model.
+        loss: the Keras loss of every task, or its name.
+        learner: the meta-learner; a copy of it is built for this model.
         error_fn: the figure on curves and tables, see `FunctionalModel`.
         evaluation: how evaluation adapts to tasks.
         seed: of the run.
@@ -72,11 +74,12 @@ class SupervisedProblem:
 
     gradient_type = TaskGradient
     evaluation_type = TaskEvaluation
+    on_result = None
 
     def __init__(
         self,
         setup: TrainingSetup,
-        loss: keras.losses.Loss,
+        loss: keras.losses.Loss | str,
         learner: Learner,
         *,
         error_fn: ErrorFunction | None = None,
@@ -84,13 +87,13 @@ class SupervisedProblem:
         seed: int = 0,
     ):
         self.setup = setup
-        self.loss = loss
-        self.learner = learner
+        self.loss = _loss_named(loss) if isinstance(loss, str) else loss
+        self.learner = learner = copy.copy(learner)  # it will hold this model's variables
         self.error_fn = error_fn
         self.evaluation = evaluation or EvaluationConfig()
         self.evaluation_optimizer = self.evaluation.optimizer or setup.inner_optimizer
         self.plan = learner.plan(setup)
-        self.sampler = TaskSampler(self.plan, setup.meta_batch_size, seed)
+        self.sampler = TaskSampler(self.plan, setup.meta_batch_size, whole_number("seed", seed, 0))
         self.model = self.plan.evaluation_model
         is_users = self.model is setup.model
         self.evaluation_task_layers = tuple(setup.task_layers) if is_users else ()
@@ -192,6 +195,23 @@ class SupervisedProblem:
 
     def summarize(self, results: Sequence[TaskEvaluation]) -> Evaluation:
         return Evaluation(tuple(results))
+
+
+def _loss_named(name: str) -> keras.losses.Loss:
+    """Returns the Keras loss of a name such as "mse" or "MeanSquaredError".
+
+    Raises:
+        ValueError: Keras knows no loss of this name.
+    """
+    loss = keras.losses.get(name)
+    if isinstance(loss, keras.losses.Loss):
+        return loss
+    for cls in vars(keras.losses).values():
+        if isinstance(cls, type) and cls is not keras.losses.Loss:
+            instance = cls()
+            if getattr(instance, "fn", None) is loss:
+                return instance
+    raise ValueError(f"Keras has no loss class for {name!r}. Pass a keras.losses.Loss.")
 
 
 class _ModelTrainer:

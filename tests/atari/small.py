@@ -3,11 +3,9 @@
 import keras
 import numpy as np
 
-from leap_tf.atari.arcade import Arcade
-from leap_tf.atari.colour_bandit import ColourBandit
-from leap_tf.atari.encoder import PixelConvolution
+from leap_tf.atari.actor_critic import PixelConvolution
+from leap_tf.atari.environments import ColourBandit, EnvironmentPool, Episode
 from leap_tf.atari.evaluation import GameEvaluation
-from leap_tf.atari.screen_environment import Episode
 
 SIZE = 16
 
@@ -21,16 +19,16 @@ def small_encoder():
 
 
 def bandits(copies=4, groups=1):
-    """An arcade whose only machines are bandits; their number of actions is in the name."""
+    """Returns a pool of bandits, whose names end in their number of actions."""
 
     def make(game):
         return ColourBandit(game, copies, actions=int(game[-1]), image_size=SIZE)
 
-    return Arcade(make, groups)
+    return EnvironmentPool(make, groups)
 
 
 def played(rewards, episodes=(), game="pong", seed=0):
-    """A visit of which only this matters: updates of 5 steps of 2 copies, 4 frames a step."""
+    """Returns the evaluation of a run with updates of 5 steps of 2 copies, 4 frames a step."""
     rewards = np.array(rewards, float)
     return GameEvaluation(
         game=game,

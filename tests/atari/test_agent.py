@@ -1,4 +1,4 @@
-"""The TF-Agents side: gradients, policy, drivers, savers, and learning where the best is known."""
+"""TF-Agents: gradients, policy, drivers, savers, and learning of a game with a known optimum."""
 
 import keras
 import numpy as np
@@ -15,19 +15,18 @@ from tf_agents.trajectories import trajectory
 from tf_agents.utils import common
 
 import leap_tf
-from leap_tf.atari.agent import ActorCriticAgent
-from leap_tf.atari.colour_bandit import ColourBandit
-from leap_tf.atari.encoder import (
+from leap_tf.atari.actor_critic import (
+    ActorCriticLoss,
     PixelConvolution,
+    RMSProp,
     actor_critic,
     forward,
     mnih_2013,
     trained_variables,
 )
-from leap_tf.atari.loss import ActorCriticLoss
-from leap_tf.atari.network import ActorCriticNetwork
-from leap_tf.atari.rmsprop import RMSProp
-from leap_tf.atari.traced_agent import TracedAgent, Unroll
+from leap_tf.atari.environments import ColourBandit
+from leap_tf.atari.inner_loop import TracedAgent, Unroll
+from leap_tf.atari.tf_agents import ActorCriticAgent, ActorCriticNetwork
 from tests.atari.small import small_encoder
 
 
@@ -119,7 +118,7 @@ def test_outer_dimensions_do_not_matter_and_the_functional_form_is_the_same():
 def test_encoders_with_other_state_are_refused():
     screens = keras.Input((8, 8, 3))
     features = keras.layers.Flatten()(keras.layers.BatchNormalization()(screens))
-    with pytest.raises(ValueError, match="state that is not trained"):
+    with pytest.raises(ValueError, match="non-trainable variables"):
         actor_critic(keras.Model(screens, features), 4)
 
 
@@ -171,7 +170,7 @@ def test_it_makes_the_update_of_meta_training():
         RMSProp(3e-3, epsilon=1e-5, epsilon_inside_root=True, global_clipnorm=0.5),
         leap_tf.Leap(),
         range(4),
-        ActorCriticLoss(),
+        loss=ActorCriticLoss(),
     )
     rng = np.random.default_rng(0)
     screens = rng.integers(0, 256, (6, 3, 16, 16, 3), dtype=np.uint8)
@@ -195,11 +194,11 @@ def test_it_makes_the_update_of_meta_training():
         step_types, screens, actions, (), np.roll(step_types, -1, 0), rewards, discounts
     )
     for _ in range(2):  # the second has slots
-        state, report = traced.update(state, [], unroll)
+        state, loss = traced.update(state, [], unroll)
         batch_major = tf.nest.map_structure(lambda each: np.swapaxes(each, 0, 1), experience)
         info = agent.train(tf.nest.map_structure(tf.convert_to_tensor, batch_major))
-        np.testing.assert_allclose(info.loss, report.loss, rtol=1e-5)
-        np.testing.assert_allclose(info.extra.entropy, report.entropy, rtol=1e-5)
+        np.testing.assert_allclose(info.loss, loss.total, rtol=1e-5)
+        np.testing.assert_allclose(info.extra.entropy, loss.entropy, rtol=1e-5)
         for variable, value in zip(trained_variables(model), state.parameters, strict=True):
             np.testing.assert_allclose(variable.value, value, rtol=1e-5, atol=1e-6)
 

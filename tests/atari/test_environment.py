@@ -5,10 +5,7 @@ import pytest
 from tf_agents.environments import tf_py_environment, utils
 from tf_agents.trajectories import time_step as ts
 
-from leap_tf.atari import games
-from leap_tf.atari.colour_bandit import ColourBandit
-from leap_tf.atari.environment import AtariEnvironment
-from leap_tf.atari.games import Game, available_games
+from leap_tf.atari.environments import AtariEnvironment, ColourBandit, Game, available_games, games
 
 
 def play(environment, steps, seed=0):
@@ -50,7 +47,7 @@ def test_it_runs_in_the_graph():
 
 
 @pytest.mark.parametrize("sticky_actions", [0.0, 0.25])
-def test_a_visit_is_a_function_of_its_seed(sticky_actions):
+def test_games_are_a_function_of_their_seed(sticky_actions):
     one = AtariEnvironment("breakout", 2, emulator_threads=1, sticky_actions=sticky_actions)
     other = AtariEnvironment("breakout", 2, emulator_threads=2, sticky_actions=sticky_actions)
     one.seed(5)

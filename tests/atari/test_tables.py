@@ -2,15 +2,12 @@
 
 import io
 import json
-import types
 
 import pytest
 
-from leap_tf.atari.pictures import plot_learning_curves
-from leap_tf.atari.tables import as_table, reward_band, spread, summarise
-from leap_tf.atari.visit import VisitStoppedError
-from leap_tf.atari.visit_log import VisitLog, VisitWatch
-from leap_tf.training import SeededTask
+from leap_tf.atari.comparison import as_table, plot_learning_curves, reward_band, spread, summarise
+from leap_tf.atari.problem import Progress, TaskRunStoppedError
+from leap_tf.atari.run_log import ProgressLog, TaskRunLog
 from tests.atari.small import played
 
 
@@ -84,26 +81,25 @@ def test_learned_agents_are_held_against_fresh_ones_on_the_same_starts():
     assert not figures["learned"]["gain_is_settled"]
 
 
-def test_long_visits_show_how_far_they_are():
+def test_long_task_runs_print_their_progress():
     stream = io.StringIO()
-    watch = VisitWatch(seconds=0.0, stream=stream)
-    seeded = SeededTask(types.SimpleNamespace(name="pong"), seed=0, steps=2000)
-    watch(seeded, 640, 1500)
+    log = ProgressLog(seconds=0.0, stream=stream)
+    log(Progress("pong", 1500, 2000, 640 * 1500))
     assert stream.getvalue() == "pong: 1,500 of 2,000 updates, 960,000 frames so far\n"
-    patient = VisitWatch(stream=stream)
-    patient(seeded, 640, 1501)
+    patient = ProgressLog(stream=stream)
+    patient(Progress("pong", 1501, 2000, 640 * 1501))
     assert stream.getvalue().count("\n") == 1
     patient.stop()
-    with pytest.raises(VisitStoppedError, match="pong was left after 1502 updates"):
-        patient(seeded, 640, 1502)
+    with pytest.raises(TaskRunStoppedError, match="pong was stopped after 1502 updates"):
+        patient(Progress("pong", 1502, 2000, 640 * 1502))
 
 
-def test_visits_are_kept_and_shown_now_and_then(tmp_path):
+def test_task_runs_are_logged_and_printed_from_time_to_time(tmp_path):
     stream = io.StringIO()
-    log = VisitLog(tmp_path / "visits.jsonl", seconds=1000.0, stream=stream)
+    log = TaskRunLog(tmp_path / "task_runs.jsonl", seconds=1000.0, stream=stream)
     log(agent([0.001, 0.003], [5.0]))
     log(agent([0.001], game="qbert"))
-    lines = [json.loads(line) for line in (tmp_path / "visits.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "task_runs.jsonl").read_text().splitlines()]
     assert [line["game"] for line in lines] == ["pong", "qbert"]
     assert lines[0]["rewards"] == [1.0, 3.0]
     assert lines[0]["frames_per_second"] == 40.0

@@ -1,4 +1,4 @@
-"""The outer loop over games: the same bits whatever runs in parallel or was interrupted."""
+"""The outer loop over games: equal bits with any parallelism and after interruptions."""
 
 import types
 
@@ -7,16 +7,15 @@ import numpy as np
 import pytest
 
 import leap_tf
-from leap_tf.atari.loss import ActorCriticLoss
-from leap_tf.atari.rmsprop import RMSProp
+from leap_tf.atari.actor_critic import ActorCriticLoss, RMSProp
+from leap_tf.atari.problem import AtariTrainer
 from leap_tf.atari.study import AtariStudy
-from leap_tf.atari.trainer import AtariTrainer
-from leap_tf.cluster import Replica
+from leap_tf.cluster import Study
 from leap_tf.cluster.worker import TaskWorker
 from leap_tf.learners.sequential import SequentialLearner
 from leap_tf.serialization import decode
 from leap_tf.tasks import FiniteTasks, TaskSplits
-from leap_tf.training import SeededTask
+from leap_tf.training import SeededTask  # noqa: F401 - tests/same_bits.py imports it from here
 from tests.atari.small import bandits, small_encoder
 
 GAMES = FiniteTasks([types.SimpleNamespace(name=f"bandit{actions}") for actions in (2, 3, 4)])
@@ -27,7 +26,7 @@ def trainer(seed=0, **options):
     settings = {
         "inner_optimizer": RMSProp(3e-3, epsilon=1e-5, epsilon_inside_root=True),
         "meta_optimizer": keras.optimizers.SGD(0.1),
-        "arcade": bandits(),
+        "environment_pool": bandits(),
         "learner": leap_tf.Leap(),
         "steps_per_task": 4,
         "meta_batch_size": 3,
@@ -65,7 +64,7 @@ def test_every_start_has_a_fresh_encoder_of_its_own():
     learned = trainer()
     learned.fit(GAMES, 1, verbose=False)
     study, untrained = (
-        AtariStudy(each, GAMES, seed=0, make_encoder=small_encoder) for each in (learned, trainer())
+        AtariStudy(each, GAMES, make_encoder=small_encoder) for each in (learned, trainer())
     )
     first, second = study.fresh_encoder(0), study.fresh_encoder(1)
     assert not np.array_equal(first[0], second[0])
@@ -86,7 +85,7 @@ def test_a_run_that_was_interrupted_ends_the_same(tmp_path):
     "learner", [leap_tf.Leap(), leap_tf.Leap(per_segment=True), leap_tf.Reptile()]
 )
 def test_meta_learners_move_the_encoder_and_plain_training_does_not(learner):
-    moving, still = trainer(learner=learner), trainer(learner=leap_tf.PlainTraining())
+    moving, still = trainer(learner=learner), trainer(learner=leap_tf.NoMetaLearning())
     before = moving.model.get_weights()
     moving.fit(GAMES, 1, verbose=False)
     still.fit(GAMES, 1, verbose=False)
@@ -95,12 +94,12 @@ def test_meta_learners_move_the_encoder_and_plain_training_does_not(learner):
 
 
 def test_finetuning_goes_on_from_where_the_last_game_ended():
-    visits = []
+    runs = []
     finetuning = trainer(
         learner=SequentialLearner(),
         meta_optimizer=keras.optimizers.SGD(1.0),
         meta_batch_size=1,
-        report=visits.append,
+        report=runs.append,
     )
     runner = finetuning.runner
     for meta_step in (1, 2, 3):
@@ -108,25 +107,24 @@ def test_finetuning_goes_on_from_where_the_last_game_ended():
         finetuning.fit(GAMES, meta_step, verbose=False)
         after = [weights.copy() for weights in finetuning.model.get_weights()]
         finetuning.model.set_weights(before)
-        game, seed = types.SimpleNamespace(name=visits[-1].game), visits[-1].seed
-        _, trained = runner.adapt(SeededTask(game, seed, 4))
+        _, trained = runner.adapt(runs[-1].game, runs[-1].seed, 4)
         for actual, expected in zip(after, trained):
             np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-7)
         assert any(np.any(a != b) for a, b in zip(after, before))
         finetuning.model.set_weights(after)
-    assert [visit.game for visit in visits] == ["bandit2", "bandit3", "bandit4"]
-    judged = finetuning.evaluate(GAMES.tasks, steps=2)
-    assert [game.game for game in judged.games] == ["bandit2", "bandit3", "bandit4"]
+    assert [run.game for run in runs] == ["bandit2", "bandit3", "bandit4"]
+    evaluated = finetuning.evaluate(GAMES.tasks, steps=2)
+    assert [game.game for game in evaluated.games] == ["bandit2", "bandit3", "bandit4"]
 
 
-def test_games_are_judged_and_nothing_changes():
-    judged = trainer()
-    before = judged.model.get_weights()
-    result = judged.evaluate(GAMES.tasks, steps=2)
+def test_evaluation_changes_nothing():
+    evaluated = trainer()
+    before = evaluated.model.get_weights()
+    result = evaluated.evaluate(GAMES.tasks, steps=2)
     assert [game.game for game in result.games] == ["bandit2", "bandit3", "bandit4"]
     assert all(game.updates == 2 and game.path_length > 0 for game in result.games)
-    assert_same(before, judged.model.get_weights())
-    history = judged.fit(GAMES, 1, validation_tasks=GAMES.tasks[:1], verbose=False).history
+    assert_same(before, evaluated.model.get_weights())
+    history = evaluated.fit(GAMES, 1, validation_tasks=GAMES.tasks[:1], verbose=False).history
     assert set(history) >= {"val_loss", "val_reward", "val_final_reward"}
 
 
@@ -135,37 +133,37 @@ def test_the_trainer_leaves_the_learner_alone():
     assert trainer(learner=learner).learner is not learner
 
 
-def test_every_visit_is_reported_in_order():
-    visits = []
-    reported = trainer(report=visits.append)
+def test_every_task_run_is_reported_in_order():
+    runs = []
+    reported = trainer(report=runs.append)
     reported.fit(GAMES, 2, validation_tasks=GAMES.tasks[:1], verbose=False)
     drawn = [
         (seeded.task.name, seeded.seed)
         for meta_step in (0, 1)
         for seeded in reported._draws.meta_batch(GAMES, meta_step)
     ]
-    assert [(visit.game, visit.seed) for visit in visits] == drawn
+    assert [(run.game, run.seed) for run in runs] == drawn
 
 
-def test_a_stop_ends_the_visits_under_way(tmp_path):
-    def stop(seeded, frames_per_update, updates):
-        if stopped.meta_step == 1 and updates == 2:
+def test_a_stop_ends_the_current_task_runs(tmp_path):
+    def stop(progress):
+        if stopped.meta_step == 1 and progress.update == 2:
             stopped.request_stop()
-            stops.append(updates)
+            stops.append(progress.update)
 
     stops = []
-    stopped = trainer(watch=stop, steps_per_task=30, parallel_games=1)
+    stopped = trainer(on_update=stop, steps_per_task=30, parallel_games=1)
     short = trainer(steps_per_task=30, parallel_games=1)
     short.fit(GAMES, 1, checkpoint_dir=tmp_path, verbose=False)
     stopped.fit(GAMES, 3, checkpoint_dir=tmp_path, verbose=False)
     assert stopped.was_stopped
-    assert stops == [2]  # and no other visit came so far
+    assert stops == [2]  # and no other task run came so far
     assert stopped.meta_step == 1
     assert_same(stopped.model.get_weights(), short.model.get_weights())
 
 
 def studied():
-    return Replica(trainer(), TaskSplits(GAMES, (), GAMES.tasks))
+    return Study(trainer(), TaskSplits(GAMES, (), GAMES.tasks))
 
 
 def test_a_worker_elsewhere_plays_the_same_game():
@@ -181,8 +179,8 @@ def test_a_worker_elsewhere_plays_the_same_game():
             driver.trainer.runner.train(seeded),
         )
         assert_same(played.meta_gradient, expected.meta_gradient)
-        assert_same([played.visit.rewards], [expected.visit.rewards])
-    judged = driver.trainer._draws.judged(GAMES.tasks, 2, 2, "test")[2]
-    message = decode(worker.run("evaluate", 1, judged.address, judged.seed, judged.steps))
+        assert_same([played.evaluation.rewards], [expected.evaluation.rewards])
+    seeded = driver.trainer._draws.judged(GAMES.tasks, 2, 2, "test")[2]
+    message = decode(worker.run("evaluate", 1, seeded.address, seeded.seed, seeded.steps))
     found = driver.trainer.read_judged(message.parts)
-    assert found.path_length == driver.trainer.runner.evaluate(judged).path_length
+    assert found.path_length == driver.trainer.runner.evaluate(seeded).path_length

@@ -22,7 +22,6 @@ APART = ("tests/bazel", "tests/install")  # scripts that check the project from 
 NOT_IMPORTED = {
     "//:testing",
     "//:experiments",
-    "//:summarise",
     "@pypi//dill",
     "@pypi//importlib_resources",
     "@pypi//setuptools",

@@ -1,4 +1,4 @@
-"""Small studies that driver and workers build alike, and some that misbehave."""
+"""Study factories for tests of pools: small studies, one with faults, and wrong ones."""
 
 import dataclasses
 import os
@@ -9,9 +9,8 @@ import keras
 import numpy as np
 
 import leap_tf
-from leap_tf.cluster import Study
 from leap_tf.tasks import FiniteTasks, TaskSplits
-from leap_tf.training import MetaTrainer
+from leap_tf.training import MetaTrainer, Study
 from tests.learner_contract import CROSS_ENTROPY, blobs, small_model
 
 
@@ -23,7 +22,7 @@ def splits(tasks=6):
     )
 
 
-def trainer(learner=None, meta_batch_size=6, task_layers=(), meta_rate=0.1, **options):
+def trainer(learner=None, meta_batch_size=6, task_layers=(), meta_rate=0.1, seed=3, **options):
     keras.utils.set_random_seed(0)
     return MetaTrainer(
         small_model(),
@@ -34,7 +33,7 @@ def trainer(learner=None, meta_batch_size=6, task_layers=(), meta_rate=0.1, **op
         steps_per_task=4,
         meta_batch_size=meta_batch_size,
         task_layers=task_layers,
-        seed=3,
+        seed=seed,
         **options,
     )
 
@@ -44,63 +43,65 @@ def leap(**options):
 
 
 def hat(**options):
-    """One with lasting state."""
+    """Builds a study with persistent state."""
     made = trainer(leap_tf.HAT(6, 4), 1, ("head",), meta_rate=1.0, **options)
     return Study(made, splits())
 
 
 def meta_sgd(**options):
-    """One with variables of the learner's own."""
+    """Builds a study with learner variables."""
     return Study(trainer(leap_tf.MetaSGD(), **options), splits())
 
 
-class Troubled:
-    """A task in which something happens, told by a file that the first one to look takes away.
+class FaultyTask:
+    """A task that fails if it finds a file that says so.
 
     Args:
-        number: of the blobs it otherwise is.
-        folder: where there may be a file "kill", "hang" or "raise", or "always_kill".
+        number: of the task, which otherwise is `blobs(number)`.
+        folder: may hold files "kill<number>" and "hang<number>", which the first process that finds
+            them removes, and "raise<number>" and "always_kill<number>", which stay.
     """
 
     def __init__(self, number, folder):
         self._task = blobs(number)
         self._folder = pathlib.Path(folder)
-        self.name = f"troubled {number}"
+        self.name = f"faulty {number}"
         self._number = number
 
     def train_batches(self, seed):
-        if self._there(f"always_kill{self._number}", take=False):
+        if self._finds("always_kill", remove=False):
             os._exit(7)
-        if self._there(f"kill{self._number}"):
+        if self._finds("kill"):
             os._exit(7)
-        if self._there(f"hang{self._number}"):
+        if self._finds("hang"):
             time.sleep(600)
-        if self._there(f"raise{self._number}", take=False):
+        if self._finds("raise", remove=False):
             raise OSError("the disk of this task is on fire")
         return self._task.train_batches(seed)
 
     def test_batches(self):
         return self._task.test_batches()
 
-    def _there(self, name, take=True):
+    def _finds(self, fault, remove=True):
+        file = self._folder / f"{fault}{self._number}"
         try:
-            (self._folder / name).unlink() if take else (self._folder / name).stat()
+            file.unlink() if remove else file.stat()
         except FileNotFoundError:
             return False
         return True
 
 
 @dataclasses.dataclass(frozen=True)
-class TroubledStudy:
-    """Makes a study of such tasks."""
+class FaultyStudy:
+    """Builds a study of faulty tasks."""
 
     folder: str
 
     def __call__(self, **options):
         tasks = splits()
-        troubled = [Troubled(number, self.folder) for number in range(6)]
+        faulty = [FaultyTask(number, self.folder) for number in range(6)]
         return Study(
-            trainer(**options), TaskSplits(FiniteTasks(troubled), tasks.validation, tasks.test)
+            trainer(**options), TaskSplits(FiniteTasks(faulty), tasks.validation, tasks.test)
         )
 
 
@@ -109,13 +110,16 @@ def unbuildable():
 
 
 def other_seed():
-    made = trainer()
-    made._draws._seed = 4
-    return Study(made, splits())
+    return Study(trainer(seed=4), splits())
 
 
-def weights(replica):
-    return [variable.numpy() for variable in replica.trainer.task_variables]
+def swapped_splits():
+    tasks = splits()
+    return Study(trainer(), TaskSplits(tasks.train, tasks.test, tasks.validation))
+
+
+def weights(study):
+    return [variable.numpy() for variable in study.trainer.problem.variables]
 
 
 def assert_same(arrays, others):

@@ -1,4 +1,4 @@
-"""What docs/cluster.md and examples/cluster say is so."""
+"""Tests of what docs/cluster.md and examples/cluster say."""
 
 import pathlib
 import re
@@ -12,8 +12,8 @@ def test_the_example_of_the_docs_builds_a_study():
     (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/cluster.md").read_text(), re.DOTALL)
     names = {"__name__": "my_study"}
     exec(compile(block, "docs/cluster.md", "exec"), names)
-    replica = names["study"]()
-    history = replica.trainer.fit(replica.tasks.train, 1, verbose=False).history
+    study = names["build_study"]()
+    history = study.trainer.fit(study.tasks.train, 1, verbose=False).history
     assert history["tasks_failed"] == [0]
 
 
@@ -30,3 +30,12 @@ def test_the_job_for_kubernetes_has_the_version_that_is_installed():
     sources = [ROOT / "bin/train.py", ROOT / "leap_tf/experiments/commands.py"]
     defined = re.findall(r'DEFINE_\w+\(\s*"(\w+)"', "".join(file.read_text() for file in sources))
     assert flags <= set(defined)
+
+
+def test_the_image_installs_what_the_training_command_needs():
+    """requirements-cluster.txt has Ray, but not the packages of configurations and data sets."""
+    dockerfile = (ROOT / "examples/cluster/Dockerfile").read_text()
+    files = re.findall(r"-r (\S+)", dockerfile)
+    packages = "".join((ROOT / file).read_text() for file in files)
+    for package in ("ray", "gin-config", "tensorflow-datasets", "matplotlib", "jinja2"):
+        assert re.search(rf"^{package}==", packages, re.MULTILINE), package

@@ -1,6 +1,6 @@
-"""The serving example for real: Omniglot, bin/export.py, a Triton server, clients of two kinds.
+"""Tests of the serving example: Omniglot, bin/export.py, a Triton server, clients of two kinds.
 
-Needs the server's own environment, which examples/serving/make_environment.sh makes.
+They need the server's own environment, which examples/serving/make_environment.sh creates.
 """
 
 import json
@@ -23,7 +23,7 @@ FAILURE = EXAMPLE / "environment_failed.log"
 
 
 def why_not():
-    """The reason for which the server cannot be started here, empty if it can."""
+    """Returns the reason for which the server cannot be started here, empty if it can."""
     if FAILURE.exists():
         return f"make_environment.sh failed: {FAILURE.read_text().strip().splitlines()[-1]}"
     if not PYTHON.exists():
@@ -56,7 +56,7 @@ def binary(name, folder, *options):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The folder of a run, judged again and exported."""
+    """The folder of a run that was evaluated again and exported."""
     folder = tmp_path_factory.mktemp("runs") / "omniglot"
     bindings = [f"--gin_param={binding}" for binding in SMALL]
     binary("train.py", folder, f"--gin_file={ROOT / 'gin_configs' / 'omniglot_cpu.gin'}", *bindings)
@@ -87,7 +87,7 @@ def addresses(run, tmp_path_factory):
     try:
         server.wait(30)
     except subprocess.TimeoutExpired:
-        os.killpg(server.pid, signal.SIGKILL)  # its own session, and so nobody else's
+        os.killpg(server.pid, signal.SIGKILL)  # the server has a session of its own
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])

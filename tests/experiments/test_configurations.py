@@ -1,4 +1,4 @@
-"""Every shipped gin file is read, and builds what it says."""
+"""Tests that every shipped gin file can be read and builds its trainer."""
 
 import pathlib
 
@@ -8,6 +8,7 @@ import pytest
 
 from leap_tf.experiments import config
 from leap_tf.experiments.config import ConfigurationError, read_configuration
+from leap_tf.training import StopAtError
 
 GIN_CONFIGS = pathlib.Path(__file__).parents[2] / "gin_configs"
 CONFIGURATIONS = sorted(
@@ -32,7 +33,7 @@ def test_shipped_configurations_build_their_trainer(path):
         gin.query_parameter(f"study.{name}") for name in ("seed", "trainer", "model")
     )
     built = trainer.scoped_configurable_fn(model=model.scoped_configurable_fn(), seed=seed)
-    assert built.seed == 7
+    assert built.problem.sampler.seed == 7
     assert built.meta_optimizer.built
 
 
@@ -53,15 +54,15 @@ def test_every_cell_of_a_shipped_sweep_builds_its_trainer(path):
 
 
 def test_hat_looks_at_validation_images_where_its_attention_is_hard():
-    """At the ends of its epochs, in the paper's protocol, in training and when it is judged."""
+    """The paper's protocol stops HAT only at the ends of its epochs."""
     path = GIN_CONFIGS / "multi_cv" / "table3_paper.gin"
     read_configuration([path])
     files, cells = config.configured_cells()
     hat = next(cell for cell in cells if cell.values["method"] == "hat")
     read_configuration([path.parent / file for file in files], hat.bindings)
     learner = gin.query_parameter("MetaTrainer.learner").scoped_configurable_fn()
-    for name in ("stopping", "judged_stopping"):
-        rule = gin.query_parameter(f"MetaTrainer.{name}").scoped_configurable_fn()
+    for owner in ("MetaTrainer", "EvaluationConfig"):
+        rule = gin.query_parameter(f"{owner}.stopping").scoped_configurable_fn()
         assert rule.every % learner.steps_per_epoch == 0
         assert rule.batch_size == 500  # the rest is what all methods have
 
@@ -71,6 +72,33 @@ def test_keras_objects_stay_kerass_own_classes():
     optimizer = gin.get_configurable("inner/SGD")()
     assert type(optimizer) is keras.optimizers.SGD
     assert float(optimizer.learning_rate.numpy()) == 0.5
+
+
+def test_bindings_of_evaluation_config_reach_the_trainer():
+    read_configuration(
+        [CONFIGURATIONS[0]],
+        [
+            "EvaluationConfig.optimizer = @evaluation/SGD()",
+            "evaluation/SGD.learning_rate = 0.5",
+            "EvaluationConfig.stopping = @StopAtError()",
+            "EvaluationConfig.transductive = True",
+            "MetaTrainer.pool = 3",
+        ],
+    )
+    trainer, model = (gin.query_parameter(f"study.{name}") for name in ("trainer", "model"))
+    built = trainer.scoped_configurable_fn(model=model.scoped_configurable_fn(), seed=0)
+    assert float(built.problem.evaluation_optimizer.learning_rate) == 0.5
+    assert float(built.problem.setup.inner_optimizer.learning_rate) != 0.5
+    assert isinstance(built.problem.evaluation.stopping, StopAtError)
+    assert built.problem.evaluation.transductive
+    assert built.pool.threads == 3
+
+
+@pytest.mark.parametrize("binding", ["mlp.hidden = 3", "study.seed = 'x'", "study.model = 3"])
+def test_a_value_of_the_wrong_type_is_an_error_of_the_configuration(binding):
+    read_configuration([GIN_CONFIGS / "sinusoid.gin"], [binding])
+    with pytest.raises((ConfigurationError, ValueError)):
+        config.configured_study()
 
 
 def test_later_bindings_win():

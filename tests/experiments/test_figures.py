@@ -1,4 +1,4 @@
-"""Figures of merit, tables and curves, from hand-computed numbers."""
+"""Tests of figures of merit, tables and curves against numbers computed by hand."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Hessians and Jacobians against algebra, and the experiment as a whole on a tiny network."""
+"""Tests of Hessians and Jacobians against algebra, and of the experiment on a tiny network."""
 
 import functools
 import json
@@ -236,7 +236,7 @@ def test_finished_cells_are_skipped(measured, tmp_path):
     again = measure(tmp_path)
     assert again[0]["rho"] == ["untouched"]
     assert without_times(again[1:]) == without_times(records[1:])
-    with pytest.raises(ValueError, match="other settings"):
+    with pytest.raises(ValueError, match="with other settings"):
         measure(tmp_path, steps=6)
 
 
@@ -249,7 +249,7 @@ def test_finished_cells_are_skipped(measured, tmp_path):
         ({"every": 0}, "must be positive"),
     ],
 )
-def test_what_cannot_be_measured_is_said_first(tmp_path, arguments, message):
+def test_what_cannot_be_measured_is_refused_before_any_work(tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         measure(tmp_path, **arguments)
     assert not list(tmp_path.iterdir())

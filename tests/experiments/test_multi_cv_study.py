@@ -1,4 +1,4 @@
-"""The Multi-CV study as it is configured, on the real subsets, made small."""
+"""Tests of the configured Multi-CV study, made small, on real subsets of the data sets."""
 
 import pathlib
 
@@ -47,12 +47,12 @@ def test_every_method_runs_on_all_subsets_and_repeats_to_the_bit(method, tfds_su
         trainer = study.trainer
         names = [task.name for task in study.tasks.train.tasks]
         assert len({*names, *(task.name for task in study.tasks.test)}) == 7
-        visits = len(names) if trainer.learner.sequential else 1
-        trainer.fit(study.tasks.train, 0 if method == "none" else visits, verbose=False)
-        judged = trainer.evaluate(study.tasks.test, steps=5).tasks[0]
-        assert judged.name == "gtsrb"
-        assert judged.examples == 1978
-        outcomes.append((judged.error, judged.loss, *judged.training_losses))
+        meta_steps = {"none": 0, "hat": len(names), "progressive": len(names)}.get(method, 1)
+        trainer.fit(study.tasks.train, meta_steps, verbose=False)
+        evaluated = trainer.evaluate(study.tasks.test, steps=5).tasks[0]
+        assert evaluated.name == "gtsrb"
+        assert evaluated.examples == 1978
+        outcomes.append((evaluated.error, evaluated.loss, *evaluated.training_losses))
     assert outcomes[0] == outcomes[1]
 
 
@@ -61,22 +61,23 @@ def test_a_fresh_head_has_as_many_units_as_the_task_has_classes(method, tfds_sub
     study = study_of(method, tfds_subset)
     model = study.trainer.model
     head = model.get_layer("head")
-    judged = study.trainer.evaluate(study.tasks.test, steps=1).tasks[0]
+    evaluated = study.trainer.evaluate(study.tasks.test, steps=1).tasks[0]
     assert head.units == 100
     whole = sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
-    assert judged.parameters == whole - (100 - 43) * (head.kernel.shape[0] + 1)
+    assert evaluated.parameters == whole - (100 - 43) * (head.kernel.shape[0] + 1)
 
 
 @pytest.mark.parametrize("method", ["hat", "progressive"])
 def test_a_kept_head_gives_no_probability_to_classes_a_task_does_not_have(method, tfds_subset):
-    """Of 100 columns for the judged task, 57 are no class of Traffic Signs and cannot move."""
+    """Of its 100 columns, 57 are not classes of Traffic Signs and cannot move."""
     study = study_of(method, tfds_subset)
-    task = study.trainer.learner.judged_task(study.tasks.test[0])
+    problem = study.trainer.problem
+    task = problem.plan.evaluation_task(study.tasks.test[0])
     inputs, labels = next(iter(task.train_batches(0)))
     heads = kept_heads(study.trainer, task.number)
     with tf.GradientTape() as tape:
         logits = study.trainer.model(inputs, training=True)
-        loss = study.trainer.loss(labels, logits)
+        loss = problem.loss(labels, logits)
     probabilities = keras.ops.softmax(logits).numpy()
     assert probabilities.shape[1] == 100
     assert (probabilities[:, 43:] == 0.0).all()
@@ -103,10 +104,10 @@ def test_training_does_not_move_columns_of_classes_a_task_does_not_have(method, 
 
 
 def kept_heads(trainer, number):
-    """The variables of a task's head: of its column's, or of all heads in one bank."""
+    """The variables of a task's head: of its column's, or the heads of all tasks in one layer."""
     found = [
         variable
-        for variable in trainer.meta_variables
+        for variable in trainer.problem.meta_variables
         if "per_task" in variable.path or variable.path.split("/")[-2].endswith(f"head_{number}")
         if tuple(variable.shape)[-1:] == (100,)
     ]

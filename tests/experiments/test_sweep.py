@@ -1,4 +1,4 @@
-"""Sweeps as people run them: real cells in processes of their own, failed, skipped, stopped."""
+"""Tests of bin/sweep.py with real cells that finish, fail, are skipped or stopped."""
 
 import json
 import os
@@ -62,13 +62,13 @@ def test_cells_are_the_product_of_each_grid():
 @pytest.mark.parametrize(
     ("grids", "message"),
     [
-        ([], "needs cells"),
-        ([{"a": {}}], "needs cells"),
-        ([{"a": {"x": []}}, {"b": {"x": []}}], "name of its own"),
-        ([{"a": {"x-y": []}}], "names a folder"),
+        ([], "needs cells with different names"),
+        ([{"a": {}}], "needs cells with different names"),
+        ([{"a": {"x": []}}, {"b": {"x": []}}], "needs cells with different names"),
+        ([{"a": {"x-y": []}}], "cannot be part of a folder's name"),
     ],
 )
-def test_grids_that_make_no_sense_are_refused(grids, message):
+def test_grids_without_distinct_names_are_refused(grids, message):
     with pytest.raises(ValueError, match=message):
         cells_of([], grids)
 
@@ -116,7 +116,7 @@ def test_a_sweep_runs_skips_what_is_finished_and_refuses_what_changed(tmp_path):
 
 
 def without(text, start):
-    """Leaves out the lines that begin so."""
+    """Returns the text without the lines that start so."""
     return "\n".join(line for line in text.split("\n") if not line.strip().startswith(start))
 
 
@@ -131,7 +131,7 @@ def test_a_cell_that_fails_is_named_and_the_others_finish(tmp_path):
     assert finished == ["none-1"]
 
 
-def test_a_stopped_sweep_stops_its_cells_and_goes_on_later(tmp_path):
+def test_a_stopped_sweep_stops_its_cells_and_saves(tmp_path):
     long = SWEEP.replace("meta_steps = 3", "meta_steps = 100000")
     process = sweep(tmp_path, long, wait=False)
     metrics = tmp_path / "out" / "cells" / "leap-1" / "metrics.jsonl"
@@ -140,10 +140,10 @@ def test_a_stopped_sweep_stops_its_cells_and_goes_on_later(tmp_path):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "The same command goes on from there" in errors
+    assert "The same command continues from there" in errors
     assert not re.search(r"\d failed", errors)
     steps = metrics.read_text().count("\n")
     assert 0 < steps < 100000
     assert list((tmp_path / "out" / "cells" / "leap-1" / "checkpoints").glob("*.index"))
     time.sleep(0.5)
-    assert metrics.read_text().count("\n") == steps  # nobody goes on in the background
+    assert metrics.read_text().count("\n") == steps  # no process continues in the background

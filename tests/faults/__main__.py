@@ -1,11 +1,11 @@
-"""The attacks at length: `python -m tests.faults kills --trials=55`, and the table of all of them.
+"""Command line of the attacks in full length, and of the table of their results.
 
     python -m tests.faults kills --trials=55              # one of the names below, or several
     python -m tests.faults kills --pool=ray --trials=55
     python -m tests.faults table                          # writes docs/reliability.md again
 
-Each leaves docs/results/reliability/<name>.json, from which the table is made. An attack that finds
-something ends with exit code 1.
+Each replaces its line of docs/results/reliability.jsonl, from which the table is generated. An
+attack that finds a failure ends with exit code 1.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""Disks that are full or read-only, for real: small file systems in memory, mounted for a trial.
+"""Trials on full and read-only disks: small file systems in memory, mounted for one trial each.
 
 A trial trains a small study on such a disk. Just before one kind of file is written for the n-th
-time, what is left of the disk is filled up; the run has to end with one line that says what to do,
-leave whole what was whole, and, once there is space, end with the same bits as a run in peace.
+time, the disk is filled up. The run must end with one line that says what to do, and leave all
+complete files unchanged. Once there is space, it must end with the same bits as an undisturbed run.
 """
 
 import contextlib
@@ -19,8 +19,7 @@ from typing import NamedTuple
 import keras
 
 from leap_tf.experiments import commands, run_directory
-from leap_tf.experiments import study as judgement
-from leap_tf.experiments import study as meta_training
+from leap_tf.experiments import study as studies
 from leap_tf.experiments.run_directory import RunDirectory
 from leap_tf.training import JSONLogger, TensorBoardLogger
 from leap_tf.training.checkpoint import TrainingState
@@ -43,17 +42,17 @@ class Disk:
         self.path = path
 
     def fill(self, leave: int = 0) -> None:
-        """Leaves so many bytes free."""
+        """Fills the disk up to so many free bytes."""
         status = os.statvfs(self.path)
         free = status.f_bavail * status.f_frsize
         (self.path / "ballast").write_bytes(b"\0" * max(0, free - leave))
 
     def empty(self) -> None:
-        """Takes away what `fill` put there."""
+        """Removes the file that `fill` wrote."""
         (self.path / "ballast").unlink(missing_ok=True)
 
     def lock(self) -> None:
-        """Makes it read-only, as a disk with errors does itself."""
+        """Makes the disk read-only, as the system does with one that has errors."""
         _mount("-o", "remount,ro", str(self.path))
 
     def unlock(self) -> None:
@@ -63,10 +62,10 @@ class Disk:
 
 @contextlib.contextmanager
 def small_disk(path: pathlib.Path, megabytes: int = 4) -> Iterator[Disk]:
-    """Mounts a disk that is in memory and goes away after the block.
+    """Mounts a disk in memory, and unmounts it after the block.
 
     Raises:
-        NoMountError: only an administrator may.
+        NoMountError: this process may not mount file systems.
     """
     path.mkdir(parents=True)
     _mount("-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(path))
@@ -107,14 +106,14 @@ WRITERS = {
     "metrics line": Writer(JSONLogger, "on_epoch_end", META_STEPS),
     "TensorBoard events": Writer(TensorBoardLogger, "on_epoch_end", META_STEPS),
     "final model": Writer(keras.Model, "save", 1),
-    "picture of meta-training": Writer(meta_training, "plot_learning_curve", 1),
-    "picture of adaptation": Writer(judgement, "plot_adaptation", 1),
-    "evaluation.json": Writer(judgement, "write_atomically", 1),
+    "picture of meta-training": Writer(studies, "plot_learning_curve", 1),
+    "picture of adaptation": Writer(studies, "plot_adaptation", 1),
+    "initialization.json, evaluation.json": Writer(studies, "write_atomically", 2),
 }
 
 
 def train(folder: pathlib.Path) -> str:
-    """Does what bin/train.py does, in this process; returns the error's text, "" if none."""
+    """Runs bin/train.py's function in this process; returns the error's text, "" if none."""
     try:
         with commands.one_line_errors():
             commands.train([ROOT / "gin_configs/sinusoid.gin"], BINDINGS, folder)
@@ -122,13 +121,13 @@ def train(folder: pathlib.Path) -> str:
         message = str(end)
     else:
         message = ""
-    gc.collect()  # lets go of the folder's lock
+    gc.collect()  # releases the folder's lock
     return message
 
 
 @contextlib.contextmanager
 def before_call(writer: Writer, number: int, act: Callable[[], None]) -> Iterator[None]:
-    """Does something just before the n-th call of a function, counted from 1."""
+    """Calls `act` just before the n-th call of a function, counted from 1."""
     original = getattr(writer.owner, writer.name)
     calls = 0
 
@@ -146,8 +145,8 @@ def before_call(writer: Writer, number: int, act: Callable[[], None]) -> Iterato
         setattr(writer.owner, writer.name, original)
 
 
-def run_in_peace(folder: pathlib.Path) -> Results:
-    """Returns what the small run comes to where nothing is done to it."""
+def run_undisturbed(folder: pathlib.Path) -> Results:
+    """Returns the results of the small run without any fault."""
     message = train(folder)
     if message:
         raise RuntimeError(message)
@@ -183,7 +182,7 @@ def _raise_interrupt():
     raise KeyboardInterrupt
 
 
-def after(mend, folder, expected, message, words, kind, fault):
+def after(repair, folder, expected, message, words, kind, fault):
     run = RunDirectory(folder)
     fault.trials += 1
     fault.injected += 1
@@ -195,7 +194,7 @@ def after(mend, folder, expected, message, words, kind, fault):
         fault.failures.append(f"{where}: the message is of several lines")
     lines = run.metrics.read_bytes().count(b"\n") if run.metrics.exists() else 0
     fault.repeated.append(max(0, lines - newest_checkpoint(run)))
-    mend()
+    repair()
     started = time.monotonic()
     message = train(folder)
     fault.recovery_seconds.append(round(time.monotonic() - started, 2))
@@ -214,8 +213,8 @@ def attack_disk(folder: pathlib.Path, trials: int, seed: int) -> list[Fault]:
         seed: decides when, and how much space is left.
     """
     rng = random.Random(seed)
-    expected = run_in_peace(folder / "peace")
-    promise = "one line that says what to do; then bit-identical to a run in peace"
+    expected = run_undisturbed(folder / "undisturbed")
+    promise = "one line that says what to do; then bit-identical to an undisturbed run"
     full = Fault("disk full while a run writes", expected=promise)
     locked = Fault("run directory read-only", expected=promise)
     kinds = list(WRITERS)
@@ -223,8 +222,8 @@ def attack_disk(folder: pathlib.Path, trials: int, seed: int) -> list[Fault]:
         kind = kinds[trial % len(kinds)]
         number = rng.randint(1, WRITERS[kind].calls)
         with small_disk(folder / f"disk-{trial}") as disk:
-            # Nothing is written after the judgement: where that fits, nothing goes wrong at all.
-            leave = 0 if kind == "evaluation.json" else rng.choice([0, 0, 4096, 8192])
+            # Nothing is written after evaluation.json, so if that fits, nothing fails at all.
+            leave = 0 if "evaluation.json" in kind else rng.choice([0, 0, 4096, 8192])
             fill_before(disk, disk.path / "run", expected, kind, number, leave, full)
             full.count(f"at {kind}")
         if trial < trials // 4:

@@ -1,18 +1,17 @@
-"""Kills a training command again and again, starts it again, and holds it against peace.
+"""Repeated kills of a training command, whose results must be those of an undisturbed run.
 
-A run is watched through its folder alone, once a millisecond. Each kill has a stage, at which the
-folder shows that the run has arrived, and a random time after it:
+A run is watched through its folder alone, once a millisecond. Each kill comes a random time after
+the folder shows that the run has reached a stage:
 
     start           before the first checkpoint
     training        between two meta-steps
     checkpoint      as soon as a half-written checkpoint is there
     validation      in the second half of a meta-step that ends with one
     final model     as soon as a half-written initialization is there
-    judging         after training, before evaluation.json
-    judgement       as soon as evaluation.json is there, whole or not
+    evaluating      after training, before evaluation.json
+    evaluation      as soon as evaluation.json is there, complete or not
 
-What counts is what is found after the kill: the same command has to end with the same bits as a run
-that nobody touched.
+After the kill, the same command must end with the same bits as an undisturbed run.
 """
 
 import dataclasses
@@ -61,8 +60,8 @@ class Victim:
         "checkpoint",
         "validation",
         "final model",
-        "judging",
-        "judgement",
+        "evaluating",
+        "evaluation",
     )
 
     def start(self, folder: pathlib.Path) -> subprocess.Popen:
@@ -97,7 +96,7 @@ def supervised(flags: Sequence[str] = ()) -> Victim:
 
 
 def atari(flags: Sequence[str] = ()) -> Victim:
-    """Small agents on three games, with TF-Agents; they are judged by another command."""
+    """Small agents on three games, with TF-Agents. Another command evaluates them."""
     return Victim(
         "bin/atari_train.py, " + (" ".join(flags) or "threads"),
         "atari_train.py",
@@ -119,7 +118,7 @@ def atari(flags: Sequence[str] = ()) -> Victim:
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """What a finished run left, as far as it has to be the same every time."""
+    """The results of a finished run that must be the same every time."""
 
     weights: tuple[bytes, ...]
     metrics: tuple[dict, ...]
@@ -147,24 +146,24 @@ def results_of(folder: pathlib.Path) -> Results:
 
 @dataclasses.dataclass(frozen=True)
 class Pace:
-    """How long a run that nobody touched took.
+    """The times of an undisturbed run.
 
     Attributes:
         to_checkpoint: seconds to the first checkpoint.
         meta_step: seconds of a usual meta-step, median.
         validated: the same of those that validate.
-        judging: seconds from the initialization to the end.
+        evaluating: seconds from the initialization to the end.
         meta_steps: how many it made.
     """
 
     to_checkpoint: float
     meta_step: float
     validated: float
-    judging: float
+    evaluating: float
     meta_steps: int
 
 
-def run_in_peace(victim: Victim, folder: pathlib.Path) -> tuple[Results, Pace]:
+def run_undisturbed(victim: Victim, folder: pathlib.Path) -> tuple[Results, Pace]:
     """Runs the command to its end.
 
     Raises:
@@ -185,17 +184,17 @@ def run_in_peace(victim: Victim, folder: pathlib.Path) -> tuple[Results, Pace]:
         to_checkpoint=checkpoint - started,
         meta_step=float(np.median(usual)),
         validated=float(np.median(validated)) if validated else 0.0,
-        judging=ended - initialization,
+        evaluating=ended - initialization,
         meta_steps=len(entries) + 1,
     )
 
 
 def schedule(victim: Victim, pace: Pace, rng: random.Random) -> list[tuple[str, int]]:
-    """Draws the kills of one run: stages, and the meta-step after which those of training come."""
+    """Draws the kills of one run, each a stage and the meta-step after which it comes."""
     within = [stage for stage in victim.stages if stage in ("training", "checkpoint", "validation")]
     # The meta-step after an odd one is even, and validates.
     meta_steps = rng.sample(range(1, pace.meta_steps - 1, 2), k=2 * len(within))
-    at_the_end = [s for s in victim.stages if s in ("final model", "judging", "judgement")]
+    at_the_end = [s for s in victim.stages if s in ("final model", "evaluating", "evaluation")]
     return [
         *[("start", 0)] * 2,
         *sorted(zip(2 * within, meta_steps), key=lambda kill: kill[1]),
@@ -210,20 +209,20 @@ def attack(
     seed: int = 0,
     shorten: Callable[[list], list] = lambda planned: planned,
 ) -> Fault:
-    """Kills runs of a command until there were so many kills, and compares how they end.
+    """Kills runs of a command, restarts them, and compares their results.
 
     Args:
         victim: the command.
-        folder: where the runs go.
-        kills: at least so many.
-        seed: decides when.
-        shorten: takes some of the kills of a run, for when there is no time for all.
+        folder: for the folders of the runs.
+        kills: the least number of kills.
+        seed: decides when they come.
+        shorten: selects some of the kills of a run, if there is no time for all.
     """
     rng = random.Random(seed)
-    expected, pace = run_in_peace(victim, folder / "peace")
+    expected, pace = run_undisturbed(victim, folder / "undisturbed")
     fault = Fault(
         f"SIGKILL: {victim.name}",
-        expected="weights, metrics and evaluation bit-identical to a run in peace",
+        expected="weights, metrics and evaluation bit-identical to an undisturbed run",
     )
     while fault.injected < kills:
         run = folder / f"run-{fault.trials}"
@@ -246,7 +245,7 @@ def _kill_one_run(victim, folder, planned, pace, rng, fault):
             "start": (pace.to_checkpoint, 0.0, 1.0),
             "training": (pace.meta_step, 0.0, 1.0),
             "validation": (pace.validated, 0.5, 0.95),
-            "judging": (pace.judging, 0.0, 0.9),
+            "evaluating": (pace.evaluating, 0.0, 0.9),
         }.get(stage, (0.0, 0.0, 0.0))
         life.wait(span * rng.uniform(least, most))
         if life.kill():
@@ -270,16 +269,16 @@ def _kill_one_run(victim, folder, planned, pace, rng, fault):
 
 
 class _Life:
-    """A process at work on a run, from its start to its end, watched through the folder.
+    """One process of a run, from its start to its end, watched through the folder.
 
     Args:
         victim: the command.
         folder: the run's.
-        was_at: how far the run had come before.
+        was_at: the progress of the run before this process.
 
     Attributes:
-        recovery_seconds: from the start to where the run was further than before; empty until then,
-            and if there was nothing before.
+        recovery_seconds: the time from the start until the run is further than before; empty until
+            then, and if there was no progress before.
     """
 
     def __init__(self, victim: Victim, folder: pathlib.Path, was_at: tuple | None):
@@ -292,7 +291,7 @@ class _Life:
         self.process = victim.start(folder)
 
     def arrival(self, stage: str, meta_step: int) -> Callable[[], bool]:
-        """Returns what tells that a stage is reached by this process."""
+        """Returns a function that tells whether this process has reached a stage."""
 
         def in_training():
             return _lines(self.run) >= meta_step
@@ -308,8 +307,8 @@ class _Life:
             "validation": in_training,
             "checkpoint": in_checkpoint,
             "final model": lambda: self._wrote("initialization*"),
-            "judging": lambda: self._wrote("initialization.keras"),
-            "judgement": lambda: self._wrote("evaluation.json*"),
+            "evaluating": lambda: self._wrote("initialization.keras"),
+            "evaluation": lambda: self._wrote("evaluation.json*"),
         }[stage]
 
     def wait_for(self, condition: Callable[[], bool]) -> None:
@@ -349,7 +348,7 @@ class _Life:
 
 
 def _modified(path) -> float:
-    """When a file was written; never, if it has just been moved away."""
+    """Returns when a file was written; 0 if it has just been moved away."""
     try:
         return path.stat().st_mtime
     except FileNotFoundError:
@@ -392,7 +391,7 @@ def _half_written(folder) -> list[str]:
 
 
 def broken_files(run) -> list[str]:
-    """What is there under its own name is whole, whenever the kill came."""
+    """Returns a line for each file that has its final name and is incomplete."""
     broken = []
     if run.initialization.exists() and not zipfile.is_zipfile(run.initialization):
         broken.append("initialization.keras was left half-written")

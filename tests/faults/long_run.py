@@ -1,6 +1,6 @@
-"""A run of thousands of meta-steps: memory, open files and traces after each.
+"""A run of thousands of meta-steps that records memory, open files and traces after each.
 
-It has all that a run from a configuration has: checkpoints, metrics, TensorBoard, validation.
+Like a run from a configuration it has checkpoints, metrics, TensorBoard and validation.
 """
 
 import concurrent.futures
@@ -18,12 +18,12 @@ import leap_tf
 from leap_tf.training import InnerLoop, JSONLogger, TensorBoardLogger
 from tests.faults.record import Fault
 
-# Python code of these runs when TensorFlow traces it, and at no other time.
-TRACED = ("_train", "_gradient_of_batch", "_evaluate", "_judge_batch")
+# TensorFlow calls these methods when it traces them, and at no other time.
+TRACED = ("_train", "_gradient_of_batch", "_evaluate", "_error_of_batch")
 
 
 class Usage(keras.callbacks.Callback):
-    """Notes resident memory in bytes, open files and threads after every meta-step.
+    """Records resident memory in bytes, open files and threads after every meta-step.
 
     Attributes:
         memory, files, threads: one number for each meta-step.
@@ -46,7 +46,7 @@ class Usage(keras.callbacks.Callback):
 
 
 class Traces(keras.callbacks.Callback):
-    """Counts traces of the task loop, up to each meta-step's end.
+    """Counts the traces of the inner loop so far at the end of each meta-step.
 
     Attributes:
         counts: one number for each meta-step.
@@ -90,7 +90,7 @@ class LongRun(NamedTuple):
 def run_long(folder: pathlib.Path, meta_steps: int, validation_freq: int) -> LongRun:
     """Meta-trains on sinusoids, a small network and few steps a task.
 
-    In a process of its own: memory that tests before this one have left would come and go.
+    It uses a process of its own, since memory of earlier tests would disturb the measurement.
     """
     spawn = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, spawn) as process:
@@ -108,7 +108,7 @@ def _train(folder, meta_steps, validation_freq):
             keras.optimizers.Adam(0.01),
             steps_per_task=3,
             meta_batch_size=2,
-            parallel_tasks=2,
+            pool=2,
         )
         trainer.fit(
             leap_tf.Sinusoids(),
@@ -130,19 +130,19 @@ def _train(folder, meta_steps, validation_freq):
 
 
 def growth(values: Sequence[int], warm_up: int) -> float:
-    """Returns by what share the last tenth after the warm-up is above the first one."""
+    """Returns the relative growth from the first to the last tenth after the warm-up."""
     after = values[warm_up:]
     part = max(1, len(after) // 10)
     return float(np.median(after[-part:]) / np.median(after[:part]) - 1)
 
 
 def attack_memory(folder: pathlib.Path, meta_steps: int, warm_up: int) -> Fault:
-    """Runs for long and says by how much it grew.
+    """Meta-trains for long and reports the growth of memory, open files and threads.
 
     Args:
-        folder: where it leaves its files.
-        meta_steps: how long.
-        warm_up: meta-steps that are not counted.
+        folder: for the files of the run.
+        meta_steps: number of meta-steps.
+        warm_up: number of first meta-steps that do not count.
     """
     run = run_long(folder, meta_steps, validation_freq=50)
     found = {
@@ -164,5 +164,5 @@ def attack_memory(folder: pathlib.Path, meta_steps: int, warm_up: int) -> Fault:
         f"{name} grew by {share:.2%}" for name, share in found.items() if share >= 0.01
     ]
     if run.traces[-1] != run.traces[warm_up]:
-        fault.failures.append("the task loop was traced again after the warm-up")
+        fault.failures.append("the inner loop was traced again after the warm-up")
     return fault

@@ -1,6 +1,6 @@
-"""What an attack found: one record for each kind of fault, and the file that holds them.
+"""Results of attacks: a record for each kind of fault, and the file that holds them.
 
-Records are plain numbers, as they were measured; the table of docs/reliability.md is made of them.
+Records are plain numbers, as measured. The table of docs/reliability.md is generated from them.
 """
 
 import dataclasses
@@ -12,22 +12,23 @@ import subprocess
 from collections.abc import Sequence
 
 ROOT = pathlib.Path(__file__).parents[2]
-RESULTS = ROOT / "docs" / "results" / "reliability"
+RESULTS = ROOT / "docs" / "results" / "reliability.jsonl"  # one campaign a line
 
 
 @dataclasses.dataclass
 class Fault:
-    """What one kind of fault did.
+    """The results of injecting one kind of fault.
 
     Attributes:
-        fault: what was done.
-        trials: runs, or inputs, that it was done to.
-        injected: how many times it was done.
-        expected: what has to come out, in a few words.
-        failures: what came out otherwise, one line each.
-        repeated: meta-steps that had to be made again, one number for each injection.
-        recovery_seconds: from the restart to where the run had been, one for each injection.
-        details: counts of other things worth knowing, by name.
+        fault: name of the fault.
+        trials: number of runs or inputs.
+        injected: number of injections.
+        expected: the outcome that is required.
+        failures: a line for each other outcome.
+        repeated: meta-steps that had to be repeated, one number per injection.
+        recovery_seconds: time from the restart until the run was as far as before, one number per
+            injection.
+        details: other counts by name.
     """
 
     fault: str
@@ -45,10 +46,9 @@ class Fault:
 
 
 def write_results(name: str, command: str, seed: int, faults: Sequence[Fault]) -> pathlib.Path:
-    """Writes what was found, with all that is needed to find it again."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    path = RESULTS / f"{name}.json"
+    """Writes the results of a campaign in place of its former ones, with command and machine."""
     content = {
+        "name": name,
         "command": command,
         "seed": seed,
         "commit": _git("rev-parse", "--short=12", "HEAD"),
@@ -61,8 +61,14 @@ def write_results(name: str, command: str, seed: int, faults: Sequence[Fault]) -
         },
         "faults": [dataclasses.asdict(fault) for fault in faults],
     }
-    path.write_text(json.dumps(content, indent=1) + "\n")
-    return path
+    campaigns = {each["name"]: each for each in read_results()} | {name: content}
+    RESULTS.write_text("".join(json.dumps(campaigns[each]) + "\n" for each in sorted(campaigns)))
+    return RESULTS
+
+
+def read_results() -> list[dict]:
+    """Returns the results of all campaigns, in the order of their names."""
+    return [json.loads(line) for line in RESULTS.read_text().splitlines()]
 
 
 def _git(*arguments):

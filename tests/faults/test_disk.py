@@ -1,4 +1,4 @@
-"""Full and read-only disks: one line that says what to do, and then the same bits."""
+"""Tests of full and read-only disks: one line that says what to do, and then the same bits."""
 
 import os
 import resource
@@ -12,8 +12,8 @@ from tests.result_folders import outcome, task, write_sweep
 
 
 @pytest.fixture(scope="module")
-def peace(tmp_path_factory):
-    return disk.run_in_peace(tmp_path_factory.mktemp("peace") / "run")
+def undisturbed(tmp_path_factory):
+    return disk.run_undisturbed(tmp_path_factory.mktemp("undisturbed") / "run")
 
 
 @pytest.fixture
@@ -34,30 +34,30 @@ def small_disk(tmp_path):
         ("TensorBoard events", 1),
         ("final model", 1),
         ("picture of adaptation", 1),
-        ("evaluation.json", 1),
+        ("initialization.json, evaluation.json", 2),
     ],
 )
-def test_a_full_disk_is_named_and_loses_nothing(small_disk, peace, kind, number):
+def test_a_full_disk_is_named_and_loses_nothing(small_disk, undisturbed, kind, number):
     fault = Fault("full")
-    disk.fill_before(small_disk, small_disk.path / "run", peace, kind, number, 0, fault)
+    disk.fill_before(small_disk, small_disk.path / "run", undisturbed, kind, number, 0, fault)
     assert not fault.failures
 
 
-def test_a_read_only_folder_is_named_and_loses_nothing(small_disk, peace):
+def test_a_read_only_folder_is_named_and_loses_nothing(small_disk, undisturbed):
     fault = Fault("read-only")
-    disk.lock_before(small_disk, small_disk.path / "run", peace, "checkpoint", 2, fault)
+    disk.lock_before(small_disk, small_disk.path / "run", undisturbed, "checkpoint", 2, fault)
     assert not fault.failures
 
 
 def test_a_report_that_does_not_fit_leaves_the_one_before(small_disk, tmp_path):
-    write_sweep(tmp_path / "table1", [({"method": "leap", "seed": "0"}, outcome(task(0.5)))])
-    page, text = write_report(tmp_path, small_disk.path / "report")
+    write_sweep(tmp_path / "first", [({"method": "leap", "seed": "0"}, outcome(task(0.5)))])
+    (page,) = write_report(small_disk.path / "report", runs=[tmp_path])
     before = {path: path.read_bytes() for path in (small_disk.path / "report").rglob("*.*")}
-    assert {page, text} <= set(before)
-    write_sweep(tmp_path / "ablation", [({"method": "leap", "seed": "0"}, outcome(task(0.1)))])
+    assert page in before
+    write_sweep(tmp_path / "second", [({"method": "leap", "seed": "0"}, outcome(task(0.1)))])
     small_disk.fill()
     with pytest.raises(OSError, match="No space left"):
-        write_report(tmp_path, small_disk.path / "report")
+        write_report(small_disk.path / "report", runs=[tmp_path])
     after = {path: path.read_bytes() for path in before}
     assert after == before
 
@@ -68,8 +68,8 @@ def test_a_folder_without_permission_is_named(tmp_path):
     assert "Make the folder writable" in disk.train(tmp_path / "run")
 
 
-def test_a_limit_on_the_size_of_files_is_named_and_loses_nothing(tmp_path, peace):
-    """What anybody can try who may not mount a disk."""
+def test_a_limit_on_the_size_of_files_is_named_and_loses_nothing(tmp_path, undisturbed):
+    """A fault that needs no permission to mount a disk."""
     fault = Fault("limit")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 
@@ -84,5 +84,5 @@ def test_a_limit_on_the_size_of_files_is_named_and_loses_nothing(tmp_path, peace
             message = disk.train(tmp_path / "run")
     finally:
         lift()
-    disk.after(lift, tmp_path / "run", peace, message, "File too large", "final model", fault)
+    disk.after(lift, tmp_path / "run", undisturbed, message, "File too large", "final model", fault)
     assert not fault.failures

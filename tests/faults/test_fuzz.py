@@ -1,4 +1,4 @@
-"""Readers given anything, in a bounded form: see `fuzz`."""
+"""Tests of readers with a few random inputs each, see `fuzz`."""
 
 import pytest
 

@@ -1,13 +1,13 @@
-"""What is in a run's folder under its own name is whole, and leavings of a kill do not stay."""
+"""Tests that files of a run are complete, and that a restart removes the remains of a kill."""
 
 import keras
 import numpy as np
 import pytest
 
 import leap_tf
-from leap_tf.experiments import study as judgement
+from leap_tf.experiments import study as studies
 from leap_tf.experiments.run_directory import RunDirectory, RunDirectoryError, replacing
-from leap_tf.experiments.study import judge, meta_train, study
+from leap_tf.experiments.study import evaluate, meta_train, study
 from leap_tf.training import MetaTrainer
 
 
@@ -25,7 +25,7 @@ def trainer(model, seed):
 
 @pytest.fixture
 def small_run(tmp_path):
-    """A study that is about to be trained, and its folder."""
+    """Builds an untrained study and its folder."""
     made = study(
         leap_tf.mlp,
         lambda **options: leap_tf.sinusoid_splits(test_tasks=1, validation_tasks=1, **options),
@@ -66,21 +66,21 @@ def test_a_run_that_dies_while_it_saves_its_model_has_none(small_run, monkeypatc
     assert not run.initialization.exists()
 
 
-def test_a_judgement_is_there_once_all_else_is(small_run, monkeypatch):
-    """A sweep takes a run with a judgement for finished and does not look at it again."""
+def test_evaluation_json_is_written_last(small_run, monkeypatch):
+    """A sweep skips a run that has it."""
     made, run = small_run
     meta_train(made, run, meta_steps=1, verbose=False)
 
     def die(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(judgement, "plot_adaptation", die)
+    monkeypatch.setattr(studies, "plot_adaptation", die)
     with pytest.raises(KeyboardInterrupt):
-        judge(made, run)
+        evaluate(made, run)
     assert not run.evaluation.exists()
 
 
-def test_what_a_kill_has_left_of_a_checkpoint_is_cleared_away(tmp_path):
+def test_the_remains_of_a_checkpoint_after_a_kill_are_removed(tmp_path):
     left = tmp_path / "step-00000001_temp" / "part-00000-of-00001.data-00000-of-00001.tempstate7"
     left.parent.mkdir()
     left.write_bytes(b"half")
@@ -106,14 +106,14 @@ def test_what_a_kill_has_left_of_a_checkpoint_is_cleared_away(tmp_path):
     "left", [["lock"], ["lock", "plots"], ["lock", "plots", "config.gin.partial"]]
 )
 def test_a_start_that_died_at_once_does_not_stand_in_the_way(tmp_path, left):
-    """Before the configuration is written, the folder holds no run, and nobody's work."""
+    """Until the configuration is written, the folder holds no run."""
     for name in left:
         (tmp_path / name).mkdir() if name == "plots" else (tmp_path / name).write_text("")
     RunDirectory(tmp_path).claim("a = 1\n")
     assert RunDirectory(tmp_path).config.read_text() == "a = 1\n"
 
 
-def test_a_folder_with_work_of_others_does(tmp_path):
+def test_a_folder_with_other_files_is_refused(tmp_path):
     (tmp_path / "plots").mkdir()
     (tmp_path / "plots" / "mine.png").write_text("precious")
     with pytest.raises(RunDirectoryError, match="not empty and holds no run"):

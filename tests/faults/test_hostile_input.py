@@ -1,6 +1,6 @@
-"""Files from somebody else: whatever they try, nothing is run, and the message says what is wrong.
+"""Tests of hostile files: they run no code, and the message says what is wrong.
 
-Each file here carries a payload that would leave a mark; the mark must not be there afterwards.
+Each file carries a payload that would create a mark. No mark may exist after the test.
 """
 
 import base64
@@ -19,9 +19,9 @@ import tensorflow as tf
 import leap_tf
 from leap_tf.datasets import open_dataset
 from leap_tf.experiments.config import ConfigurationError, read_configuration
-from leap_tf.experiments.report.checks import ResultsError
 from leap_tf.experiments.report.page import write_report
 from leap_tf.experiments.run_directory import RunDirectory, RunDirectoryError
+from leap_tf.experiments.run_tables import ResultsError, collect
 from leap_tf.serialization import SavedArrays, unpack_arrays
 from leap_tf.training import CheckpointMismatchError, CheckpointUnreadableError
 from tests.result_folders import outcome, task, write_sweep
@@ -29,14 +29,14 @@ from tests.result_folders import outcome, task, write_sweep
 
 @pytest.fixture
 def mark(tmp_path):
-    """A file that only a payload makes; it must not be there when the test is over."""
+    """The path of a file that only a payload creates. It must not exist after the test."""
     path = tmp_path / "mark"
     yield path
     assert not path.exists(), "the payload ran"
 
 
 class Payload:
-    """What pickle would run when it is read."""
+    """An object that creates the mark when it is unpickled."""
 
     def __init__(self, mark):
         self._mark = mark
@@ -46,7 +46,7 @@ class Payload:
 
 
 def test_the_payloads_work(tmp_path):
-    """Otherwise the tests below would show nothing."""
+    """If they did not, the tests below could not fail."""
     pickle.loads(pickle.dumps(Payload(tmp_path / "pickle")))
     assert (tmp_path / "pickle").exists()
     code = marshal.dumps(compile(leaving(tmp_path / "code"), "payload", "eval"))
@@ -108,7 +108,7 @@ def test_a_configuration_binds_what_is_registered_and_no_more(tmp_path, mark, mo
         read_configuration([tmp_path / "some.gin"], [binding])
 
 
-# What a run learned.
+# Learned initializations.
 
 
 def altered(model, path, change):
@@ -184,7 +184,7 @@ def test_a_learned_initialization_is_arrays_and_its_description_is_not_read(
     run.load_learned(model)
     for a, b in zip(model.get_weights(), learned.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
-    with pytest.raises((ValueError, TypeError)):  # nor does Keras run it, if it is asked to
+    with pytest.raises((ValueError, TypeError)):  # Keras does not run it either
         keras.saving.load_model(run.initialization)
 
 
@@ -203,7 +203,7 @@ def test_a_damaged_initialization_says_what_to_do(tmp_path, how):
         run.load_learned(leap_tf.mlp())
 
 
-def test_what_a_learner_learned_is_read_without_pickle(tmp_path, mark):
+def test_learner_variables_are_read_without_pickle(tmp_path, mark):
     run = RunDirectory(tmp_path)
     model = leap_tf.mlp()
     model.save(run.initialization)
@@ -229,7 +229,7 @@ def small_trainer():
 
 
 class Bytes(tf.train.experimental.PythonState):
-    """Puts any bytes where a checkpoint has a text of its own."""
+    """State in a checkpoint with any bytes."""
 
     def __init__(self, content):
         self._content = content
@@ -242,7 +242,7 @@ class Bytes(tf.train.experimental.PythonState):
 
 
 def forge(trainer, path, progress=None, best_weights=None):
-    """Writes a checkpoint that is right in form, checksums too, with other texts in it."""
+    """Writes a checkpoint of the right form, with valid checksums and other content."""
     variables = trainer.model.variables
     tf.train.Checkpoint(
         model=[variable.value for variable in variables],
@@ -372,32 +372,38 @@ def test_a_sweep_cannot_lead_out_of_its_folder(tmp_path, name):
     write_sweep(tmp_path / "table1", [({"method": "leap", "seed": "0"}, outcome(task(0.5)))])
     index = tmp_path / "table1" / "sweep.json"
     index.write_text(json.dumps([json.loads(index.read_text())[0] | {"name": name}]))
-    with pytest.raises(ResultsError, match="should be the name of a folder"):
-        write_report(tmp_path, tmp_path / "report")
+    with pytest.raises(ResultsError, match="is not the name of a folder"):
+        collect([tmp_path])
 
 
 def test_what_is_in_results_is_text_in_a_report(tmp_path):
-    """Neither HTML, nor a template, nor a formula; in a figure, a table, a list or a command."""
-    method = f"{SCRIPT}{{{{ 7 * 7 }}}}$x_{{$"
+    """Neither HTML, nor a template, nor a formula; in a figure, a table or a list."""
+    method = f"{SCRIPT}{{{{ 7 * 7 }}}}$x_{{$|\n"
     cells = [({"method": name, "seed": "0"}, outcome(task(0.5))) for name in ("leap", "strange")]
-    write_sweep(tmp_path / "table1", cells)
-    index = tmp_path / "table1" / "sweep.json"
+    write_sweep(tmp_path / "runs", cells)
+    index = tmp_path / "runs" / "sweep.json"
     entries = json.loads(index.read_text())
     entries[1]["values"]["method"] = method
-    entries[1]["bindings"] = [f"x = '```\n{SCRIPT}'"]
     index.write_text(json.dumps(entries))
-    page, text = write_report(tmp_path, tmp_path / "report")
-    for written in (page.read_text(), text.read_text()):
-        assert "{{ 7 * 7 }}" in written
-    assert "<script" not in page.read_text()
-    outside_code = "".join(text.read_text().split("```")[::2])
-    assert "<script" not in outside_code
+    (page,) = write_report(tmp_path / "report", runs=[tmp_path / "runs"])
+    written = page.read_text()
+    assert "{{ 7 * 7 }}$x_{$\\|  | 50.0 (one seed) |" in written
+    assert "<script" not in written
 
 
-@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999", "1e300", "true", '"1"', "[]"])
+@pytest.mark.parametrize("number", ['"a"', "[]", "null", "{}"])
 def test_numbers_in_results_are_numbers(tmp_path, number):
     write_sweep(tmp_path / "table1", [({"method": "leap", "seed": "0"}, outcome(task(0.5)))])
     file = next(tmp_path.rglob("evaluation.json"))
     file.write_text(file.read_text().replace('"target_error": 0.1', f'"target_error": {number}'))
-    with pytest.raises(ResultsError, match=r"\['target_error'\] should be"):
-        write_report(tmp_path, tmp_path / "report")
+    with pytest.raises(ResultsError, match="evaluation.json does not have the form"):
+        collect([tmp_path])
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999", "1e300"])
+def test_a_task_with_a_number_that_overflows_has_diverged(tmp_path, number):
+    write_sweep(tmp_path / "table1", [({"method": "leap", "seed": "0"}, outcome(task(0.5)))])
+    file = next(tmp_path.rglob("evaluation.json"))
+    file.write_text(file.read_text().replace('"loss": 1.0', f'"loss": {number}'))
+    (page,) = write_report(tmp_path / "report", runs=[tmp_path])
+    assert "| 1 of 1 |" in page.read_text()

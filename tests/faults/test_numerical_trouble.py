@@ -1,7 +1,6 @@
-"""Tasks that numbers break on: they are left out and counted, and the initialization stays finite.
+"""Tests of tasks with numerical trouble: they are left out, and the initialization stays finite.
 
-Each trouble is put beside a task without any, for every way there is of learning from several. What
-is learned has to be what the good task alone gives.
+Each such task is put beside a good one, for every meta-learner.
 """
 
 import keras
@@ -16,7 +15,7 @@ CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
 def examples(name, inputs=None, labels=None, count=12):
-    """A task of points around the corners of a triangle, or with other inputs or labels."""
+    """Builds a task of points around the corners of a triangle, or with other inputs or labels."""
     rng = np.random.default_rng(0)
     own = np.arange(count) % CLASSES
     labels = own if labels is None else labels
@@ -61,7 +60,7 @@ ONE_AFTER_ANOTHER = {
 
 
 class NoSlope(keras.losses.Loss):
-    """The same whatever the model says, so that every gradient is zero."""
+    """A constant loss, so that every gradient is zero."""
 
     def call(self, targets, outputs):
         return 1.0 + 0.0 * keras.ops.sum(outputs, axis=-1)
@@ -93,7 +92,7 @@ def make_trainer(learner, meta_batch_size, model=None, loss=CROSS_ENTROPY, **opt
         learner=(LEARNERS | ONE_AFTER_ANOTHER)[learner](),
         steps_per_task=STEPS,
         meta_batch_size=1 if learner in ("HAT", "Progressive Nets") else meta_batch_size,
-        parallel_tasks=1,
+        pool=1,
         **(settings | options),
     )
 
@@ -145,26 +144,27 @@ def test_odd_tasks_are_learned_from_like_any_other(learner):
     history = train(trainer, tasks, meta_steps=len(tasks))
     assert history["tasks_skipped"] == [0] * len(tasks)
     assert_finite(trainer)
-    judged = trainer.evaluate(tasks)
-    assert judged.diverged == ()
-    assert np.isfinite([task.error for task in judged.tasks]).all()
+    evaluation = trainer.evaluate(tasks)
+    assert evaluation.diverged == ()
+    assert np.isfinite([task.error for task in evaluation.tasks]).all()
 
 
 @pytest.mark.parametrize("learner", ["Leap, length", "Leap, energy", "Reptile", "MAML", "HAT"])
 def test_where_nothing_can_be_learned_nothing_moves_or_breaks(learner):
     trainer = make_trainer(learner, meta_batch_size=2, loss=NoSlope())
-    before = [variable.numpy() for variable in trainer.meta_variables]
+    meta_variables = trainer.problem.meta_variables
+    before = [variable.numpy() for variable in meta_variables]
     history = train(trainer, [GOOD, ODD["inputs are constant"]])
     assert history["tasks_skipped"] == [0, 0]
     if learner != "HAT":  # its penalty on units has a slope of its own
-        for variable, value in zip(trainer.meta_variables, before, strict=True):
+        for variable, value in zip(meta_variables, before, strict=True):
             np.testing.assert_array_equal(variable.numpy(), value)
     assert_finite(trainer)
 
 
 @pytest.mark.parametrize("learner", ["Leap, length", "Reptile", "FOMAML"])
 def test_mixed_precision_that_overflows_is_skipped(learner):
-    """Half precision ends at 65504, so what is harmless elsewhere is infinite here."""
+    """Half precision ends at 65504, so inputs that are harmless elsewhere overflow here."""
     large = huge(3e5)
     single = make_trainer(learner, meta_batch_size=2)
     assert train(single, [GOOD, large])["tasks_skipped"] == [0, 0]
@@ -175,7 +175,7 @@ def test_mixed_precision_that_overflows_is_skipped(learner):
 
 
 class Steep(keras.losses.Loss):
-    """A slope that nothing ends."""
+    """A loss whose gradient is large everywhere."""
 
     def call(self, targets, outputs):
         return 1e3 * keras.ops.sum(outputs, axis=-1)
@@ -183,17 +183,17 @@ class Steep(keras.losses.Loss):
 
 @pytest.mark.parametrize("meta_optimizer", [keras.optimizers.SGD, keras.optimizers.Adam])
 def test_an_update_that_overflows_is_not_made(meta_optimizer):
-    """Every task is finite, and where the meta-update would lead is not."""
+    """Every task is finite, but the meta-update is not."""
     optimizer = meta_optimizer(3e38)
     model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(1)])
     trainer = make_trainer(
         "Reptile", meta_batch_size=2, model=model, loss=Steep(), meta_optimizer=optimizer
     )
-    before = [variable.numpy() for variable in [*trainer.meta_variables, *optimizer.variables]]
+    variables = [*trainer.problem.meta_variables, *optimizer.variables]
+    before = [variable.numpy() for variable in variables]
     with pytest.raises(leap_tf.MetaTrainingDivergedError, match="Lower the meta"):
         train(trainer, [GOOD, ODD["one class"]], meta_steps=3)
     assert_finite(trainer)
     if trainer.meta_step == 0:
-        after = [*trainer.meta_variables, *optimizer.variables]
-        for variable, value in zip(after, before, strict=True):
+        for variable, value in zip(variables, before, strict=True):
             np.testing.assert_array_equal(variable.numpy(), value)

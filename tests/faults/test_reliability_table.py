@@ -1,4 +1,4 @@
-"""The table of docs/reliability.md is what its raw results say."""
+"""Tests that the table of docs/reliability.md agrees with the raw results."""
 
 from tests.faults.table import DOCUMENT, table, with_table
 

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from leap_tf.training.meta_batch import MetaBatch
 
 from leap_tf.serialization import SerializationError, decode, encode
 from leap_tf.training import (
@@ -17,7 +18,6 @@ from leap_tf.training import (
     ThreadPool,
     map_in_threads,
 )
-from leap_tf.training.meta_batch import MetaBatch
 from leap_tf.training.problem import check_gradient
 from tests.cluster.studies import assert_same, hat, leap, meta_sgd
 from tests.pool_contract import PoolContract

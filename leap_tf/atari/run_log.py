@@ -1,0 +1,114 @@
+"""Logs of task runs: a file of finished runs, and progress lines on standard error."""
+
+import json
+import os
+import pathlib
+import resource
+import sys
+import threading
+import time
+
+from leap_tf.atari.evaluation import GameEvaluation, curve
+from leap_tf.atari.problem import Progress, TaskRunStoppedError
+
+
+class TaskRunLog:
+    """Appends a line to a file for every task run, and prints one from time to time.
+
+    A restarted run repeats the task runs of its unfinished meta-step. Their lines differ only in
+    times and memory. `peak_memory_mb` is that of this process so far; environments are kept, so it
+    grows with every new game. With a cluster, games run in other processes.
+
+    Args:
+        path: the file of JSON lines.
+        seconds: minimum time between two printed lines.
+        points: number of points of the reward curve in a line.
+        stream: where to print; standard error by default.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike, seconds: float = 10.0, points: int = 10, stream=None
+    ):
+        self._path = pathlib.Path(path)
+        self._seconds = seconds
+        self._points = points
+        self._stream = stream or sys.stderr
+        self._lock = threading.Lock()
+        self._last_shown = float("-inf")
+
+    def __call__(self, run: GameEvaluation) -> None:
+        """Logs a task run; may be called by any thread."""
+        line = {
+            "game": run.game,
+            "seed": run.seed,
+            "updates": run.updates,
+            "frames": run.frames,
+            "seconds": round(run.seconds, 3),
+            "frames_per_second": round(run.frames / run.seconds, 1),
+            "updates_per_second": round(run.updates / run.seconds, 2),
+            "loss": round(float(run.losses.mean()), 5),
+            "reward": round(run.area_under_reward, 3),
+            "rewards": [
+                round(1e3 * float(mean), 3)
+                for mean in curve(run.rewards, min(self._points, run.updates))
+            ],
+            "games": len(run.episodes),
+            "score": run.score,
+            "peak_memory_mb": round(_peak_memory_mb()),
+        }
+        with self._lock:
+            with self._path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            if time.monotonic() - self._last_shown >= self._seconds:
+                self._last_shown = time.monotonic()
+                print(_as_text(line), file=self._stream, flush=True)
+
+
+class ProgressLog:
+    """Prints the progress of long task runs from time to time, and can stop them.
+
+    Args:
+        seconds: minimum time between two lines.
+        stream: where to print; standard error by default.
+    """
+
+    def __init__(self, seconds: float = 60.0, stream=None):
+        self._seconds = seconds
+        self._stream = stream or sys.stderr
+        self._last_shown = time.monotonic()
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Stops all task runs after their next update; safe to call from a signal handler."""
+        self._stopped = True
+
+    def __call__(self, progress: Progress) -> None:
+        """Logs an update; may be called by any thread.
+
+        Raises:
+            TaskRunStoppedError: `stop` was called.
+        """
+        if self._stopped:
+            raise TaskRunStoppedError(progress.game, progress.update)
+        if time.monotonic() - self._last_shown >= self._seconds:
+            self._last_shown = time.monotonic()
+            print(
+                f"{progress.game}: {progress.update:,} of {progress.updates:,} updates, "
+                f"{progress.frames:,} frames so far",
+                file=self._stream,
+                flush=True,
+            )
+
+
+def _as_text(line: dict) -> str:
+    score = "no game finished" if line["score"] is None else f"score {line['score']:.1f}"
+    return (
+        f"{line['game']}: {line['frames']:,} frames, {line['frames_per_second']:.0f} frames/s, "
+        f"{line['updates_per_second']:.1f} updates/s, reward {line['reward']:.1f} per 1000 steps, "
+        f"{score}"
+    )
+
+
+def _peak_memory_mb():
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

@@ -1,0 +1,355 @@
+"""Tests of the binaries in processes of their own: finished, killed, stopped, misused."""
+
+import json
+import pathlib
+import signal
+import subprocess
+
+import gin
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from leap_tf import __version__
+from leap_tf.experiments import commands
+from leap_tf.experiments.run_directory import (
+    RunDirectory,
+    RunDirectoryError,
+    length_before,
+    set_aside,
+)
+from leap_tf.training import read_metrics
+from tests.runs import command, learned, run, start, wait_for_meta_step, without_times
+
+SINUSOID = pathlib.Path(__file__).parents[2] / "gin_configs" / "sinusoid.gin"
+
+
+@pytest.fixture(autouse=True)
+def _no_configuration_left_behind():
+    yield
+    gin.clear_config()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    result = run("train.py", folder, "meta_train.meta_steps = 12")
+    assert result.returncode == 0, result.stderr
+    return folder, result
+
+
+def test_a_run_leaves_everything_in_its_folder(finished):
+    folder, result = finished
+    directory = RunDirectory(folder)
+    assert "meta_train.meta_steps = 12" in directory.config.read_text()
+    assert "mlp.hidden = (40, 40)" in directory.operative_config.read_text()
+    (environment,) = json.loads(directory.environment.read_text())
+    assert environment["packages"]["keras"] == keras.__version__
+    assert environment["packages"]["leap-tf"] == __version__
+    assert environment["intra_op_threads"] == 1
+    assert [entry["meta_step"] for entry in read_metrics(directory.metrics)] == list(range(1, 13))
+    assert "val_error" in read_metrics(directory.metrics)[1]
+    assert list(directory.tensorboard.rglob("events*"))
+    assert list(directory.checkpoints.glob("*.index"))
+    for picture in ("learning_curve.png", "adaptation.png"):
+        assert (directory.plots / picture).read_bytes().startswith(b"\x89PNG")
+    assert "study.seed = 0" in directory.config.read_text()
+    assert "meta-step 12/12" in result.stderr
+    assert "functional_saver" not in result.stderr  # libraries keep quiet
+    assert "\r" not in result.stderr  # no progress bar where there is no terminal
+
+
+def test_the_table_compares_learned_with_fresh(finished):
+    folder, result = finished
+    record = json.loads(RunDirectory(folder).evaluation.read_text())
+    learned_row, fresh_row = (
+        record["results"][name] for name in ("learned initialization", "no pretraining")
+    )
+    assert record["transductive"] is False
+    assert [t["name"] for t in learned_row["tasks"]] == [t["name"] for t in fresh_row["tasks"]]
+    assert learned_row["error"] < fresh_row["error"]
+    assert f"{learned_row['error']:.3f} ±" in result.stdout
+    assert f"{fresh_row['area_under_error']:.1f} ±" in result.stdout
+    assert "3 held-out tasks" in result.stdout
+
+
+def test_evaluate_prints_the_same_table_again(finished):
+    folder, trained = finished
+    result = run("evaluate.py", folder)
+    assert result.returncode == 0, result.stderr
+    table = result.stdout.partition("The run's own")[0].strip()
+    assert table in trained.stdout
+    other = run("evaluate.py", folder, "evaluate.steps = 2", "evaluate.target_error = 3.0")
+    assert "steps to error 3" in other.stdout
+    record = json.loads(RunDirectory(folder).evaluation_again.read_text())
+    assert len(record["results"]["no pretraining"]["tasks"][0]["training_errors"]) == 2
+    assert record["steps"] == 2
+    assert record["bindings"] == {"evaluate.steps": "2", "evaluate.target_error": "3.0"}
+    own = json.loads(RunDirectory(folder).evaluation.read_text())
+    assert own["steps"] == 5  # the run's own evaluation is unchanged
+
+
+def test_evaluation_cannot_override_what_was_trained(finished):
+    """With another seed, alphabets that were trained on could be among the held-out ones."""
+    for binding, name in (
+        ("study.seed = 1", "study.seed"),
+        ("MetaTrainer.learner = @MetaSGD()", "MetaTrainer.learner"),
+        ("sinusoid_splits.test_tasks = 9", "sinusoid_splits.test_tasks"),
+    ):
+        result = run("evaluate.py", finished[0], binding)
+        assert result.returncode == 1
+        assert f"Evaluation cannot override {name}" in result.stderr
+        assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("kills", [(1,), (3, 7, 11)])
+def test_a_run_that_is_killed_and_started_again_ends_bit_identical(finished, tmp_path, kills):
+    arguments = ("train.py", tmp_path / "run", "meta_train.meta_steps = 12")
+    for meta_step in kills:
+        process = start(*arguments)
+        wait_for_meta_step(process, tmp_path / "run", meta_step)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+    result = run(*arguments)
+    assert result.returncode == 0, result.stderr
+    for a, b in zip(learned(tmp_path / "run"), learned(finished[0]), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert without_times(tmp_path / "run") == without_times(finished[0])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_leaves(finished, tmp_path, number):
+    arguments = ("train.py", tmp_path / "run", "meta_train.meta_steps = 12")
+    process = start(*arguments)
+    wait_for_meta_step(process, tmp_path / "run", 2)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "The same command continues from there" in errors
+    assert "Traceback" not in errors
+    assert run(*arguments).returncode == 0
+    for a, b in zip(learned(tmp_path / "run"), learned(finished[0]), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_finished_run_can_be_extended(finished, tmp_path):
+    shorter = run("train.py", tmp_path / "run", "meta_train.meta_steps = 5")
+    assert shorter.returncode == 0, shorter.stderr
+    before = RunDirectory(tmp_path / "run").evaluation.read_bytes()
+    longer = run("train.py", tmp_path / "run", "meta_train.meta_steps = 12")
+    assert longer.returncode == 0, longer.stderr
+    for a, b in zip(learned(tmp_path / "run"), learned(finished[0]), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert without_times(tmp_path / "run") == without_times(finished[0])
+    table = longer.stdout.partition("Learned initialization,")[0]
+    assert table == finished[1].stdout.partition("Learned initialization,")[0]
+    aside = tmp_path / "run" / "after_5_meta_steps"
+    assert (aside / "evaluation.json").read_bytes() == before
+    assert {path.name for path in aside.iterdir()} == {
+        "evaluation.json",
+        "initialization.json",
+        "initialization.keras",
+        "plots",
+    }
+    again = run("train.py", tmp_path / "run", "meta_train.meta_steps = 5")
+    assert "another configuration" in again.stderr  # it cannot be shortened
+
+
+@pytest.mark.parametrize(
+    ("bindings", "message"),
+    [
+        (["MetaTrainer.stepz = 3"], "doesn't have a parameter named 'stepz'"),
+        (["Leep.distance = 'length'"], "Leep"),
+        (["mlp.hidden ="], "cannot be read"),
+        (["innr/SGD.learning_rate = 0.5"], "Nothing refers to the scopes ['innr']"),
+        (["study.tasks = @alphabet_splits", "alphabet_splits.dataset = 'omniglot'"], "tfds.load"),
+        (["Leap.distance = 'width'"], "distance must be one of"),
+    ],
+)
+def test_bad_configurations_end_in_one_line(tmp_path, bindings, message):
+    with pytest.raises(SystemExit) as ended, commands.one_line_errors():
+        commands.train([SINUSOID], bindings, tmp_path / "run", data_dir=tmp_path)
+    assert message in ended.value.code
+    assert not (tmp_path / "run").exists()  # the command can be corrected and given again
+
+
+def test_a_missing_gin_file_is_named(tmp_path):
+    result = run("train.py", tmp_path / "run", gin_file="gin_configs/no_such.gin")
+    assert result.returncode == 1
+    assert "No such gin file" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_evaluating_an_empty_folder_is_an_error(tmp_path):
+    result = run("evaluate.py", tmp_path)
+    assert result.returncode == 1
+    assert "holds no run" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("now", "before"),
+    [
+        ("a = 1\nmeta_train.meta_steps = 21\n", 20),
+        ("a = 1\nmeta_train.meta_steps = 20\n", None),
+        ("a = 1\nmeta_train.meta_steps = 19\n", None),
+        ("a = 2\nmeta_train.meta_steps = 21\n", None),
+        ("a = 1\nmeta_train.meta_steps = %steps\n", None),
+        ("a = 1\n", None),
+    ],
+)
+def test_a_run_is_extended_by_meta_steps_alone(now, before):
+    assert length_before("a = 1\nmeta_train.meta_steps = 20\n", now) == before
+
+
+def test_what_is_set_aside_is_never_written_over(tmp_path):
+    for number in range(3):
+        (tmp_path / "evaluation.json").write_text(str(number))
+        set_aside(tmp_path, 20)
+    set_aside(tmp_path, 20)  # nothing to keep
+    kept = {path.parent.name: path.read_text() for path in tmp_path.glob("*/evaluation.json")}
+    assert kept == {
+        "after_20_meta_steps": "0",
+        "after_20_meta_steps_2": "1",
+        "after_20_meta_steps_3": "2",
+    }
+
+
+def test_a_run_directory_belongs_to_one_configuration(tmp_path):
+    run_directory = RunDirectory(tmp_path / "run")
+    run_directory.claim("a = 1\nb = 2\n")
+    run_directory.claim("a = 1\nb = 2\n")
+    with pytest.raises(RunDirectoryError, match=r"(?s)another configuration.*-b = 2\n\+b = 3"):
+        run_directory.claim("a = 1\nb = 3\n")
+    assert run_directory.config.read_text() == "a = 1\nb = 2\n"
+    assert not run_directory.is_finished("a = 1\nb = 2\n")
+    run_directory.evaluation.write_text("{}")
+    assert run_directory.is_finished("a = 1\nb = 2\n")
+    assert not run_directory.is_finished("a = 1\nb = 3\n")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("precious")
+    with pytest.raises(RunDirectoryError, match="not empty and holds no run"):
+        RunDirectory(tmp_path / "other").claim("a = 1\n")
+    assert len(json.loads(run_directory.environment.read_text())) == 2  # two starts
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["thesis.txt"]
+
+
+def test_a_run_directory_is_used_by_one_process_at_a_time(tmp_path):
+    mine = RunDirectory(tmp_path / "run")
+    mine.claim("a = 1\n")
+    with pytest.raises(RunDirectoryError, match="Another process uses"):
+        RunDirectory(tmp_path / "run").claim("a = 1\n")
+    del mine
+    RunDirectory(tmp_path / "run").claim("a = 1\n")
+
+
+@pytest.fixture(scope="module")
+def exported(finished):
+    folder, _ = finished
+    result = run("export.py", folder, "export.requests = 2")
+    assert result.returncode == 0, result.stderr
+    return RunDirectory(folder).export
+
+
+def test_an_export_holds_model_requests_and_card(finished, exported):
+    assert sorted(path.name for path in exported.iterdir()) == [
+        "MODEL_CARD.md",
+        "model.keras",
+        "model_card.json",
+        "requests",
+        "saved_model",
+    ]
+    loaded = keras.saving.load_model(exported / "model.keras")
+    for a, b in zip(loaded.get_weights(), learned(finished[0]), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert len(list((exported / "requests").glob("*.npz"))) == 2
+
+
+def test_the_model_card_counts_the_meta_steps_of_what_was_taken(tmp_path):
+    settings = ("meta_train.meta_steps = 12", "meta_train.validation_freq = 1")
+    unsteady = ("meta_train.patience = 2", "meta/Adam.learning_rate = 0.1")
+    result = run("train.py", tmp_path, *settings, *unsteady)
+    assert result.returncode == 0, result.stderr
+    metrics = read_metrics(RunDirectory(tmp_path).metrics)
+    best = int(np.argmin([entry["val_error"] for entry in metrics])) + 1
+    assert best < len(metrics)  # or this would show nothing
+    assert run("export.py", tmp_path).returncode == 0
+    card = json.loads((tmp_path / "export" / "model_card.json").read_text())
+    assert card["method"]["meta_steps"] == best
+    assert card["method"]["gradient_steps"] == best * 2 * 5
+
+
+def test_example_requests_give_the_runs_own_figures(finished, exported):
+    evaluation = json.loads(RunDirectory(finished[0]).evaluation.read_text())
+    card = json.loads((exported / "model_card.json").read_text())
+    adapt = tf.saved_model.load(exported / "saved_model").signatures["adapt"]
+    for example, task in zip(
+        card["requests"], evaluation["results"]["learned initialization"]["tasks"], strict=False
+    ):
+        request = dict(np.load(exported / example["file"]))
+        answers = request.pop("query_y")
+        assert example["task"] == task["name"]
+        assert request["seed"] == task["seed"]
+        adapted = adapt(**{name: tf.constant(value) for name, value in request.items()})
+        np.testing.assert_allclose(adapted["losses"], task["training_losses"], atol=1e-4)
+        error = np.mean((adapted["outputs"] - answers) ** 2)
+        assert error == pytest.approx(task["error"], rel=1e-5)
+
+
+def test_the_model_card_is_made_from_the_runs_files(finished, exported):
+    folder = RunDirectory(finished[0])
+    card = json.loads((exported / "model_card.json").read_text())
+    results = json.loads(folder.evaluation.read_text())["results"]
+    assert card["configuration"] == folder.config.read_text()
+    assert card["environment"]["trained"] == json.loads(folder.environment.read_text())[-1]
+    assert card["method"]["learner"] == "Leap"
+    assert card["method"]["meta_steps"] == 12
+    assert card["method"]["gradient_steps"] == 12 * 2 * 5
+    assert card["seed"] == 0
+    for name, result in results.items():
+        figures = card["evaluation"]["results"][name]
+        assert figures["error"] == result["error"]
+        assert figures["tasks"] == len(result["tasks"]) == 3
+        errors = [task["error"] for task in result["tasks"]]
+        assert figures["standard_error"] == pytest.approx(np.std(errors, ddof=1) / np.sqrt(3))
+    shapes = card["signatures"]["adapt"]
+    assert shapes["inputs"]["support_x"] == {"shape": [None, 1], "dtype": "float32"}
+    assert shapes["outputs"]["losses"] == {"shape": [None], "dtype": "float32"}
+    text = (exported / "MODEL_CARD.md").read_text()
+    assert (
+        f"| learned initialization | 3 | {results['learned initialization']['error']:.3f} ±" in text
+    )
+    assert "| inner optimizer | SGD, learning rate 0.01 |" in text
+    assert "| in: support_x | float32 [any, 1] |" in text
+    assert f"| keras | {keras.__version__} | {keras.__version__} |" in text
+
+
+def test_a_checkpoint_is_exported_without_an_evaluation(finished, tmp_path):
+    checkpoint = RunDirectory(finished[0]).checkpoints / "step-00000011"
+    options = (f"--checkpoint={checkpoint}", f"--export_dir={tmp_path / 'export'}")
+    result = subprocess.run(
+        [*command("export.py", finished[0]), *options], capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    card = json.loads((tmp_path / "export" / "model_card.json").read_text())
+    assert card["evaluation"] is None
+    assert card["method"]["meta_steps"] == 11
+    assert "has not been evaluated" in (tmp_path / "export" / "MODEL_CARD.md").read_text()
+    weights = keras.saving.load_model(tmp_path / "export" / "model.keras").get_weights()
+    assert not np.array_equal(weights[0], learned(finished[0])[0])
+
+
+def test_an_export_is_never_written_over_and_needs_a_finished_run(finished, exported, tmp_path):
+    result = run("export.py", finished[0])
+    assert result.returncode == 1
+    assert "exists. Give another --export_dir" in result.stderr
+    assert "Traceback" not in result.stderr
+    result = run("export.py", tmp_path)
+    assert "holds no run" in result.stderr
+
+
+def test_an_export_is_of_the_run_as_it_was_trained(finished):
+    result = run("export.py", finished[0], "study.seed = 5", "export.requests = 2")
+    assert result.returncode == 1
+    assert "An export cannot override study.seed" in result.stderr
