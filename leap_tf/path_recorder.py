@@ -273,17 +273,13 @@ def check_full_step(
         )
 
 
-def check_trained(steps: int) -> None:
-    """Raises ValueError if a task had no training step."""
+def check_path(steps: int, points: int) -> None:
+    """Raises ValueError if the steps of a task made fewer than two points."""
     if not steps:
         raise ValueError(
             "No training step was recorded in this task. Train the model inside the `with` "
             "block, on a data set with at least one batch."
         )
-
-
-def check_path(steps: int, points: int) -> None:
-    """Raises ValueError if the steps of a task made fewer than two points."""
     if steps < 2:
         raise ValueError(
             "One training step is one point, and a path needs two. Train for at least two steps "

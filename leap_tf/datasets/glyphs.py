@@ -29,6 +29,7 @@ FACES = (
     "DejaVuSans-Oblique",
     "DejaVuSansMono-Oblique",
 )
+_WAVES = 12  # in the random field that bends a drawing
 _BORDER = 2.0  # pixels between the ink and the edge of the canvas
 
 FALLBACK_FACE = "DejaVuSans"
@@ -127,7 +128,7 @@ def stance(slant: float, rotation: float, stretch: float) -> np.ndarray:
 
 
 def bent(
-    points: np.ndarray, rng: np.random.Generator, length: float, amount: float, waves: int = 12
+    points: np.ndarray, rng: np.random.Generator, *, length: float, amount: float
 ) -> np.ndarray:
     """Displaces points by a smooth random field, so that near points move together.
 
@@ -140,14 +141,13 @@ def bent(
         rng: draws the field.
         length: distance over which displacements become unrelated.
         amount: standard deviation of a displacement in each direction.
-        waves: number of waves.
 
     Returns:
         float64 [points, 2].
     """
-    frequencies = rng.normal(0.0, 1.0 / length, size=(2, waves))
-    phases = rng.uniform(0.0, 2.0 * np.pi, size=waves)
-    heights = rng.normal(0.0, amount * np.sqrt(2.0 / waves), size=(waves, 2))
+    frequencies = rng.normal(0.0, 1.0 / length, size=(2, _WAVES))
+    phases = rng.uniform(0.0, 2.0 * np.pi, size=_WAVES)
+    heights = rng.normal(0.0, amount * np.sqrt(2.0 / _WAVES), size=(_WAVES, 2))
     return points + np.cos(points @ frequencies + phases) @ heights
 
 

@@ -229,14 +229,14 @@ class Learner(abc.ABC):
 class StatelessLearner(Learner):
     """A learner without state: it uses only the start and the end of a task."""
 
-    def begin_task(self, initialization: Sequence[tf.Tensor]) -> tuple[()]:
+    def begin_task(self, initialization: Sequence[tf.Tensor]) -> Any:
         return ()
 
-    def observe(self, state: tuple[()], point: PathPoint) -> tuple[()]:
+    def observe(self, state: Any, point: PathPoint) -> Any:
         return state
 
 
-class Adaptation(Learner):
+class Adaptation(StatelessLearner):
     """Adapts to a task without meta-learning, along the direction of another learner.
 
     Evaluation and served models use it for every method: ANIL leaves its body unchanged, Meta-SGD
@@ -251,9 +251,6 @@ class Adaptation(Learner):
         self._learner = learner
         self._meta_indices = list(meta_indices)
 
-    def begin_task(self, initialization: Sequence[tf.Tensor]) -> Any:
-        return ()
-
     def direction(
         self, gradients: Sequence[tf.Tensor], learner_values: Sequence[tf.Tensor]
     ) -> list[tf.Tensor | None]:
@@ -263,9 +260,6 @@ class Adaptation(Learner):
         for index, direction in zip(self._meta_indices, learned, strict=True):
             directions[index] = direction
         return directions
-
-    def observe(self, state: Any, point: PathPoint) -> Any:
-        return state
 
     def end_task(self, state: Any, end: TaskEnd) -> TaskUpdate:
         return TaskUpdate([], metrics={})

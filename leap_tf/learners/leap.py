@@ -42,10 +42,9 @@ class Leap(Learner):
     Example:
 
         >>> import keras, leap_tf
-        >>> model, loss = leap_tf.mlp(), keras.losses.MeanSquaredError()
         >>> inner, meta = keras.optimizers.SGD(0.01), keras.optimizers.SGD(0.1)
         >>> trainer = leap_tf.MetaTrainer(
-        ...     model, loss, inner, meta, learner=leap_tf.Leap(), steps_per_task=5
+        ...     leap_tf.mlp(), "mse", inner, meta, learner=leap_tf.Leap(), steps_per_task=5
         ... )
         >>> history = trainer.fit(leap_tf.Sinusoids(), meta_steps=1, verbose=False)
         >>> history.history["path_length"][0] > 0

@@ -36,10 +36,9 @@ class MAML(StatelessLearner):
     Example (`FOMAML`, `ANIL` and `MetaSGD` are used in the same way):
 
         >>> import keras, leap_tf
-        >>> model, loss = leap_tf.mlp(), keras.losses.MeanSquaredError()
         >>> inner, meta = keras.optimizers.SGD(0.01), keras.optimizers.Adam(0.001)
         >>> trainer = leap_tf.MetaTrainer(
-        ...     model, loss, inner, meta, learner=leap_tf.MAML(), steps_per_task=5
+        ...     leap_tf.mlp(), "mse", inner, meta, learner=leap_tf.MAML(), steps_per_task=5
         ... )
     """
 

@@ -21,9 +21,9 @@ class Reptile(StatelessLearner):
     Example:
 
         >>> import keras, leap_tf
-        >>> model, loss = leap_tf.mlp(), keras.losses.MeanSquaredError()
         >>> inner, meta = keras.optimizers.SGD(0.01), keras.optimizers.SGD(1.0)
-        >>> trainer = leap_tf.MetaTrainer(model, loss, inner, meta, learner=leap_tf.Reptile())
+        >>> learner = leap_tf.Reptile()
+        >>> trainer = leap_tf.MetaTrainer(leap_tf.mlp(), "mse", inner, meta, learner=learner)
     """
 
     def end_task(self, state: tuple[()], end: TaskEnd) -> TaskUpdate:
@@ -44,10 +44,9 @@ class NoMetaLearning(StatelessLearner):
     Example:
 
         >>> import keras, leap_tf
-        >>> model, loss = leap_tf.mlp(), keras.losses.MeanSquaredError()
         >>> inner, meta = keras.optimizers.SGD(0.01), keras.optimizers.SGD(1.0)
-        >>> none = leap_tf.NoMetaLearning()
-        >>> trainer = leap_tf.MetaTrainer(model, loss, inner, meta, learner=none)
+        >>> learner = leap_tf.NoMetaLearning()
+        >>> trainer = leap_tf.MetaTrainer(leap_tf.mlp(), "mse", inner, meta, learner=learner)
     """
 
     def end_task(self, state: tuple[()], end: TaskEnd) -> TaskUpdate:

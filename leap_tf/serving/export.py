@@ -49,8 +49,7 @@ def export(
 
         >>> import keras, leap_tf, os, tempfile
         >>> sgd = keras.optimizers.SGD
-        >>> loss = keras.losses.MeanSquaredError()
-        >>> trainer = leap_tf.MetaTrainer(leap_tf.mlp(hidden=[4]), loss, sgd(0.01), sgd(0.1))
+        >>> trainer = leap_tf.MetaTrainer(leap_tf.mlp(hidden=[4]), "mse", sgd(0.01), sgd(0.1))
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     leap_tf.export(trainer, f"{folder}/sinusoids")
         ...     sorted(os.listdir(f"{folder}/sinusoids"))
