@@ -1,13 +1,4 @@
-"""Batch normalization for short tasks: right momentum, and TensorFlow's fused kernel.
-
-Keras computes moments and normalization from elementary operations, which on a CPU takes a
-good part of a small ConvNet's step. The fused kernel gives the same output, and a running
-variance that is unbiased, as in PyTorch and so in the original code.
-
-The four-block ConvNet of few-shot learning (Vinyals et al. 2016), as the paper uses it.
-
-A multi-layer perceptron, as small problems use it.
-"""
+"""Small models for meta-learning: a convolutional network and a multi-layer perceptron."""
 
 from collections.abc import Sequence
 
@@ -15,11 +6,85 @@ import keras
 import tensorflow as tf
 
 
+def conv_net(
+    image_shape: tuple[int, int, int] = (28, 28, 1),
+    classes: int = 20,
+    filters: int = 64,
+    blocks: int = 4,
+) -> keras.Model:
+    """Builds the convolutional network of few-shot learning with a linear layer "head".
+
+    A block has a 3×3 convolution, batch normalization, 2×2 max-pooling and ReLU. Two differences
+    from the original code save time and change no output and no gradient. Pooling precedes ReLU,
+    since the two commute. Convolutions have no bias, since batch normalization would subtract it.
+    So the default has 112,980 parameters instead of 113,236.
+
+    Source: Vinyals et al., "Matching Networks for One Shot Learning", 2016; Flennerhag et al. 2019,
+    appendix D.
+
+    Args:
+        image_shape: height, width and channels of the images.
+        classes: units of the linear layer, whose outputs are logits.
+        filters: filters of each convolution.
+        blocks: number of blocks. Each halves height and width.
+
+    Returns:
+        A built Keras model from [batch, height, width, channels] to logits [batch, classes].
+
+    Example:
+
+        >>> import leap_tf
+        >>> leap_tf.conv_net(classes=5).output_shape
+        (None, 5)
+    """
+    images = keras.Input(image_shape)
+    features = images
+    for block in range(1, blocks + 1):
+        features = keras.layers.Conv2D(
+            filters, 3, padding="same", use_bias=False, name=f"conv{block}"
+        )(features)
+        features = BatchNormalization(name=f"norm{block}")(features)
+        features = keras.layers.MaxPool2D(2, name=f"pool{block}")(features)
+        features = keras.layers.ReLU(name=f"relu{block}")(features)
+    features = keras.layers.Flatten(name="flatten")(features)
+    return keras.Model(images, keras.layers.Dense(classes, name="head")(features), name="conv_net")
+
+
+def mlp(
+    inputs: int = 1, outputs: int = 1, hidden: Sequence[int] = (40, 40), activation: str = "relu"
+) -> keras.Model:
+    """Builds a multi-layer perceptron with a linear layer "head".
+
+    Args:
+        inputs: number of features of an example.
+        outputs: units of the output layer.
+        hidden: units of each hidden layer. The default is that of Finn et al. 2017.
+        activation: activation of the hidden layers.
+
+    Returns:
+        A built Keras model from [batch, inputs] to [batch, outputs].
+
+    Example:
+
+        >>> import leap_tf
+        >>> leap_tf.mlp(inputs=2).count_params()
+        1801
+    """
+    layers = [keras.layers.Dense(units, activation=activation) for units in hidden]
+    return keras.Sequential(
+        [keras.layers.Input((inputs,)), *layers, keras.layers.Dense(outputs, name="head")],
+        name="mlp",
+    )
+
+
 @keras.saving.register_keras_serializable(package="leap_tf")
 class BatchNormalization(keras.layers.BatchNormalization):
-    """`keras.layers.BatchNormalization` on a fused kernel, for float32 images [b, h, w, c].
+    """`keras.layers.BatchNormalization` for short tasks, with TensorFlow's fused kernel.
 
-    Anything else (other ranks, masks, mixed precision, evaluation) takes Keras's own way.
+    Keras computes moments and normalization from elementary operations, which on a CPU takes a
+    large part of the time of a small network. The fused kernel gives the same output, and an
+    unbiased running variance as in PyTorch and the original code. It is used in training on float32
+    images [b, h, w, c]; everything else (other ranks, masks, mixed precision) runs as in Keras.
 
     Args:
         momentum: weight of the past in the running statistics. Keras's default 0.99 would
@@ -56,60 +121,3 @@ class BatchNormalization(keras.layers.BatchNormalization):
             and not self.synchronized
             and not self.renorm
         )
-
-
-def conv_net(
-    image_shape: tuple[int, int, int] = (28, 28, 1),
-    classes: int = 20,
-    filters: int = 64,
-    blocks: int = 4,
-) -> keras.Model:
-    """Builds blocks of conv 3×3, batch norm, 2×2 max-pool and ReLU, and a linear layer "head".
-
-    Two things are done otherwise than in the paper and the original code, and change no output
-    and no gradient. Max-pool comes before ReLU (appendix D: after), since the two commute and
-    ReLU then has a quarter of the work. Convolutions have no bias, since the batch norm behind
-    them subtracts it again: it never has a gradient, and takes time. So 112,980
-    parameters count here for the original's 113,236.
-
-    Args:
-        image_shape: height, width and channels of the images.
-        classes: units of the linear layer, whose outputs are logits.
-        filters: filters of each convolution.
-        blocks: how many blocks. Each halves height and width.
-
-    Returns:
-        A built Keras model from [batch, height, width, channels] to [batch, classes].
-    """
-    images = keras.Input(image_shape)
-    features = images
-    for block in range(1, blocks + 1):
-        features = keras.layers.Conv2D(
-            filters, 3, padding="same", use_bias=False, name=f"conv{block}"
-        )(features)
-        features = BatchNormalization(name=f"norm{block}")(features)
-        features = keras.layers.MaxPool2D(2, name=f"pool{block}")(features)
-        features = keras.layers.ReLU(name=f"relu{block}")(features)
-    features = keras.layers.Flatten(name="flatten")(features)
-    return keras.Model(images, keras.layers.Dense(classes, name="head")(features), name="conv_net")
-
-
-def mlp(
-    inputs: int = 1, outputs: int = 1, hidden: Sequence[int] = (40, 40), activation: str = "relu"
-) -> keras.Model:
-    """Builds a multi-layer perceptron with a linear output layer named "head".
-
-    Args:
-        inputs: features of an example.
-        outputs: units of the output layer.
-        hidden: units of each hidden layer. The default is that of Finn et al. 2017.
-        activation: of the hidden layers.
-
-    Returns:
-        A built Keras model from [batch, inputs] to [batch, outputs].
-    """
-    layers = [keras.layers.Dense(units, activation=activation) for units in hidden]
-    return keras.Sequential(
-        [keras.layers.Input((inputs,)), *layers, keras.layers.Dense(outputs, name="head")],
-        name="mlp",
-    )

@@ -1,4 +1,4 @@
-"""FaceScrub: faces of the hundred people with the most photographs."""
+"""TFDS builder of FaceScrub: faces of the hundred people with the most photographs."""
 
 import logging
 import textwrap
@@ -8,18 +8,18 @@ from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 
-from leap_tf.datasets.tfds import decode
+from leap_tf.datasets.tfds import decode_image
 
 PEOPLE = 100
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 _DESCRIPTION = """\
-Faces of the hundred people of FaceScrub with the most photographs, scaled to 32x32: the task that
-Serra et al. (2018) made of it. About a tenth of the images is `test`; the name of an image
-decides, so that losing one does not move others.
+Faces of the hundred people of FaceScrub with the most photographs, scaled to 32x32, as in Serra et
+al. (2018). About a tenth of the images is in `test`. The name of an image decides its split, so a
+lost image does not change the split of others.
 
-FaceScrub is published as a list of addresses only, many of them dead, so two copies of this data
-set are seldom equal. Files that are no readable image are left out, and
-`info.metadata["unreadable"]` names them for each split.
+FaceScrub is published as a list of URLs, and many of them no longer work, so two copies of this
+data set are seldom equal. Files that are not readable images are left out;
+`info.metadata["unreadable"]` lists them for each split.
 """
 _CITATION = """\
 @inproceedings{ng2014facescrub,
@@ -33,22 +33,22 @@ _CITATION = """\
 
 
 class Facescrub(tfds.core.GeneratorBasedBuilder):
-    """FaceScrub as `image` and `label`, from photographs that the user has."""
+    """FaceScrub with the features `image` and `label`, from photographs that the user provides."""
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "First version."}
     MANUAL_DOWNLOAD_INSTRUCTIONS = textwrap.dedent(f"""\
-    FaceScrub is a list of addresses of photographs, given out on request at
+    FaceScrub is a list of URLs of photographs. Request it at
     http://vintage.winklerbros.net/facescrub.html: facescrub_actors.txt and
     facescrub_actresses.txt, tab-separated, with the columns name, image_id, face_id, url, bbox and
-    sha256. Download what is still there, crop each photograph to its bbox (left, top, right,
+    sha256. Download the photographs that still exist, crop each to its bbox (left, top, right,
     bottom), and place the crops in the manual directory of TFDS as
 
         facescrub/<person>/<image>
 
     with one folder for each person, named as in the list, and files named <face_id> and ending in
     {", ".join(_SUFFIXES)}. They may have any size; each is scaled to 32x32. At least {PEOPLE}
-    people are needed; of more, the {PEOPLE} with the most readable images are taken.
+    people are needed. Of more, the {PEOPLE} with the most readable images are used.
     """)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -103,7 +103,7 @@ class Facescrub(tfds.core.GeneratorBasedBuilder):
 
 
 def is_test_image(path: tfds.core.Path) -> bool:
-    """Tells from an image's person and name, without the ending, which split it is in."""
+    """Returns whether an image is in `test`, which its person and name without suffix decide."""
     return zlib.crc32(f"{path.parent.name}/{path.stem}".encode()) % 10 == 0
 
 
@@ -119,4 +119,4 @@ def _images_of_people(folder):
 
 def _read(path):
     with path.open("rb") as file:
-        return decode(file, "RGB", size=(32, 32))
+        return decode_image(file, "RGB", size=(32, 32))

@@ -1,4 +1,4 @@
-"""GTSRB: photographs of German traffic signs."""
+"""TFDS builder of GTSRB: photographs of German traffic signs."""
 
 import csv
 import hashlib
@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 
 _SOURCE = "https://sid.erda.dk/public/archives/daaeac0d7ce1152aea9b61d9f1e19370"
 _TRAINING_ARCHIVE = "GTSRB_Final_Training_Images.zip"
-# TFDS downloads by SHA-256, and of this archive only an MD5 was found in public references.
+# TFDS needs a SHA-256 to download an archive, and public references have only an MD5 of this one.
 _TRAINING_MD5 = "f33fd80ac59bff73c82d25ab499e03a3"
 _DESCRIPTION = """\
 German Traffic Sign Recognition Benchmark: photographs of signs of 43 classes, scaled to 32x32
@@ -32,7 +32,7 @@ _CITATION = """\
   doi={10.1016/j.neunet.2012.02.016}
 }
 """
-# The data set only numbers its classes; these names are the customary ones.
+# The data set has no names of classes; these are the customary ones.
 SIGNS = (
     "Speed limit (20km/h)",
     "Speed limit (30km/h)",
@@ -81,16 +81,16 @@ SIGNS = (
 
 
 class Gtsrb(tfds.core.GeneratorBasedBuilder):
-    """GTSRB as `image` and `label`."""
+    """GTSRB with the features `image` and `label`."""
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "First version."}
     MANUAL_DOWNLOAD_INSTRUCTIONS = textwrap.dedent(f"""\
-    Place the training archive as it is, not unpacked, in the manual directory of TFDS:
+    Place the training archive, not unpacked, in the manual directory of TFDS:
     {_TRAINING_ARCHIVE} (276,294,756 bytes, MD5 {_TRAINING_MD5}), from
     {_SOURCE}/{_TRAINING_ARCHIVE}
     or through https://benchmark.ini.rub.de/gtsrb_dataset.html. The two test archives are
-    downloaded.
+    downloaded automatically.
     """)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -134,7 +134,7 @@ class Gtsrb(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(
         self, files: Iterable[tuple[str, BinaryIO]], labels: Mapping[str, int] | None = None
     ) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yields images with the given labels, or that of the folder they are in."""
+        """Yields images with the given labels, or with the labels in the names of their folders."""
         for path, file in files:
             if not path.endswith(".ppm"):
                 continue
@@ -144,18 +144,18 @@ class Gtsrb(tfds.core.GeneratorBasedBuilder):
 
 
 def scaled(file: BinaryIO) -> np.ndarray:
-    """Reads an image and scales it to uint8 [32, 32, 3], bilinearly.
+    """Reads an image and scales it bilinearly to uint8 [32, 32, 3].
 
     Up to rounding this is `cv2.resize(image, (32, 32))`.
     """
     with PIL.Image.open(file) as image:
         pixels = np.asarray(image.convert("RGB"))
-    with tf.device("CPU"):  # an image at a time is no work for a GPU
+    with tf.device("CPU"):  # faster than a GPU for single images
         return tf.cast(tf.round(tf.image.resize(pixels, (32, 32))), tf.uint8).numpy()
 
 
 def _test_labels(files):
-    """From file name to class, out of the archive of semicolon-separated annotations."""
+    """Returns the classes by file name, from the archive with the semicolon-separated table."""
     ((_, file),) = [(path, file) for path, file in files if path.endswith("GT-final_test.csv")]
     rows = csv.DictReader(io.TextIOWrapper(file, "ascii"), delimiter=";")
     return {row["Filename"]: int(row["ClassId"]) for row in rows}

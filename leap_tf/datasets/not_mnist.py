@@ -1,4 +1,4 @@
-"""notMNIST: the letters A to J in fonts found on the web."""
+"""TFDS builder of notMNIST: the letters A to J in fonts found on the web."""
 
 import logging
 from collections.abc import Iterable, Iterator
@@ -6,7 +6,7 @@ from typing import Any, BinaryIO, ClassVar
 
 import tensorflow_datasets as tfds
 
-from leap_tf.datasets.tfds import decode
+from leap_tf.datasets.tfds import decode_image
 
 _ARCHIVES = {
     "train": "http://yaroslavvb.com/upload/notMNIST/notMNIST_large.tar.gz",
@@ -16,8 +16,8 @@ _DESCRIPTION = """\
 Glyphs of the letters A to J from publicly available fonts, 28x28, white on black. `train` is
 notMNIST_large, as collected; `test` is notMNIST_small, which was cleaned by hand.
 
-A few files of the archives are no readable PNG, for example empty. They are left out, and
-`info.metadata["unreadable"]` names them for each split.
+A few files of the archives are not readable, for example empty. They are left out;
+`info.metadata["unreadable"]` lists them for each split.
 """
 _CITATION = """\
 @misc{bulatov2011notmnist,
@@ -65,7 +65,7 @@ class NotMnist(tfds.core.GeneratorBasedBuilder):
             if not path.endswith(".png"):
                 continue
             _, letter, name = path.rsplit("/", 2)
-            image = decode(file, "L")
+            image = decode_image(file, "L")
             if image is None:
                 unreadable.append(f"{letter}/{name}")
             else:

@@ -1,7 +1,4 @@
-"""Decoding image files that may be broken, as files collected from the web are.
-
-Finding prepared TFDS data sets on this machine, and saying what to do if there are none.
-"""
+"""Access to prepared TFDS data sets on this machine, and decoding of image files."""
 
 import importlib
 import json
@@ -17,32 +14,10 @@ from google.protobuf import json_format
 
 from leap_tf.errors import LeapError
 
-
-def decode(file: BinaryIO, mode: str, size: tuple[int, int] | None = None) -> np.ndarray | None:
-    """Decodes an image file, if that can be done.
-
-    Args:
-        file: any format Pillow reads; must be seekable.
-        mode: Pillow's name of the colours, "L" for grey or "RGB".
-        size: width and height to scale the whole image to, smoothed; otherwise its own.
-
-    Returns:
-        uint8 [height, width, channels], or None if the file is empty, cut off or no image.
-    """
-    try:
-        with PIL.Image.open(file) as image:
-            pixels = image.convert(mode)
-    except (OSError, SyntaxError, ValueError):  # what Pillow raises, depending on the defect
-        return None
-    if size:
-        pixels = pixels.resize(size, PIL.Image.Resampling.BILINEAR)
-    return np.atleast_3d(np.asarray(pixels))
-
-
-# Data sets that this project can draw itself, with no network.
+# Data sets that are drawn at first use, without a network.
 DRAWN_OFFLINE = ("unicode_alphabets",)
-# Data sets that TFDS does not have. Each has a package of its name here, with a TFDS builder.
-OWN = (*DRAWN_OFFLINE, "facescrub", "gtsrb", "not_mnist")
+# Data sets that TFDS does not have. The module of the same name in this package has the builder.
+LOCAL_BUILDERS = (*DRAWN_OFFLINE, "facescrub", "gtsrb", "not_mnist")
 
 
 class MissingDataError(LeapError, FileNotFoundError):
@@ -50,32 +25,32 @@ class MissingDataError(LeapError, FileNotFoundError):
 
 
 def open_dataset(name: str, data_dir: str | os.PathLike | None = None) -> tfds.core.DatasetBuilder:
-    """Opens a data set that is prepared on this machine; nothing is ever downloaded.
+    """Opens a data set that is prepared on this machine, without any download.
 
-    One that this project draws itself (`unicode_alphabets`) is drawn at first use, which takes
-    about a minute.
+    `unicode_alphabets` is drawn at first use, which takes about a minute.
 
     Args:
         name: the TFDS name.
-        data_dir: the folder that holds it. Otherwise the environment's `TFDS_DATA_DIR` is
-            searched, then `~/tensorflow_datasets`.
+        data_dir: the folder to search. By default these are `TFDS_DATA_DIR` of the environment,
+            then `~/tensorflow_datasets`.
 
     Returns:
         A builder whose data can be read.
 
     Raises:
-        MissingDataError: the data set is in none of these folders. Says how to get it.
-        ValueError: TFDS knows no data set of this name, or its files name code of others.
+        MissingDataError: the data set is in none of the folders. The message says how to get it.
+        ValueError: TFDS knows no data set of this name, its description is damaged, or its
+            description names code from outside TFDS.
     """
     if not re.fullmatch(r"\w+(/[\w.-]+)?(:[\d.*]+)?", name):
         raise ValueError(
-            f"{name!r} is no name of a data set: they look like 'omniglot' or 'mnist:3.0.1'. "
-            "Collections of others ('namespace:name') are code from the network, and not opened."
+            f"{name!r} is no name of a data set such as 'omniglot' or 'mnist:3.0.1'. Community "
+            "collections ('namespace:name') are code from the network and are not opened."
         )
     folders = _search_path(data_dir)
     for folder in folders:
-        _refuse_foreign_code(folder / re.split("[/:]", name)[0])
-    if name in OWN:
+        _check_no_foreign_code(folder / re.split("[/:]", name)[0])
+    if name in LOCAL_BUILDERS:
         importlib.import_module(f"leap_tf.datasets.{name}")  # registers the builder with TFDS
     for folder in folders:
         builder = _builder(name, folder)
@@ -86,23 +61,24 @@ def open_dataset(name: str, data_dir: str | os.PathLike | None = None) -> tfds.c
     if name in DRAWN_OFFLINE:
         return _draw(name, folders)
     load = f"tfds.load('{name}', data_dir='{folders[0]}')"
-    modules = f"tensorflow_datasets as tfds{f', leap_tf.datasets.{name}' if name in OWN else ''}"
+    local = f", leap_tf.datasets.{name}" if name in LOCAL_BUILDERS else ""
     raise MissingDataError(
         f"The data set {name!r} is not prepared in {' or '.join(map(str, folders))}. Either "
-        f'download it once, with `python -c "import {modules}; {load}"` on a machine that has a '
-        "network, or point --data_dir (or TFDS_DATA_DIR) at a folder that holds it. "
-        f"`unicode_alphabets` needs neither.{_what_to_place(builder, folders[0])}"
+        f'download it once, with `python -c "import tensorflow_datasets as tfds{local}; {load}"` '
+        "on a machine that has a network, or point --data_dir (or TFDS_DATA_DIR) at a folder that "
+        "contains it. `unicode_alphabets` needs neither."
+        f"{_manual_instructions(builder, folders[0])}"
     )
 
 
-def _refuse_foreign_code(folder):
-    """TFDS imports whatever module the description of a data set names; its own are enough."""
+def _check_no_foreign_code(folder):
+    """Checks that a description names modules of TFDS only: TFDS imports every module it names."""
     for path in folder.rglob("features.json"):
         for name in _class_names(path):
             if not str(name).startswith("tensorflow_datasets."):
                 raise ValueError(
-                    f"{path} names {name!r}, which is code from outside TFDS and would be run. "
-                    "Prepare the data set again with tfds.load."
+                    f"{path} names {name!r}, which is code from outside TFDS, and opening the data "
+                    "set would run it. Prepare the data set again with tfds.load."
                 )
 
 
@@ -124,8 +100,8 @@ def _class_names(path):
             waiting += each
 
 
-def _what_to_place(builder, folder):
-    """What a person has to do before TFDS can prepare a data set."""
+def _manual_instructions(builder, folder):
+    """Returns how to provide the files that TFDS does not download, if there are any."""
     if not builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
         return ""
     return f" First fill {folder}/downloads/manual. {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}"
@@ -150,8 +126,8 @@ def _builder(name, folder):
 
 def _damaged(name, folder):
     return ValueError(
-        f"The description of {name!r} in {folder} is damaged, or names no part of it. Prepare the "
-        "data set again with tfds.load."
+        f"The description of {name!r} in {folder} is damaged or has no splits. Prepare the data "
+        "set again with tfds.load."
     )
 
 
@@ -165,6 +141,29 @@ def _draw(name, folders):
             )
             return builder
     raise MissingDataError(
-        f"{name!r} has to be drawn first, and {' and '.join(map(str, folders))} cannot be written "
-        "to. Give a --data_dir that can."
+        f"{name!r} has to be drawn first, but {' and '.join(map(str, folders))} is not writable. "
+        "Give a writable --data_dir."
     )
+
+
+def decode_image(
+    file: BinaryIO, mode: str, size: tuple[int, int] | None = None
+) -> np.ndarray | None:
+    """Decodes an image file that may be damaged.
+
+    Args:
+        file: a seekable file in a format that Pillow reads.
+        mode: "L" for grey or "RGB", as in Pillow.
+        size: width and height to scale the image to, smoothed; by default its size is kept.
+
+    Returns:
+        uint8 [height, width, channels], or None if the file is empty, cut off or not an image.
+    """
+    try:
+        with PIL.Image.open(file) as image:
+            pixels = image.convert(mode)
+    except (OSError, SyntaxError, ValueError):  # Pillow's errors for different defects
+        return None
+    if size:
+        pixels = pixels.resize(size, PIL.Image.Resampling.BILINEAR)
+    return np.atleast_3d(np.asarray(pixels))

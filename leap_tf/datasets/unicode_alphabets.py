@@ -1,11 +1,9 @@
-"""Which alphabets `unicode_alphabets` has, and which characters are in each.
+"""TFDS builder of `unicode_alphabets`: real alphabets in Omniglot's format, drawn at first use.
 
-An alphabet is a script, or a part of one, that DejaVu Sans has at least 20 letters of. Of larger
-scripts the first 26 letters are taken, or those listed, so that alphabets are of similar size.
-No letter is in two alphabets. Left out are letters that cannot be told from another of their
-alphabet once size and position are lost: Hebrew vav beside yod, Tifinagh ya beside yar.
-
-Real alphabets in Omniglot's format, drawn on the spot instead of downloaded.
+An alphabet is a script, or a part of one, of which DejaVu Sans has at least 20 letters. Of larger
+scripts the first 26 letters are used, or those listed, so that alphabets have similar sizes. No
+letter is in two alphabets. Letters that differ from another of their alphabet in size or position
+only are left out, for example Hebrew vav (like yod) and Tifinagh ya (like yar).
 """
 
 from collections.abc import Iterator
@@ -22,7 +20,7 @@ LETTERS = {
     # Persian, Urdu, Pashto, Kurdish, Sindhi, Uyghur and others, where the shapes differ clearly.
     "Arabic_Extended": "0679 067C 067E 0681 0686 0688 0689 0691 0693 0695 0698 069A 069C 069F"
     " 06A0 06A4 06A9 06AB 06AD 06B3 06B5 06BC 06BE 06C6 06CE 06D0",
-    # How the letters that join to the left look at the start of a word.
+    # The letters that join to the left, in their form at the start of a word.
     "Arabic_Initial": "FE91 FE97 FE9B FE9F FEA3 FEA7 FEB3 FEB7 FEBB FEBF FEC3 FEC7 FECB FECF"
     " FED3 FED7 FEDB FEDF FEE3 FEE7 FEEB FEF3",
     "Armenian_Capital": "0531-054A",
@@ -80,17 +78,21 @@ LETTERS = {
 
 
 def characters(letters: str) -> tuple[str, ...]:
-    """Spells out code points.
+    """Returns the characters of a list of code points.
 
     Args:
-        letters: hexadecimal code points and ranges of them, both ends included, separated by
-            spaces, for example "0041-0043 00C6".
+        letters: hexadecimal code points, and ranges that include both ends, separated by spaces.
 
     Returns:
-        One string a character, in the order given, for the example ("A", "B", "C", "Æ").
+        One string a character, in the order given.
 
     Raises:
         ValueError: a code point is not hexadecimal.
+
+    Example:
+
+        >>> characters("0041-0043 00C6")
+        ('A', 'B', 'C', 'Æ')
     """
     ends = [part.partition("-")[::2] for part in letters.split()]
     return tuple(
@@ -106,17 +108,17 @@ ALPHABETS: dict[str, tuple[str, ...]] = {
 
 
 _DESCRIPTION = """\
-Characters of the alphabets that the DejaVu fonts cover, each as 20 drawers would write it. The
-features are Omniglot's. Nothing is downloaded: the drawings are made from the fonts that
-matplotlib installs, always the same ones for the same versions of matplotlib and Pillow.
+Characters of the alphabets that the DejaVu fonts cover, drawn by 20 simulated drawers. The features
+are those of Omniglot. Nothing is downloaded: the drawings are made from the fonts that matplotlib
+installs, and are the same for the same versions of matplotlib and Pillow.
 """
 
 
 class UnicodeAlphabets(tfds.core.GeneratorBasedBuilder):
     """Alphabets drawn from fonts, in the format of `tfds.image_classification.Omniglot`.
 
-    The only split is `train`. Names of labels are the alphabet's name, an underscore and the
-    character. The numbers of labels and alphabets follow the order of `ALPHABETS`.
+    The only split is `train`. The name of a label is the name of the alphabet, an underscore and
+    the character. Labels and alphabets are numbered in the order of `ALPHABETS`.
     """
 
     VERSION = tfds.core.Version("1.0.0")

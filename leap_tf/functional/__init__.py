@@ -10,8 +10,7 @@ from leap_tf.functional.optimizer import (
 )
 from leap_tf.functional.second_order import WrongSecondDerivativesError
 from leap_tf.functional.task_layers import (
-    FreshLayers,
-    fresh_values,
+    TaskLayers,
     layer_variables,
     meta_learned_indices,
     output_layer,
@@ -19,15 +18,14 @@ from leap_tf.functional.task_layers import (
 
 __all__ = [
     "Batch",
-    "FreshLayers",
     "FunctionalModel",
     "FunctionalOptimizer",
     "OptimizerReset",
+    "TaskLayers",
     "WrongSecondDerivativesError",
     "apply_if_finite",
     "check_no_loss_scaling",
     "check_optimizer",
-    "fresh_values",
     "layer_variables",
     "meta_learned_indices",
     "output_layer",

@@ -1,8 +1,6 @@
-"""Keras variables that stand for tensors for a while.
+"""A Keras model and its loss as a pure function of the model's variables."""
 
-A Keras model and its loss as one pure function of the model's variables.
-"""
-
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -10,32 +8,13 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-
-def scope_of(
-    values: Iterable[tuple[keras.Variable, tf.Tensor]], collect_losses: bool = False
-) -> keras.StatelessScope:
-    """Returns a scope in which variables have other values, and assigning changes only these.
-
-    Keras's own constructor wants each value to have its variable's shape. A head that has as many
-    units as its task has classes does not.
-
-    Args:
-        values: variables and what they stand for, of their dtype.
-        collect_losses: whether regularisation losses are collected.
-    """
-    scope = keras.StatelessScope(collect_losses=collect_losses)
-    for variable, value in values:
-        scope.add_update((variable, tf.convert_to_tensor(value, dtype=variable.dtype)))
-    return scope
-
-
 _MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
 
 ErrorFunction = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 class Batch(NamedTuple):
-    """Inputs, targets and optional weights of some examples."""
+    """Inputs, targets and optional weights of examples."""
 
     inputs: tf.Tensor
     targets: tf.Tensor
@@ -43,14 +22,14 @@ class Batch(NamedTuple):
 
 
 class BatchResult(NamedTuple):
-    """What a model does on a batch.
+    """The loss and the errors of a model on a batch.
 
     Attributes:
-        loss: its mean, a scalar.
-        loss_weight: what that mean counts for in one over several batches, float32.
-        errors: [n] float32, of each example.
-        weights: [n] float32, how much each error counts.
-        state: the state after it.
+        loss: mean loss of the batch, a scalar.
+        loss_weight: weight of that mean in a mean over several batches, float32.
+        errors: [n] float32, the error of each example.
+        weights: [n] float32, the weight of each error.
+        state: the model's state after the batch.
     """
 
     loss: tf.Tensor
@@ -61,7 +40,7 @@ class BatchResult(NamedTuple):
 
     @property
     def error(self) -> tf.Tensor:
-        """The weighted mean of the errors; 0 where nothing counts."""
+        """The weighted mean of the errors; 0 if all weights are 0."""
         return tf.math.divide_no_nan(
             tf.reduce_sum(self.errors * self.weights), tf.reduce_sum(self.weights)
         )
@@ -70,19 +49,20 @@ class BatchResult(NamedTuple):
 class FunctionalModel:
     """The loss of a Keras model as a function of its parameters and state.
 
-    *Parameters* are the trainable variables. *State* is everything else a layer carries:
-    running statistics of batch norm, seeds of dropout.
+    The *parameters* are the trainable variables. The *state* is all other variables: running
+    statistics of batch normalization and the seeds of random layers.
 
     Args:
         model: a built Keras model.
         loss: a Keras loss object.
-        error: from targets and outputs to one number per example, the figure that curves and
-            tables show. By default the share of wrong labels if `loss` is a cross-entropy,
-            else the loss of each example.
+        error: from targets and outputs to one number per example, the error in curves and tables.
+            By default 1 for a wrong label and 0 for a right one if `loss` is a cross-entropy, else
+            the loss of the example.
 
     Raises:
         TypeError: `loss` is not a loss object.
-        ValueError: the model is not built or has nothing to train, or `loss` is no mean.
+        ValueError: the model is not built or has no trainable variables, or `loss` is not a mean
+            over the batch.
     """
 
     def __init__(
@@ -94,17 +74,17 @@ class FunctionalModel:
         if not model.built:
             raise ValueError(
                 "The model has no variables yet. Give it an Input layer, or call it once on a "
-                "batch, before meta-learning it."
+                "batch, before meta-learning."
             )
         if not isinstance(loss, keras.losses.Loss):
             raise TypeError(
-                f"loss must be a keras.losses.Loss, and is {loss!r}. Write for example "
+                f"loss must be a keras.losses.Loss, and is {loss!r}. Use for example "
                 "keras.losses.SparseCategoricalCrossentropy(from_logits=True)."
             )
         if loss.reduction not in _MEANS:
             raise ValueError(
-                f"loss has reduction={loss.reduction!r}. A path needs one number a batch that does "
-                "not depend on the batch's size: use the default, 'sum_over_batch_size'."
+                f"loss has reduction={loss.reduction!r}. A path needs one number a batch, and one "
+                "that does not grow with the batch: use the default, 'sum_over_batch_size'."
             )
         if not model.trainable_variables:
             raise ValueError("The model has no trainable variables, so there is nothing to learn.")
@@ -120,12 +100,12 @@ class FunctionalModel:
 
     @property
     def variables(self) -> list[keras.Variable]:
-        """The Keras variables behind the parameters, in order."""
+        """The trainable variables, in the order of the parameters."""
         return self.model.trainable_variables
 
     @property
     def has_random_layers(self) -> bool:
-        """Whether layers draw random numbers in training, such as dropout."""
+        """Whether some layers draw random numbers, such as dropout."""
         return bool(self._seed_states)
 
     def parameters(self) -> list[tf.Tensor]:
@@ -136,7 +116,7 @@ class FunctionalModel:
         """Returns the current values of all other variables.
 
         Args:
-            seed: what the random layers draw from, so that every task has its own dropout.
+            seed: replaces the seeds of random layers.
         """
         state = [
             tf.convert_to_tensor(variable.value) for variable in self.model.non_trainable_variables
@@ -154,12 +134,12 @@ class FunctionalModel:
     def initial_values(
         self, seed: int | tf.Tensor, replaced: Mapping[int, tf.Tensor]
     ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-        """Returns the parameters and the state from which a task starts.
+        """Returns the parameters and the state at the start of a task.
 
         Args:
-            seed: of the random layers.
-            replaced: from `id(variable)` to its value, for variables that do not start from their
-                current values.
+            seed: replaces the seeds of random layers.
+            replaced: values by `id(variable)`, for variables that do not start from their current
+                values.
         """
         parameters, state = (
             [replaced.get(id(variable), value) for variable, value in zip(variables, values)]
@@ -175,26 +155,27 @@ class FunctionalModel:
         parameters: Sequence[tf.Tensor],
         state: Sequence[tf.Tensor],
         batch: Batch,
+        *,
         training: bool,
         penalties: bool | None = None,
     ) -> BatchResult:
-        """Runs the model on a batch, the way Keras runs it in a train or test step.
+        """Runs the model on a batch, as a Keras train or test step does.
 
         Args:
-            parameters: values for the trainable variables.
-            state: values for the other variables.
-            batch: examples; the leading dimension is theirs.
-            training: whether batch norm uses batch statistics and dropout drops.
-            penalties: whether regularisers count; as in training by default.
+            parameters: values of the trainable variables.
+            state: values of the other variables.
+            batch: examples along the first dimension.
+            training: whether layers run in training mode.
+            penalties: whether the loss includes regularization; by default only in training.
 
         Returns:
-            The mean loss in float32 or wider, the error of each example, the new state. Sample
-            weights count in errors as in the loss, so examples of weight 0 are mere padding.
+            The mean loss in float32 or wider, the error of each example, and the new state.
+            Sample weights apply to errors as to the loss, so examples of weight 0 are padding.
         """
-        outputs, new_state, regularisers = self._call(parameters, state, batch.inputs, training)
+        outputs, new_state, regularization = self._call(parameters, state, batch.inputs, training)
         loss = self.loss(batch.targets, outputs, sample_weight=batch.sample_weight)
-        if (training if penalties is None else penalties) and regularisers:
-            loss += tf.add_n([tf.cast(penalty, loss.dtype) for penalty in regularisers])
+        if (training if penalties is None else penalties) and regularization:
+            loss += tf.add_n([tf.cast(penalty, loss.dtype) for penalty in regularization])
         errors = tf.cast(self.error(batch.targets, outputs), tf.float32)
         weights = _weights_of(errors, batch.sample_weight)
         errors, weights = tf.reshape(errors, [-1]), tf.reshape(weights, [-1])
@@ -216,27 +197,81 @@ class FunctionalModel:
         inputs: tf.Tensor,
         training: bool = False,
     ) -> tf.Tensor:
-        """Returns the model's outputs for some inputs. Arguments as for `evaluate`."""
+        """Returns the model's outputs; see `evaluate` for the arguments."""
         outputs, _, _ = self._call(parameters, state, inputs, training)
         return outputs
 
     def _call(self, parameters, state, inputs, training):
-        """Outputs, the other variables' new values, and the regularisers' penalties."""
+        """Outputs, new state and regularization losses."""
         variables = [*self.variables, *self.model.non_trainable_variables]
-        # Not `model.stateless_call`: it bypasses `__call__`, where Keras tells nested layers
-        # that they are in training, and casts inputs.
+        # `model.stateless_call` would bypass `__call__`, which casts inputs and passes `training`
+        # on to nested layers.
         with scope_of(zip(variables, [*parameters, *state]), collect_losses=True) as scope:
             options = {"training": training} if self._takes_training else {}
             outputs = self.model(inputs, **options)
-            regularisers = list(self.model.losses)
+            regularization = list(self.model.losses)
         new_state = [
             scope.get_current_value(variable) for variable in self.model.non_trainable_variables
         ]
-        return outputs, new_state, regularisers
+        return outputs, new_state, regularization
+
+
+def unpack_batch(element) -> Batch:
+    """Returns a `tf.data` element as a `Batch`.
+
+    Raises:
+        ValueError: it is not (inputs, targets) or (inputs, targets, sample_weight).
+    """
+    if isinstance(element, (tuple, list)) and len(element) in (2, 3):
+        return Batch(*element)
+    raise ValueError(
+        "The data set of a task must give (inputs, targets) or (inputs, targets, sample_weight), "
+        f"and gives {tf.nest.map_structure(lambda tensor: tensor.shape, element)}."
+    )
+
+
+def default_error(loss: keras.losses.Loss) -> ErrorFunction:
+    """Returns the usual error of a loss: 0 or 1 for a label, otherwise the loss itself."""
+    accuracy: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+    if isinstance(loss, keras.losses.SparseCategoricalCrossentropy):
+        accuracy = keras.metrics.sparse_categorical_accuracy
+    elif isinstance(loss, keras.losses.CategoricalCrossentropy):
+        accuracy = keras.metrics.categorical_accuracy
+    elif isinstance(loss, keras.losses.BinaryCrossentropy):
+        threshold = 0.0 if loss.get_config().get("from_logits") else 0.5
+        accuracy = functools.partial(keras.metrics.binary_accuracy, threshold=threshold)
+    else:
+        return functools.partial(_example_losses, loss)
+    return lambda targets, outputs: 1.0 - tf.cast(accuracy(targets, outputs), tf.float32)
+
+
+def _example_losses(loss, targets, outputs):
+    """The loss of each example, its mean over all dimensions but the first."""
+    dtype = loss.dtype or outputs.dtype
+    values = loss.call(tf.cast(targets, dtype), tf.cast(outputs, dtype))
+    return tf.reduce_mean(tf.reshape(values, [tf.shape(values)[0], -1]), axis=-1)
+
+
+def scope_of(
+    values: Iterable[tuple[keras.Variable, tf.Tensor]], collect_losses: bool = False
+) -> keras.StatelessScope:
+    """Returns a scope in which variables have other values and assignments change only these.
+
+    The constructor of `keras.StatelessScope` requires each value to have the shape of its variable.
+    This function does not: heads may have as many units as a task has classes.
+
+    Args:
+        values: pairs of a variable and its value, of any shape.
+        collect_losses: whether the scope collects regularization losses.
+    """
+    scope = keras.StatelessScope(collect_losses=collect_losses)
+    for variable, value in values:
+        scope.add_update((variable, tf.convert_to_tensor(value, dtype=variable.dtype)))
+    return scope
 
 
 def _weights_of(errors, sample_weight):
-    """Weights in the shape of the errors: Keras lets them have fewer dimensions, or one more."""
+    """Weights in the shape of the errors; Keras allows fewer dimensions, or one more of size 1."""
     if sample_weight is None:
         return tf.ones_like(errors)
     weights = tf.cast(sample_weight, errors.dtype)
@@ -245,45 +280,3 @@ def _weights_of(errors, sample_weight):
     while weights.shape.rank < errors.shape.rank:
         weights = weights[..., tf.newaxis]
     return tf.broadcast_to(weights, tf.shape(errors))
-
-
-def unpack_batch(element) -> Batch:
-    """Reads a `tf.data` element as (inputs, targets) or (inputs, targets, sample_weight).
-
-    Raises:
-        ValueError: the element has another form.
-    """
-    if isinstance(element, (tuple, list)) and len(element) in (2, 3):
-        return Batch(*element)
-    raise ValueError(
-        "A task's data set must give (inputs, targets) or (inputs, targets, sample_weight), and "
-        f"gives {tf.nest.map_structure(lambda tensor: tensor.shape, element)}."
-    )
-
-
-def default_error(loss: keras.losses.Loss) -> ErrorFunction:
-    """Returns the error that people quote for a loss: wrong labels, else the loss itself."""
-    if isinstance(loss, keras.losses.SparseCategoricalCrossentropy):
-        return lambda targets, outputs: (
-            1.0 - _as_float(keras.metrics.sparse_categorical_accuracy(targets, outputs))
-        )
-    if isinstance(loss, keras.losses.CategoricalCrossentropy):
-        return lambda targets, outputs: (
-            1.0 - _as_float(keras.metrics.categorical_accuracy(targets, outputs))
-        )
-    if isinstance(loss, keras.losses.BinaryCrossentropy):
-        threshold = 0.0 if loss.get_config().get("from_logits") else 0.5
-        return lambda targets, outputs: (
-            1.0 - _as_float(keras.metrics.binary_accuracy(targets, outputs, threshold=threshold))
-        )
-
-    def loss_of_each_example(targets, outputs):
-        dtype = loss.dtype or outputs.dtype
-        values = loss.call(tf.cast(targets, dtype), tf.cast(outputs, dtype))
-        return tf.reduce_mean(tf.reshape(values, [tf.shape(values)[0], -1]), axis=-1)
-
-    return loss_of_each_example
-
-
-def _as_float(tensor):
-    return tf.cast(tensor, tf.float32)

@@ -1,4 +1,4 @@
-"""Exact second derivatives of a model's loss with respect to one of its parameters."""
+"""Exact second derivatives of a model's loss, and a check that a loss has correct ones."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,27 +10,27 @@ from leap_tf.functional.model import Batch, FunctionalModel
 
 
 class WrongSecondDerivativesError(LeapError, ValueError):
-    """A loss has a stopped gradient, and so Hessians that are not its own."""
+    """A loss stops gradients, so its second derivatives are wrong."""
 
-    # So that AutoGraph can raise it anew, with a trace, and not as an error of another kind.
+    # AutoGraph raises an error of the same type, with a trace, only if it has this constructor.
     __init__ = Exception.__init__
 
 
-# Directions that one call differentiates along. More share the forward pass but leave the cache.
+# Directions in one call. More would share the forward pass, but not fit into the cache.
 _CHUNK = 8
 
 
 def hessian_vector_products(
     loss: Callable[[tf.Tensor], tf.Tensor], point: tf.Tensor, directions: tf.Tensor
 ) -> tf.Tensor:
-    """Returns H v for several directions v, H the Hessian of `loss` at `point`.
+    """Returns H v for several directions v, where H is the Hessian of `loss` at `point`.
 
-    Exact: the gradient is differentiated again, reverse over reverse.
+    The products are exact: reverse-mode differentiation of the gradient.
 
     Args:
         loss: from a tensor like `point` to a scalar.
-        point: any shape.
-        directions: [k, *shape of point], k known when the function is traced.
+        point: a tensor of any shape.
+        directions: [k, *shape of point], with k known at tracing.
 
     Returns:
         [k, *shape of point]; zeros where the loss is linear.
@@ -42,9 +42,9 @@ def hessian_vector_products(
             inner.watch(point)
             value = loss(point)
         gradient = inner.gradient(value, point, unconnected_gradients=zero)
-    # Unrolled, because it was the fastest on a CPU: the graph optimizer merges what directions
-    # have in common. A while loop repeats it (1.3 times as long), tf.vectorized_map gives
-    # tensors that no cache holds (1.6 times), forward over reverse costs the same or more.
+    # An unrolled loop was fastest on a CPU, since the graph optimizer merges what the directions
+    # have in common. A while loop repeats that (1.3 times as long), tf.vectorized_map makes
+    # tensors too large for the cache (1.6 times), forward over reverse costs the same or more.
     return tf.stack(
         [
             outer.gradient(gradient, point, output_gradients=direction, unconnected_gradients=zero)
@@ -59,21 +59,21 @@ def hessian_block(
     dtype: tf.DType,
     chunk: int = _CHUNK,
 ) -> np.ndarray:
-    """Assembles a Hessian from its products with unit vectors, `chunk` of them at a time.
+    """Assembles a Hessian from its products with unit vectors.
 
     Args:
-        products: from directions [chunk, *shape] to H v for each, of the same shape.
-        shape: of the parameter, with n elements.
-        dtype: of the directions.
-        chunk: directions in one call.
+        products: from directions [chunk, *shape] to H v of each, of the same shape.
+        shape: the shape of the parameter, with n elements.
+        dtype: the dtype of the directions.
+        chunk: number of directions in one call.
 
     Returns:
-        [n, n] float64, rows and columns in the parameter's own order.
+        [n, n] float64, rows and columns in the order of the flattened parameter.
     """
     size = int(np.prod(shape))
     hessian = np.empty((size, size))
     for first in range(0, size, chunk):
-        # The last chunk runs over the end, with zeros, so that all have the shape of one trace.
+        # The last chunk is padded with zeros, so that all chunks have the shape of one trace.
         directions = np.eye(chunk, size, first).reshape(chunk, *shape)
         rows = products(tf.constant(directions, dtype)).numpy().reshape(chunk, size)
         hessian[first : first + chunk] = rows[: size - first]
@@ -86,12 +86,17 @@ def check_no_stopped_gradients(
     state: Sequence[tf.Tensor],
     batch: Batch,
 ) -> None:
-    """Finds whether second derivatives of a model's training loss can be trusted.
+    """Checks that the second derivatives of a model's training loss are correct.
 
-    `tf.nn.moments` stops the gradient of the mean inside the variance. That mean has no first
-    derivative there, but it has a second one, so Hessians through Keras's own normalization
-    are symmetric and wrong, in a tenth of their size. TensorFlow's fused batch norm, which
-    `leap_tf.models.BatchNormalization` uses, is right.
+    `tf.nn.moments` stops the gradient of the mean inside the variance. The first derivative there
+    is zero, but the second is not, so Hessians through Keras's normalization layers are symmetric
+    and wrong by about a tenth. TensorFlow's fused batch normalization, which
+    `leap_tf.models.BatchNormalization` uses, has correct second derivatives.
+
+    Args:
+        network: the model and its loss.
+        parameters, state: values of its variables.
+        batch: a training batch.
 
     Raises:
         WrongSecondDerivativesError: the loss stops a gradient.
@@ -107,7 +112,7 @@ def check_no_stopped_gradients(
 
 
 def check_no_stopped_gradients_in(graph: tf.Graph) -> None:
-    """As `check_no_stopped_gradients`, for the graph that a loss has been traced into.
+    """Checks the traced graph of a loss as `check_no_stopped_gradients` does.
 
     Raises:
         WrongSecondDerivativesError: the graph, or a function it calls, stops a gradient.
@@ -117,7 +122,7 @@ def check_no_stopped_gradients_in(graph: tf.Graph) -> None:
     stopped = [node.name for node in nodes if node.op == "StopGradient"]
     if stopped:
         raise WrongSecondDerivativesError(
-            f"The loss stops gradients in {', '.join(stopped)}, and so has wrong second "
-            "derivatives. Keras's normalization layers do so; for images in float32 use "
+            f"The loss stops gradients in {', '.join(stopped)}, so it has wrong second "
+            "derivatives. Keras's normalization layers cause this; for float32 images use "
             "leap_tf.models.BatchNormalization."
         )

@@ -1,4 +1,4 @@
-"""What a meta-learner adds to ordinary training: one protocol, one algorithm per file."""
+"""Meta-learners behind one protocol, `leap_tf.learners.base.Learner`."""
 
 from leap_tf.learners.base import (
     Adaptation,
@@ -11,16 +11,7 @@ from leap_tf.learners.base import (
     TrainingSetup,
 )
 from leap_tf.learners.hat import HAT, HardAttentionModel
-from leap_tf.learners.joint import (
-    HeadBank,
-    JointTraining,
-    MixedTask,
-    NumberedTask,
-    OfKnownClasses,
-    head_name,
-    multi_headed,
-    number_of_each,
-)
+from leap_tf.learners.joint import JointTraining
 from leap_tf.learners.leap import Leap
 from leap_tf.learners.maml import ANIL, FOMAML, MAML, MetaSGD
 from leap_tf.learners.progressive_nets import ProgressiveNets, progressive_columns
@@ -33,16 +24,12 @@ __all__ = [
     "MAML",
     "Adaptation",
     "HardAttentionModel",
-    "HeadBank",
     "JointTraining",
     "Leap",
     "Learner",
     "MeasuredAdaptation",
     "MetaSGD",
-    "MixedTask",
     "NoMetaLearning",
-    "NumberedTask",
-    "OfKnownClasses",
     "ProgressiveNets",
     "Reptile",
     "StatelessLearner",
@@ -50,8 +37,5 @@ __all__ = [
     "TaskUpdate",
     "TrainingPlan",
     "TrainingSetup",
-    "head_name",
-    "multi_headed",
-    "number_of_each",
     "progressive_columns",
 ]

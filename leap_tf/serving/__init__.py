@@ -1,4 +1,4 @@
-"""What was learned, as SavedModels that predict and that adapt."""
+"""Export of a learned initialization as a SavedModel that predicts and adapts."""
 
 from leap_tf.serving.export import adapted_model, export
 from leap_tf.serving.request_checks import Limits

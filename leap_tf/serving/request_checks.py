@@ -1,8 +1,7 @@
-"""What a request must be like, checked in the graph, with errors that name the input.
+"""Checks of requests to a SavedModel, in the graph.
 
-A SavedModel is called by servers and clients that know nothing of it. A signature alone lets
-wrong shapes through in some runtimes, so each input is checked before anything is computed with
-it. All errors are `InvalidArgumentError`s whose text begins with the input's name.
+Some runtimes do not check shapes against the signature, so each input is checked before it is
+used. All errors are `InvalidArgumentError`s whose text begins with the name of the input.
 """
 
 import contextlib
@@ -13,12 +12,12 @@ import tensorflow as tf
 
 
 class Limits(NamedTuple):
-    """The largest numbers a request may have. A server's time and memory depend on them.
+    """The largest numbers that a request may contain, which bound a server's time and memory.
 
     Attributes:
         steps: gradient steps.
         batch_size: examples in a training batch.
-        classes: rows of a fresh head.
+        classes: units of a reinitialized head.
     """
 
     steps: int = 10_000
@@ -27,11 +26,11 @@ class Limits(NamedTuple):
 
 
 def checked_examples(examples: tf.Tensor, spec: tf.TensorSpec) -> tf.Tensor:
-    """Returns examples of the right shape, at least one, all numbers finite.
+    """Returns examples after checking that they have the shape, are not empty and all finite.
 
     Args:
         examples: the input.
-        spec: its name and shape, the number of examples unknown.
+        spec: its name and shape, with any number of examples.
     """
     examples = tf.ensure_shape(examples, spec.shape, name=spec.name)
     count = tf.shape(examples)[0]
@@ -46,13 +45,13 @@ def checked_examples(examples: tf.Tensor, spec: tf.TensorSpec) -> tf.Tensor:
 def checked_targets(
     targets: tf.Tensor, spec: tf.TensorSpec, inputs: tf.Tensor, classes: tf.Tensor | None
 ) -> tf.Tensor:
-    """Returns targets as many as inputs; of class numbers, all in [0, classes).
+    """Returns targets after checking that there is one for each input, and that labels are valid.
 
     Args:
         targets: the input.
         spec: its name and shape.
-        inputs: what they are the targets of, checked.
-        classes: how many there are, if targets are class numbers.
+        inputs: the examples that they belong to, checked.
+        classes: the number of classes if targets are labels in [0, classes), else None.
     """
     targets = checked_examples(targets, spec)
     counts = tf.shape(targets)[0], tf.shape(inputs)[0]
@@ -76,7 +75,7 @@ def checked_targets(
 
 
 def checked_number(number: tf.Tensor, name: str, least: int, most: int) -> tf.Tensor:
-    """Returns an integer scalar within bounds, both included."""
+    """Returns an integer scalar after checking that it is in [least, most]."""
     number = tf.ensure_shape(number, (), name=name)
     allowed = (number >= least) & (number <= most)
     message = f"{name}: must be at least {least} and at most {most}, and is"
@@ -85,7 +84,7 @@ def checked_number(number: tf.Tensor, name: str, least: int, most: int) -> tf.Te
 
 
 def checked_rate(rate: tf.Tensor, name: str) -> tf.Tensor:
-    """Returns a positive, finite scalar."""
+    """Returns a scalar after checking that it is positive and finite."""
     rate = tf.ensure_shape(rate, (), name=name)
     allowed = (rate > 0) & tf.math.is_finite(rate)
     with tf.control_dependencies([_require(allowed, f"{name}: must be positive, and is", rate)]):
@@ -94,15 +93,15 @@ def checked_rate(rate: tf.Tensor, name: str) -> tf.Tensor:
 
 @contextlib.contextmanager
 def requiring_convergence(losses: tf.Tensor, outputs: list[tf.Tensor]) -> Iterator[None]:
-    """Computes what is in the block only if training has not diverged: no answer, not a wrong one.
+    """Makes everything computed in the block fail if training has diverged.
 
     Args:
-        losses: [K], of each step.
-        outputs: what training led to.
+        losses: [K], the loss of each step.
+        outputs: the results of training.
     """
     finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(part)) for part in [losses, *outputs]])
     message = (
-        "learning_rate: training diverged; give a smaller one, or fewer steps. The losses began as"
+        "learning_rate: training diverged; use a smaller one, or fewer steps. The losses began as"
     )
     with tf.control_dependencies([_require(finite, message, losses)]):
         yield

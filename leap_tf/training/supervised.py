@@ -13,9 +13,9 @@ import tensorflow as tf
 
 from leap_tf.errors import whole_number
 from leap_tf.functional import (
-    FreshLayers,
     FunctionalModel,
     FunctionalOptimizer,
+    TaskLayers,
     WrongSecondDerivativesError,
     meta_learned_indices,
     output_layer,
@@ -226,7 +226,7 @@ class _ModelTrainer:
                 "Transductive evaluation runs the model as in training, so its random layers "
                 "(dropout, noise) would be active. Evaluate this model inductively."
             )
-        self._fresh_layers = FreshLayers(model, task_layers)
+        self._fresh_layers = TaskLayers(model, task_layers)
         meta_indices = meta_learned_indices(model, task_layers)
         if not meta_indices:
             raise ValueError("All trainable layers are task_layers; nothing is left to meta-learn.")

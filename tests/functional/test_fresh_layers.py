@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from leap_tf.functional import FreshLayers, FunctionalOptimizer
+from leap_tf.functional import FunctionalOptimizer, TaskLayers
 
 INITIALIZERS = {
     "glorot_uniform": "glorot_uniform",
@@ -32,7 +32,7 @@ def model(initializer, units=40, features=50):
 def test_values_have_the_distribution_of_keras(name):
     network = model(INITIALIZERS[name])
     kernel, bias = network.weights
-    drawn = FreshLayers(network, ["head"]).draw(3)
+    drawn = TaskLayers(network, ["head"]).draw(3)
     np.testing.assert_array_equal(drawn[id(bias)], np.zeros(40))
     drawn_kernel, keras_kernel = drawn[id(kernel)].numpy(), kernel.numpy()
     if name == "constant":
@@ -48,7 +48,7 @@ def test_values_have_the_distribution_of_keras(name):
 @pytest.mark.parametrize("name", INITIALIZERS)
 def test_a_width_given_as_a_tensor_gives_the_same_values(name):
     network = model(INITIALIZERS[name])
-    layers = FreshLayers(network, ["head"])
+    layers = TaskLayers(network, ["head"])
     kernel, bias = (id(variable) for variable in network.weights)
 
     @tf.function(input_signature=[tf.TensorSpec((), tf.int64), tf.TensorSpec((), tf.int32)])
@@ -70,13 +70,13 @@ def test_a_width_given_as_a_tensor_gives_the_same_values(name):
 
 def test_the_seed_of_an_initializer_is_kept():
     network = model(keras.initializers.GlorotUniform(seed=5))
-    layers = FreshLayers(network, ["head"])
+    layers = TaskLayers(network, ["head"])
     kernel = id(network.weights[0])
     np.testing.assert_array_equal(layers.draw(1)[kernel], layers.draw(2)[kernel])
 
 
 def test_layers_that_cannot_have_another_width_are_refused():
-    orthogonal = FreshLayers(model("orthogonal"), ["head"])
+    orthogonal = TaskLayers(model("orthogonal"), ["head"])
     assert orthogonal.draw(0, {"head": 7}) is not None  # a known number is no trouble
     with pytest.raises(ValueError, match="has to know the number of units beforehand"):
         orthogonal.draw(0, {"head": tf.constant(7)})
@@ -84,7 +84,7 @@ def test_layers_that_cannot_have_another_width_are_refused():
         [keras.layers.Input((4,)), keras.layers.BatchNormalization(name="norm")]
     )
     with pytest.raises(ValueError, match="only a Dense layer"):
-        FreshLayers(normalizing, ["norm"]).draw(0, {"norm": 5})
+        TaskLayers(normalizing, ["norm"]).draw(0, {"norm": 5})
 
 
 def test_layers_that_make_weights_without_add_weight_are_refused():
@@ -97,7 +97,7 @@ def test_layers_that_make_weights_without_add_weight_are_refused():
 
     network = keras.Sequential([keras.layers.Input((4,)), Custom(name="custom")])
     with pytest.raises(ValueError, match="makes weights otherwise than by its add_weight"):
-        FreshLayers(network, ["custom"])
+        TaskLayers(network, ["custom"])
 
 
 @pytest.mark.parametrize(

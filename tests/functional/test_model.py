@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from leap_tf.functional import Batch, FunctionalModel, fresh_values, layer_variables
+from leap_tf.functional import Batch, FunctionalModel, TaskLayers, layer_variables
 from leap_tf.functional.model import default_error
 from leap_tf.serialization import SavedArrays
 
@@ -28,7 +28,7 @@ def model():
 def test_fresh_values_depend_on_the_seed_alone():
     network = model()
     state = random.getstate()
-    first, again, other = (fresh_values(network, ["head"], seed) for seed in (1, 1, 2))
+    first, again, other = (TaskLayers(network, ["head"]).draw(seed) for seed in (1, 1, 2))
     assert random.getstate() == state
     kernel, bias = network.get_layer("head").weights
     assert set(first) == {id(kernel), id(bias)}
@@ -50,7 +50,7 @@ def test_nested_layers_are_found_by_name():
 
 def test_whole_submodels_can_be_fresh():
     network = model()
-    values = fresh_values(network, ["encoder"], seed=3)
+    values = TaskLayers(network, ["encoder"]).draw(3)
     assert set(values) == {id(variable) for variable in network.get_layer("encoder").weights}
 
 

@@ -359,7 +359,7 @@ def test_per_segment_and_metric_are_those_of_the_learner():
         np.testing.assert_allclose(mean, total / (steps - 1), rtol=1e-6)
     fisher = leap(metric="fisher", per_segment=True)
     read = LeapOptimizer.from_config(fisher.get_config())
-    assert (read.geometry.metric, read.per_segment) == ("fisher", True)
+    assert (read.geometry.metric, read.geometry.per_segment) == ("fisher", True)
 
 
 def test_a_meta_update_that_overflows_is_not_made():

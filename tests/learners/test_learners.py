@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from leap_tf.functional import FunctionalModel, FunctionalOptimizer, fresh_values
+from leap_tf.functional import FunctionalModel, FunctionalOptimizer, TaskLayers
 from leap_tf.geometry import PathPoint
 from leap_tf.learners import (
     ANIL,
@@ -276,7 +276,7 @@ def test_joint_training_is_keras_fit_on_the_mixture():
     contract = TestJointTraining()
     trainer = contract.trainer()
     model = multi_headed(small_model(), "head", heads=6)
-    bank = [v for v in trainer.problem.meta_variables if "bank" in v.path]
+    bank = [v for v in trainer.problem.meta_variables if "per_task" in v.path]
     assert [tuple(v.shape) for v in bank] == [(6, 6, 3), (6, 3)]
     assert not np.allclose(bank[0][0], bank[0][1])  # every head is initialized by itself
     for target, source in zip(
@@ -488,7 +488,7 @@ def test_heads_of_a_bank_differ_and_have_the_models_precision():
             ),
         ]
     )
-    bank = multi_headed(model, "head", 3).get_layer("head_bank")
+    bank = multi_headed(model, "head", 3).get_layer("head_per_task")
     assert bank.kernel.dtype == "float64"
     assert not np.allclose(bank.kernel[0], bank.kernel[1])
     regularised = keras.Sequential(
@@ -503,7 +503,7 @@ def test_path_lengths_with_reinitialized_and_meta_learned_heads_can_be_compared(
     shared = trainer_with(Leap())
     fresh_head = trainer_with(Leap(), task_layers=["head"])
     seed = fresh_head.evaluation_seed(0)
-    fresh = fresh_values(fresh_head.model, ["head"], seed)
+    fresh = TaskLayers(fresh_head.model, ["head"]).draw(seed)
     for variable in shared.model.get_layer("head").weights:
         twin = next(
             v for v in fresh_head.model.get_layer("head").weights if v.name == variable.name

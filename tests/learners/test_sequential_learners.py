@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from leap_tf.learners import HAT, HardAttentionModel, ProgressiveNets, progressive_columns
 from leap_tf.learners.hat import attention, gated_gradient
-from leap_tf.learners.sequential import chain_of
+from leap_tf.learners.sequential import split_into_blocks
 from leap_tf.models import conv_net
 from leap_tf.tasks import ArrayTask, FiniteTasks
 from leap_tf.training import MetaTrainer, StopOnPlateau
@@ -153,9 +153,9 @@ def attend(model, task, *units):
         # ±6 saturate: σ(400·6) is 1 in float32, σ(−400·6) is 0.
         embeddings[task] = np.where(np.isin(np.arange(bank.shape[1]), attended), 6.0, -6.0)
         bank.assign(embeddings)
-    visited = model.visited.numpy()
+    visited = model.trained.numpy()
     visited[task] = 1.0
-    model.visited.assign(visited)
+    model.trained.assign(visited)
 
 
 def batch(task, rows=5, progress=1.0):
@@ -188,7 +188,7 @@ def test_a_task_is_not_protected_from_itself():
     for task in range(3):
         attend(model, task, [task], [])
     for task, expected in ((0, [0, 1, 1]), (1, [1, 0, 1]), (2, [1, 1, 0])):
-        taken, _ = model.attended_by_others(tf.constant(task))
+        taken, _ = model.reserved_by_others(tf.constant(task))
         np.testing.assert_array_equal(taken[:3], expected)
 
 
@@ -196,8 +196,8 @@ def test_attention_of_a_task_protects_from_its_first_run_on_as_it_is_after_the_l
     trainer = TestHAT().trainer()
     trainer.fit(TestHAT().tasks(), 1, verbose=False)
     model = trainer.model
-    np.testing.assert_array_equal(model.visited, np.eye(7)[0])
-    taken = model.attended_by_others(tf.constant(1))[0]
+    np.testing.assert_array_equal(model.trained, np.eye(7)[0])
+    taken = model.reserved_by_others(tf.constant(1))[0]
     np.testing.assert_array_equal(taken, tf.sigmoid(400.0 * model.embeddings[0][0]))
 
 
@@ -208,7 +208,7 @@ def test_the_penalty_counts_attention_to_free_units():
     attend(model, 1, range(8), [])  # task 1 took the whole first block
     model(batch(0, progress=1.0), training=True)
     np.testing.assert_allclose(model.losses, [0.5 * (6 * 0.5) / 6])
-    np.testing.assert_array_equal(model.visited, [1.0, 1.0, 0.0])
+    np.testing.assert_array_equal(model.trained, [1.0, 1.0, 0.0])
 
 
 def test_the_scale_rises_within_an_epoch():
@@ -222,7 +222,7 @@ def test_the_scale_rises_within_an_epoch():
                 model.blocks[1][0].kernel,
             )
         ) / (1 + np.exp(-scale * embedding))
-        expected = features @ model.bank.kernel[0]
+        expected = features @ model.heads.kernel[0]
         actual = model(batch(0, progress=progress), training=True)
         np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
 
@@ -290,7 +290,7 @@ def test_flattening_does_not_let_a_later_task_change_the_outputs_of_an_earlier_o
     model = trainer.model
     attend(model, 0, [0, 1], [0, 1, 2])
     attend(model, 1, [2, 3], [3, 4, 5])
-    model.visited.assign(np.zeros(3))
+    model.trained.assign(np.zeros(3))
     tasks = FiniteTasks([small_images(0), small_images(1)])
     trainer.fit(tasks, 1, verbose=False)
     (inputs, _), *_ = trainer.learner.numbered(0, tasks.tasks[0]).test_batches()
@@ -539,14 +539,14 @@ def test_models_that_are_not_a_chain_of_layers_are_refused():
     hidden = keras.layers.Dense(4)(inputs)
     branched = keras.Model(inputs, keras.layers.Dense(2, name="head")(inputs + hidden))
     with pytest.raises(ValueError, match="one layer after the other"):
-        chain_of(branched, "head")
+        split_into_blocks(branched, "head")
     no_block = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(2, name="head")])
     with pytest.raises(ValueError, match="no layer with units"):
-        chain_of(no_block, "head")
-    chain = chain_of(conv_net(blocks=2), "head")
+        split_into_blocks(no_block, "head")
+    chain = split_into_blocks(conv_net(blocks=2), "head")
     names = [[layer.name.rstrip("0123456789") for layer in block] for block in chain.blocks]
     assert names == [["conv", "norm", "pool", "relu"]] * 2
-    assert [layer.name for layer in chain.shaping] == ["flatten"]
+    assert [layer.name for layer in chain.reshaping] == ["flatten"]
 
 
 @pytest.mark.parametrize(

@@ -344,7 +344,7 @@ def test_support_batches_are_those_of_an_array_task(examples, batch_size, steps,
         tf.constant(targets),
         tf.constant(steps),
         tf.constant(batch_size),
-        tf.constant(seed, tf.int64),
+        seed=tf.constant(seed, tf.int64),
     )
     for step, (x, y) in enumerate(task.train_batches(seed).take(steps)):
         np.testing.assert_array_equal(batches.at(tf.constant(step))[0], x)
@@ -359,7 +359,7 @@ def test_the_loop_takes_batches_out_of_tensors():
     sources = (
         iter(task.train_batches(5)),
         support_batches(
-            *map(tf.constant, (*task.train, 9, task.batch_size)), tf.constant(5, tf.int64)
+            *map(tf.constant, (*task.train, 9, task.batch_size)), seed=tf.constant(5, tf.int64)
         ),
     )
     results = [

@@ -120,7 +120,7 @@ def test_a_bank_of_heads_knows_how_many_classes_each_task_has():
         meta_rate=1.0,
         meta_batch_size=2,
     )
-    kernel = next(each for each in joint.problem.meta_variables if "bank/kernel" in each.path)
+    kernel = next(each for each in joint.problem.meta_variables if "per_task/kernel" in each.path)
     before = kernel.numpy()
     joint.fit(FiniteTasks([Clouds(2), Clouds(5)]), 3, verbose=False)
     moved = np.any(kernel.numpy() != before, axis=1)
