@@ -16,6 +16,30 @@ class WrongSecondDerivativesError(LeapError, ValueError):
     __init__ = Exception.__init__
 
 
+def check_no_stopped_gradients_in(graph: tf.Graph) -> None:
+    """Checks that the second derivatives of a loss, traced as a graph, are correct.
+
+    `tf.nn.moments` stops the gradient of the mean inside the variance. The first derivative there
+    is zero, but the second is not, so Hessians through Keras's normalization layers are symmetric
+    and wrong by about a tenth. TensorFlow's fused batch normalization, which
+    `leap_tf.models.BatchNormalization` uses, has correct second derivatives.
+
+    Raises:
+        WrongSecondDerivativesError: the graph, or a function it calls, stops a gradient.
+    """
+    definition = graph.as_graph_def()
+    nodes = [*definition.node, *(n for f in definition.library.function for n in f.node_def)]
+    stopped = [node.name for node in nodes if node.op == "StopGradient"]
+    if stopped:
+        raise WrongSecondDerivativesError(
+            f"The loss stops gradients in {', '.join(stopped)}, so it has wrong second "
+            "derivatives. Keras's normalization layers cause this; for float32 images use "
+            "leap_tf.models.BatchNormalization."
+        )
+
+
+# All below is used by the Jacobian study only and moves there.
+
 # Directions in one call. More would share the forward pass, but not fit into the cache.
 _CHUNK = 8
 
@@ -25,15 +49,8 @@ def hessian_vector_products(
 ) -> tf.Tensor:
     """Returns H v for several directions v, where H is the Hessian of `loss` at `point`.
 
-    The products are exact: reverse-mode differentiation of the gradient.
-
-    Args:
-        loss: from a tensor like `point` to a scalar.
-        point: a tensor of any shape.
-        directions: [k, *shape of point], with k known at tracing.
-
-    Returns:
-        [k, *shape of point]; zeros where the loss is linear.
+    Directions and products are [k, *shape of point], with k known at tracing. The products are
+    exact, and zero where the loss is linear.
     """
     zero = tf.UnconnectedGradients.ZERO
     with tf.GradientTape(persistent=True) as outer:
@@ -62,10 +79,8 @@ def hessian_block(
     """Assembles a Hessian from its products with unit vectors.
 
     Args:
-        products: from directions [chunk, *shape] to H v of each, of the same shape.
+        products: from directions [chunk, *shape] of this dtype to H v of each.
         shape: the shape of the parameter, with n elements.
-        dtype: the dtype of the directions.
-        chunk: number of directions in one call.
 
     Returns:
         [n, n] float64, rows and columns in the order of the flattened parameter.
@@ -86,21 +101,7 @@ def check_no_stopped_gradients(
     state: Sequence[tf.Tensor],
     batch: Batch,
 ) -> None:
-    """Checks that the second derivatives of a model's training loss are correct.
-
-    `tf.nn.moments` stops the gradient of the mean inside the variance. The first derivative there
-    is zero, but the second is not, so Hessians through Keras's normalization layers are symmetric
-    and wrong by about a tenth. TensorFlow's fused batch normalization, which
-    `leap_tf.models.BatchNormalization` uses, has correct second derivatives.
-
-    Args:
-        network: the model and its loss.
-        parameters, state: values of its variables.
-        batch: a training batch.
-
-    Raises:
-        WrongSecondDerivativesError: the loss stops a gradient.
-    """
+    """Checks the training loss of a model as `check_no_stopped_gradients_in` does."""
     loss = tf.function(
         lambda parameters, state, batch: (
             network.evaluate(parameters, state, batch, training=True).loss
@@ -109,20 +110,3 @@ def check_no_stopped_gradients(
     check_no_stopped_gradients_in(
         loss.get_concrete_function(list(parameters), list(state), batch).graph
     )
-
-
-def check_no_stopped_gradients_in(graph: tf.Graph) -> None:
-    """Checks the traced graph of a loss as `check_no_stopped_gradients` does.
-
-    Raises:
-        WrongSecondDerivativesError: the graph, or a function it calls, stops a gradient.
-    """
-    definition = graph.as_graph_def()
-    nodes = [*definition.node, *(n for f in definition.library.function for n in f.node_def)]
-    stopped = [node.name for node in nodes if node.op == "StopGradient"]
-    if stopped:
-        raise WrongSecondDerivativesError(
-            f"The loss stops gradients in {', '.join(stopped)}, so it has wrong second "
-            "derivatives. Keras's normalization layers cause this; for float32 images use "
-            "leap_tf.models.BatchNormalization."
-        )
