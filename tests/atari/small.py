@@ -1,13 +1,20 @@
-"""Small agents and games for tests."""
+"""Small agents, games and trainers for tests."""
+
+import types
 
 import keras
 import numpy as np
 
-from leap_tf.atari.actor_critic import PixelConvolution
+from leap_tf.atari.actor_critic import PixelConvolution, RMSProp
 from leap_tf.atari.environments import ColourBandit, EnvironmentPool, Episode
 from leap_tf.atari.evaluation import GameEvaluation
+from leap_tf.atari.problem import AtariProblem
+from leap_tf.tasks import FiniteTasks
+from leap_tf.training import MetaTrainer, TaskSpec
 
 SIZE = 16
+BANDITS = [types.SimpleNamespace(name=f"bandit{actions}") for actions in (2, 3, 4, 5)]
+GAMES = FiniteTasks(BANDITS[:3])
 
 
 def small_encoder():
@@ -25,6 +32,39 @@ def bandits(copies=4, groups=1):
         return ColourBandit(game, copies, actions=int(game[-1]), image_size=SIZE)
 
     return EnvironmentPool(make, groups)
+
+
+def problem(encoder=None, games=BANDITS, **options):
+    """Returns a problem that finds `games` by the specs of `task`."""
+    settings = {
+        "inner_optimizer": RMSProp(3e-3, epsilon=1e-5),
+        "meta_optimizer": keras.optimizers.SGD(0.1),
+        "environment_pool": bandits(),
+    }
+    made = AtariProblem(encoder or small_encoder(), **(settings | options))
+    made.sampler.use_list("games", games)
+    return made
+
+
+def task(seed, steps, actions=4):
+    """Returns the spec of a bandit."""
+    return TaskSpec("games", 0, actions - 2, seed, steps)
+
+
+def trainer(pool=2, seed=0, **options):
+    keras.utils.set_random_seed(seed)
+    settings = {
+        "inner_optimizer": RMSProp(3e-3, epsilon=1e-5, epsilon_inside_root=True),
+        "steps_per_task": 4,
+        "meta_batch_size": 3,
+        "seed": seed,
+    }
+    return MetaTrainer.from_problem(problem(**(settings | options)), pool)
+
+
+def assert_same(arrays, others):
+    for array, other in zip(arrays, others, strict=True):
+        np.testing.assert_array_equal(array, other)
 
 
 def played(rewards, episodes=(), game="pong", seed=0):
