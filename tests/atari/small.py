@@ -46,9 +46,9 @@ def problem(encoder=None, games=BANDITS, **options):
     return made
 
 
-def task(seed, steps, actions=4):
-    """Returns the spec of a bandit."""
-    return TaskSpec("games", 0, actions - 2, seed, steps)
+def task(seed, steps, index=2):
+    """Returns the spec of a game of `problem`; the default has 4 actions."""
+    return TaskSpec("games", 0, index, seed, steps)
 
 
 def trainer(pool=2, seed=0, **options):

@@ -28,8 +28,8 @@ SMALL = [
     "mnih_2013.filters = (4, 4)",
     "mnih_2013.units = 8",
     "AtariEnvironment.copies = 2",
-    "AtariTrainer.steps_per_task = 4",
-    "AtariTrainer.meta_batch_size = 2",
+    "AtariProblem.steps_per_task = 4",
+    "AtariProblem.meta_batch_size = 2",
     "atari_meta_train.meta_steps = 4",
     "atari_meta_train.checkpoint_seconds = 0.0",
     "atari_evaluate.groups = {'held out': ['breakout'], 'seen': ['pong']}",
@@ -252,7 +252,7 @@ def test_importing_without_legacy_keras_says_what_to_do():
 def test_every_configuration_builds_a_study(names):
     read_configuration([ROOT / "gin_configs" / f"{name}.gin" for name in names])
     study = configured_study()
-    games = [game.name for game in study.games.tasks]
+    games = [game.name for game in study.tasks.train.tasks]
     held_out = gin.query_parameter("atari_evaluate.groups")["held out"]
     assert not set(held_out) & set(games)
     # Leap's steps are bounded; the others' must not be, or they would not go where they should.
@@ -261,7 +261,7 @@ def test_every_configuration_builds_a_study(names):
     if names == ["atari_paper"]:
         assert len(games) == 25
         assert set(held_out) == {"breakout", "space_invaders"}
-        assert study.trainer.steps_per_task * 5 * 32 == 5_000_000
+        assert study.trainer.problem.setup.steps_per_task * 5 * 32 == 5_000_000
         for game in games:
             assert AtariEnvironment(game, copies=1).actions <= 10
 
