@@ -298,27 +298,20 @@ def _draw(axes, frames, mean, error, *, color, label):
 
 
 def save_frame_strip(
-    agent: keras.Model,
-    environment: ScreenEnvironment,
-    path: pathlib.Path,
-    screens: int = 8,
-    *,
-    steps_between: int = 25,
+    agent: keras.Model, environment: ScreenEnvironment, path: pathlib.Path
 ) -> None:
-    """Plays with an agent and saves screens of the first copy, side by side.
+    """Plays with an agent and saves eight screens of the first copy, 25 steps apart, side by side.
 
     Args:
         agent: built by `actor_critic`; its actions are drawn from its policy.
         environment: the environment, which is reset first.
         path: the PNG file to write.
-        screens: number of screens.
-        steps_between: steps from one screen to the next.
     """
     random = np.random.default_rng(0)
     time_step = environment.reset()
     strip = []
-    for step in range((screens - 1) * steps_between + 1):
-        if step % steps_between == 0:
+    for step in range(7 * 25 + 1):
+        if step % 25 == 0:
             strip.append(np.asarray(time_step.observation[0]))
         logits = agent(time_step.observation.astype(np.float32))[0].numpy()
         time_step = environment.step(np.argmax(logits + random.gumbel(size=logits.shape), axis=-1))
