@@ -6,13 +6,16 @@ import keras
 import numpy as np
 
 from leap_tf.atari.actor_critic import PixelConvolution, RMSProp
-from leap_tf.atari.environments import ColourBandit, EnvironmentPool, Episode
+from leap_tf.atari.environments import EnvironmentPool, Episode, ScreenEnvironment, StepResult
 from leap_tf.atari.evaluation import GameEvaluation
 from leap_tf.atari.problem import AtariProblem
 from leap_tf.tasks import FiniteTasks
 from leap_tf.training import MetaTrainer, TaskSpec
 
 SIZE = 16
+COLOURS = np.array(
+    [[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255], [255, 255, 0], [0, 255, 255]], np.uint8
+)
 BANDITS = [types.SimpleNamespace(name=f"bandit{actions}") for actions in (2, 3, 4, 5)]
 GAMES = FiniteTasks(BANDITS[:3])
 
@@ -23,6 +26,48 @@ def small_encoder():
     features = keras.layers.Flatten(name="flatten")(features)
     features = keras.layers.Dense(16, activation="relu", name="dense")(features)
     return keras.Model(screens, features, name="encoder")
+
+
+class ColourBandit(ScreenEnvironment):
+    """A game without an emulator, whose best score is known: name the colour of the screen.
+
+    The reward is 1 if the action is the number of the colour shown, else 0. A random policy gets
+    1 / actions a step, the best policy 1. Every screen's colour is drawn independently.
+
+    Args:
+        game: a name in place of an Atari game's.
+        copies: number of copies that run together.
+        seed: seed of the first reset.
+        actions: number of colours, 2 to 6.
+        image_size: height and width of the screens in pixels.
+    """
+
+    episode_steps = 4
+
+    def __init__(self, game="colour_bandit", copies=16, seed=0, actions=4, *, image_size=84):
+        options = {"reward_clip": 1.0, "image_size": image_size, "frame_skip": 1}
+        super().__init__(copies, actions, seed, **options)
+
+    def start_games(self, seed):
+        if seed is not None:
+            self._random = np.random.default_rng(seed)
+        self._age = 0
+        return self._draw()
+
+    def start_step(self, actions):
+        self._choices = actions
+
+    def end_step(self):
+        starts = self._age == self.episode_steps
+        rewards = np.zeros(self.batch_size) if starts else (self._choices == self._colour) * 1.0
+        self._age = 0 if starts else self._age + 1
+        ended = np.full(self.batch_size, self._age == self.episode_steps)
+        return StepResult(self._draw(), rewards, ended, np.zeros_like(ended), ended)
+
+    def _draw(self):
+        self._colour = self._random.integers(0, self.actions, self.batch_size)
+        shape = (self.batch_size, self._image_size, self._image_size, 3)
+        return np.ascontiguousarray(np.broadcast_to(COLOURS[self._colour][:, None, None], shape))
 
 
 def bandits(copies=4, groups=1):
