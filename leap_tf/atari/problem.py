@@ -22,6 +22,7 @@ from leap_tf.atari.environments import EnvironmentPool
 from leap_tf.atari.evaluation import GameEvaluation, GameEvaluations
 from leap_tf.atari.inner_loop import AgentState, TracedAgent, UnrollCollector
 from leap_tf.errors import LeapError, whole_number
+from leap_tf.functional import check_optimizer
 from leap_tf.learners import (
     Leap,
     Learner,
@@ -124,6 +125,7 @@ class AtariProblem:
     ):
         if not value_gain >= 0:
             raise ValueError(f"value_gain is a norm, at least 0, and is {value_gain}.")
+        check_optimizer(inner_optimizer, role="inner_optimizer")
         self.setup = TrainingSetup(
             model=encoder,
             inner_optimizer=inner_optimizer,

@@ -6,7 +6,6 @@ of `leap_tf.experiments`.
 
 import dataclasses
 import json
-import pathlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
@@ -30,7 +29,7 @@ from leap_tf.atari.environments import games as games_of
 from leap_tf.atari.evaluation import GameEvaluation
 from leap_tf.atari.problem import AtariProblem, OnUpdate
 from leap_tf.atari.tf_agents import save_policy
-from leap_tf.experiments.config import calling, parse_configuration
+from leap_tf.experiments.config import calling, parse_configuration, with_configuration_errors
 from leap_tf.experiments.run_directory import RunDirectory, replacing, write_atomically
 from leap_tf.learners.sequential import SequentialLearner
 from leap_tf.tasks import FiniteTasks, TaskSplits
@@ -223,8 +222,8 @@ def atari_evaluate(
     return write_comparison(found, groups, folder, target_scores or {})
 
 
-configured_study = gin.external_configurable(
-    atari_study, "atari_study", denylist=["report", "on_update"]
+configured_study = with_configuration_errors(
+    gin.external_configurable(atari_study, "atari_study", denylist=["report", "on_update"])
 )
 configured_meta_train = gin.external_configurable(
     atari_meta_train, "atari_meta_train", denylist=["study", "run"]

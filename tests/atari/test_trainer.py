@@ -36,6 +36,13 @@ def test_a_restart_with_another_agent_is_refused(tmp_path):
             trainer(**change).fit(GAMES, 2, checkpoint_dir=tmp_path, verbose=False)
 
 
+def test_optimizers_that_cannot_train_an_agent_are_refused_at_once():
+    with pytest.raises(ValueError, match="inner_optimizer has use_ema=True"):
+        trainer(inner_optimizer=keras.optimizers.SGD(0.1, use_ema=True))
+    with pytest.raises(ValueError, match="meta_optimizer has use_ema=True"):
+        trainer(meta_optimizer=keras.optimizers.SGD(0.1, use_ema=True))
+
+
 def test_every_start_has_a_fresh_encoder_of_its_own():
     learned = trainer()
     learned.fit(GAMES, 1, verbose=False)
