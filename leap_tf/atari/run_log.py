@@ -80,7 +80,7 @@ class ProgressLog:
             TaskRunStoppedError: `stop` was called.
         """
         if self._stopped:
-            raise TaskRunStoppedError(progress.game, progress.update)
+            raise TaskRunStoppedError(progress)
         self._print(
             f"{progress.game}: {progress.update:,} of {progress.updates:,} updates, "
             f"{progress.frames:,} frames so far"

@@ -221,7 +221,7 @@ def test_task_runs_report_progress_and_can_be_stopped():
     def on_update(progress):
         seen.append(progress)
         if progress.update == 3:
-            raise TaskRunStoppedError(progress.game, progress.update)
+            raise TaskRunStoppedError(progress)
 
     observed = problem(on_update=on_update)
     with pytest.raises(TaskRunStoppedError, match="bandit4 was stopped after 3 updates"):
