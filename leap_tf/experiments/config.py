@@ -71,7 +71,7 @@ def calling(cls: type) -> Callable:
     return build
 
 
-def _with_configuration_errors(configurable: Callable) -> Callable:
+def with_configuration_errors(configurable: Callable) -> Callable:
     """Returns the function; errors that a wrong value causes become a `ConfigurationError`.
 
     gin does not check values. A value of the wrong type fails where it is used, and a reference
@@ -97,7 +97,7 @@ def _with_configuration_errors(configurable: Callable) -> Callable:
     return build
 
 
-configured_study = _with_configuration_errors(
+configured_study = with_configuration_errors(
     gin.external_configurable(study, "study", denylist=["data_dir", "pool"])
 )
 configured_meta_train = gin.external_configurable(
