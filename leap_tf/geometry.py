@@ -33,6 +33,8 @@ import tensorflow as tf
 DISTANCES = ("length", "energy")
 METRICS = ("euclidean", "fisher")
 
+Tensors = Sequence[tf.Tensor]
+
 
 @dataclasses.dataclass(frozen=True)
 class PathGeometry:
@@ -54,12 +56,6 @@ class PathGeometry:
 
     Raises:
         ValueError: `distance` or `metric` is unknown.
-
-    Example:
-
-        >>> import leap_tf.geometry
-        >>> leap_tf.geometry.PathGeometry(distance="energy").metric
-        'euclidean'
     """
 
     distance: str = "length"
@@ -81,45 +77,26 @@ class PathGeometry:
 class PathPoint(NamedTuple):
     """A point γⁱ = (θⁱ, f(θⁱ)) of a gradient path, with the gradient of the loss there."""
 
-    position: Sequence[tf.Tensor]
+    position: Tensors
     loss: tf.Tensor
-    gradient: Sequence[tf.Tensor]
+    gradient: Tensors
 
 
 class GradientPath(NamedTuple):
-    """The last point of a gradient path and sums over its segments, of constant size.
+    """The last point of a gradient path and sums over its segments, of constant size."""
 
-    Attributes:
-        last: the last point, in accumulator precision.
-        points: number of points, int32. K points bound K − 1 segments.
-        meta_gradient: sum of the contributions of the segments, one tensor per parameter.
-        length: Σ ‖γⁱ⁺¹ − γⁱ‖, eq. 7 with p = 1.
-        energy: Σ ‖γⁱ⁺¹ − γⁱ‖², eq. 7 with p = 2.
-    """
-
-    last: PathPoint
-    points: tf.Tensor
-    meta_gradient: Sequence[tf.Tensor]
-    length: tf.Tensor
-    energy: tf.Tensor
+    last: PathPoint  # in accumulator precision
+    points: tf.Tensor  # int32, their number K; they bound K − 1 segments
+    meta_gradient: Tensors  # sum over the segments, one tensor per parameter
+    length: tf.Tensor  # Σ ‖γⁱ⁺¹ − γⁱ‖, eq. 7 with p = 1
+    energy: tf.Tensor  # Σ ‖γⁱ⁺¹ − γⁱ‖², eq. 7 with p = 2
 
 
-def start_path(position: Sequence[tf.Tensor]) -> GradientPath:
-    """Returns a path without points.
-
-    Args:
-        position: one tensor per parameter, of its shape and dtype. Sums are kept in float64 for
-            float64 parameters and in float32 for all others.
-    """
+def start_path(position: Tensors) -> GradientPath:
+    """Returns a path without points, for parameters like those of a position."""
     zeros = [tf.zeros_like(value, accumulator_dtype(value.dtype)) for value in position]
     zero = tf.zeros((), _scalar_dtype(zeros))
-    return GradientPath(
-        last=PathPoint(position=zeros, loss=zero, gradient=zeros),
-        points=tf.constant(0),
-        meta_gradient=zeros,
-        length=zero,
-        energy=zero,
-    )
+    return GradientPath(PathPoint(zeros, zero, zeros), tf.constant(0), zeros, zero, zero)
 
 
 def extend_path(path: GradientPath, point: PathPoint, geometry: PathGeometry) -> GradientPath:
@@ -131,16 +108,8 @@ def extend_path(path: GradientPath, point: PathPoint, geometry: PathGeometry) ->
 
     where ∇f and the metric G (the identity, or F) are those at the *start* of the segment. The
     factor p of eq. 8 is left to the meta learning rate, as in the original code. A segment of
-    length zero adds zero. The first point ends no segment.
-
-    Args:
-        path: the path so far.
-        point: its next point: loss and gradient of one batch at the parameters *before* the
-            gradient step on that batch.
-        geometry: the distance.
-
-    Returns:
-        The path with this point.
+    length zero adds zero. The first point ends no segment. Loss and gradient of a point are those
+    of one batch at the parameters *before* the gradient step on that batch.
 
     Example:
 
@@ -181,18 +150,15 @@ def extend_path(path: GradientPath, point: PathPoint, geometry: PathGeometry) ->
     if delta_loss is not None and geometry.stabilizer:
         delta_loss = -tf.abs(delta_loss)
 
-    return GradientPath(
-        last=point,
-        points=path.points + 1,
-        meta_gradient=[
-            total - _segment_gradient(delta, delta_loss, gradient, scale)
-            for total, delta, gradient in zip(
-                path.meta_gradient, delta_position, path.last.gradient
-            )
-        ],
-        length=path.length + length,
-        energy=path.energy + squared_length,
-    )
+    meta_gradient = []
+    for total, delta, gradient in zip(path.meta_gradient, delta_position, path.last.gradient):
+        # (Δf ∇f + Δθ) · scale, with the scalars multiplied first.
+        increment = tf.cast(scale, delta.dtype) * delta
+        if delta_loss is not None:
+            increment += tf.cast(scale * delta_loss, gradient.dtype) * gradient
+        meta_gradient.append(total - increment)
+    length, energy = path.length + length, path.energy + squared_length
+    return GradientPath(point, path.points + 1, meta_gradient, length, energy)
 
 
 def path_meta_gradient(path: GradientPath, geometry: PathGeometry) -> list[tf.Tensor]:
@@ -203,23 +169,15 @@ def path_meta_gradient(path: GradientPath, geometry: PathGeometry) -> list[tf.Te
     return [total / tf.cast(segments, total.dtype) for total in path.meta_gradient]
 
 
-def squared_norm(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
+def squared_norm(tensors: Tensors) -> tf.Tensor:
     """Returns Σ ‖t‖² over the tensors t."""
     dtype = _scalar_dtype(tensors)
     return 2.0 * tf.add_n([tf.cast(tf.nn.l2_loss(tensor), dtype) for tensor in tensors])
 
 
 def accumulator_dtype(dtype: tf.DType) -> tf.DType:
-    """Returns the dtype of sums over a path whose parameters have this dtype."""
+    """Returns the dtype of sums over parameters: float64 for float64, else float32."""
     return tf.float64 if dtype == tf.float64 else tf.float32
-
-
-def _segment_gradient(delta_position, delta_loss, gradient, scale):
-    """(Δf ∇f + Δθ) · scale for one parameter, with the scalars multiplied first."""
-    increment = tf.cast(scale, delta_position.dtype) * delta_position
-    if delta_loss is None:
-        return increment
-    return increment + tf.cast(scale * delta_loss, gradient.dtype) * gradient
 
 
 def _scalar_dtype(tensors):

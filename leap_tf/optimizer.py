@@ -2,8 +2,7 @@
 
 Keras calls `optimizer.scale_loss(loss)` inside the tape of every train step and
 `optimizer.apply(gradients, variables)` after it. Together these calls have one point of the
-gradient path: loss, gradient, and the parameters before the step. `LeapOptimizer` passes the point
-to `leap_tf.geometry`, then lets the wrapped optimizer make the step. Path, initialization and sums
+gradient path: loss, gradient, and the parameters before the step. Path, initialization and sums
 are optimizer variables, so one traced train function serves every task.
 
     task(model) opens    model, slots and schedule return to the initialization; the path is empty
@@ -21,21 +20,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from leap_tf.functional import OptimizerReset, TaskLayers, apply_if_finite, layer_variables
-from leap_tf.geometry import PathGeometry, accumulator_dtype, path_meta_gradient
-from leap_tf.path_recorder import (
-    LOSS_NOT_SEEN,
-    PathRecorder,
-    check_compiled,
-    check_full_step,
-    check_path,
-    check_same_variables,
-    check_task_layer_names,
-    check_trackable,
-    check_wrapped,
-    makes_step,
-    unscaled_gradients,
+from leap_tf.functional import (
+    OptimizerReset,
+    TaskLayers,
+    apply_if_finite,
+    check_no_loss_scaling,
+    check_optimizer,
+    layer_variables,
 )
+from leap_tf.geometry import PathGeometry
+from leap_tf.path_recorder import PathRecorder, add_accumulators
 from leap_tf.serialization import SavedArrays, pack_arrays, unpack_arrays
 
 _STATE_KEY = "initial_state"
@@ -107,7 +101,19 @@ class LeapOptimizer(keras.optimizers.Optimizer):
             )
         if isinstance(inner_optimizer, LeapOptimizer) or isinstance(meta_optimizer, LeapOptimizer):
             raise ValueError("LeapOptimizers do not nest. Wrap an ordinary Keras optimizer.")
-        check_wrapped(inner_optimizer, meta_optimizer)
+        for role, optimizer in (
+            ("inner_optimizer", inner_optimizer),
+            ("meta_optimizer", meta_optimizer),
+        ):
+            check_optimizer(optimizer, role)
+            if optimizer.built:
+                raise ValueError(
+                    f"{role} has been used already, so it has state from other training. Pass a "
+                    "new optimizer."
+                )
+        if inner_optimizer is meta_optimizer:
+            raise ValueError("inner_optimizer and meta_optimizer must be two different objects.")
+        check_no_loss_scaling(meta_optimizer)
         super().__init__(learning_rate=0.0, name=name)
         self.inner_optimizer = inner_optimizer
         self.meta_optimizer = meta_optimizer
@@ -151,13 +157,18 @@ class LeapOptimizer(keras.optimizers.Optimizer):
         finally:
             self._recorder.stop()
             self._in_task = False
-        self._finish_task()
+        meta_gradient = self._recorder.meta_gradient()
+        if meta_gradient is None:
+            self._skipped.assign_add(1)
+            return
+        for total, gradient in zip(self._meta_sum, meta_gradient):
+            total.assign_add(gradient)
+        self._tasks.assign_add(1)
 
     def meta_gradients(self) -> list[tf.Tensor]:
         """Returns the mean meta-gradient of the finished tasks since the last `meta_update`.
 
-        Returns:
-            One tensor per variable of `meta_variables`.
+        It has one tensor per variable of `meta_variables`.
 
         Raises:
             RuntimeError: a task is still open, or none has finished.
@@ -243,22 +254,38 @@ class LeapOptimizer(keras.optimizers.Optimizer):
         if not self.built:
             self.build(trainable_variables)
         if self._loss is None:
-            raise RuntimeError(LOSS_NOT_SEEN)
+            raise RuntimeError(
+                "LeapOptimizer has not seen the loss of this step. In your own training loop, call "
+                "`loss = optimizer.scale_loss(loss)` inside the tape. Under model.fit, another "
+                "optimizer wraps this one: compile with auto_scale_loss=False and put the "
+                "LossScaleOptimizer inside, LeapOptimizer(LossScaleOptimizer(...), ...)."
+            )
         loss, self._loss = self._loss, None
-        variables = self._recorder.variables
-        check_full_step(variables, gradients, trainable_variables)
-        self._recorder.observe(
-            loss,
-            unscaled_gradients(self.inner_optimizer, gradients, variables),
-            makes_step(self.inner_optimizer, gradients),
-        )
+        expected = [id(variable) for variable in self._recorder.variables]
+        given = self._recorder.variables if trainable_variables is None else trainable_variables
+        if [id(variable) for variable in given] != expected or len(gradients) != len(expected):
+            raise ValueError(
+                f"LeapOptimizer needs the gradients of all {len(expected)} variables it was built "
+                "with, in the same order, in every step."
+            )
+        self._recorder.observe(loss, gradients, self.inner_optimizer)
         self.inner_optimizer.apply(gradients, trainable_variables)
 
     def build(self, variables):
         if self.built:
             return
         variables = list(variables)
-        check_trackable(variables)
+        if tf.distribute.has_strategy():
+            raise ValueError(
+                "LeapOptimizer does not run under tf.distribute, since each task is trained on one "
+                "device. Train different tasks in parallel instead, with leap_tf.MetaTrainer."
+            )
+        overwritten = [v.path for v in variables if getattr(v, "overwrite_with_gradient", False)]
+        if overwritten:
+            raise ValueError(
+                f"The gradients of {overwritten} are new values, not gradients (float8 training), "
+                "so they have no gradient path. Use a float32 or mixed policy."
+            )
         with tf.init_scope():  # model.fit may call this while it traces its train function
             self._build(variables)
 
@@ -345,14 +372,7 @@ class LeapOptimizer(keras.optimizers.Optimizer):
             )
             for index, variable in enumerate(self.meta_variables)
         ]
-        self._meta_sum = [
-            self.add_variable(
-                shape=variable.shape,
-                dtype=accumulator_dtype(tf.as_dtype(variable.dtype)).name,
-                name=f"meta_sum_{index}",
-            )
-            for index, variable in enumerate(self.meta_variables)
-        ]
+        self._meta_sum = add_accumulators(self.add_variable, self.meta_variables, "meta_sum")
         self._tasks = self.add_variable(shape=(), dtype="int32", name="tasks")
         self._skipped = self.add_variable(shape=(), dtype="int32", name="skipped_tasks")
         self._tasks_started = self.add_variable(shape=(), dtype="int32", name="tasks_started")
@@ -364,16 +384,37 @@ class LeapOptimizer(keras.optimizers.Optimizer):
 
     def _attach(self, model):
         """Checks the model; the first time, its weights become the initialization."""
-        check_compiled(self, model)
+        if not model.built or not model.trainable_variables:
+            raise ValueError(
+                "The model has no variables to train yet. Give it an Input layer, or call it once "
+                "on a batch, before its first task."
+            )
+        compiled = getattr(model, "optimizer", None)
+        if compiled is not None and compiled is not self:
+            raise ValueError(
+                f"The model is compiled with {type(compiled).__name__}, not with this "
+                "LeapOptimizer. Compile it with this one; under mixed_float16 with "
+                "auto_scale_loss=False and the LossScaleOptimizer inside."
+            )
         self.build(model.trainable_variables)
-        variables = self._recorder.variables
-        check_same_variables(variables, model.trainable_variables)
-        meta_learned = {id(variable) for variable in self.meta_variables}
-        check_task_layer_names(
-            self.task_layers,
-            layer_variables(model, self.task_layers),
-            [variable for variable in variables if id(variable) not in meta_learned],
-        )
+        known = {id(variable) for variable in self._recorder.variables}
+        if known != {id(variable) for variable in model.trainable_variables}:
+            raise ValueError(
+                "The model's trainable variables are not those this LeapOptimizer was built with. "
+                "Use one optimizer per model, and set `trainable` before the first task."
+            )
+        # A loaded optimizer is built before it knows the model, so `_build` finds the variables of
+        # task layers by their paths. A name that is a part of other paths would select those too.
+        in_layers = layer_variables(model, self.task_layers)
+        by_layer = {id(variable) for variable in in_layers if variable.trainable}
+        by_path = known - {id(variable) for variable in self.meta_variables}
+        if by_layer != by_path:
+            paths = {id(each): each.path for each in (*in_layers, *self._recorder.variables)}
+            raise ValueError(
+                f"task_layers={list(self.task_layers)} do not distinguish the variables "
+                f"{sorted({paths[key] for key in by_layer ^ by_path})} from others. Give the "
+                "layers in task_layers names that occur nowhere else in the model."
+            )
         self._model = weakref.ref(model)
         if not self._initialized.numpy():
             for theta, variable in zip(self._initialization, self.meta_variables):
@@ -397,13 +438,3 @@ class LeapOptimizer(keras.optimizers.Optimizer):
         self._reset_inner_optimizer()
         if self._has_settable_rate:
             self.inner_optimizer.learning_rate = self._task_learning_rate.numpy()
-
-    def _finish_task(self):
-        path = self._recorder.path()
-        if not self._recorder.finite:
-            self._skipped.assign_add(1)
-            return
-        check_path(self._recorder.steps, int(path.points))
-        for total, gradient in zip(self._meta_sum, path_meta_gradient(path, self.geometry)):
-            total.assign_add(gradient)
-        self._tasks.assign_add(1)

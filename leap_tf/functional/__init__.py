@@ -4,6 +4,7 @@ from leap_tf.functional.model import Batch, FunctionalModel, unpack_batch
 from leap_tf.functional.optimizer import (
     FunctionalOptimizer,
     OptimizerReset,
+    all_finite,
     apply_if_finite,
     check_no_loss_scaling,
     check_optimizer,
@@ -16,18 +17,10 @@ from leap_tf.functional.task_layers import (
     output_layer,
 )
 
+# fmt: off
 __all__ = [
-    "Batch",
-    "FunctionalModel",
-    "FunctionalOptimizer",
-    "OptimizerReset",
-    "TaskLayers",
-    "WrongSecondDerivativesError",
-    "apply_if_finite",
-    "check_no_loss_scaling",
-    "check_optimizer",
-    "layer_variables",
-    "meta_learned_indices",
-    "output_layer",
-    "unpack_batch",
+    "Batch", "FunctionalModel", "FunctionalOptimizer", "OptimizerReset", "TaskLayers",
+    "WrongSecondDerivativesError", "all_finite", "apply_if_finite", "check_no_loss_scaling",
+    "check_optimizer", "layer_variables", "meta_learned_indices", "output_layer", "unpack_batch",
 ]
+# fmt: on

@@ -22,21 +22,13 @@ class Batch(NamedTuple):
 
 
 class BatchResult(NamedTuple):
-    """The loss and the errors of a model on a batch.
+    """The loss and the errors of a model on a batch."""
 
-    Attributes:
-        loss: mean loss of the batch, a scalar.
-        loss_weight: weight of that mean in a mean over several batches, float32.
-        errors: [n] float32, the error of each example.
-        weights: [n] float32, the weight of each error.
-        state: the model's state after the batch.
-    """
-
-    loss: tf.Tensor
-    loss_weight: tf.Tensor
-    errors: tf.Tensor
-    weights: tf.Tensor
-    state: list[tf.Tensor]
+    loss: tf.Tensor  # scalar, the mean over the batch
+    loss_weight: tf.Tensor  # scalar, the weight of that mean in a mean over several batches
+    errors: tf.Tensor  # [n] float32, of each example
+    weights: tf.Tensor  # [n] float32, of each error
+    state: list[tf.Tensor]  # of the model after the batch
 
     @property
     def error(self) -> tf.Tensor:
@@ -53,8 +45,8 @@ class FunctionalModel:
     statistics of batch normalization and the seeds of random layers.
 
     Args:
-        model: a built Keras model.
-        loss: a Keras loss object.
+        model: a built model.
+        loss: a mean over the batch.
         error: from targets and outputs to one number per example, the error in curves and tables.
             By default 1 for a wrong label and 0 for a right one if `loss` is a cross-entropy, else
             the loss of the example.
@@ -66,10 +58,7 @@ class FunctionalModel:
     """
 
     def __init__(
-        self,
-        model: keras.Model,
-        loss: keras.losses.Loss,
-        error: ErrorFunction | None = None,
+        self, model: keras.Model, loss: keras.losses.Loss, error: ErrorFunction | None = None
     ):
         if not model.built:
             raise ValueError(
@@ -105,7 +94,7 @@ class FunctionalModel:
 
     @property
     def has_random_layers(self) -> bool:
-        """Whether some layers draw random numbers, such as dropout."""
+        """Whether layers draw random numbers, such as dropout."""
         return bool(self._seed_states)
 
     def parameters(self) -> list[tf.Tensor]:
@@ -113,18 +102,14 @@ class FunctionalModel:
         return [tf.convert_to_tensor(variable.value) for variable in self.variables]
 
     def state(self, seed: int | tf.Tensor) -> list[tf.Tensor]:
-        """Returns the current values of all other variables.
-
-        Args:
-            seed: replaces the seeds of random layers.
-        """
+        """Returns the current values of all other variables, with new seeds of random layers."""
         state = [
             tf.convert_to_tensor(variable.value) for variable in self.model.non_trainable_variables
         ]
         for order, index in enumerate(self._seed_states):
             draw = tf.random.stateless_uniform(
                 (),
-                seed=tf.stack([tf.cast(seed, tf.int64), order]),
+                tf.stack([tf.cast(seed, tf.int64), order]),
                 maxval=2**31 - 1,
                 dtype=tf.int32,
             )
@@ -137,18 +122,16 @@ class FunctionalModel:
         """Returns the parameters and the state at the start of a task.
 
         Args:
-            seed: replaces the seeds of random layers.
+            seed: as for `state`.
             replaced: values by `id(variable)`, for variables that do not start from their current
                 values.
         """
-        parameters, state = (
-            [replaced.get(id(variable), value) for variable, value in zip(variables, values)]
-            for variables, values in (
-                (self.variables, self.parameters()),
-                (self.model.non_trainable_variables, self.state(seed)),
-            )
-        )
-        return parameters, state
+
+        def replace(variables, values):
+            return [replaced.get(id(variable), value) for variable, value in zip(variables, values)]
+
+        parameters = replace(self.variables, self.parameters())
+        return parameters, replace(self.model.non_trainable_variables, self.state(seed))
 
     def evaluate(
         self,
@@ -161,16 +144,9 @@ class FunctionalModel:
     ) -> BatchResult:
         """Runs the model on a batch, as a Keras train or test step does.
 
-        Args:
-            parameters: values of the trainable variables.
-            state: values of the other variables.
-            batch: examples along the first dimension.
-            training: whether layers run in training mode.
-            penalties: whether the loss includes regularization; by default only in training.
-
-        Returns:
-            The mean loss in float32 or wider, the error of each example, and the new state.
-            Sample weights apply to errors as to the loss, so examples of weight 0 are padding.
+        The loss is in float32 or wider, and includes regularization (`penalties`) by default only
+        in training. Sample weights apply to errors as to the loss, so examples of weight 0 are
+        padding.
         """
         outputs, new_state, regularization = self._call(parameters, state, batch.inputs, training)
         loss = self.loss(batch.targets, outputs, sample_weight=batch.sample_weight)
@@ -197,12 +173,11 @@ class FunctionalModel:
         inputs: tf.Tensor,
         training: bool = False,
     ) -> tf.Tensor:
-        """Returns the model's outputs; see `evaluate` for the arguments."""
-        outputs, _, _ = self._call(parameters, state, inputs, training)
-        return outputs
+        """Returns the model's outputs."""
+        return self._call(parameters, state, inputs, training)[0]
 
     def _call(self, parameters, state, inputs, training):
-        """Outputs, new state and regularization losses."""
+        """Returns outputs, new state and regularization losses."""
         variables = [*self.variables, *self.model.non_trainable_variables]
         # `model.stateless_call` would bypass `__call__`, which casts inputs and passes `training`
         # on to nested layers.
@@ -217,11 +192,7 @@ class FunctionalModel:
 
 
 def unpack_batch(element) -> Batch:
-    """Returns a `tf.data` element as a `Batch`.
-
-    Raises:
-        ValueError: it is not (inputs, targets) or (inputs, targets, sample_weight).
-    """
+    """Returns (inputs, targets) or (inputs, targets, sample_weight) as a `Batch`."""
     if isinstance(element, (tuple, list)) and len(element) in (2, 3):
         return Batch(*element)
     raise ValueError(
@@ -241,15 +212,14 @@ def default_error(loss: keras.losses.Loss) -> ErrorFunction:
         threshold = 0.0 if loss.get_config().get("from_logits") else 0.5
         accuracy = functools.partial(keras.metrics.binary_accuracy, threshold=threshold)
     else:
-        return functools.partial(_example_losses, loss)
+
+        def example_losses(targets, outputs):
+            dtype = loss.dtype or outputs.dtype
+            values = loss.call(tf.cast(targets, dtype), tf.cast(outputs, dtype))
+            return tf.reduce_mean(tf.reshape(values, [tf.shape(values)[0], -1]), axis=-1)
+
+        return example_losses
     return lambda targets, outputs: 1.0 - tf.cast(accuracy(targets, outputs), tf.float32)
-
-
-def _example_losses(loss, targets, outputs):
-    """The loss of each example, its mean over all dimensions but the first."""
-    dtype = loss.dtype or outputs.dtype
-    values = loss.call(tf.cast(targets, dtype), tf.cast(outputs, dtype))
-    return tf.reduce_mean(tf.reshape(values, [tf.shape(values)[0], -1]), axis=-1)
 
 
 def scope_of(
@@ -257,12 +227,8 @@ def scope_of(
 ) -> keras.StatelessScope:
     """Returns a scope in which variables have other values and assignments change only these.
 
-    The constructor of `keras.StatelessScope` requires each value to have the shape of its variable.
-    This function does not: heads may have as many units as a task has classes.
-
-    Args:
-        values: pairs of a variable and its value, of any shape.
-        collect_losses: whether the scope collects regularization losses.
+    Unlike in the constructor of `keras.StatelessScope`, a value may have another shape than its
+    variable: heads have as many units as a task has classes.
     """
     scope = keras.StatelessScope(collect_losses=collect_losses)
     for variable, value in values:
@@ -271,7 +237,7 @@ def scope_of(
 
 
 def _weights_of(errors, sample_weight):
-    """Weights in the shape of the errors; Keras allows fewer dimensions, or one more of size 1."""
+    """Returns weights in the shape of the errors; Keras allows fewer dimensions, or one more."""
     if sample_weight is None:
         return tf.ones_like(errors)
     weights = tf.cast(sample_weight, errors.dtype)

@@ -1,14 +1,13 @@
 """A Keras optimizer as a pure function: gradients, parameters and slots in, new ones out.
 
 Keras has `optimizer.stateless_apply`, but not on TensorFlow, where some methods are overridden for
-`tf.distribute` with code that needs real variables. `FunctionalOptimizer` runs without a
-distribution strategy, so it restores the backend-neutral methods on a copy of the optimizer. The
-arithmetic of the optimizer is unchanged. Only `FunctionalOptimizer` needs private classes of Keras
-(3.15, see pyproject.toml).
+`tf.distribute` with code that needs real variables. `FunctionalOptimizer` restores the
+backend-neutral methods on a copy of the optimizer, whose arithmetic is unchanged. It needs private
+classes of Keras 3.15.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import keras
 import tensorflow as tf
@@ -22,19 +21,16 @@ class KerasVersionError(LeapError, ImportError):
 
 
 class FunctionalOptimizer:
-    """The update rule of a Keras optimizer, without variables.
-
-    It has no changing state, so one instance serves any number of concurrent tasks.
+    """The update rule of a Keras optimizer, as pure functions for any number of concurrent tasks.
 
     Args:
         optimizer: a Keras optimizer, with any schedule, clipping or weight decay. It is copied
             from its configuration, not changed.
-        variables: the Keras variables whose values will be updated, in order.
+        variables: the variables whose values will be updated, in order.
 
     Raises:
-        TypeError: `optimizer` is not a Keras optimizer.
-        ValueError: the optimizer scales the loss, wraps other optimizers, or is refused by
-            `check_optimizer`.
+        TypeError, ValueError: the optimizer scales the loss, wraps other optimizers, or is refused
+            by `check_optimizer`.
         KerasVersionError: this version of Keras is not supported.
     """
 
@@ -79,14 +75,10 @@ class FunctionalOptimizer:
         """Returns the slots of an unused optimizer.
 
         Args:
-            parameters: values of the variables. If the last dimension of one is unknown while
-                tracing, its slots take the shape of the value.
-            learning_rate: float32 rate of the first step; by default the configured one. A
-                schedule is scaled to start there.
-
-        Raises:
-            ValueError: a dimension is unknown and `resizes` is False, or a schedule starts at zero
-                and cannot be scaled.
+            parameters: values of the variables. The slots of one with an unknown dimension take
+                the shape of the value.
+            learning_rate: float32 rate of the first step, to which a schedule is scaled; by
+                default the configured one.
         """
         free = {index for index, value in enumerate(parameters) if None in value.shape}
         if free and not self.resizes:
@@ -115,15 +107,9 @@ class FunctionalOptimizer:
         parameters: Sequence[tf.Tensor],
         slots: Sequence[tf.Tensor],
     ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-        """Makes one optimizer step.
+        """Makes one step and returns new parameters and slots.
 
-        Args:
-            gradients: one per parameter; None if the loss does not depend on it.
-            parameters: current values, in the order of the variables.
-            slots: the optimizer's state, from `initial_slots` or the last `apply`.
-
-        Returns:
-            New parameters and new slots.
+        The gradient of a parameter on which the loss does not depend is None.
         """
         variables = [*self._variables, *self._optimizer.variables]
         with scope_of(zip(variables, [*parameters, *slots], strict=True)) as scope:
@@ -132,26 +118,26 @@ class FunctionalOptimizer:
         return values[: len(self._variables)], values[len(self._variables) :]
 
 
+def all_finite(tensors: Iterable[tf.Tensor | tf.IndexedSlices]) -> tf.Tensor:
+    """Returns whether no tensor has an infinity or NaN."""
+    dense = [tf.convert_to_tensor(tensor) for tensor in tensors]
+    return tf.reduce_all([tf.reduce_all(tf.math.is_finite(tensor)) for tensor in dense])
+
+
 def apply_if_finite(
     optimizer: keras.optimizers.Optimizer,
     gradients: Sequence[tf.Tensor],
     variables: Sequence[keras.Variable],
 ) -> bool:
-    """Applies meta-gradients unless a variable or a slot of the optimizer would overflow.
+    """Applies gradients unless a variable or a slot of the optimizer would overflow.
 
-    Args:
-        optimizer: the meta-optimizer, built on the variables.
-        gradients: one for each variable.
-        variables: the meta-learned variables.
-
-    Returns:
-        Whether they were applied. If not, variables and optimizer have their old values.
+    Returns whether they were applied. If not, variables and optimizer have their old values.
     """
     touched = [*variables, *optimizer.variables]
     before = [tf.identity(variable.value) for variable in touched]
     optimizer.apply(gradients, variables)
     floats = [variable.value for variable in touched if variable.value.dtype.is_floating]
-    if all(bool(tf.reduce_all(tf.math.is_finite(value))) for value in floats):
+    if all_finite(floats):
         return True
     for variable, value in zip(touched, before):
         variable.assign(value)
@@ -159,18 +145,13 @@ def apply_if_finite(
 
 
 class OptimizerReset:
-    """Resets a Keras optimizer to its unused state when called.
-
-    Args:
-        optimizer: a built optimizer that has made no step yet.
-    """
+    """Resets a Keras optimizer, built and still without a step, to its unused state when called."""
 
     def __init__(self, optimizer: keras.optimizers.Optimizer):
         self._optimizer = optimizer
         self._initial = {id(variable): variable.numpy() for variable in optimizer.variables}
 
     def __call__(self) -> None:
-        """Assigns the initial values to all slots, the iteration count and the learning rate."""
         for variable in self._optimizer.variables:
             variable.assign(self._initial[id(variable)])
 
@@ -179,7 +160,6 @@ def check_optimizer(optimizer: keras.optimizers.Optimizer, role: str) -> None:
     """Checks that each step of an optimizer, and of those it wraps, is a step of a gradient path.
 
     Args:
-        optimizer: the optimizer.
         role: the argument's name, for the message.
 
     Raises:
@@ -212,11 +192,7 @@ def check_optimizer(optimizer: keras.optimizers.Optimizer, role: str) -> None:
 
 
 def check_no_loss_scaling(meta_optimizer: keras.optimizers.Optimizer) -> None:
-    """Checks that a meta-optimizer does not divide its gradients by the scale of a loss.
-
-    Raises:
-        ValueError: it is a `LossScaleOptimizer` or has a `loss_scale_factor`.
-    """
+    """Raises ValueError if a meta-optimizer divides its gradients by the scale of a loss."""
     if meta_optimizer.loss_scale_factor or isinstance(
         meta_optimizer, keras.optimizers.LossScaleOptimizer
     ):
@@ -258,7 +234,6 @@ def _backend_neutral_class() -> type:
 
     class BackendNeutral(TFOptimizer):
         def add_variable_from_reference(self, reference_variable, *args, **kwargs):
-            """Records the parameter whose shape a slot has."""
             slot = BaseOptimizer.add_variable_from_reference(
                 self, reference_variable, *args, **kwargs
             )
@@ -285,7 +260,7 @@ def _make_scalable(optimizer):
 
 
 class _ScaledSchedule(keras.optimizers.schedules.LearningRateSchedule):
-    """A schedule times a factor, which is one of the optimizer's slots."""
+    """A schedule times a slot of the optimizer."""
 
     def __init__(self, schedule, factor):
         self._schedule = schedule

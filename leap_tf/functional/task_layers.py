@@ -31,8 +31,6 @@ _GLOBAL_GENERATOR = threading.Lock()
 
 
 class _Weight(NamedTuple):
-    """A weight of a layer, and the shape and initializer that it was built with."""
-
     variable: keras.Variable
     layer: str
     shape: tuple[int, ...]
@@ -41,10 +39,6 @@ class _Weight(NamedTuple):
 
 class TaskLayers:
     """Draws new initial values for the weights of some layers.
-
-    Args:
-        model: the built model that contains the layers; it is not changed.
-        layer_names: names of the layers.
 
     Raises:
         ValueError: the model has no layer of a name, or a layer makes weights without its method
@@ -59,14 +53,11 @@ class TaskLayers:
     def draw(
         self, seed: int | tf.Tensor, units: Mapping[str, int | tf.Tensor] | None = None
     ) -> dict[int, tf.Tensor]:
-        """Draws initial values for every weight.
+        """Returns initial values for every weight, by `id(variable)`.
 
         Args:
             seed: decides the values.
             units: another number of units for some Dense layers, by name.
-
-        Returns:
-            The values, by `id(variable)` of the weight.
 
         Raises:
             ValueError: a layer cannot have another number of units.
@@ -76,42 +67,31 @@ class TaskLayers:
             shape: Sequence[int | tf.Tensor] = weight.shape
             wanted = (units or {}).get(weight.layer)
             if wanted is not None and (tf.is_tensor(wanted) or wanted != weight.shape[-1]):
-                self._check_resizable(weight, wanted)
+                if weight.layer not in self._dense:
+                    raise ValueError(
+                        f"Tasks need {wanted} outputs of the layer {weight.layer!r}, and only a "
+                        "Dense layer can have another number of outputs on every task."
+                    )
+                if tf.is_tensor(wanted):
+                    check_resizable(weight.initializer, weight.variable.path)
                 shape = [*weight.shape[:-1], wanted]
             weight_seed = tf.random.experimental.stateless_fold_in(
                 tf.stack([tf.cast(seed, tf.int64), 0]), index
             )
             values[id(weight.variable)] = tf.ensure_shape(
-                draw_initial_value(weight.initializer, shape, weight.variable.dtype, weight_seed),
+                _draw(weight.initializer, shape, weight.variable.dtype, weight_seed),
                 [None if tf.is_tensor(size) else size for size in shape],
             )
         return values
 
-    def _check_resizable(self, weight, units):
-        if weight.layer not in self._dense:
-            raise ValueError(
-                f"Tasks need {units} outputs of the layer {weight.layer!r}, and only a Dense layer "
-                "can have another number of outputs on every task."
-            )
-        if tf.is_tensor(units):
-            check_resizable(weight.initializer, weight.variable.path)
-
 
 def layer_variables(model: keras.Model, layer_names: Sequence[str]) -> list[keras.Variable]:
-    """Returns the weights of the named layers of a model and its nested models, in model order.
-
-    Raises:
-        ValueError: the model has no layer of a name.
-    """
+    """Returns the weights of the named layers of a model and its nested models, in model order."""
     return [variable for layer in _find_layers(model, layer_names) for variable in layer.weights]
 
 
 def meta_learned_indices(model: keras.Model, task_layers: Sequence[str]) -> list[int]:
-    """Returns the indices of the model's trainable variables outside its task layers.
-
-    Raises:
-        ValueError: the model has no layer of a name.
-    """
+    """Returns the indices of the model's trainable variables outside its task layers."""
     excluded = {id(variable) for variable in layer_variables(model, task_layers)}
     return [
         index
@@ -129,34 +109,19 @@ def output_layer(model: keras.Model) -> keras.Layer | None:
     return output_layer(layer) if isinstance(layer, keras.Model) else layer
 
 
-def draw_initial_value(
-    initializer: Callable, shape: Sequence[int | tf.Tensor], dtype: str, seed: tf.Tensor
-) -> tf.Tensor:
-    """Returns the values that an initializer draws with a seed.
-
-    Args:
-        initializer: a Keras initializer, or a function of shape and dtype. An initializer that has
-            a seed keeps it.
-        shape: dimensions. Some may be tensors if `check_resizable` accepts the initializer.
-        dtype: dtype of the values.
-        seed: [2] integers.
-    """
-    if not isinstance(initializer, keras.initializers.Initializer):
-        return tf.convert_to_tensor(initializer(shape, dtype=dtype))
-    settings = initializer.get_config()
-    if "seed" in settings and settings["seed"] is None:
-        initializer = type(initializer)(**(settings | {"seed": _TensorSeed(seed)}))
-    if _scales_with_fans(initializer) and len(shape) == 2:
-        return _draw_scaled(initializer, shape, dtype)
+def _draw(initializer, shape, dtype, seed):
+    """Returns the values that an initializer draws with a seed, or with its own if it has one."""
+    if isinstance(initializer, keras.initializers.Initializer):
+        settings = initializer.get_config()
+        if "seed" in settings and settings["seed"] is None:
+            initializer = type(initializer)(**(settings | {"seed": _TensorSeed(seed)}))
+        if _scales_with_fans(initializer) and len(shape) == 2:
+            return _draw_scaled(initializer, shape, dtype)
     return tf.convert_to_tensor(initializer(shape, dtype=dtype))
 
 
 def check_resizable(initializer: Callable, name: str) -> None:
-    """Checks that an initializer can draw a matrix or vector whose shape is a tensor.
-
-    Raises:
-        ValueError: it cannot.
-    """
+    """Raises ValueError if an initializer cannot draw a matrix or vector of a tensor's shape."""
     if not (_scales_with_fans(initializer) or isinstance(initializer, _SHAPE_INDEPENDENT)):
         raise ValueError(
             f"{name} has the initializer {initializer!r}, which has to know the number of units "
@@ -204,11 +169,21 @@ def _recorded_weights(layer: keras.Layer) -> list[_Weight]:
         # Such a copy has built weights as soon as it exists, so each layer is copied by itself.
         return [weight for part in layer.layers for weight in _recorded_weights(part)]
     initializers: dict[int, Callable] = {}
+
+    def recording(add_weight):
+        def add(*args, **kwargs):
+            weight = add_weight(*args, **kwargs)
+            default = "glorot_uniform" if "float" in weight.dtype else "zeros"
+            initializers[id(weight)] = keras.initializers.get(kwargs.get("initializer") or default)
+            return weight
+
+        return add
+
     with _GLOBAL_GENERATOR:
         state = random.getstate()
         copy = type(layer).from_config(layer.get_config())
-        for part in _collect_layers(copy, {}).values():
-            part.add_weight = _recording(part.add_weight, initializers)
+        for part in copy._flatten_layers():
+            part.add_weight = recording(part.add_weight)
         copy.build_from_config(layer.get_build_config())
         random.setstate(state)
     if any(id(weight) not in initializers for weight in copy.weights):
@@ -222,29 +197,15 @@ def _recorded_weights(layer: keras.Layer) -> list[_Weight]:
     ]
 
 
-def _collect_layers(layer, found):
-    """Adds a layer and its sublayers to a dict by id, and returns the dict."""
-    if isinstance(layer, keras.Layer) and id(layer) not in found:
-        found[id(layer)] = layer
-        for value in vars(layer).values():
-            for each in value if isinstance(value, list) else [value]:
-                _collect_layers(each, found)
-    return found
-
-
-def _recording(add_weight, initializers):
-    def add(*args, **kwargs):
-        weight = add_weight(*args, **kwargs)
-        default = "glorot_uniform" if "float" in weight.dtype else "zeros"
-        initializers[id(weight)] = keras.initializers.get(kwargs.get("initializer") or default)
-        return weight
-
-    return add
-
-
 def _find_layers(model, layer_names):
+    def all_layers(model):
+        for layer in model.layers:
+            yield layer
+            if isinstance(layer, keras.Model):
+                yield from all_layers(layer)
+
     wanted = set(layer_names)
-    layers = list(_all_layers(model))
+    layers = list(all_layers(model))
     missing = wanted - {layer.name for layer in layers}
     if missing:
         raise ValueError(
@@ -253,10 +214,3 @@ def _find_layers(model, layer_names):
             "task."
         )
     return [layer for layer in layers if layer.name in wanted]
-
-
-def _all_layers(model):
-    for layer in model.layers:
-        yield layer
-        if isinstance(layer, keras.Model):
-            yield from _all_layers(layer)

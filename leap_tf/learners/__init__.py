@@ -17,25 +17,11 @@ from leap_tf.learners.maml import ANIL, FOMAML, MAML, MetaSGD
 from leap_tf.learners.progressive_nets import ProgressiveNets, progressive_columns
 from leap_tf.learners.reptile import NoMetaLearning, Reptile
 
+# fmt: off
 __all__ = [
-    "ANIL",
-    "FOMAML",
-    "HAT",
-    "MAML",
-    "Adaptation",
-    "HardAttentionModel",
-    "JointTraining",
-    "Leap",
-    "Learner",
-    "MeasuredAdaptation",
-    "MetaSGD",
-    "NoMetaLearning",
-    "ProgressiveNets",
-    "Reptile",
-    "StatelessLearner",
-    "TaskEnd",
-    "TaskUpdate",
-    "TrainingPlan",
-    "TrainingSetup",
+    "ANIL", "FOMAML", "HAT", "MAML", "Adaptation", "HardAttentionModel", "JointTraining", "Leap",
+    "Learner", "MeasuredAdaptation", "MetaSGD", "NoMetaLearning", "ProgressiveNets", "Reptile",
+    "StatelessLearner", "TaskEnd", "TaskUpdate", "TrainingPlan", "TrainingSetup",
     "progressive_columns",
 ]
+# fmt: on

@@ -14,9 +14,6 @@ with a fixed structure and fixed shapes, so one learner serves any number of con
 The meta-update is the same for all learners: the meta-optimizer descends on the mean of the
 meta-gradients over the tasks of a meta-batch. A learner receives tensors of the meta-learned
 parameters only, not those of layers that are reinitialized for every task.
-
-A subclass must define `begin_task`, `observe` and `end_task`; all other methods have defaults.
-`plan` is for methods that change the models or the tasks: joint training, HAT, Progressive Nets.
 """
 
 import abc
@@ -29,7 +26,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from leap_tf.geometry import GradientPath, PathGeometry, PathPoint, extend_path, start_path
+from leap_tf.geometry import (
+    GradientPath,
+    PathGeometry,
+    PathPoint,
+    Tensors,
+    extend_path,
+    start_path,
+)
 from leap_tf.tasks import Task, TaskDistribution
 
 SampleTasks = Callable[[TaskDistribution, int, int, np.random.Generator], Sequence[Task]]
@@ -39,28 +43,27 @@ class TaskEnd(NamedTuple):
     """The start and the end of training on a task.
 
     Attributes:
-        initialization: θ⁰, the parameters before the first step.
-        parameters: θᴷ, the parameters after the last step.
+        initialization: θ⁰, before the first step.
+        parameters: θᴷ, after the last step.
         query_gradient: gradient of the mean loss of the query batches at θᴷ. With `second_order`
             it is taken through all steps, with respect to θ⁰ and then the learner variables;
             otherwise with respect to θᴷ. Empty if `query_batches` is 0.
     """
 
-    initialization: Sequence[tf.Tensor]
-    parameters: Sequence[tf.Tensor]
-    query_gradient: Sequence[tf.Tensor]
+    initialization: Tensors
+    parameters: Tensors
+    query_gradient: Tensors
 
 
 class TaskUpdate(NamedTuple):
     """The contribution of one task to the meta-update.
 
     Attributes:
-        meta_gradient: one tensor per meta-learned parameter, then one per learner variable. The
-            meta-optimizer descends on its mean over the tasks.
+        meta_gradient: one tensor per meta-learned parameter, then one per learner variable.
         metrics: scalars about the task, by name.
     """
 
-    meta_gradient: Sequence[tf.Tensor]
+    meta_gradient: Tensors
     metrics: Mapping[str, tf.Tensor]
 
 
@@ -70,8 +73,8 @@ class TrainingSetup:
 
     Attributes:
         model: the user's model, whose weights are the initialization.
-        inner_optimizer: the Keras optimizer that trains on tasks.
-        meta_optimizer: the Keras optimizer that moves the initialization.
+        inner_optimizer: trains on tasks.
+        meta_optimizer: moves the initialization.
         steps_per_task: gradient steps on a task.
         meta_batch_size: tasks in a meta-step.
         task_layers: names of layers that are reinitialized for every task.
@@ -90,7 +93,7 @@ class TrainingSetup:
 def sample_tasks(
     distribution: TaskDistribution, count: int, meta_step: int, rng: np.random.Generator
 ) -> Sequence[Task]:
-    """Samples the tasks of a meta-step from the distribution; ignores the number of the step."""
+    """Samples the tasks of a meta-step from the distribution, whatever its number."""
     return distribution.sample(count, rng)
 
 
@@ -99,9 +102,9 @@ class TrainingPlan:
     """The models to train and the tasks to train them on.
 
     Attributes:
-        models: the models that are meta-trained. Only the user's own model may have layers that
-            are reinitialized for every task.
-        evaluation_model: the model that evaluation adapts to tasks.
+        models: those that are meta-trained. Only the user's own may have layers that are
+            reinitialized for every task.
+        evaluation_model: the one that evaluation adapts to tasks.
         steps: gradient steps on each training task.
         minimum_steps: the fewest steps from which the learner can learn.
         sample_tasks: from (distribution, count, meta_step, rng) to the training tasks of a
@@ -128,6 +131,9 @@ class TrainingPlan:
 class Learner(abc.ABC):
     """A meta-learner. The module's docstring shows the order of the calls.
 
+    A subclass must define `begin_task`, `observe` and `end_task`. `plan` is for methods that change
+    the models or the tasks: joint training, HAT, Progressive Nets.
+
     Attributes:
         query_batches: number of batches for `TaskEnd.query_gradient`. They come from the task's
             method `query_batches(seed)` if it has one, else from its training stream after the
@@ -141,31 +147,25 @@ class Learner(abc.ABC):
     second_order: bool = False
 
     def build(self, variables: Sequence[keras.Variable]) -> list[keras.Variable]:
-        """Creates and returns the learner variables, which are meta-learned too.
+        """Creates and returns the learner variables, which are meta-learned too; none by default.
 
         Args:
             variables: the meta-learned variables of the model.
-
-        Returns:
-            The learner variables; none by default.
         """
         return []
 
     @abc.abstractmethod
-    def begin_task(self, initialization: Sequence[tf.Tensor]) -> Any:
+    def begin_task(self, initialization: Tensors) -> Any:
         """Returns the learner's state before the first step, any nest of tensors."""
 
-    def direction(
-        self, gradients: Sequence[tf.Tensor], learner_values: Sequence[tf.Tensor]
-    ) -> list[tf.Tensor | None]:
+    def direction(self, gradients: Tensors, learner_values: Tensors) -> list[tf.Tensor | None]:
         """Returns the gradients that the inner optimizer applies, in training and evaluation.
+
+        None leaves a parameter unchanged, weight decay included.
 
         Args:
             gradients: of the loss, one per meta-learned parameter.
             learner_values: values of the learner variables.
-
-        Returns:
-            One tensor per parameter. None leaves a parameter unchanged, weight decay included.
         """
         return list(gradients)
 
@@ -174,26 +174,16 @@ class Learner(abc.ABC):
         """Returns the state after another step.
 
         Args:
-            state: the state before the step.
+            state: before the step.
             point: parameters *before* the step, with the loss and gradient of the batch there.
         """
 
     @abc.abstractmethod
     def end_task(self, state: Any, end: TaskEnd) -> TaskUpdate:
-        """Returns the meta-gradient and the metrics of the task.
-
-        Args:
-            state: the state after the last step.
-            end: the start and the end of training.
-        """
+        """Returns the meta-gradient and the metrics of the task, from the last state."""
 
     def plan(self, setup: TrainingSetup) -> TrainingPlan:
-        """Returns the models to train and the tasks to train them on.
-
-        The default is the user's model on tasks sampled from the distribution.
-
-        Args:
-            setup: the settings of meta-training.
+        """Returns the models and the tasks: by default the user's model on sampled tasks.
 
         Raises:
             ValueError: the learner cannot work with these settings.
@@ -229,7 +219,7 @@ class Learner(abc.ABC):
 class StatelessLearner(Learner):
     """A learner without state: it uses only the start and the end of a task."""
 
-    def begin_task(self, initialization: Sequence[tf.Tensor]) -> Any:
+    def begin_task(self, initialization: Tensors) -> Any:
         return ()
 
     def observe(self, state: Any, point: PathPoint) -> Any:
@@ -239,11 +229,8 @@ class StatelessLearner(Learner):
 class Adaptation(StatelessLearner):
     """Adapts to a task without meta-learning, along the direction of another learner.
 
-    Evaluation and served models use it for every method: ANIL leaves its body unchanged, Meta-SGD
-    applies its rates, all others follow the plain gradient.
-
     Args:
-        learner: the learner that gives the direction, after `build`.
+        learner: gives the direction; `build` has been called.
         meta_indices: indices of that learner's parameters among all parameters.
     """
 
@@ -251,9 +238,7 @@ class Adaptation(StatelessLearner):
         self._learner = learner
         self._meta_indices = list(meta_indices)
 
-    def direction(
-        self, gradients: Sequence[tf.Tensor], learner_values: Sequence[tf.Tensor]
-    ) -> list[tf.Tensor | None]:
+    def direction(self, gradients: Tensors, learner_values: Tensors) -> list[tf.Tensor | None]:
         directions: list[tf.Tensor | None] = list(gradients)
         known = [gradients[index] for index in self._meta_indices]
         learned = self._learner.direction(known, learner_values)
@@ -268,18 +253,13 @@ class Adaptation(StatelessLearner):
 class MeasuredAdaptation(Adaptation):
     """Adaptation that reports `path_length` and `path_energy`, eq. 7 of Flennerhag et al. 2019.
 
-    The path is that of all parameters, reinitialized layers included, and of the loss. Its
-    definition is the same for every learner, so values of different learners can be compared.
-
-    Args:
-        learner, meta_indices: as for `Adaptation`.
+    The path is that of all parameters, reinitialized layers included, and of the loss, so values
+    of different learners can be compared.
     """
 
-    def __init__(self, learner: Learner, meta_indices: Sequence[int]):
-        super().__init__(learner, meta_indices)
-        self._geometry = PathGeometry()
+    _geometry = PathGeometry()
 
-    def begin_task(self, initialization: Sequence[tf.Tensor]) -> GradientPath:
+    def begin_task(self, initialization: Tensors) -> GradientPath:
         return start_path(initialization)
 
     def observe(self, state: GradientPath, point: PathPoint) -> GradientPath:

@@ -5,15 +5,13 @@ algorithm 1. The arithmetic is in `leap_tf.geometry`.
 """
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
-
-import tensorflow as tf
 
 from leap_tf.geometry import (
     GradientPath,
     PathGeometry,
     PathPoint,
+    Tensors,
     extend_path,
     path_meta_gradient,
     start_path,
@@ -70,7 +68,7 @@ class Leap(Learner):
     def plan(self, setup: TrainingSetup) -> TrainingPlan:
         return dataclasses.replace(super().plan(setup), minimum_steps=2)  # 1 point: no segment
 
-    def begin_task(self, initialization: Sequence[tf.Tensor]) -> GradientPath:
+    def begin_task(self, initialization: Tensors) -> GradientPath:
         return start_path(initialization)
 
     def observe(self, state: GradientPath, point: PathPoint) -> GradientPath:

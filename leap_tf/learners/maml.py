@@ -4,10 +4,8 @@ The objective is the loss after K steps on batches that the steps have not seen,
 
     min over θ⁰ of  E_τ f_τ(θᴷ(θ⁰); query batches)
 
-See `Learner.query_batches` for their source. In few-shot tasks, whose examples fit into a batch or
-two, a method `query_batches(seed)` of the task provides them.
-
-The original Leap code adds the last training loss to this objective by mistake; this one does not.
+See `Learner.query_batches` for their source. In few-shot tasks the task provides them. The original
+Leap code adds the last training loss to this objective by mistake; this one does not.
 """
 
 from collections.abc import Sequence
@@ -15,6 +13,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
+from leap_tf.geometry import Tensors
 from leap_tf.learners.base import StatelessLearner, TaskEnd, TaskUpdate
 
 
@@ -56,13 +55,7 @@ class MAML(StatelessLearner):
 class FOMAML(MAML):
     """First-order MAML: the meta-gradient is ∇f(θᴷ), without derivatives of the steps.
 
-    Source: Finn, Abbeel and Levine, 2017, section 5.2.
-
-    Args:
-        query_batches: see `MAML`.
-
-    Raises:
-        ValueError: `query_batches` is below 1.
+    Source: Finn, Abbeel and Levine, 2017, section 5.2. Arguments are those of `MAML`.
 
     Example:
 
@@ -115,9 +108,7 @@ class ANIL(MAML):
         self._adapted = [bool(set(path) & set(self.adapted_layers)) for path in layers]
         return []
 
-    def direction(
-        self, gradients: Sequence[tf.Tensor], learner_values: Sequence[tf.Tensor]
-    ) -> list[tf.Tensor | None]:
+    def direction(self, gradients: Tensors, learner_values: Tensors) -> list[tf.Tensor | None]:
         return [
             gradient if adapted else None
             for gradient, adapted in zip(gradients, self._adapted, strict=True)
@@ -134,13 +125,7 @@ class MetaSGD(MAML):
     may become negative, as in the paper. The meta-gradient has two parts, for θ⁰ and for α.
 
     Source: Li, Zhou, Chen and Li, "Meta-SGD: Learning to Learn Quickly for Few-Shot Learning",
-    2017.
-
-    Args:
-        query_batches: see `MAML`.
-
-    Raises:
-        ValueError: `query_batches` is below 1.
+    2017. Arguments are those of `MAML`.
 
     Example:
 
@@ -156,7 +141,5 @@ class MetaSGD(MAML):
             for variable in variables
         ]
 
-    def direction(
-        self, gradients: Sequence[tf.Tensor], learner_values: Sequence[tf.Tensor]
-    ) -> list[tf.Tensor | None]:
+    def direction(self, gradients: Tensors, learner_values: Tensors) -> list[tf.Tensor | None]:
         return [rate * gradient for rate, gradient in zip(learner_values, gradients, strict=True)]
