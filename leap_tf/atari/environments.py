@@ -97,6 +97,8 @@ class ScreenEnvironment(py_environment.PyEnvironment, abc.ABC):
         self._image_size = image_size
         self._next_seed: int | None = seed
         self._waiting = False
+        self._episodes: list[Episode]
+        self._ended: np.ndarray
         self._clear()
 
     @abc.abstractmethod
@@ -158,7 +160,8 @@ class ScreenEnvironment(py_environment.PyEnvironment, abc.ABC):
 
     def take_episodes(self) -> list[Episode]:
         """Returns the games that ended since the last call or reset."""
-        episodes, self._episodes = self._episodes, []
+        episodes = self._episodes
+        self._episodes = []
         return episodes
 
     def _reset(self) -> ts.TimeStep:
@@ -174,7 +177,7 @@ class ScreenEnvironment(py_environment.PyEnvironment, abc.ABC):
         self._ended = np.zeros(self._copies, bool)
         self._scores = np.zeros(self._copies)
         self._steps = 0
-        self._episodes: list[Episode] = []
+        self._episodes = []
         self.raw_reward = np.zeros(self._copies)
 
     def _step(self, action) -> ts.TimeStep:

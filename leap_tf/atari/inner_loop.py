@@ -171,8 +171,8 @@ class UnrollCollector:
         # Drawn for all groups at once, so that it does not depend on the number of groups.
         copies = [environment.batch_size for environment in environments]
         shape = (self._steps, sum(copies), environments[0].actions)
-        noise = self._random.gumbel(size=shape).astype(np.float32)
-        noise = np.split(noise, np.cumsum(copies)[:-1], axis=1)
+        drawn = self._random.gumbel(size=shape).astype(np.float32)
+        noise = np.split(drawn, np.cumsum(copies)[:-1], axis=1)
         for t in range(self._steps + 1):
             for group, environment in enumerate(environments):
                 if t:

@@ -185,7 +185,7 @@ def load_drawings(
             collected.setdefault(names(alphabet), {}).setdefault(int(character), []).append(image)
     return {
         alphabet: {
-            character: np.stack(sorted(images, key=np.ndarray.tobytes))
+            character: np.stack(sorted(images, key=bytes))  # type: ignore[arg-type]
             for character, images in characters.items()
         }
         for alphabet, characters in collected.items()
