@@ -31,7 +31,7 @@ def main(argv):
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     if bool(_RUNS.value) == bool(_RESULTS.value):
         raise app.UsageError("Give either --runs or --results.")
-    from leap_tf.experiments import session
+    from leap_tf.experiments import commands
 
     try:
         from leap_tf.experiments.report.page import write_report
@@ -39,7 +39,7 @@ def main(argv):
         raise SystemExit(
             f"{error.name} is not installed: pip install 'leap-tf[experiments]'"
         ) from error
-    with session.one_line_errors():
+    with commands.one_line_errors():
         pages = write_report(
             _OUTPUT_DIR.value, results=_RESULTS.value, runs=_RUNS.value, study=_STUDY.value
         )

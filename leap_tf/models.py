@@ -23,8 +23,8 @@ def conv_net(
     appendix D.
 
     Args:
-        image_shape: height, width and channels of the images.
-        classes: units of the linear layer, whose outputs are logits.
+        image_shape: height, width and channels.
+        classes: number of logits.
         filters: filters of each convolution.
         blocks: number of blocks. Each halves height and width.
 
@@ -97,7 +97,17 @@ class BatchNormalization(keras.layers.BatchNormalization):
         super().__init__(momentum=momentum, epsilon=epsilon, **kwargs)
 
     def call(self, inputs, training=None, mask=None):
-        if not (training and self.trainable and self._can_fuse(inputs, mask)):
+        can_fuse = (
+            mask is None
+            and len(inputs.shape) == 4
+            and self.axis in (-1, 3)
+            and inputs.dtype == "float32"
+            and self.center
+            and self.scale
+            and not self.synchronized
+            and not self.renorm
+        )
+        if not (training and self.trainable and can_fuse):
             return super().call(inputs, training=training, mask=mask)
         outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
             inputs,
@@ -109,15 +119,3 @@ class BatchNormalization(keras.layers.BatchNormalization):
         for running, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
             running.assign(self.momentum * running + (1.0 - self.momentum) * batch)
         return outputs
-
-    def _can_fuse(self, inputs, mask):
-        return (
-            mask is None
-            and len(inputs.shape) == 4
-            and self.axis in (-1, 3)
-            and inputs.dtype == "float32"
-            and self.center
-            and self.scale
-            and not self.synchronized
-            and not self.renorm
-        )

@@ -12,11 +12,10 @@ from leap_tf.errors import whole_number
 
 
 class Task(Protocol):
-    """One learning problem.
+    """One learning problem; any object with these members is one.
 
-    Any object with these members is a task; no base class is needed. A task must give the same
-    batches for the same seed on any thread. All tasks of a distribution must give batches of the
-    same structure and dtypes; the number of examples in a batch may differ.
+    A task must give the same batches for the same seed on any thread. All tasks of a distribution
+    must give batches of the same structure and dtypes; the number of examples may differ.
     """
 
     @property
@@ -35,7 +34,7 @@ class Task(Protocol):
         """
 
     def test_batches(self) -> tf.data.Dataset:
-        """Returns all held-out examples once, in batches. None of them may be a training example.
+        """Returns batches of all held-out examples once. None may be a training example.
 
         Sample weights apply to loss and error, so examples of weight 0 are padding.
         """
@@ -45,12 +44,7 @@ class TaskDistribution(Protocol):
     """A distribution over tasks; any object with this method is one."""
 
     def sample(self, count: int, rng: np.random.Generator) -> Sequence[Task]:
-        """Samples the tasks of one meta-batch.
-
-        Args:
-            count: number of tasks.
-            rng: the only source of randomness.
-        """
+        """Samples the `count` tasks of a meta-batch; `rng` is the only source of randomness."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,9 +138,6 @@ class FiniteTasks:
 
     A meta-batch larger than the list takes every task before it repeats one, as in the original
     code.
-
-    Args:
-        tasks: at least one task.
 
     Raises:
         ValueError: `tasks` is empty.
@@ -243,12 +234,7 @@ def pixels_to_floats(pixels: tf.Tensor) -> tf.Tensor:
 
 
 def order_of_epoch(examples: tf.Tensor, seed: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
-    """Returns the order of the examples in an epoch, a permutation [examples] int32.
-
-    Args:
-        examples: number of examples, int32.
-        seed, epoch: int64 scalars.
-    """
+    """Returns the order of int32 `examples` in an epoch, from int64 scalars `seed` and `epoch`."""
     return tf.random.experimental.stateless_shuffle(
         tf.range(examples), seed=tf.stack([seed, epoch])
     )

@@ -123,7 +123,7 @@ def adapt() -> dict:
 def colour_bandit() -> dict:
     """Meta-trains agents on the colour bandit; needs the extra `atari` and legacy tf.keras."""
     from leap_tf.training import TaskSpec
-    from tests.atari.test_trainer import GAMES, trainer
+    from tests.atari.small import GAMES, trainer
 
     made = trainer()
     made.fit(GAMES, 3, verbose=False)

@@ -32,18 +32,12 @@ with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
 
 from leap_tf.atari.actor_critic import (
     ActorCriticLoss,
-    LossParts,
     RMSProp,
     actor_critic,
-    actor_critic_loss,
-    bootstrapped_returns,
     mnih_2013,
-    trained_variables,
-    transition_mask,
 )
 from leap_tf.atari.environments import (
     AtariEnvironment,
-    ColourBandit,
     EnvironmentPool,
     Episode,
     Game,
@@ -51,7 +45,7 @@ from leap_tf.atari.environments import (
     available_games,
     games,
 )
-from leap_tf.atari.evaluation import GameEvaluation, GameEvaluations, curve
+from leap_tf.atari.evaluation import GameEvaluation, GameEvaluations
 from leap_tf.atari.problem import AtariProblem
 from leap_tf.atari.tf_agents import ActorCriticAgent, ActorCriticNetwork, ActorCriticPolicy
 
@@ -62,22 +56,15 @@ __all__ = [
     "ActorCriticPolicy",
     "AtariEnvironment",
     "AtariProblem",
-    "ColourBandit",
     "EnvironmentPool",
     "Episode",
     "Game",
     "GameEvaluation",
     "GameEvaluations",
-    "LossParts",
     "RMSProp",
     "ScreenEnvironment",
     "actor_critic",
-    "actor_critic_loss",
     "available_games",
-    "bootstrapped_returns",
-    "curve",
     "games",
     "mnih_2013",
-    "trained_variables",
-    "transition_mask",
 ]

@@ -45,9 +45,6 @@ def mnih_2013(
 ) -> keras.Model:
     """Builds the encoder of "Playing Atari with Deep Reinforcement Learning", section 4.1.
 
-    It has an 8×8 convolution with stride 4, a 4×4 convolution with stride 2 and a dense layer, all
-    with ReLU.
-
     Args:
         image_size: height and width of the screens in pixels.
         filters: numbers of filters of the two convolutions.
@@ -69,7 +66,7 @@ def mnih_2013(
 def actor_critic(encoder: keras.Model, actions: int) -> keras.Model:
     """Builds linear heads "policy" and "value" on an encoder and shares its variables.
 
-    Uses no global random generator, so other threads may run at the same time.
+    It uses no global random generator, so other threads may run at the same time.
 
     Args:
         encoder: a built model from screens to [batch, features], without non-trainable variables.
@@ -88,14 +85,12 @@ def actor_critic(encoder: keras.Model, actions: int) -> keras.Model:
             "an encoder without batch norm and dropout."
         )
     features = encoder(encoder.inputs[0])
-    logits, values = (
-        keras.layers.Dense(
-            units, kernel_initializer=_initializer(name, 0, _GAINS[name]), name=name
-        )(features)
-        for name, units in (("policy", int(actions)), ("value", 1))
-    )
-    values = keras.layers.Reshape((), name="scalar")(values)
-    return keras.Model(encoder.inputs[0], [logits, values], name="actor_critic")
+    heads = []
+    for name, units in (("policy", int(actions)), ("value", 1)):
+        initializer = _initializer(name, 0, _GAINS[name])
+        heads.append(keras.layers.Dense(units, kernel_initializer=initializer, name=name)(features))
+    heads[1] = keras.layers.Reshape((), name="scalar")(heads[1])
+    return keras.Model(encoder.inputs[0], heads, name="actor_critic")
 
 
 def trained_agent(encoder: keras.Model, parameters: Sequence[tf.Tensor]) -> keras.Model:
@@ -105,8 +100,8 @@ def trained_agent(encoder: keras.Model, parameters: Sequence[tf.Tensor]) -> kera
         encoder: the model that defines the architecture.
         parameters: one tensor per variable of `trained_variables`.
     """
-    *_, policy_bias, _, _ = parameters
-    model = actor_critic(keras.models.clone_model(encoder), policy_bias.shape[-1])
+    actions = parameters[-3].shape[-1]
+    model = actor_critic(keras.models.clone_model(encoder), actions)
     for variable, value in zip(trained_variables(model), parameters, strict=True):
         variable.assign(value)
     return model
@@ -135,10 +130,8 @@ def fresh_heads(
     values = []
     for name, gain in (_GAINS | {"value": value_gain}).items():
         kernel, bias = model.get_layer(name).trainable_variables
-        values += [
-            tf.convert_to_tensor(_initializer(name, seed, gain)(kernel.shape)),
-            tf.zeros(bias.shape),
-        ]
+        kernel = tf.convert_to_tensor(_initializer(name, seed, gain)(kernel.shape))
+        values += [kernel, tf.zeros(bias.shape)]
     return values
 
 
@@ -170,8 +163,7 @@ class ActorCriticLoss:
     """Weights of the loss.
 
     Appendix H of the Leap paper gives discount and entropy cost, but neither the weight of the
-    critic nor the reduction. The default is the mean: the loss is a coordinate of Leap's path, and
-    the mean does not depend on the number of copies.
+    critic nor the reduction. The mean does not depend on the number of copies.
 
     Args:
         discount: γ.
@@ -180,7 +172,7 @@ class ActorCriticLoss:
         reduction: "mean" or "sum" over the transitions of an unroll, boundaries left out.
 
     Raises:
-        ValueError: `reduction` is neither "mean" nor "sum".
+        ValueError: `reduction` is something else.
     """
 
     discount: float = 0.99
@@ -259,10 +251,8 @@ def bootstrapped_returns(
 
     The last rule stops the recursion at a boundary. Earlier steps bootstrap from V_t if the episode
     was cut off; if it ended, their discount of 0 removes V_t. Returns at boundaries themselves have
-    no meaning; `transition_mask` is 0 there.
-
-    The shapes are those of `actor_critic_loss`, and T must be known when the graph is built. The
-    discounts include γ. No gradient flows through the result.
+    no meaning; `transition_mask` is 0 there. The shapes are those of `actor_critic_loss`, with T
+    known when the graph is built; the discounts include γ. No gradient flows through the result.
 
     Source: Mnih et al., "Asynchronous Methods for Deep Reinforcement Learning", 2016,
     algorithm S3.
@@ -283,16 +273,14 @@ class RMSProp(keras.optimizers.Optimizer):
 
     with v ← ρ v + (1 − ρ) g². Inside the root, ε acts like √ε on the scale of gradients: ε = 10⁻⁴
     damps all gradients below 10⁻², the scale of a mean loss's gradients. Appendix H of the Leap
-    paper names its constants α = 0.99 and ε = 10⁻⁴ as Torch does, and the original code uses Torch,
-    so the default is outside.
+    paper names its constants α = 0.99 and ε = 10⁻⁴ as Torch does, and the original code uses Torch.
 
     Args:
         learning_rate: α, or a schedule.
         decay: ρ.
         epsilon: ε.
         epsilon_inside_root: whether ε is inside the root.
-        name: as for `keras.optimizers.Optimizer`.
-        **kwargs: as for `keras.optimizers.Optimizer`, such as `global_clipnorm`.
+        name, **kwargs: as for `keras.optimizers.Optimizer`.
     """
 
     def __init__(
@@ -306,8 +294,7 @@ class RMSProp(keras.optimizers.Optimizer):
         **kwargs,
     ):
         super().__init__(learning_rate=learning_rate, name=name, **kwargs)
-        self.decay = decay
-        self.epsilon = epsilon
+        self.decay, self.epsilon = decay, epsilon
         self.epsilon_inside_root = epsilon_inside_root
 
     def build(self, variables):
@@ -328,9 +315,5 @@ class RMSProp(keras.optimizers.Optimizer):
         self.assign_add(variable, -ops.cast(learning_rate, variable.dtype) * gradient / root)
 
     def get_config(self):
-        return {
-            **super().get_config(),
-            "decay": self.decay,
-            "epsilon": self.epsilon,
-            "epsilon_inside_root": self.epsilon_inside_root,
-        }
+        own = ("decay", "epsilon", "epsilon_inside_root")
+        return {**super().get_config(), **{name: getattr(self, name) for name in own}}

@@ -31,7 +31,7 @@ from leap_tf.training import map_in_threads
 
 # Settings that do not affect a single agent. Changing them does not repeat a screening.
 _OF_THE_STUDY = re.compile(
-    r"atari_study\.games$|atari_evaluate\.|atari_meta_train\.|meta/|Leap\.|"
+    r"atari_study\.(games|pool)$|atari_evaluate\.|atari_meta_train\.|meta/|Leap\.|"
     r"AtariProblem\.(learner|meta_optimizer|meta_batch_size)$"
 )
 
@@ -59,7 +59,8 @@ def train(
     run.check(config)
     with pool.open(AtariStudyFactory(config)) as opened:
         log = TaskRunLog(run.path / "task_runs.jsonl")
-        study = configured_study(report=log, on_update=ProgressLog(), pool=opened)
+        options = {"pool": opened} if opened else {}  # or the one of the configuration
+        study = configured_study(report=log, on_update=ProgressLog(), **options)
         run.claim(config)
         if opened:
             opened.start()

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 import keras
 import matplotlib.figure
 import numpy as np
+import pandas as pd
 import PIL.Image
 
 from leap_tf.atari.environments import ScreenEnvironment
@@ -113,10 +114,7 @@ def _read_cells(folder, kind, game):
     """Reads all agents of a kind on a game, in the order of their starts."""
     pattern = cell_file(folder, kind, game, "*")
     files = pattern.parent.glob(pattern.name)
-    return [
-        read_cell(file)
-        for file in sorted(files, key=lambda file: int(file.stem.split("_seed")[-1]))
-    ]
+    return [read_cell(file) for file in sorted(files, key=lambda f: int(f.stem.split("_seed")[1]))]
 
 
 def _evaluation_folder(path):
@@ -146,7 +144,7 @@ def summarise(agents: Agents, target_score: float | None = None) -> dict:
     reached = float(np.mean([agent.final_reward() for agent in fresh])) if fresh else None
     figures = {}
     for kind, of_kind in agents.items():
-        figure = {
+        figure = figures[kind] = {
             "area": spread([agent.area_under_reward for agent in of_kind]),
             "final_reward": spread([agent.final_reward() for agent in of_kind]),
             "score": spread([agent.score for agent in of_kind]),
@@ -163,7 +161,6 @@ def summarise(agents: Agents, target_score: float | None = None) -> dict:
         if target_score is not None:
             figure["target_score"] = target_score
             figure["frames_to_score"] = [agent.frames_to_score(target_score) for agent in of_kind]
-        figures[kind] = figure
     return figures
 
 
@@ -180,13 +177,16 @@ def spread(values: Sequence[float | None]) -> dict:
 def reward_band(agents: Sequence[GameEvaluation], points: int = 20) -> dict:
     """Returns frames, mean and standard error of the clipped reward over the agents."""
     points = min(points, agents[0].updates)
-    curves = 1e3 * np.stack([curve(agent.rewards, points) for agent in agents])
-    errors = [standard_error(values) or 0.0 for values in curves.T]
-    return {
-        "frames": [round(agents[0].frames * (point + 0.5) / points) for point in range(points)],
-        "mean": curves.mean(axis=0).round(3).tolist(),
-        "standard_error": np.round(errors, 3).tolist(),
-    }
+    band = mean_curve(agents, [1e3 * curve(agent.rewards, points) for agent in agents]).round(3)
+    return {"frames": band.index.tolist(), **band.to_dict("list")}
+
+
+def mean_curve(agents: Sequence[GameEvaluation], curves: Sequence[np.ndarray]) -> pd.DataFrame:
+    """Returns mean and standard error of one curve per agent, by frames. NaNs are left out."""
+    table = pd.DataFrame(curves)
+    parts = len(table.columns)
+    table.columns = [round(agents[0].frames * (part + 0.5) / parts) for part in range(parts)]
+    return pd.DataFrame({"mean": table.mean(), "standard_error": table.sem().fillna(0.0)})
 
 
 def _areas(agents):
@@ -198,7 +198,7 @@ def _areas(agents):
 
 
 LEGEND = (
-    "Clipped reward per 1000 steps, over the whole visit and over its last quarter; score of the "
+    "Clipped reward per 1000 steps, over the whole run and over its last quarter; score of the "
     "last quarter of games that ended. Mean ± standard error over the agents, whose number is in "
     'brackets. "Above fresh" is over pairs on the same starts; * where all pairs agree in sign and '
     "zero is outside the 95 % interval of Student's t."
@@ -216,30 +216,25 @@ def as_table(group: str, games: Mapping[str, Mapping[str, dict]]) -> str:
     ]
     for game, figures in games.items():
         for kind, figure in figures.items():
-            agents = len(figure["area"]["values"])
             cells = [
+                game,
+                f"{kind} ({len(figure['area']['values'])})",
                 _text(figure["area"]),
-                _gain(figure),
+                _text(figure.get("gain"), "+.1f") + "*" * figure.get("gain_is_settled", False),
                 _text(figure["final_reward"]),
                 _text(figure["score"]),
                 _reached(figure, "reward"),
                 _reached(figure, "score"),
             ]
-            lines.append(f"| {game} | {kind} ({agents}) | {' | '.join(cells)} |")
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _text(figure, form="{:.1f}"):
-    if figure["mean"] is None:
+def _text(figure, form=".1f"):
+    if not figure or figure["mean"] is None:
         return "–"
     error = figure["standard_error"]
-    return form.format(figure["mean"]) + ("" if error is None else f" ± {error:.1f}")
-
-
-def _gain(figure):
-    if "gain" not in figure:
-        return "–"
-    return _text(figure["gain"], "{:+.1f}") + ("*" if figure["gain_is_settled"] else "")
+    return f"{figure['mean']:{form}}" + ("" if error is None else f" ± {error:.1f}")
 
 
 def _reached(figure, quantity):
@@ -247,8 +242,8 @@ def _reached(figure, quantity):
         return "–"
     frames = figure[f"frames_to_{quantity}"]
     reached = [count for count in frames if count is not None]
-    share = f"{len(reached)} of {len(frames)} reach {figure[f'target_{quantity}']:.4g}"
-    return f"{np.mean(reached):,.0f} ({share})" if reached else f"({share})"
+    share = f"({len(reached)} of {len(frames)} reach {figure[f'target_{quantity}']:.4g})"
+    return f"{np.mean(reached):,.0f} {share}" if reached else share
 
 
 def plot_learning_curves(games: Mapping[str, Agents], path: pathlib.Path) -> None:
@@ -264,10 +259,12 @@ def plot_learning_curves(games: Mapping[str, Agents], path: pathlib.Path) -> Non
     axes = figure.subplots(2, len(games), squeeze=False)
     for (game, evaluations), reward, score in zip(games.items(), *axes):
         for colour, (name, agents) in zip(_LINE_COLOURS, evaluations.items()):
-            band = reward_band(agents)
-            style = {"color": colour, "label": name}
-            _draw(reward, band["frames"], band["mean"], band["standard_error"], **style)
-            _draw_scores(score, agents, **style)
+            scores = mean_curve(agents, [agent.score_curve(points=10) for agent in agents])
+            rewards = pd.DataFrame(reward_band(agents)).set_index("frames")
+            for each, band in ((reward, rewards), (score, scores.dropna())):
+                low, high = (band["mean"] + sign * band["standard_error"] for sign in (-1, 1))
+                each.plot(band["mean"], color=colour, label=name)
+                each.fill_between(band.index, low, high, color=colour, alpha=0.2, linewidth=0)
         reward.set(title=game, ylabel="clipped reward per 1000 steps")
         score.set(xlabel="frames", ylabel="score")
         for each in (reward, score):
@@ -279,46 +276,21 @@ def plot_learning_curves(games: Mapping[str, Agents], path: pathlib.Path) -> Non
     figure.savefig(path, dpi=120)
 
 
-def _draw_scores(axes, agents, points=10, **style):
-    curves = np.stack([agent.score_curve(points) for agent in agents])
-    known = ~np.all(np.isnan(curves), axis=0)
-    if not np.any(known):
-        return
-    frames = agents[0].frames * (np.arange(points) + 0.5) / points
-    ended = [part[~np.isnan(part)] for part in curves[:, known].T]
-    means = [part.mean() for part in ended]
-    errors = [standard_error(part) or 0.0 for part in ended]
-    _draw(axes, frames[known], means, errors, **style)
-
-
-def _draw(axes, frames, mean, error, *, color, label):
-    mean, error = np.asarray(mean), np.asarray(error)
-    axes.plot(frames, mean, color=color, label=label)
-    axes.fill_between(frames, mean - error, mean + error, color=color, alpha=0.2, linewidth=0)
-
-
 def save_frame_strip(
-    agent: keras.Model,
-    environment: ScreenEnvironment,
-    path: pathlib.Path,
-    screens: int = 8,
-    *,
-    steps_between: int = 25,
+    agent: keras.Model, environment: ScreenEnvironment, path: pathlib.Path
 ) -> None:
-    """Plays with an agent and saves screens of the first copy, side by side.
+    """Plays with an agent and saves eight screens of the first copy, 25 steps apart, side by side.
 
     Args:
         agent: built by `actor_critic`; its actions are drawn from its policy.
         environment: the environment, which is reset first.
         path: the PNG file to write.
-        screens: number of screens.
-        steps_between: steps from one screen to the next.
     """
     random = np.random.default_rng(0)
     time_step = environment.reset()
     strip = []
-    for step in range((screens - 1) * steps_between + 1):
-        if step % steps_between == 0:
+    for step in range(7 * 25 + 1):
+        if step % 25 == 0:
             strip.append(np.asarray(time_step.observation[0]))
         logits = agent(time_step.observation.astype(np.float32))[0].numpy()
         time_step = environment.step(np.argmax(logits + random.gumbel(size=logits.shape), axis=-1))

@@ -32,10 +32,6 @@ from tf_agents.typing import types
 # These games need two or more players; the vector environment ends the process instead of raising.
 MULTI_PLAYER_GAMES = frozenset({"combat", "joust", "maze_craze", "warlords"})
 
-_COLOURS = np.array(
-    [[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255], [255, 255, 0], [0, 255, 255]], np.uint8
-)
-
 
 class Episode(NamedTuple):
     """A finished game: its raw score, and the number of steps since `reset` at its end."""
@@ -80,9 +76,6 @@ class ScreenEnvironment(py_environment.PyEnvironment, abc.ABC):
         ValueError: a count or size is below 1, or `reward_clip` is not positive.
     """
 
-    _ended: np.ndarray
-    _episodes: list[Episode]
-
     def __init__(
         self,
         copies: int,
@@ -104,6 +97,8 @@ class ScreenEnvironment(py_environment.PyEnvironment, abc.ABC):
         self._image_size = image_size
         self._next_seed: int | None = seed
         self._waiting = False
+        self._episodes: list[Episode]
+        self._ended: np.ndarray
         self._clear()
 
     @abc.abstractmethod
@@ -165,7 +160,8 @@ class ScreenEnvironment(py_environment.PyEnvironment, abc.ABC):
 
     def take_episodes(self) -> list[Episode]:
         """Returns the games that ended since the last call or reset."""
-        episodes, self._episodes = self._episodes, []
+        episodes = self._episodes
+        self._episodes = []
         return episodes
 
     def _reset(self) -> ts.TimeStep:
@@ -289,68 +285,6 @@ class AtariEnvironment(ScreenEnvironment):
         return StepResult(screens[:, 0], rewards, ended, cut_off, cut_off | (ended & no_lives))
 
 
-class ColourBandit(ScreenEnvironment):
-    """A game without an emulator, whose best score is known: name the colour of the screen.
-
-    The reward is 1 if the action is the number of the colour shown, else 0. A random policy gets
-    1 / actions a step, the best policy 1. Every screen's colour is drawn independently.
-
-    Args:
-        game: a name in place of an Atari game's.
-        copies: number of copies that run together.
-        seed: seed of the first reset.
-        actions: number of colours, 2 to 6.
-        episode_steps: steps per episode.
-        image_size: height and width of the screens in pixels.
-
-    Raises:
-        ValueError: `actions` is not 2 to 6.
-    """
-
-    def __init__(
-        self,
-        game: str = "colour_bandit",
-        copies: int = 16,
-        seed: int = 0,
-        actions: int = 4,
-        *,
-        episode_steps: int = 4,
-        image_size: int = 84,
-    ):
-        if not 2 <= actions <= len(_COLOURS):
-            raise ValueError(f"There are 2 to {len(_COLOURS)} colours, not {actions}.")
-        super().__init__(
-            copies, actions, seed, reward_clip=1.0, image_size=image_size, frame_skip=1
-        )
-        self.game = game
-        self._episode_steps = episode_steps
-        self._random = np.random.default_rng(seed)
-        self._choices = np.zeros(copies, np.int32)
-        self._colour = self._choices
-        self._age = 0
-
-    def start_games(self, seed: int | None) -> np.ndarray:
-        if seed is not None:
-            self._random = np.random.default_rng(seed)
-        self._age = 0
-        return self._draw()
-
-    def start_step(self, actions: np.ndarray) -> None:
-        self._choices = actions
-
-    def end_step(self) -> StepResult:
-        starts = self._age == self._episode_steps
-        rewards = np.zeros(self.batch_size) if starts else (self._choices == self._colour) * 1.0
-        self._age = 0 if starts else self._age + 1
-        ended = np.full(self.batch_size, self._age == self._episode_steps)
-        return StepResult(self._draw(), rewards, ended, np.zeros_like(ended), ended)
-
-    def _draw(self):
-        self._colour = self._random.integers(0, self.actions, self.batch_size)
-        shape = (self.batch_size, self._image_size, self._image_size, 3)
-        return np.ascontiguousarray(np.broadcast_to(_COLOURS[self._colour][:, None, None], shape))
-
-
 class EnvironmentPool:
     """Environments of all games, created when a game is first played and then kept for reuse.
 
@@ -367,8 +301,7 @@ class EnvironmentPool:
     """
 
     def __init__(self, make_environment: Callable[..., ScreenEnvironment], groups: int = 1):
-        if groups < 1:
-            raise ValueError(f"groups must be at least 1, and is {groups}.")
+        _check_counts(1, groups=groups)
         self._make_environment = make_environment
         self._groups = groups
         self._idle: dict[str, list[list[ScreenEnvironment]]] = collections.defaultdict(list)

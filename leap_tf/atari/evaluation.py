@@ -5,7 +5,7 @@ the sum of raw rewards over a whole game.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -43,7 +43,7 @@ class GameEvaluation:
     entropies: np.ndarray
     rewards: np.ndarray
     raw_rewards: np.ndarray
-    episodes: Sequence[Episode]
+    episodes: tuple[Episode, ...]
     seconds: float
     path_length: float | None = None
     path_energy: float | None = None

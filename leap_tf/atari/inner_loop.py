@@ -41,8 +41,7 @@ class Unroll(NamedTuple):
         screens: uint8 screens of steps 0 to T. The screens of a step may be split into several
             consecutive tensors, one per group of copies.
         actions: [T, B] int32.
-        rewards: [T, B] float32, rewards of the transitions.
-        discounts: [T, B] float32, the environment's discounts of the transitions.
+        rewards, discounts: [T, B] float32, of the transitions; discounts are the environment's.
         is_last: [T + 1, B] bool.
     """
 
@@ -172,9 +171,8 @@ class UnrollCollector:
         # Drawn for all groups at once, so that it does not depend on the number of groups.
         copies = [environment.batch_size for environment in environments]
         shape = (self._steps, sum(copies), environments[0].actions)
-        noise = np.split(
-            self._random.gumbel(size=shape).astype(np.float32), np.cumsum(copies)[:-1], axis=1
-        )
+        drawn = self._random.gumbel(size=shape).astype(np.float32)
+        noise = np.split(drawn, np.cumsum(copies)[:-1], axis=1)
         for t in range(self._steps + 1):
             for group, environment in enumerate(environments):
                 if t:

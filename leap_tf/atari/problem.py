@@ -22,31 +22,9 @@ from leap_tf.atari.environments import EnvironmentPool
 from leap_tf.atari.evaluation import GameEvaluation, GameEvaluations
 from leap_tf.atari.inner_loop import AgentState, TracedAgent, UnrollCollector
 from leap_tf.errors import LeapError, whole_number
-from leap_tf.learners import (
-    Leap,
-    Learner,
-    MeasuredAdaptation,
-    TaskEnd,
-    TrainingPlan,
-    TrainingSetup,
-)
+from leap_tf.functional import check_optimizer
+from leap_tf.learners import Leap, Learner, MeasuredAdaptation, TaskEnd, TrainingPlan, TrainingSetup
 from leap_tf.training import TaskGradient, TaskSampler, TaskSpec
-
-
-class TaskRunStoppedError(LeapError, RuntimeError):
-    """A task run was asked to stop.
-
-    Args:
-        game: name of the game.
-        updates: number of updates before the stop.
-    """
-
-    def __init__(self, game: str, updates: int):
-        super().__init__(game, updates)
-
-    def __str__(self):
-        game, updates = self.args
-        return f"Training on {game} was stopped after {updates} updates."
 
 
 class Progress(NamedTuple):
@@ -56,6 +34,19 @@ class Progress(NamedTuple):
     update: int
     updates: int
     frames: int
+
+
+class TaskRunStoppedError(LeapError, RuntimeError):
+    """A task run was asked to stop.
+
+    Args:
+        progress: the state of the task run.
+    """
+
+    def __init__(self, progress: Progress):
+        super().__init__(
+            f"Training on {progress.game} was stopped after {progress.update} updates."
+        )
 
 
 OnUpdate = Callable[[Progress], None]
@@ -75,9 +66,8 @@ class TrainedGame(TaskGradient):
 class AtariProblem:
     """Trains and evaluates actor-critic agents on games, from a common encoder.
 
-    It implements `leap_tf.training.problem.Problem`: `MetaTrainer.from_problem(problem)`
-    meta-learns the encoder. A task is a `Game`; its steps are updates, each from an unroll of all
-    copies.
+    `MetaTrainer.from_problem(problem)` meta-learns the encoder. A task is a `Game`; its steps are
+    updates, each from an unroll of all copies.
 
     Args:
         encoder: a built Keras model from screens to [batch, features], without non-trainable
@@ -98,8 +88,7 @@ class AtariProblem:
         seed: seed for all random numbers except the encoder's initial weights.
 
     Raises:
-        TypeError: a number is not an integer.
-        ValueError: the encoder, the learner, an optimizer or a number cannot be used.
+        TypeError, ValueError: the encoder, the learner, an optimizer or a number cannot be used.
     """
 
     gradient_type = TrainedGame
@@ -124,6 +113,7 @@ class AtariProblem:
     ):
         if not value_gain >= 0:
             raise ValueError(f"value_gain is a norm, at least 0, and is {value_gain}.")
+        check_optimizer(inner_optimizer, role="inner_optimizer")
         self.setup = TrainingSetup(
             model=encoder,
             inner_optimizer=inner_optimizer,
@@ -277,7 +267,7 @@ class AtariProblem:
 
     def _after_update(self, progress: Progress) -> None:
         if self.stop_requested():
-            raise TaskRunStoppedError(progress.game, progress.update)
+            raise TaskRunStoppedError(progress)
         if self._on_update:
             self._on_update(progress)
 
@@ -290,16 +280,16 @@ def _plan(learner: Learner, setup: TrainingSetup) -> TrainingPlan:
             f"{name} needs query batches, which games do not have. Use Leap, Reptile, "
             "NoMetaLearning or another learner without query batches."
         )
-    own_models = (
-        f"{name} trains models of its own, which cannot act in games. To finetune one encoder on "
-        "game after game, use SequentialLearner with meta_optimizer=SGD(1.0) and meta_batch_size=1."
-    )
+    plan = None
     try:
         plan = learner.plan(setup)
     except ValueError as error:
-        if not setup.task_layers and "task_layers" in str(error):
-            raise ValueError(own_models) from error
-        raise
-    if list(plan.models) != [setup.model] or plan.evaluation_model is not setup.model:
-        raise ValueError(own_models)
+        if "task_layers" not in str(error):
+            raise
+    if plan is None or [*plan.models, plan.evaluation_model] != 2 * [setup.model]:
+        raise ValueError(
+            f"{name} trains models of its own, which cannot act in games. To finetune one encoder "
+            "on game after game, use SequentialLearner with meta_optimizer=SGD(1.0) and "
+            "meta_batch_size=1."
+        )
     return plan

@@ -22,22 +22,16 @@ class TaskRunLog:
     Args:
         path: the file of JSON lines.
         seconds: minimum time between two printed lines.
-        points: number of points of the reward curve in a line.
-        stream: where to print; standard error by default.
     """
 
-    def __init__(
-        self, path: str | os.PathLike, seconds: float = 10.0, points: int = 10, stream=None
-    ):
+    def __init__(self, path: str | os.PathLike, seconds: float = 10.0):
         self._path = pathlib.Path(path)
-        self._seconds = seconds
-        self._points = points
-        self._stream = stream or sys.stderr
+        self._print = _Printer(seconds, last=float("-inf"))
         self._lock = threading.Lock()
-        self._last_shown = float("-inf")
 
     def __call__(self, run: GameEvaluation) -> None:
         """Logs a task run; may be called by any thread."""
+        rewards = 1e3 * curve(run.rewards, min(10, run.updates))
         line = {
             "game": run.game,
             "seed": run.seed,
@@ -48,20 +42,20 @@ class TaskRunLog:
             "updates_per_second": round(run.updates / run.seconds, 2),
             "loss": round(float(run.losses.mean()), 5),
             "reward": round(run.area_under_reward, 3),
-            "rewards": [
-                round(1e3 * float(mean), 3)
-                for mean in curve(run.rewards, min(self._points, run.updates))
-            ],
+            "rewards": [round(float(reward), 3) for reward in rewards],
             "games": len(run.episodes),
             "score": run.score,
             "peak_memory_mb": round(_peak_memory_mb()),
         }
+        score = "no game finished" if run.score is None else f"score {run.score:.1f}"
         with self._lock:
             with self._path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
-            if time.monotonic() - self._last_shown >= self._seconds:
-                self._last_shown = time.monotonic()
-                print(_as_text(line), file=self._stream, flush=True)
+            self._print(
+                f"{run.game}: {run.frames:,} frames, {line['frames_per_second']:.0f} frames/s, "
+                f"{line['updates_per_second']:.1f} updates/s, reward {line['reward']:.1f} per 1000 "
+                f"steps, {score}"
+            )
 
 
 class ProgressLog:
@@ -69,13 +63,10 @@ class ProgressLog:
 
     Args:
         seconds: minimum time between two lines.
-        stream: where to print; standard error by default.
     """
 
-    def __init__(self, seconds: float = 60.0, stream=None):
-        self._seconds = seconds
-        self._stream = stream or sys.stderr
-        self._last_shown = time.monotonic()
+    def __init__(self, seconds: float = 60.0):
+        self._print = _Printer(seconds, last=time.monotonic())
         self._stopped = False
 
     def stop(self) -> None:
@@ -89,24 +80,23 @@ class ProgressLog:
             TaskRunStoppedError: `stop` was called.
         """
         if self._stopped:
-            raise TaskRunStoppedError(progress.game, progress.update)
-        if time.monotonic() - self._last_shown >= self._seconds:
-            self._last_shown = time.monotonic()
-            print(
-                f"{progress.game}: {progress.update:,} of {progress.updates:,} updates, "
-                f"{progress.frames:,} frames so far",
-                file=self._stream,
-                flush=True,
-            )
+            raise TaskRunStoppedError(progress)
+        self._print(
+            f"{progress.game}: {progress.update:,} of {progress.updates:,} updates, "
+            f"{progress.frames:,} frames so far"
+        )
 
 
-def _as_text(line: dict) -> str:
-    score = "no game finished" if line["score"] is None else f"score {line['score']:.1f}"
-    return (
-        f"{line['game']}: {line['frames']:,} frames, {line['frames_per_second']:.0f} frames/s, "
-        f"{line['updates_per_second']:.1f} updates/s, reward {line['reward']:.1f} per 1000 steps, "
-        f"{score}"
-    )
+class _Printer:
+    """Prints a line to standard error, unless the last one is less than some seconds ago."""
+
+    def __init__(self, seconds: float, last: float):
+        self._seconds, self._last = seconds, last
+
+    def __call__(self, line: str) -> None:
+        if time.monotonic() - self._last >= self._seconds:
+            self._last = time.monotonic()
+            print(line, file=sys.stderr, flush=True)
 
 
 def _peak_memory_mb():

@@ -6,10 +6,9 @@ of `leap_tf.experiments`.
 
 import dataclasses
 import json
-import pathlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import gin
 import keras
@@ -30,7 +29,7 @@ from leap_tf.atari.environments import games as games_of
 from leap_tf.atari.evaluation import GameEvaluation
 from leap_tf.atari.problem import AtariProblem, OnUpdate
 from leap_tf.atari.tf_agents import save_policy
-from leap_tf.experiments.config import calling, parse_configuration
+from leap_tf.experiments.config import calling, parse_configuration, with_configuration_errors
 from leap_tf.experiments.run_directory import RunDirectory, replacing, write_atomically
 from leap_tf.learners.sequential import SequentialLearner
 from leap_tf.tasks import FiniteTasks, TaskSplits
@@ -49,11 +48,9 @@ KINDS = (LEARNED, FRESH, RANDOM)
 
 
 @dataclasses.dataclass(frozen=True)
-class AtariStudy:
+class AtariStudy(Study):
     """A trainer, its games, and a function that builds further encoders."""
 
-    trainer: MetaTrainer
-    tasks: TaskSplits
     make_encoder: Callable[[], keras.Model]
 
     def fresh_encoder(self, seed: int) -> list[np.ndarray]:
@@ -93,8 +90,7 @@ def atari_study(
     on_result = (lambda trained: report(trained.evaluation)) if report else None
     built = problem(encoder=encoder(), on_result=on_result, on_update=on_update, seed=seed)
     pool = available_cores() + 1 if pool is None else pool
-    study = Study(MetaTrainer.from_problem(built, pool), TaskSplits(tasks, (), ()))
-    return AtariStudy(study.trainer, study.tasks, encoder)
+    return AtariStudy(MetaTrainer.from_problem(built, pool), TaskSplits(tasks, (), ()), encoder)
 
 
 def atari_meta_train(
@@ -131,15 +127,6 @@ def atari_meta_train(
     trainer.model.export(run.path / "encoder", format="tf_saved_model", verbose=False)
     with replacing(run.initialization) as partial:  # last: this file marks the end of training
         trainer.model.save(partial)
-
-
-class _Cell(NamedTuple):
-    """One agent to train, and the file of its evaluation."""
-
-    kind: str
-    game: str
-    start: int
-    file: pathlib.Path
 
 
 def atari_evaluate(
@@ -197,49 +184,46 @@ def atari_evaluate(
     folder = run.path / "evaluation" / f"{steps}_updates"
     encoders = [study.fresh_encoder(seed) for seed in range(seeds)]  # not in threads
 
-    def train(cell: _Cell) -> None:
-        seed = int(np.random.default_rng(cell.start).integers(2**31))
+    cells = [(kind, game, start) for game in games for start in range(seeds) for kind in kinds]
+
+    def train(cell: tuple[str, str, int]) -> None:
+        kind, game, start = cell
+        seed = int(np.random.default_rng(start).integers(2**31))
         evaluation, parameters = trainer.problem.adapt(
-            cell.game,
+            game,
             seed,
             steps,
-            learning=cell.kind != RANDOM,
-            encoder=None if cell.kind == LEARNED else encoders[cell.start],
+            learning=kind != RANDOM,
+            encoder=None if kind == LEARNED else encoders[start],
             on_update=on_update,
         )
-        if pictures and cell.kind == LEARNED and cell.start == 0:
+        if pictures and kind == LEARNED and start == 0:
             agent = trained_agent(trainer.model, parameters)
-            save_policy(agent, run.path / "policies" / cell.game)
-            with trainer.problem.environment_pool.borrow(cell.game, seed) as environments:
-                save_frame_strip(agent, environments[0], run.plots / f"{cell.game}.png")
-        cell.file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(cell.file, json.dumps(evaluation.as_record()) + "\n")
+            save_policy(agent, run.path / "policies" / game)
+            with trainer.problem.environment_pool.borrow(game, seed) as environments:
+                save_frame_strip(agent, environments[0], run.plots / f"{game}.png")
+        file = cell_file(folder, *cell)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, json.dumps(evaluation.as_record()) + "\n")
         print(
-            f"  {cell.game}, start {cell.start}, {cell.kind}: "
-            f"{evaluation.area_under_reward:.1f} per 1000 steps, "
+            f"  {game}, start {start}, {kind}: {evaluation.area_under_reward:.1f} per 1000 steps, "
             f"{evaluation.frames / evaluation.seconds:.0f} frames/s",
             file=sys.stderr,
         )
 
-    cells = [
-        _Cell(kind, game, start, cell_file(folder, kind, game, start))
-        for game in games
-        for start in range(seeds)
-        for kind in kinds
-    ]
-    missing = [cell for cell in cells if not cell.file.exists()]
+    missing = [cell for cell in cells if not cell_file(folder, *cell).exists()]
     print(f"Training {len(missing)} of {len(cells)} agents; the others exist", file=sys.stderr)
     threads = available_cores() + 1 if parallel_games is None else parallel_games
     for _ in map_in_threads(train, missing, threads):
         pass
     found: dict[str, dict[str, list[GameEvaluation]]] = {game: {} for game in games}
-    for cell in cells:
-        found[cell.game].setdefault(cell.kind, []).append(read_cell(cell.file))
+    for kind, game, start in cells:
+        found[game].setdefault(kind, []).append(read_cell(cell_file(folder, kind, game, start)))
     return write_comparison(found, groups, folder, target_scores or {})
 
 
-configured_study = gin.external_configurable(
-    atari_study, "atari_study", denylist=["report", "on_update"]
+configured_study = with_configuration_errors(
+    gin.external_configurable(atari_study, "atari_study", denylist=["report", "on_update"])
 )
 configured_meta_train = gin.external_configurable(
     atari_meta_train, "atari_meta_train", denylist=["study", "run"]
@@ -279,5 +263,4 @@ class AtariStudyFactory:
     def __call__(self) -> Study:
         """Builds the study."""
         parse_configuration(self.configuration)
-        study = configured_study()
-        return Study(study.trainer, study.tasks)
+        return configured_study()

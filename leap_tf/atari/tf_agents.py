@@ -32,16 +32,10 @@ class ActorCriticNetwork(network.Network):
     Args:
         observation_spec: specification of the screens.
         model: built by `actor_critic`.
-        name: name of the network.
     """
 
-    def __init__(
-        self,
-        observation_spec: types.TensorSpec,
-        model: keras.Model,
-        name: str = "ActorCriticNetwork",
-    ):
-        super().__init__(observation_spec, (), name)
+    def __init__(self, observation_spec: types.TensorSpec, model: keras.Model):
+        super().__init__(observation_spec, (), "ActorCriticNetwork")
         self.model = model
         self._listed_variables = [variable.value for variable in trained_variables(model)]
 
@@ -59,7 +53,7 @@ class ActorCriticPolicy(tf_policy.TFPolicy):
     Args:
         time_step_spec: of the environment.
         action_spec: one bounded integer, from 0.
-        network: returns ((logits, values), state).
+        network: the network.
     """
 
     def __init__(
@@ -76,10 +70,9 @@ class ActorCriticPolicy(tf_policy.TFPolicy):
 
     def _distribution(self, time_step, policy_state):
         (logits, _), _ = self._network(time_step.observation, step_type=time_step.step_type)
-        distribution = tfp.distributions.Categorical(
-            logits=logits, dtype=tf.as_dtype(self.action_spec.dtype)
-        )
-        return policy_step.PolicyStep(distribution, policy_state)
+        dtype = tf.as_dtype(self.action_spec.dtype)
+        actions = tfp.distributions.Categorical(logits=logits, dtype=dtype)
+        return policy_step.PolicyStep(actions, policy_state)
 
 
 def save_policy(agent: keras.Model, path: str | os.PathLike) -> None:
@@ -90,9 +83,8 @@ def save_policy(agent: keras.Model, path: str | os.PathLike) -> None:
         path: the folder to write.
     """
     screens = tensor_spec.from_spec(screen_spec(agent.inputs[0].shape[1:]))
-    actions = tensor_spec.BoundedTensorSpec(
-        (), tf.int32, 0, agent.outputs[0].shape[-1] - 1, "action"
-    )
+    last = agent.outputs[0].shape[-1] - 1
+    actions = tensor_spec.BoundedTensorSpec((), tf.int32, 0, last, "action")
     network = ActorCriticNetwork(screens, agent)
     network.create_variables()
     policy = ActorCriticPolicy(ts.time_step_spec(screens), actions, network)
@@ -124,7 +116,6 @@ class ActorCriticAgent(tf_agent.TFAgent):
         loss: weights of the loss.
         unroll: T.
         train_step_counter: counts updates.
-        name: name of the module.
     """
 
     def __init__(
@@ -137,12 +128,10 @@ class ActorCriticAgent(tf_agent.TFAgent):
         loss: ActorCriticLoss | None = None,
         unroll: int = 5,
         train_step_counter: tf.Variable | None = None,
-        name: str = "ActorCriticAgent",
     ):
-        tf.Module.__init__(self, name=name)
-        network = ActorCriticNetwork(time_step_spec.observation, model)
+        tf.Module.__init__(self, name="ActorCriticAgent")
+        self._network = network = ActorCriticNetwork(time_step_spec.observation, model)
         network.create_variables()
-        self._network = network
         self._optimizer = optimizer
         self._settings = loss or ActorCriticLoss()
         self._trained = trained_variables(model)
@@ -170,7 +159,9 @@ class ActorCriticAgent(tf_agent.TFAgent):
     def _train(self, experience, weights=None):
         if weights is not None:
             raise ValueError("The loss of an unroll takes no weights. Call train without them.")
-        history = tf.nest.map_structure(_time_major, experience)
+        history = tf.nest.map_structure(  # time-major
+            lambda each: tf.transpose(each, [1, 0, *range(2, each.shape.rank)]), experience
+        )
         with tf.GradientTape() as tape:
             (logits, values), _ = self._network(history.observation, training=True)
             loss = actor_critic_loss(
@@ -186,10 +177,5 @@ class ActorCriticAgent(tf_agent.TFAgent):
         self._optimizer.apply(gradients, self._trained)
         self.train_step_counter.assign_add(1)
         norm = tf.linalg.global_norm(gradients)
-        return tf_agent.LossInfo(
-            loss.total, ActorCriticInfo(loss.policy, loss.value, loss.entropy, norm)
-        )
-
-
-def _time_major(tensor):
-    return tf.transpose(tensor, [1, 0, *range(2, tensor.shape.rank)])
+        info = ActorCriticInfo(loss.policy, loss.value, loss.entropy, norm)
+        return tf_agent.LossInfo(loss.total, info)

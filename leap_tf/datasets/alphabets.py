@@ -20,8 +20,6 @@ import tensorflow_datasets as tfds
 from leap_tf.datasets.tfds import open_dataset
 from leap_tf.tasks import ArrayTask, FiniteTasks, TaskSplits, pixels_to_floats
 
-Drawings = Mapping[str, Mapping[int, np.ndarray]]
-
 
 def alphabet_splits(
     dataset: str = "unicode_alphabets",
@@ -47,7 +45,7 @@ def alphabet_splits(
         dataset: a TFDS data set with the features of Omniglot.
         data_dir: see `open_dataset`.
         seed: decides splits, characters, classes and held-out drawings.
-        train_alphabets, validation_alphabets, test_alphabets: number of alphabets.
+        train_alphabets, validation_alphabets, test_alphabets: number of tasks of each kind.
         characters: largest number of classes of a task.
         held_out_drawings: number of drawings of each character that are not for training.
         image_size: height and width in pixels.
@@ -117,13 +115,11 @@ def alphabet_task(
     rotations: int = 36,
     batch_size: int = 20,
 ) -> ArrayTask:
-    """Makes a classification task of one alphabet.
+    """Makes a classification task of one alphabet; see `alphabet_splits` for other arguments.
 
     Args:
-        name: name of the alphabet.
+        name: the name of the alphabet, which decides the task together with the seed.
         drawings: uint8 [n, height, width] drawings by number of the character, 0 for ink.
-        seed, characters, held_out_drawings, image_size, rotations, batch_size: see
-            `alphabet_splits`.
 
     Raises:
         ValueError: `held_out_drawings` leaves no drawing for training or for test, or `rotations`
@@ -146,8 +142,9 @@ def alphabet_task(
     def augmented(part):
         images = np.concatenate([images for images, _ in part])
         labels = np.concatenate([np.full(len(images), label) for images, label in part])
-        ink = rotate(ink_of(images, 2 * image_size), rotations)
-        pixels = np.round(255.0 * np.clip(ink, 0.0, 1.0)).astype(np.uint8)
+        ink = 1.0 - tf.cast(images[..., None], tf.float32) / 255.0
+        ink = tf.image.resize(ink, (2 * image_size, 2 * image_size), method="area")[..., 0].numpy()
+        pixels = np.round(255.0 * np.clip(rotate(ink, rotations), 0.0, 1.0)).astype(np.uint8)
         return pixels[..., None], np.tile(labels, rotations)
 
     return ArrayTask(
@@ -161,12 +158,12 @@ def alphabet_task(
 
 
 @functools.lru_cache(maxsize=2)
-def load_drawings(dataset: str, data_dir: str | None = None) -> Drawings:
-    """Reads all drawings of a data set.
+def load_drawings(
+    dataset: str, data_dir: str | None = None
+) -> Mapping[str, Mapping[int, np.ndarray]]:
+    """Reads drawings, uint8 [drawings, height, width], by alphabet and number of the character.
 
-    Returns:
-        uint8 [drawings, height, width] by alphabet and number of the character, 0 for ink and 255
-        for paper, sorted by their pixels.
+    Ink is 0 and paper 255. The drawings of a character are sorted by their pixels.
     """
     builder = open_dataset(dataset, data_dir)
     names = builder.info.features["alphabet"].int2str
@@ -187,37 +184,19 @@ def load_drawings(dataset: str, data_dir: str | None = None) -> Drawings:
         for alphabet, character, image in zip(alphabets, characters, images):
             collected.setdefault(names(alphabet), {}).setdefault(int(character), []).append(image)
     return {
-        alphabet: {character: _sorted_by_pixels(images) for character, images in characters.items()}
+        alphabet: {
+            character: np.stack(sorted(images, key=bytes))  # type: ignore[arg-type]
+            for character, images in characters.items()
+        }
         for alphabet, characters in collected.items()
     }
 
 
-def _sorted_by_pixels(images: list[np.ndarray]) -> np.ndarray:
-    pixels = [image.tobytes() for image in images]
-    return np.stack([images[index] for index in np.argsort(np.array(pixels, object))])
-
-
-def ink_of(images: np.ndarray, size: int) -> np.ndarray:
-    """Scales uint8 [n, h, w] images with dark ink to float32 [n, size, size], 1 for ink."""
-    ink = 1.0 - tf.cast(images[..., None], tf.float32) / 255.0
-    return tf.image.resize(ink, (size, size), method="area")[..., 0].numpy()
-
-
 def rotate(images: np.ndarray, rotations: int) -> np.ndarray:
-    """Rotates every image by multiples of 360°/`rotations` and halves its resolution.
+    """Rotates float32 [n, 2 · size, 2 · size] images, 0 for paper, by all multiples of an angle.
 
-    Rotation at twice the resolution keeps thin strokes sharp. Quarter turns are exact; other angles
-    are interpolated bilinearly.
-
-    Args:
-        images: float32 [n, 2 · size, 2 · size], background 0.
-        rotations: 1 or a multiple of 4.
-
-    Returns:
-        float32 [rotations · n, size, size], first all images at the first angle.
-
-    Raises:
-        ValueError: `rotations` is neither 1 nor a multiple of 4.
+    The result [rotations · n, size, size] has half the resolution, which keeps thin strokes sharp,
+    and starts with all images at the first angle. Quarter turns are exact; others are bilinear.
     """
     if rotations == 1:
         return _halve(images)

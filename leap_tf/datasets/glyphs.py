@@ -22,13 +22,11 @@ SEED = 20191
 DRAWERS = 20
 CANVAS = 105
 # The faces that drawers imitate, in turn. None is bold: Lao letters would lose their loops.
+# fmt: off
 FACES = (
-    "DejaVuSans",
-    "DejaVuSansMono",
-    "DejaVuSerif",
-    "DejaVuSans-Oblique",
-    "DejaVuSansMono-Oblique",
+    "DejaVuSans", "DejaVuSansMono", "DejaVuSerif", "DejaVuSans-Oblique", "DejaVuSansMono-Oblique",
 )
+# fmt: on
 _WAVES = 12  # in the random field that bends a drawing
 _BORDER = 2.0  # pixels between the ink and the edge of the canvas
 
@@ -38,17 +36,9 @@ _AROUND = ((-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1))
 
 
 def draw(character: str, drawer: int) -> np.ndarray:
-    """Draws a character.
+    """Returns a drawing, bool [CANVAS, CANVAS], True for ink; outermost rows and columns have none.
 
-    Args:
-        character: one character that DejaVu Sans has a glyph for.
-        drawer: number of the drawer, at least 0. The data set has `DRAWERS` drawers.
-
-    Returns:
-        Bool [CANVAS, CANVAS], True for ink. The outermost rows and columns have none.
-
-    Raises:
-        ValueError: there is no glyph for the character.
+    `drawer` is at least 0; the data set has `DRAWERS`. DejaVu Sans must have the character.
     """
     habits = habits_of(drawer)
     rng = np.random.default_rng([SEED, drawer, ord(character)])
@@ -74,36 +64,23 @@ def draw(character: str, drawer: int) -> np.ndarray:
 
 
 class Habits(NamedTuple):
-    """The habits of a drawer, which apply to every character.
+    """The habits of a drawer, which apply to every character."""
 
-    Attributes:
-        face: name of the DejaVu face that the drawer imitates.
-        slant: shear, columns to the right for each row upwards.
-        rotation: radians, clockwise.
-        stretch: natural logarithm of width over height.
-        roundness: number of times that corners are rounded.
-        size: longer side of a drawing in pixels.
-        pen: radius of the pen in pixels.
-        dot: radius of a dot divided by the radius of the pen.
-        offset: float64 [2], from the middle of the canvas to that of the drawing, in pixels.
-        carelessness: factor on the bending of single drawings.
-    """
-
-    face: str
-    slant: float
-    rotation: float
-    stretch: float
-    roundness: int
-    size: float
-    pen: float
-    dot: float
-    offset: np.ndarray
-    carelessness: float
+    face: str  # name of the DejaVu face that the drawer imitates
+    slant: float  # shear, columns to the right for each row upwards
+    rotation: float  # radians, clockwise
+    stretch: float  # natural logarithm of width over height
+    roundness: int  # number of times that corners are rounded
+    size: float  # longer side of a drawing in pixels
+    pen: float  # radius of the pen in pixels
+    dot: float  # radius of a dot divided by the radius of the pen
+    offset: np.ndarray  # float64 [2], from the middle of the canvas to that of the drawing, pixels
+    carelessness: float  # factor on the bending of single drawings
 
 
 @functools.cache
 def habits_of(drawer: int) -> Habits:
-    """Returns a drawer's habits."""
+    """Returns the habits of a drawer, which its number decides."""
     rng = np.random.default_rng([SEED, drawer])
     return Habits(
         face=FACES[drawer % len(FACES)],
@@ -134,16 +111,8 @@ def bent(
 
     The field is a sum of waves in random directions. With many waves it is a Gaussian process
     whose covariance is a Gaussian of the distance (Rahimi and Recht, "Random features for
-    large-scale kernel machines", NIPS 2007).
-
-    Args:
-        points: float64 [points, 2].
-        rng: draws the field.
-        length: distance over which displacements become unrelated.
-        amount: standard deviation of a displacement in each direction.
-
-    Returns:
-        float64 [points, 2].
+    large-scale kernel machines", NIPS 2007). `length` is the distance over which displacements
+    become unrelated, and `amount` their standard deviation in each direction.
     """
     frequencies = rng.normal(0.0, 1.0 / length, size=(2, _WAVES))
     phases = rng.uniform(0.0, 2.0 * np.pi, size=_WAVES)
@@ -154,12 +123,7 @@ def bent(
 def inside(points: np.ndarray, border: float) -> np.ndarray:
     """Moves points into the canvas, and shrinks their figure if it is too large.
 
-    Args:
-        points: float64 [points, 2] in pixels.
-        border: smallest distance from the middle of an outermost pixel, in pixels.
-
-    Returns:
-        float64 [points, 2].
+    `border` is the smallest distance from the middle of an outermost pixel, in pixels.
     """
     low, high = points.min(axis=0), points.max(axis=0)
     middle, half = (low + high) / 2, (high - low) / 2
@@ -171,14 +135,9 @@ def inside(points: np.ndarray, border: float) -> np.ndarray:
 
 
 def ink(points: np.ndarray, radii: np.ndarray) -> np.ndarray:
-    """Draws a disc at each point.
+    """Draws a disc at each point: bool [CANVAS, CANVAS], True for pixels with their middle in one.
 
-    Args:
-        points: float64 [points, 2] in pixels, farther than their radius from the canvas's edge.
-        radii: float64 [points], the radius at each point.
-
-    Returns:
-        Bool [CANVAS, CANVAS], True for pixels whose middle is within the radius of a point.
+    Points must be farther from the edge of the canvas than their radius.
     """
     reach = int(np.ceil(np.max(radii)))
     steps = np.mgrid[-reach : reach + 1, -reach : reach + 1].reshape(2, -1).T
@@ -210,18 +169,7 @@ def code_points(face: str) -> frozenset[int]:
 
 @functools.lru_cache(maxsize=256)
 def centre_line_of(character: str, face: str) -> CentreLine:
-    """Returns the centre line of a printed character.
-
-    Args:
-        character: one character.
-        face: name of a DejaVu face. If it has no glyph, `FALLBACK_FACE` is used.
-
-    Returns:
-        A line whose longer side is 1 and whose middle is at (0, 0).
-
-    Raises:
-        ValueError: neither face has a glyph for the character.
-    """
+    """Returns the centre line of a printed character, of longer side 1 and around (0, 0)."""
     bitmap = printed(character, face)
     line = joined(thinned(bitmap))
     stroke_width = np.sum(bitmap) / len(line.points)
@@ -231,16 +179,9 @@ def centre_line_of(character: str, face: str) -> CentreLine:
 
 
 def printed(character: str, face: str) -> np.ndarray:
-    """Prints a character so that its longer side has about 72 pixels.
+    """Prints a character, bool [height, width], with its longer side of about 72 pixels.
 
-    Args:
-        character, face: see `centre_line_of`.
-
-    Returns:
-        Bool [height, width], True for ink. The outermost rows and columns have none.
-
-    Raises:
-        ValueError: neither face has a glyph for the character.
+    A face that has no glyph for it is replaced by `FALLBACK_FACE`. The border has no ink.
     """
     face = face if ord(character) in code_points(face) else FALLBACK_FACE
     if ord(character) not in code_points(face):
@@ -260,13 +201,10 @@ def _font(face, size):
 
 
 def thinned(bitmap: np.ndarray) -> np.ndarray:
-    """Thins strokes to connected lines about one pixel wide.
+    """Thins strokes to connected lines about one pixel wide. The border must have no ink.
 
     Source: Guo and Hall, "Parallel thinning with two-subiteration algorithms", CACM 32(3), 1989.
     The better known algorithm of Zhang and Suen erases dots of two by two pixels.
-
-    Args:
-        bitmap: bool [height, width] without ink in the outermost rows and columns.
     """
     bitmap = bitmap.copy()
     height, width = bitmap.shape

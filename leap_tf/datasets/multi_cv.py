@@ -25,7 +25,6 @@ from leap_tf.datasets.tfds import open_dataset
 from leap_tf.tasks import ArrayTask, FiniteTasks, TaskSplits
 
 IMAGE_SIZE = 32
-
 Examples = tuple[np.ndarray, np.ndarray]
 
 
@@ -139,12 +138,9 @@ class DataSetTask(ArrayTask):
     """An `ArrayTask` with a number of classes and a validation part.
 
     Args:
-        name: name of the data set.
+        name, train, test, **options: see `ArrayTask`.
         classes: number of classes; targets are below it.
-        train: inputs and targets to train on.
         validation: inputs and targets for early stopping and the choice of learning rates.
-        test: inputs and targets for the final evaluation.
-        **options: see `ArrayTask`.
 
     Raises:
         ValueError: a part is empty, or inputs and targets differ in number.
@@ -223,11 +219,7 @@ def data_set_task(
 
 @functools.lru_cache(maxsize=2 * len(NORMALIZATIONS))
 def load_images(name: str, split: str, data_dir: str | None = None) -> Examples:
-    """Reads a split into memory, in the order of its files.
-
-    Returns:
-        uint8 images [n, height, width, channels] and int64 labels [n].
-    """
+    """Reads uint8 images [n, height, width, channels] and int64 labels [n], in order of files."""
     dataset = open_dataset(name, data_dir).as_dataset(
         split=split, as_supervised=True, shuffle_files=False
     )
@@ -238,19 +230,9 @@ def load_images(name: str, split: str, data_dir: str | None = None) -> Examples:
 def split_by_class(
     labels: np.ndarray, rng: np.random.Generator, validation_share: float, share: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Divides examples into training and validation, with the same shares of each class.
+    """Returns indices of training and validation examples, each in a random order.
 
-    Args:
-        labels: int [n].
-        rng: decides the examples and their order.
-        validation_share: share of the used examples that is for validation, in (0, 1).
-        share: share of each class that is used, in (0, 1].
-
-    Returns:
-        Indices of the training and of the validation examples, each in a random order.
-
-    Raises:
-        ValueError: a share is out of range, or a part would have no example of a class.
+    `share` of each class is used, and `validation_share` of what is used is for validation.
     """
     if not (0 < validation_share < 1 and 0 < share <= 1):
         raise ValueError(
@@ -275,11 +257,10 @@ def split_by_class(
 
 @functools.cache
 def normalize(normalization: Normalization) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Returns the function that prepares the images of a data set; always the same object.
+    """Returns the function from uint8 [b, h, w, 1 or 3] to float32 [b, 32, 32, 3]; cached.
 
-    It maps uint8 [b, h, w, 1 or 3] to float32 [b, 32, 32, 3]. It pads images with zeros to 32×32,
-    computes (pixel / 255 − mean) / deviation, and repeats a single channel three times. It raises
-    a ValueError if images are larger than 32×32 or of unknown size.
+    It pads images with zeros, computes (pixel / 255 − mean) / deviation, and repeats a single
+    channel three times. It refuses images that are larger than 32×32 or of unknown size.
     """
 
     def prepare(images):

@@ -1,23 +1,21 @@
-"""Access to prepared TFDS data sets on this machine, and decoding of image files."""
+"""Access to prepared TFDS data sets on this machine."""
 
 import importlib
 import json
 import os
 import pathlib
 import re
-from typing import BinaryIO
 
-import numpy as np
-import PIL.Image
 import tensorflow_datasets as tfds
 from google.protobuf import json_format
 
 from leap_tf.errors import LeapError
 
-# Data sets that are drawn at first use, without a network.
-DRAWN_OFFLINE = ("unicode_alphabets",)
-# Data sets that TFDS does not have. The module of the same name in this package has the builder.
-LOCAL_BUILDERS = (*DRAWN_OFFLINE, "facescrub", "gtsrb", "not_mnist")
+# The modules of the builders that TFDS does not have.
+_MODULES = {
+    "unicode_alphabets": "leap_tf.datasets.unicode_alphabets",
+    **dict.fromkeys(("facescrub", "gtsrb", "not_mnist"), "leap_tf.datasets.builders"),
+}
 
 
 class MissingDataError(LeapError, FileNotFoundError):
@@ -31,8 +29,8 @@ def open_dataset(name: str, data_dir: str | os.PathLike | None = None) -> tfds.c
 
     Args:
         name: the TFDS name.
-        data_dir: the folder to search. By default these are `TFDS_DATA_DIR` of the environment,
-            then `~/tensorflow_datasets`.
+        data_dir: the folder to search. By default `TFDS_DATA_DIR` of the environment, then
+            `~/tensorflow_datasets`.
 
     Returns:
         A builder whose data can be read.
@@ -47,27 +45,29 @@ def open_dataset(name: str, data_dir: str | os.PathLike | None = None) -> tfds.c
             f"{name!r} is no name of a data set such as 'omniglot' or 'mnist:3.0.1'. Community "
             "collections ('namespace:name') are code from the network and are not opened."
         )
-    folders = _search_path(data_dir)
+    places = [data_dir] if data_dir else [os.environ.get("TFDS_DATA_DIR"), "~/tensorflow_datasets"]
+    folders = [pathlib.Path(place).expanduser() for place in places if place]
     for folder in folders:
         _check_no_foreign_code(folder / re.split("[/:]", name)[0])
-    if name in LOCAL_BUILDERS:
-        importlib.import_module(f"leap_tf.datasets.{name}")  # registers the builder with TFDS
+    if name in _MODULES:
+        importlib.import_module(_MODULES[name])  # registers the builder with TFDS
     for folder in folders:
         builder = _builder(name, folder)
         if (pathlib.Path(builder.data_path) / "dataset_info.json").exists():
             if not builder.info.splits:
                 raise _damaged(name, folder)
             return builder
-    if name in DRAWN_OFFLINE:
+    if name == "unicode_alphabets":
         return _draw(name, folders)
     load = f"tfds.load('{name}', data_dir='{folders[0]}')"
-    local = f", leap_tf.datasets.{name}" if name in LOCAL_BUILDERS else ""
+    local = f", {_MODULES[name]}" if name in _MODULES else ""
+    manual = builder.MANUAL_DOWNLOAD_INSTRUCTIONS
     raise MissingDataError(
         f"The data set {name!r} is not prepared in {' or '.join(map(str, folders))}. Either "
         f'download it once, with `python -c "import tensorflow_datasets as tfds{local}; {load}"` '
         "on a machine that has a network, or point --data_dir (or TFDS_DATA_DIR) at a folder that "
         "contains it. `unicode_alphabets` needs neither."
-        f"{_manual_instructions(builder, folders[0])}"
+        + (f" First fill {folders[0]}/downloads/manual. {manual}" if manual else "")
     )
 
 
@@ -100,21 +100,6 @@ def _class_names(path):
             waiting += each
 
 
-def _manual_instructions(builder, folder):
-    """Returns how to provide the files that TFDS does not download, if there are any."""
-    if not builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
-        return ""
-    return f" First fill {folder}/downloads/manual. {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}"
-
-
-def _search_path(data_dir):
-    if data_dir:
-        return [pathlib.Path(data_dir).expanduser()]
-    home = pathlib.Path("~/tensorflow_datasets").expanduser()
-    configured = os.environ.get("TFDS_DATA_DIR")
-    return [pathlib.Path(configured).expanduser(), home] if configured else [home]
-
-
 def _builder(name, folder):
     try:
         return tfds.builder(name, data_dir=folder, try_gcs=False)
@@ -144,26 +129,3 @@ def _draw(name, folders):
         f"{name!r} has to be drawn first, but {' and '.join(map(str, folders))} is not writable. "
         "Give a writable --data_dir."
     )
-
-
-def decode_image(
-    file: BinaryIO, mode: str, size: tuple[int, int] | None = None
-) -> np.ndarray | None:
-    """Decodes an image file that may be damaged.
-
-    Args:
-        file: a seekable file in a format that Pillow reads.
-        mode: "L" for grey or "RGB", as in Pillow.
-        size: width and height to scale the image to, smoothed; by default its size is kept.
-
-    Returns:
-        uint8 [height, width, channels], or None if the file is empty, cut off or not an image.
-    """
-    try:
-        with PIL.Image.open(file) as image:
-            pixels = image.convert(mode)
-    except (OSError, SyntaxError, ValueError):  # Pillow's errors for different defects
-        return None
-    if size:
-        pixels = pixels.resize(size, PIL.Image.Resampling.BILINEAR)
-    return np.atleast_3d(np.asarray(pixels))

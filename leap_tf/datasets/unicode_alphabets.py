@@ -6,7 +6,6 @@ letter is in two alphabets. Letters that differ from another of their alphabet i
 only are left out, for example Hebrew vav (like yod) and Tifinagh ya (like yar).
 """
 
-from collections.abc import Iterator
 from typing import ClassVar
 
 import numpy as np
@@ -78,21 +77,10 @@ LETTERS = {
 
 
 def characters(letters: str) -> tuple[str, ...]:
-    """Returns the characters of a list of code points.
+    """Returns the characters of hexadecimal code points and ranges, both ends included.
 
-    Args:
-        letters: hexadecimal code points, and ranges that include both ends, separated by spaces.
-
-    Returns:
-        One string a character, in the order given.
-
-    Raises:
-        ValueError: a code point is not hexadecimal.
-
-    Example:
-
-        >>> characters("0041-0043 00C6")
-        ('A', 'B', 'C', 'Æ')
+    >>> characters("0041-0043 00C6")
+    ('A', 'B', 'C', 'Æ')
     """
     ends = [part.partition("-")[::2] for part in letters.split()]
     return tuple(
@@ -102,16 +90,7 @@ def characters(letters: str) -> tuple[str, ...]:
     )
 
 
-ALPHABETS: dict[str, tuple[str, ...]] = {
-    name: characters(letters) for name, letters in LETTERS.items()
-}
-
-
-_DESCRIPTION = """\
-Characters of the alphabets that the DejaVu fonts cover, drawn by 20 simulated drawers. The features
-are those of Omniglot. Nothing is downloaded: the drawings are made from the fonts that matplotlib
-installs, and are the same for the same versions of matplotlib and Pillow.
-"""
+ALPHABETS = {name: characters(letters) for name, letters in LETTERS.items()}
 
 
 class UnicodeAlphabets(tfds.core.GeneratorBasedBuilder):
@@ -126,14 +105,15 @@ class UnicodeAlphabets(tfds.core.GeneratorBasedBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         image = tfds.features.Image(shape=(glyphs.CANVAS, glyphs.CANVAS, 3), encoding_format="png")
-        labels = [
-            _label(alphabet, character)
-            for alphabet, characters in ALPHABETS.items()
-            for character in characters
-        ]
+        labels = [f"{name}_{letter}" for name, letters in ALPHABETS.items() for letter in letters]
         return tfds.core.DatasetInfo(
             builder=self,
-            description=_DESCRIPTION,
+            description="""\
+            Characters of the alphabets that the DejaVu fonts cover, drawn by 20 simulated drawers.
+            The features are those of Omniglot. Nothing is downloaded: the drawings are made from
+            the fonts that matplotlib installs, and are the same for the same versions of matplotlib
+            and Pillow.
+            """,
             features=tfds.features.FeaturesDict(
                 {
                     "image": image,
@@ -149,7 +129,7 @@ class UnicodeAlphabets(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager):
         return {"train": self._generate_examples()}
 
-    def _generate_examples(self) -> Iterator[tuple[str, dict]]:
+    def _generate_examples(self):
         for alphabet, characters in ALPHABETS.items():
             for number, character in enumerate(characters):
                 for drawer in range(glyphs.DRAWERS):
@@ -161,10 +141,6 @@ class UnicodeAlphabets(tfds.core.GeneratorBasedBuilder):
                             "image": np.repeat(paper[:, :, np.newaxis], 3, axis=2),
                             "alphabet": alphabet,
                             "alphabet_char_id": number,
-                            "label": _label(alphabet, character),
+                            "label": f"{alphabet}_{character}",
                         },
                     )
-
-
-def _label(alphabet, character):
-    return f"{alphabet}_{character}"

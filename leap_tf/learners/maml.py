@@ -4,8 +4,8 @@ The objective is the loss after K steps on batches that the steps have not seen,
 
     min over θ⁰ of  E_τ f_τ(θᴷ(θ⁰); query batches)
 
-See `Learner.query_batches` for their source. In few-shot tasks, the task provides them. The
-original Leap code adds the last training loss to this objective by mistake; this one does not.
+See `Learner.query_batches` for their source. In few-shot tasks the task provides them. The original
+Leap code adds the last training loss to this objective by mistake; this one does not.
 """
 
 from collections.abc import Sequence

@@ -20,18 +20,15 @@ from leap_tf.training import InnerLoop, InnerLoopResult, SupervisedProblem
 
 
 class SupportBatches(NamedTuple):
-    """The batches of some steps of training on a support set.
+    """The batches of some steps of training on a support set of n examples.
 
-    Attributes:
-        inputs: [n, …].
-        targets: [n, …].
-        order: [steps + 1, batch_size] int32, the indices of the examples of each step. The inner
-            loop always fetches one batch in advance.
+    `order` has the indices of the examples of each step, and of one step more, since the inner loop
+    always fetches one batch in advance.
     """
 
-    inputs: tf.Tensor
-    targets: tf.Tensor
-    order: tf.Tensor
+    inputs: tf.Tensor  # [n, …]
+    targets: tf.Tensor  # [n, …]
+    order: tf.Tensor  # [steps + 1, batch_size] int32
 
     def at(self, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the inputs and targets of a step, counted from 0."""
@@ -49,11 +46,7 @@ def support_batches(
 ) -> SupportBatches:
     """Returns batches in the order of `leap_tf.ArrayTask`: shuffled epochs, one after the other.
 
-    Args:
-        inputs, targets: [n, …] each, n at least 1.
-        steps: gradient steps, int32, at least 0.
-        batch_size: examples in a batch, int32, at least 1; may be larger than n.
-        seed: int64, decides the order.
+    `seed` (int64) decides the order, and `batch_size` may be larger than the number of examples.
     """
     examples = tf.shape(inputs)[0]
     needed = (steps + 1) * batch_size
@@ -72,7 +65,7 @@ class Adapter:
 
     Args:
         problem: holds the initialization and the settings of adaptation.
-        model: the model of the problem as a function.
+        model: the problem's model as a function.
         task_layers: names of the layers that are reinitialized for every request.
         head: name of the layer among them that gets as many units as the task has classes.
     """
@@ -90,12 +83,11 @@ class Adapter:
         self._task_layers = TaskLayers(problem.model, task_layers)
         fixed = set(meta_learned_indices(problem.model, [head] if head else []))
         indices = range(len(model.variables))
+        learned = meta_learned_indices(problem.model, problem.evaluation_task_layers)
         self._loop = InnerLoop(
             model,
             FunctionalOptimizer(problem.evaluation_optimizer, model.variables),
-            Adaptation(
-                problem.learner, meta_learned_indices(problem.model, problem.evaluation_task_layers)
-            ),
+            Adaptation(problem.learner, learned),
             indices,
             resizable=[index for index in indices if index not in fixed],
         )
@@ -109,14 +101,10 @@ class Adapter:
         seed: tf.Tensor,
         num_classes: tf.Tensor | None,
     ) -> InnerLoopResult:
-        """Trains from the learned initialization.
+        """Trains from the learned initialization for `steps` gradient steps.
 
-        Args:
-            batches: batches of at least `steps` steps.
-            steps: number of gradient steps.
-            learning_rate: learning rate of the first step.
-            seed: int64; decides the values of task layers, and dropout.
-            num_classes: units of the head, if it is resized.
+        `learning_rate` is that of the first step, `seed` (int64) decides the values of task layers
+        and dropout, and a head that is resized gets `num_classes` units.
         """
         units = {self._head: num_classes} if self._head else {}
         parameters, state = self._model.initial_values(seed, self._task_layers.draw(seed, units))
@@ -142,8 +130,8 @@ def resizable_head(problem: SupervisedProblem) -> str | None:
         return None
     if problem.learner_variables and head.name not in problem.evaluation_task_layers:
         return None
-    optimizer = problem.evaluation_optimizer
-    if not FunctionalOptimizer(optimizer, problem.model.trainable_variables).resizes:
+    variables = problem.model.trainable_variables
+    if not FunctionalOptimizer(problem.evaluation_optimizer, variables).resizes:
         return None
     try:
         for initializer in (head.kernel_initializer, head.bias_initializer):

@@ -15,8 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from leap_tf.models import BatchNormalization
-from leap_tf.serving.request_checks import Limits
-from leap_tf.serving.signatures import Prepare, Signatures
+from leap_tf.serving.signatures import Limits, Prepare, Signatures
 from leap_tf.tasks import pixels_to_floats
 from leap_tf.training import MetaTrainer, SupervisedProblem
 
@@ -71,13 +70,7 @@ def export(
     if inputs.dtype.is_floating and inputs.shape.rank == 4:
         variants["_uint8"] = (tf.TensorSpec(inputs.shape, tf.uint8), prepare_uint8)
     for suffix, (spec, prepare) in variants.items():
-        signatures = Signatures(
-            problem,
-            spec,
-            prepare=prepare,
-            query_batch_size=query_batch_size,
-            limits=limits or Limits(),
-        )
+        signatures = Signatures(problem, spec, prepare, query_batch_size, limits or Limits())
         for name in ("serving_default", "adapt", "adapt_weights"):
             archive.add_endpoint(name + suffix, getattr(signatures, name), signatures.specs(name))
     archive.write_out(folder / "saved_model", verbose=False)

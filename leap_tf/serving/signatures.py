@@ -7,10 +7,15 @@
 `adapt` is the adaptation of `MetaTrainer.evaluate`: it uses the same `InnerLoop`, the learner's
 direction, and the optimizer and batch-norm policy of the run. The same seed gives the same batches.
 It trains copies of the weights, so the served variables never change and calls are independent.
+
+Some runtimes do not check shapes against the signature, so each input is checked in the graph
+before it is used. All errors are `InvalidArgumentError`s whose text begins with the name of the
+input.
 """
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import keras
@@ -19,14 +24,6 @@ import tensorflow as tf
 from leap_tf.functional import FunctionalModel
 from leap_tf.functional.model import ErrorFunction
 from leap_tf.serving.adapter import Adapter, resizable_head, support_batches
-from leap_tf.serving.request_checks import (
-    Limits,
-    checked_examples,
-    checked_number,
-    checked_rate,
-    checked_targets,
-    requiring_convergence,
-)
 from leap_tf.training import SupervisedProblem
 
 Prepare = Callable[[tf.Tensor], tf.Tensor]
@@ -37,6 +34,20 @@ _CROSS_ENTROPIES = (
     keras.losses.CategoricalCrossentropy,
     keras.losses.BinaryCrossentropy,
 )
+
+
+class Limits(NamedTuple):
+    """The largest numbers that a request may contain, which bound a server's time and memory.
+
+    Attributes:
+        steps: gradient steps.
+        batch_size: examples in a training batch.
+        classes: units of a reinitialized head.
+    """
+
+    steps: int = 10_000
+    batch_size: int = 1_024
+    classes: int = 10_000
 
 
 class Settings(NamedTuple):
@@ -60,20 +71,13 @@ class Settings(NamedTuple):
 
 
 class _Adapted(NamedTuple):
-    """The result of training on a support set.
-
-    Attributes:
-        parameters, state: those of the adapted model.
-        losses: loss of each batch before the step on it.
-        support_error: mean error of the adapted model on the support set.
-        queries: outputs for the queries, () if there are none.
-    """
+    """The result of training on a support set."""
 
     parameters: list[tf.Tensor]
     state: list[tf.Tensor]
-    losses: tf.Tensor
-    support_error: tf.Tensor
-    queries: tf.Tensor | tuple[()]
+    losses: tf.Tensor  # of each batch before the step on it
+    support_error: tf.Tensor  # mean error of the adapted model on the support set
+    queries: tf.Tensor | tuple[()]  # outputs for the queries, () if there are none
 
 
 class Signatures:
@@ -92,13 +96,11 @@ class Signatures:
         self,
         problem: SupervisedProblem,
         inputs: tf.TensorSpec,
-        *,
         prepare: Prepare,
         query_batch_size: int,
         limits: Limits,
     ):
-        model = _PreparedModel(problem.model, problem.loss, problem.error_fn, prepare)
-        self._model = model
+        self._model = _PreparedModel(prepare, problem.model, problem.loss, problem.error_fn)
         self._inputs = inputs
         self._query_batch_size = query_batch_size
         self._limits = limits
@@ -108,14 +110,13 @@ class Signatures:
         )
         task_layers = problem.evaluation_task_layers
         head = resizable_head(problem) if self._format.has_labels else None
-        self._adapter = Adapter(problem, model, task_layers, head if head in task_layers else None)
+        adapter = functools.partial(Adapter, problem, self._model)
+        self._adapter = adapter(task_layers, head if head in task_layers else None)
         # A meta-learned head serves tasks with its own number of classes. All others get a
         # reinitialized head, in a separate graph: fixed and variable widths differ in last bits.
-        self._with_other_head = (
-            Adapter(problem, model, [*task_layers, head], head)
-            if head and head not in task_layers
-            else None
-        )
+        self._with_other_head = None
+        if head and head not in task_layers:
+            self._with_other_head = adapter([*task_layers, head], head)
         self._any_classes = head is not None
 
     def specs(self, name: str) -> list[tf.TensorSpec]:
@@ -125,15 +126,9 @@ class Signatures:
         examples = [self._examples("support_x"), self._format.targets_spec("support_y")]
         if name == "adapt":
             examples.append(self._examples("query_x"))
-        settings = {
-            "steps": tf.int32,
-            "batch_size": tf.int32,
-            "learning_rate": tf.float32,
-            "seed": tf.int64,
-        }
-        if self._format.has_labels:
-            settings["num_classes"] = tf.int32
-        return [*examples, *(tf.TensorSpec((), dtype, each) for each, dtype in settings.items())]
+        dtypes = (tf.int32, tf.int32, tf.float32, tf.int64, tf.int32)
+        settings = [tf.TensorSpec((), *each) for each in zip(dtypes, Settings._fields)]
+        return [*examples, *(settings if self._format.has_labels else settings[:-1])]
 
     def serving_default(self, inputs: tf.Tensor) -> Outputs:
         """Returns the outputs of the model at the learned initialization."""
@@ -145,12 +140,7 @@ class Signatures:
     def adapt(
         self, support_x: tf.Tensor, support_y: tf.Tensor, query_x: tf.Tensor, *settings: tf.Tensor
     ) -> Outputs:
-        """Trains on the support set and predicts the queries.
-
-        Args:
-            support_x, support_y: examples to train on, one target for each input.
-            query_x: examples to predict.
-            *settings: see `Settings`.
+        """Trains on the support set with `Settings`, and predicts the queries.
 
         Returns:
             Outputs for the queries, "losses" [steps] of each batch before the step on it, and
@@ -166,10 +156,7 @@ class Signatures:
     ) -> Outputs:
         """Trains on the support set and returns the adapted weights, by the variables' paths.
 
-        Args: see `adapt`.
-
-        Returns:
-            The weights, "losses", and "support_accuracy" (or "support_error").
+        Arguments are those of `adapt`, whose other outputs are returned too.
         """
         adapted = self._adapt(support_x, support_y, None, Settings(*settings))
         model = self._model
@@ -188,9 +175,8 @@ class Signatures:
         seed = tf.ensure_shape(settings.seed, (), name="seed")
         num_classes, learned_classes = settings.num_classes, self._format.classes
         if learned_classes is not None:
-            bounds = (learned_classes, learned_classes)
-            if self._any_classes:
-                bounds = (1, self._limits.classes)
+            any_number, learned = (1, self._limits.classes), (learned_classes, learned_classes)
+            bounds = any_number if self._any_classes else learned
             num_classes = checked_number(num_classes, "num_classes", *bounds)
         inputs = checked_examples(support_x, self._examples("support_x"))
         targets = checked_targets(
@@ -207,13 +193,8 @@ class Signatures:
             )
             outputs = predict(inputs)
             error = tf.reduce_mean(tf.cast(self._model.error(targets, outputs), tf.float32))
-            return _Adapted(
-                parameters=end.parameters,
-                state=end.state,
-                losses=end.losses,
-                support_error=error,
-                queries=() if query_x is None else predict(query_x),
-            )
+            queries = () if query_x is None else predict(query_x)
+            return _Adapted(end.parameters, end.state, end.losses, error, queries)
 
         if self._with_other_head is None:
             return adapt_with(self._adapter)
@@ -235,10 +216,9 @@ class Signatures:
         count, size = tf.shape(inputs)[0], self._query_batch_size
 
         def add_batch(start, outputs):
-            batch = self._model.predict(
-                parameters, state, inputs[start : start + size], training=training
-            )
-            return start + size, outputs.write(start // size, batch)
+            batch = inputs[start : start + size]
+            predicted = self._model.predict(parameters, state, batch, training=training)
+            return start + size, outputs.write(start // size, predicted)
 
         collected = tf.TensorArray(
             self._model.model.outputs[0].dtype, size=-(-count // size), infer_shape=False
@@ -254,17 +234,11 @@ class Signatures:
 
 
 class OutputFormat(NamedTuple):
-    """The names and meanings of a model's targets and outputs, which depend on its loss.
-
-    Attributes:
-        loss: the loss of the problem.
-        shape: shape of the model's outputs, with any number of examples.
-        error_fn: the error function of the problem, None for that of the loss.
-    """
+    """The names and meanings of a model's targets and outputs, which depend on its loss."""
 
     loss: keras.losses.Loss
-    shape: tf.TensorShape
-    error_fn: ErrorFunction | None
+    shape: tf.TensorShape  # of the model's outputs, with any number of examples
+    error_fn: ErrorFunction | None  # None for that of the loss
 
     @property
     def has_labels(self) -> bool:
@@ -303,9 +277,70 @@ class OutputFormat(NamedTuple):
 class _PreparedModel(FunctionalModel):
     """A model that takes the inputs of requests, such as pixels in uint8."""
 
-    def __init__(self, model, loss, error, prepare):
+    def __init__(self, prepare, model, loss, error):
         super().__init__(model, loss, error)
         self._prepare = prepare
 
     def _call(self, parameters, state, inputs, training):
         return super()._call(parameters, state, self._prepare(inputs), training)
+
+
+def checked_examples(examples: tf.Tensor, spec: tf.TensorSpec) -> tf.Tensor:
+    """Returns examples after checking that they have the shape, are not empty and all finite."""
+    examples = tf.ensure_shape(examples, spec.shape, name=spec.name)
+    count = tf.shape(examples)[0]
+    conditions = [_require(count > 0, f"{spec.name}: there must be at least one example")]
+    if spec.dtype.is_floating:
+        finite = tf.reduce_all(tf.math.is_finite(examples))
+        conditions.append(_require(finite, f"{spec.name}: all numbers must be finite"))
+    with tf.control_dependencies(conditions):
+        return tf.identity(examples)
+
+
+def checked_targets(
+    targets: tf.Tensor, spec: tf.TensorSpec, inputs: tf.Tensor, classes: tf.Tensor | None
+) -> tf.Tensor:
+    """Returns targets after checking that there is one for each input, labels in [0, classes)."""
+    targets = checked_examples(targets, spec)
+    counts = tf.shape(targets)[0], tf.shape(inputs)[0]
+    message = f"{spec.name}: there must be one for each example, not"
+    conditions = [_require(tf.equal(*counts), message, *counts)]
+    if classes is not None:
+        lowest, highest = tf.reduce_min(targets), tf.reduce_max(targets)
+        message = f"{spec.name}: labels must lie in [0, number of classes), and the lowest, "
+        message += "the highest and the number are"
+        allowed = (lowest >= 0) & (highest < classes)
+        conditions.append(_require(allowed, message, lowest, highest, classes))
+    with tf.control_dependencies(conditions):
+        return tf.identity(targets)
+
+
+def checked_number(number: tf.Tensor, name: str, least: int, most: int) -> tf.Tensor:
+    """Returns an integer scalar after checking that it is in [least, most]."""
+    number = tf.ensure_shape(number, (), name=name)
+    allowed = (number >= least) & (number <= most)
+    message = f"{name}: must be at least {least} and at most {most}, and is"
+    with tf.control_dependencies([_require(allowed, message, number)]):
+        return tf.identity(number)
+
+
+def checked_rate(rate: tf.Tensor, name: str) -> tf.Tensor:
+    """Returns a scalar after checking that it is positive and finite."""
+    rate = tf.ensure_shape(rate, (), name=name)
+    allowed = (rate > 0) & tf.math.is_finite(rate)
+    with tf.control_dependencies([_require(allowed, f"{name}: must be positive, and is", rate)]):
+        return tf.identity(rate)
+
+
+@contextlib.contextmanager
+def requiring_convergence(losses: tf.Tensor, outputs: list[tf.Tensor]) -> Iterator[None]:
+    """Makes everything computed in the block fail if training has diverged."""
+    finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(part)) for part in [losses, *outputs]])
+    message = "learning_rate: training diverged; use a smaller one, or fewer steps. "
+    message += "The losses began as"
+    with tf.control_dependencies([_require(finite, message, losses)]):
+        yield
+
+
+def _require(condition, message, *numbers):
+    return tf.debugging.Assert(condition, [message, *numbers], summarize=10)

@@ -24,10 +24,9 @@ from leap_tf.atari.actor_critic import (
     mnih_2013,
     trained_variables,
 )
-from leap_tf.atari.environments import ColourBandit
 from leap_tf.atari.inner_loop import TracedAgent, Unroll
 from leap_tf.atari.tf_agents import ActorCriticAgent, ActorCriticNetwork
-from tests.atari.small import small_encoder
+from tests.atari.small import ColourBandit, small_encoder
 
 
 def agent_for(environment, encoder):
@@ -74,7 +73,7 @@ def test_the_encoder_is_that_of_mnih_et_al_2013():
     assert shapes == [(8, 8, 3, 16), (16,), (4, 4, 16, 32), (32,), (9 * 9 * 32, 256), (256,)]
 
 
-def test_pixels_are_seen_as_numbers_up_to_one():
+def test_pixels_are_scaled_to_one():
     ours = PixelConvolution(4, 8, 4, activation="relu")
     plain = keras.layers.Conv2D(4, 8, 4, activation="relu")
     pixels = np.random.default_rng(0).integers(0, 256, (2, 20, 20, 3)).astype(np.float32)
@@ -100,7 +99,7 @@ def test_the_network_lists_every_variable_and_gradients_reach_them():
         assert np.any(gradient)
 
 
-def test_outer_dimensions_do_not_matter_and_the_functional_form_is_the_same():
+def test_network_takes_any_outer_dimensions_and_equals_its_functional_form():
     model = actor_critic(small_encoder(), 3)
     spec = tensor_spec.from_spec(ColourBandit(image_size=16).observation_spec())
     network = ActorCriticNetwork(spec, model)
@@ -115,7 +114,7 @@ def test_outer_dimensions_do_not_matter_and_the_functional_form_is_the_same():
     assert not np.allclose(forward(model, doubled, screens)[0], logits)
 
 
-def test_encoders_with_other_state_are_refused():
+def test_encoders_with_non_trainable_variables_are_refused():
     screens = keras.Input((8, 8, 3))
     features = keras.layers.Flatten()(keras.layers.BatchNormalization()(screens))
     with pytest.raises(ValueError, match="non-trainable variables"):
@@ -135,7 +134,7 @@ def test_training_moves_every_variable_once():
     assert agent.train_step_counter == 1
 
 
-def test_weights_are_refused():
+def test_sample_weights_are_refused():
     environment = bandit(copies=2)
     driven = Driven(environment, agent_for(environment, small_encoder()))
     with pytest.raises(ValueError, match="no weights"):
@@ -159,7 +158,7 @@ def test_the_agent_learns_the_bandit_under_a_driver():
     assert np.mean(correct) > 0.95
 
 
-def test_it_makes_the_update_of_meta_training():
+def test_the_agent_makes_the_same_update_as_meta_training():
     """ActorCriticAgent.train and TracedAgent.update on one unroll with ends and cut-offs in it."""
     environment = ColourBandit(copies=3, actions=3, image_size=16)
     graph_environment = tf_py_environment.TFPyEnvironment(environment)
@@ -203,7 +202,7 @@ def test_it_makes_the_update_of_meta_training():
             np.testing.assert_allclose(variable.value, value, rtol=1e-5, atol=1e-6)
 
 
-def test_checkpoints_bring_back_agent_and_optimizer(tmp_path):
+def test_checkpoints_restore_agent_and_optimizer(tmp_path):
     environment = bandit(copies=4)
     keras.utils.set_random_seed(1)
     agent = agent_for(environment, small_encoder())
@@ -219,11 +218,11 @@ def test_checkpoints_bring_back_agent_and_optimizer(tmp_path):
     assert agent.train(experience).loss == other.train(experience).loss
     for variable, restored in zip(
         agent.network.variables, other.network.variables, strict=True
-    ):  # the optimizer's slots came back too, or the step would differ
+    ):  # the slots were restored too, or the step would differ
         np.testing.assert_array_equal(variable, restored)
 
 
-def test_a_saved_policy_acts_as_the_policy(tmp_path):
+def test_a_saved_policy_acts_as_before(tmp_path):
     environment = bandit(copies=4)
     agent = agent_for(environment, small_encoder())
     policy_saver.PolicySaver(agent.policy, batch_size=None).save(str(tmp_path))

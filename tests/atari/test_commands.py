@@ -1,4 +1,4 @@
-"""The Atari binaries, in processes of their own: killed, resumed, misused."""
+"""The Atari commands, most of them in processes of their own: killed, resumed, misused."""
 
 import json
 import os
@@ -14,6 +14,7 @@ import pytest
 import tensorflow as tf
 
 import leap_tf
+from leap_tf.atari import commands
 from leap_tf.atari.comparison import read_cell
 from leap_tf.atari.environments import AtariEnvironment
 from leap_tf.atari.study import configured_study
@@ -28,8 +29,8 @@ SMALL = [
     "mnih_2013.filters = (4, 4)",
     "mnih_2013.units = 8",
     "AtariEnvironment.copies = 2",
-    "AtariTrainer.steps_per_task = 4",
-    "AtariTrainer.meta_batch_size = 2",
+    "AtariProblem.steps_per_task = 4",
+    "AtariProblem.meta_batch_size = 2",
     "atari_meta_train.meta_steps = 4",
     "atari_meta_train.checkpoint_seconds = 0.0",
     "atari_evaluate.groups = {'held out': ['breakout'], 'seen': ['pong']}",
@@ -79,7 +80,7 @@ def finished(tmp_path_factory):
     return folder, result
 
 
-def test_a_run_leaves_encoder_metrics_and_logs(finished):
+def test_a_run_writes_encoder_metrics_and_logs(finished):
     folder, result = finished
     assert [entry["meta_step"] for entry in without_times(folder)] == [1, 2, 3, 4]
     runs = [json.loads(line) for line in (folder / "task_runs.jsonl").read_text().splitlines()]
@@ -133,7 +134,7 @@ def test_an_evaluation_resumes_and_compares_with_random_play(finished, tmp_path)
     assert len(breakout["learned"]["gain"]["values"]) == 2
     assert breakout["learned"]["frames_to_score"] == [None, None]
     assert "| breakout | random policy (2) |" in first.stdout
-    # One agent is lost, and only that one is trained again, with the same result.
+    # Only an agent whose file is lost is trained again, with the same result.
     lost = results / "fresh" / "pong_seed1.json"
     before = json.loads(lost.read_text())
     lost.unlink()
@@ -143,7 +144,7 @@ def test_an_evaluation_resumes_and_compares_with_random_play(finished, tmp_path)
     after = json.loads(lost.read_text())
     before["seconds"] = after["seconds"] = 0
     assert after == before
-    # Every start is another task run; few steps give no score, so losses may agree.
+    # Every start is another task run. Four updates end no game, so only the paths tell.
     lengths = [read_cell(cell).path_length for cell in (results / "fresh").glob("pong_*")]
     assert len(set(lengths)) == 2
 
@@ -175,7 +176,7 @@ def test_runs_are_compared_on_the_same_starts(finished, tmp_path):
     assert (tmp_path / "compared" / "held_out.png").exists()
 
 
-def test_what_cannot_be_compared_is_said_in_one_line(finished, tmp_path):
+def test_errors_of_a_comparison_are_one_line(finished, tmp_path):
     for runs, message in (
         ("leap", "Runs must be given as method=folder"),
         (f"fresh={tmp_path}", "'fresh' is the name of a control"),
@@ -187,7 +188,7 @@ def test_what_cannot_be_compared_is_said_in_one_line(finished, tmp_path):
         assert "Traceback" not in result.stderr
 
 
-def test_single_agents_are_held_against_random_play(tmp_path):
+def test_single_agents_are_compared_with_random_play(tmp_path):
     def arguments(*bindings):
         return command(
             "atari_screen.py",
@@ -212,12 +213,30 @@ def test_single_agents_are_held_against_random_play(tmp_path):
     assert run(arguments("ActorCriticLoss.discount = 0.9")).stdout.count("random play") == 2
 
 
-def test_what_cannot_be_done_is_said_in_one_line(tmp_path):
-    result = run(train_command(tmp_path / "run", "atari_study.games = ['joust']"))
+@pytest.mark.parametrize(
+    ("binding", "message"),
+    [
+        ("atari_study.games = ['joust']", "'joust' is a game for several players"),
+        ("AtariProblem.unroll = 2.5", "cannot be built: unroll must be a whole number"),
+    ],
+)
+def test_errors_of_the_configuration_are_one_line(tmp_path, binding, message):
+    result = run(train_command(tmp_path / "run", binding))
     assert result.returncode == 1
-    assert "'joust' is a game for several players" in result.stderr
+    assert message in result.stderr
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_the_number_of_threads_can_be_configured(tmp_path, monkeypatch):
+    def meta_train(study, run):
+        threads.append(study.trainer.pool._pool.threads)
+
+    threads = []
+    monkeypatch.setattr(commands, "configured_meta_train", meta_train)
+    configuration = [ROOT / "gin_configs/atari_cpu.gin"]
+    commands.train(configuration, [*SMALL, "atari_study.pool = 7"], tmp_path)
+    assert threads == [7]
 
 
 def test_an_evaluation_keeps_the_settings_of_its_run(finished):
@@ -252,16 +271,16 @@ def test_importing_without_legacy_keras_says_what_to_do():
 def test_every_configuration_builds_a_study(names):
     read_configuration([ROOT / "gin_configs" / f"{name}.gin" for name in names])
     study = configured_study()
-    games = [game.name for game in study.games.tasks]
+    games = [game.name for game in study.tasks.train.tasks]
     held_out = gin.query_parameter("atari_evaluate.groups")["held out"]
     assert not set(held_out) & set(games)
-    # Leap's steps are bounded; the others' must not be, or they would not go where they should.
+    # Leap's steps are bounded. Those of the others must not be, or they end in other places.
     bounded = study.trainer.meta_optimizer.global_clipnorm is not None
     assert bounded == isinstance(study.trainer.learner, leap_tf.Leap)
     if names == ["atari_paper"]:
         assert len(games) == 25
         assert set(held_out) == {"breakout", "space_invaders"}
-        assert study.trainer.steps_per_task * 5 * 32 == 5_000_000
+        assert study.trainer.problem.setup.steps_per_task * 5 * 32 == 5_000_000
         for game in games:
             assert AtariEnvironment(game, copies=1).actions <= 10
 

@@ -13,10 +13,8 @@ import PIL.Image
 import pytest
 import tensorflow_datasets as tfds
 
-from leap_tf.datasets import MissingDataError, facescrub, gtsrb, open_dataset
-from leap_tf.datasets.facescrub import Facescrub
-from leap_tf.datasets.gtsrb import Gtsrb
-from leap_tf.datasets.not_mnist import NotMnist
+from leap_tf.datasets import MissingDataError, builders, open_dataset
+from leap_tf.datasets.builders import Facescrub, Gtsrb, NotMnist
 
 LETTERS = "ABCDEFGHIJ"
 PEOPLE = [f"Person {number:03d}" for number in range(101)]
@@ -90,7 +88,7 @@ def write_facescrub(folder):
 
 def facescrub_split_sizes():
     images = [pathlib.Path(person, f"{number}.png") for person in PEOPLE[:100] for number in (0, 1)]
-    test = sum(facescrub.is_test_image(path) for path in images)
+    test = sum(builders.is_test_image(path) for path in images)
     return {"train": len(images) - test, "test": test}
 
 
@@ -140,7 +138,7 @@ class TestFacescrub(_BuilderTest):
 
 def expect_training_archive(monkeypatch, archive):
     md5 = hashlib.md5(archive.read_bytes()).hexdigest()
-    monkeypatch.setattr(gtsrb, "_TRAINING_MD5", md5)
+    monkeypatch.setattr(builders, "_TRAINING_MD5", md5)
 
 
 def prepare(builder, folder, monkeypatch):
@@ -226,14 +224,14 @@ def test_gtsrb_scales_linearly_between_the_middles_of_pixels():
     # Twice as wide: the middles of the new pixels lie at ±1/4 from those of the old ones.
     row = np.zeros((16, 16, 3), np.uint8)
     row[:, 1] = 100
-    scaled = gtsrb.scaled(io.BytesIO(image_file(row, "ppm")))
+    scaled = builders.scaled(io.BytesIO(image_file(row, "ppm")))
     assert scaled.shape == (32, 32, 3)
     assert scaled[7, :6, 0].tolist() == [0, 25, 75, 75, 25, 0]
     # Half as wide without smoothing: each new pixel is the mean of the two in its middle.
     row = np.zeros((128, 128, 3), np.uint8)
     row[:, 1] = 100
     row[:, 4] = 200
-    scaled = gtsrb.scaled(io.BytesIO(image_file(row, "ppm")))
+    scaled = builders.scaled(io.BytesIO(image_file(row, "ppm")))
     assert scaled[0, :2, 2].tolist() == [50, 0]
 
 
@@ -258,10 +256,10 @@ def test_facescrub_takes_the_people_with_the_most_images(tmp_path, sources, monk
 
 def test_a_tenth_of_facescrub_is_for_testing_whatever_else_is_there():
     paths = [pathlib.Path(f"Person {p}", f"{image}.jpg") for p in range(50) for image in range(100)]
-    chosen = [path for path in paths if facescrub.is_test_image(path)]
+    chosen = [path for path in paths if builders.is_test_image(path)]
     assert 450 < len(chosen) < 550
     as_png = [path.with_suffix(".png") for path in chosen]
-    assert all(facescrub.is_test_image(path) for path in as_png)
+    assert all(builders.is_test_image(path) for path in as_png)
 
 
 def test_facescrub_says_how_to_place_images(tmp_path, sources, monkeypatch):
@@ -286,7 +284,7 @@ def test_facescrub_says_how_to_place_images(tmp_path, sources, monkeypatch):
     ],
 )
 def test_missing_data_says_how_to_prepare_it(tmp_path, name, said):
-    command = rf"leap_tf.datasets.{name}; tfds.load\('{name}', data_dir='{tmp_path}'\)"
+    command = rf"leap_tf.datasets.builders; tfds.load\('{name}', data_dir='{tmp_path}'\)"
     with pytest.raises(MissingDataError, match=rf"(?s){command}.*{said}"):
         open_dataset(name, tmp_path)
 

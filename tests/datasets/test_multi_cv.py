@@ -146,10 +146,10 @@ def test_opening_a_task_again_traces_nothing():
         ({"held_out": "mnist", "datasets": ("mnist",)}, "another must be left to train on"),
         ({"datasets": ("mnist", "mnist", "gtsrb")}, "named twice"),
         ({"datasets": ("mnist", "imagenet")}, r"Unknown data sets \['imagenet'\]"),
-        ({"evaluate_on": "train"}, "evaluate_on is 'test' or 'validation', and is 'train'"),
+        ({"evaluate_on": "train"}, "evaluate_on must be 'test' or 'validation', and is 'train'"),
         ({"share": 0.0}, "share in"),
         ({"validation_share": 1.0}, "validation_share must lie between 0 and 1"),
-        ({"share": 0.05}, "Class 0 has 20 examples. Of them 1 are taken, 0 for validation"),
+        ({"share": 0.05}, "Class 0 has 20 examples, of which 1 are used, 0 of them for validation"),
     ],
 )
 @pytest.mark.usefixtures("made_up")

@@ -12,7 +12,7 @@ from tests.pool_contract import PoolContract
 class TestCachingPool(PoolContract):
     @pytest.fixture
     def open_pool(self, tmp_path):
-        return lambda recipe: CachingPool(ThreadPool(2), tmp_path / "cache")
+        return lambda factory: CachingPool(ThreadPool(2), tmp_path / "cache")
 
 
 class Killed(BaseException):
@@ -20,19 +20,19 @@ class Killed(BaseException):
 
 
 class CountingPool(ThreadPool):
-    """One thread that is killed before it begins more than `most` tasks."""
+    """Runs tasks one by one, and is killed before it starts more than `most` of them."""
 
     def __init__(self, most=1000):
         super().__init__(1)
-        self.most, self.begun = most, []
+        self.most, self.started = most, 0
 
-    def map(self, job, weights, tasks):
-        for seeded in tasks:
-            if len(self.begun) == self.most:
+    def map(self, job, specs):
+        for spec in specs:
+            if self.started == self.most:
                 raise Killed
-            self.begun.append(seeded.seed)
-            result = job.run(seeded)
-            job.done(seeded, result)
+            self.started += 1
+            result = job.run(spec)
+            job.on_result(spec, result)
             yield result
 
 
@@ -71,7 +71,7 @@ def test_a_restart_runs_only_the_unfinished_tasks(tmp_path, undisturbed):
     cached = killed_in_the_second_meta_step(tmp_path)
     assert len(cached) == 3
     again, pool = resumed(tmp_path)
-    assert len(pool.begun) == 3 + 6
+    assert pool.started == 3 + 6
     assert_same(weights(again), weights(undisturbed))
     assert len(list((tmp_path / "cache").glob("*/*.npz"))) == 6  # those of the last meta-step
     again.trainer.pool.clear()
@@ -80,18 +80,18 @@ def test_a_restart_runs_only_the_unfinished_tasks(tmp_path, undisturbed):
 
 def test_results_out_of_order_are_cached(tmp_path, undisturbed):
     class FirstTaskHangs(ThreadPool):
-        def map(self, job, weights, tasks):
-            for seeded in tasks[1:]:
-                job.done(seeded, job.run(seeded))
+        def map(self, job, specs):
+            for spec in specs[1:]:
+                job.on_result(spec, job.run(spec))
             raise Killed
-            yield  # a generator, as the pool's
+            yield  # makes this a generator, as the pool's is
 
     killed = study(tmp_path / "cache", FirstTaskHangs(1))
     with pytest.raises(Killed):
         killed.trainer.fit(killed.tasks.train, 1, verbose=False)
     assert len(list((tmp_path / "cache").glob("*/*.npz"))) == 5
     again, pool = resumed(tmp_path)
-    assert len(pool.begun) == 1 + 6 + 6
+    assert pool.started == 1 + 6 + 6
     assert_same(weights(again), weights(undisturbed))
 
 
@@ -105,7 +105,7 @@ def test_damaged_results_are_repeated(tmp_path, undisturbed, damage, caplog):
     else:
         second.write_bytes(b"")
     again, pool = resumed(tmp_path)
-    assert len(pool.begun) == 4 + 6
+    assert pool.started == 4 + 6
     assert_same(weights(again), weights(undisturbed))
     assert f"Ignoring the cached result {second}" in caplog.text
 
@@ -114,12 +114,12 @@ def test_results_from_other_weights_are_not_used(tmp_path):
     killed_in_the_second_meta_step(tmp_path)
     other = study(tmp_path / "cache", pool := CountingPool())
     other.trainer.fit(other.tasks.train, 2, verbose=False)  # from the start: another meta-step
-    assert len(pool.begun) == 12
+    assert pool.started == 12
     moved = study(tmp_path / "cache", pool := CountingPool())
     for variable in moved.trainer.model.trainable_variables:
         variable.assign(variable + keras.ops.ones_like(variable))
     moved.trainer.fit(moved.tasks.train, 1, verbose=False)
-    assert len(pool.begun) == 6
+    assert pool.started == 6
 
 
 def test_training_continues_if_the_cache_cannot_be_written(tmp_path, undisturbed, caplog):

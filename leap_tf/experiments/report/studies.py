@@ -1,5 +1,6 @@
 """The tables and figures of a page: of the Omniglot study, the Multi-CV study, any other sweep."""
 
+import dataclasses
 import itertools
 import pathlib
 import re
@@ -72,10 +73,11 @@ def _any_sweep(page, results, sweep):
         keys = list(scores[axes].drop_duplicates().itertuples(index=False, name=None))
         for key in sorted(keys, key=lambda key: in_order(scores["method"]).index(key[0])):
             label = " · ".join(filter(None, [look(key[0]).label, _named(axes[1:], key[1:])]))
+            row = look(key[0]) if label == look(key[0]).label else look(label, len(groups))
             if initialization == FRESH:
-                label = f"{label}, no pretraining" if len(keys) > 1 else look("none").label
-            known = {look(method).label: look(method) for method in ("none", key[0])}
-            row = known.get(label, look(label, len(groups)))
+                alone = len(keys) == 1 and row != look("none")
+                label = look("none").label if alone else f"{label}, no pretraining"
+                row = dataclasses.replace(look("none"), label=label)
             groups[row] = scores[(scores[axes] == key).all(axis=1)]
     if groups:
         _score_table(page, groups)

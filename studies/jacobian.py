@@ -22,19 +22,100 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+import gin
 import keras
 import numpy as np
 import tensorflow as tf
 
 from leap_tf.experiments.plots import standard_error
 from leap_tf.experiments.run_directory import write_atomically
-from leap_tf.functional import FunctionalModel, unpack_batch
-from leap_tf.functional.second_order import (
-    check_no_stopped_gradients,
-    hessian_block,
-    hessian_vector_products,
-)
+from leap_tf.functional import Batch, FunctionalModel, unpack_batch
+from leap_tf.functional.second_order import check_no_stopped_gradients_in
 from leap_tf.tasks import Task, TaskSplits
+
+# Directions in one call. More would share the forward pass, but not fit into the cache.
+_CHUNK = 8
+
+
+def hessian_vector_products(
+    loss: Callable[[tf.Tensor], tf.Tensor], point: tf.Tensor, directions: tf.Tensor
+) -> tf.Tensor:
+    """Returns H v for several directions v, where H is the Hessian of `loss` at `point`.
+
+    The products are exact: reverse-mode differentiation of the gradient.
+
+    Args:
+        loss: from a tensor like `point` to a scalar.
+        point: a tensor of any shape.
+        directions: [k, *shape of point], with k known at tracing.
+
+    Returns:
+        [k, *shape of point]; zeros where the loss is linear.
+    """
+    zero = tf.UnconnectedGradients.ZERO
+    with tf.GradientTape(persistent=True) as outer:
+        outer.watch(point)
+        with tf.GradientTape() as inner:
+            inner.watch(point)
+            value = loss(point)
+        gradient = inner.gradient(value, point, unconnected_gradients=zero)
+    # An unrolled loop was fastest on a CPU, since the graph optimizer merges what the directions
+    # have in common. A while loop repeats that (1.3 times as long), tf.vectorized_map makes
+    # tensors too large for the cache (1.6 times), forward over reverse costs the same or more.
+    return tf.stack(
+        [
+            outer.gradient(gradient, point, output_gradients=direction, unconnected_gradients=zero)
+            for direction in tf.unstack(directions)
+        ]
+    )
+
+
+def hessian_block(
+    products: Callable[[tf.Tensor], tf.Tensor],
+    shape: Sequence[int],
+    dtype: tf.DType,
+    chunk: int = _CHUNK,
+) -> np.ndarray:
+    """Assembles a Hessian from its products with unit vectors.
+
+    Args:
+        products: from directions [chunk, *shape] to H v of each, of the same shape.
+        shape: the shape of the parameter, with n elements.
+        dtype: the dtype of the directions.
+        chunk: number of directions in one call.
+
+    Returns:
+        [n, n] float64, rows and columns in the order of the flattened parameter.
+    """
+    size = int(np.prod(shape))
+    hessian = np.empty((size, size))
+    for first in range(0, size, chunk):
+        # The last chunk is padded with zeros, so that all chunks have the shape of one trace.
+        directions = np.eye(chunk, size, first).reshape(chunk, *shape)
+        rows = products(tf.constant(directions, dtype)).numpy().reshape(chunk, size)
+        hessian[first : first + chunk] = rows[: size - first]
+    return hessian.T
+
+
+def check_no_stopped_gradients(
+    network: FunctionalModel,
+    parameters: Sequence[tf.Tensor],
+    state: Sequence[tf.Tensor],
+    batch: Batch,
+) -> None:
+    """Checks that the second derivatives of a model's training loss on a batch are correct.
+
+    Raises:
+        WrongSecondDerivativesError: the loss stops a gradient.
+    """
+    loss = tf.function(
+        lambda parameters, state, batch: (
+            network.evaluate(parameters, state, batch, training=True).loss
+        )
+    )
+    check_no_stopped_gradients_in(
+        loss.get_concrete_function(list(parameters), list(state), batch).graph
+    )
 
 
 def advance_jacobian(jacobian: np.ndarray, hessian: np.ndarray, learning_rate: float) -> np.ndarray:
@@ -140,6 +221,11 @@ def jacobian_precision(
                 print(f"{file.name}: {record['seconds']:.0f} s", file=sys.stderr, flush=True)
             records.append(record)
     return records
+
+
+configured_jacobian_precision = gin.external_configurable(
+    jacobian_precision, "jacobian_precision", denylist=["output_dir", "data_dir"]
+)
 
 
 class _Path:

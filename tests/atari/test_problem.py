@@ -1,6 +1,6 @@
-"""Task runs: functions of encoder and seed, and the path that the learner observes."""
+"""Games as a problem: task runs depend on encoder and seed only; the path the learner observes."""
 
-import types
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -19,39 +19,20 @@ from leap_tf.atari.actor_critic import (
     trained_agent,
     trained_variables,
 )
-from leap_tf.atari.environments import AtariEnvironment, ColourBandit, EnvironmentPool, Game
+from leap_tf.atari.environments import AtariEnvironment, EnvironmentPool, Game
 from leap_tf.atari.evaluation import GameEvaluation
 from leap_tf.atari.inner_loop import TracedAgent, UnrollCollector
-from leap_tf.atari.problem import AtariTaskRunner, TaskRunStoppedError, TrainedGame
+from leap_tf.atari.problem import TaskRunStoppedError, TrainedGame
 from leap_tf.geometry import PathGeometry, PathPoint, extend_path, start_path
-from leap_tf.serialization import Parts, SerializationError
-from leap_tf.training import SeededTask
-from tests.atari.small import bandits, small_encoder
-
-
-def bandit(actions=4):
-    return types.SimpleNamespace(name=f"bandit{actions}")
-
-
-def runner(learner=None, encoder=None, environment_pool=None, **options):
-    return AtariTaskRunner(
-        encoder or small_encoder(),
-        options.pop("inner_optimizer", None) or RMSProp(3e-3, epsilon=1e-5),
-        learner or leap_tf.Leap(),
-        environment_pool or bandits(),
-        **options,
-    )
-
-
-def assert_same(tensors, others):
-    for tensor, other in zip(tensors, others, strict=True):
-        np.testing.assert_array_equal(tensor, other)
+from leap_tf.serialization import SerializationError, decode, encode
+from leap_tf.training.problem import training_job
+from tests.atari.small import ColourBandit, assert_same, bandits, problem, small_encoder, task
 
 
 def test_an_agent_learns_the_bandit_on_atari_sized_screens():
     pool = EnvironmentPool(lambda game: ColourBandit(game, copies=16))
     optimizer = RMSProp(1e-3, epsilon=1e-5, epsilon_inside_root=True, global_clipnorm=0.5)
-    agent = runner(encoder=mnih_2013(), environment_pool=pool, inner_optimizer=optimizer)
+    agent = problem(mnih_2013(), environment_pool=pool, inner_optimizer=optimizer)
     evaluation, parameters = agent.adapt("bandit4", seed=0, steps=130)
     of_five_steps = 4  # the fifth starts the next episode
     best = 1000 * of_five_steps / 5
@@ -67,33 +48,33 @@ def test_an_agent_learns_the_bandit_on_atari_sized_screens():
 
 def test_a_task_run_is_a_function_of_encoder_and_seed():
     encoder = small_encoder()
-    agent = runner(encoder=encoder)
+    agent = problem(encoder)
     weights = encoder.get_weights()
-    seeded = SeededTask(bandit(), seed=3, steps=6)
-    first = agent.train(seeded)
-    agent.train(SeededTask(bandit(), seed=4, steps=3))  # the environments are used in between
-    again = agent.train(seeded)
+    spec = task(seed=3, steps=6)
+    first = agent.train(spec)
+    agent.train(task(seed=4, steps=3))  # the environments are used in between
+    again = agent.train(spec)
     assert first.finite
     assert first.metrics == again.metrics
     assert_same(first.meta_gradient, again.meta_gradient)
     assert_same(weights, encoder.get_weights())
-    other = agent.train(SeededTask(bandit(), seed=5, steps=6))
+    other = agent.train(task(seed=5, steps=6))
     assert other.metrics["loss"] != first.metrics["loss"]
 
 
 def test_a_task_run_on_a_real_game_is_too():
     pool = EnvironmentPool(lambda game: AtariEnvironment(game, copies=2, sticky_actions=0.25))
-    agent = runner(encoder=mnih_2013(filters=(4, 4), units=8), environment_pool=pool)
-    seeded = SeededTask(Game("breakout"), seed=3, steps=4)
-    first = agent.train(seeded)
-    agent.train(SeededTask(Game("breakout"), seed=4, steps=3))
-    assert_same(first.meta_gradient, agent.train(seeded).meta_gradient)
+    agent = problem(mnih_2013(filters=(4, 4), units=8), [Game("breakout")], environment_pool=pool)
+    spec = task(seed=3, steps=4, index=0)
+    first = agent.train(spec)
+    agent.train(task(seed=4, steps=3, index=0))
+    assert_same(first.meta_gradient, agent.train(spec).meta_gradient)
 
 
 def test_games_with_other_actions_share_the_encoder():
-    agent = runner()
+    agent = problem()
     for actions in (2, 5):
-        trained = agent.train(SeededTask(bandit(actions), seed=1, steps=3))
+        trained = agent.train(task(seed=1, steps=3, index=actions - 2))
         assert len(trained.meta_gradient) == len(agent.encoder.trainable_variables)
         assert trained.metrics["gradient_steps"] == 3
         _, parameters = agent.adapt(f"bandit{actions}", seed=1, steps=2)
@@ -101,8 +82,8 @@ def test_games_with_other_actions_share_the_encoder():
 
 
 def test_groups_are_one_batch():
-    agent = runner(environment_pool=bandits(copies=2, groups=2))
-    evaluation = agent.evaluate(SeededTask(bandit(), seed=1, steps=4))
+    agent = problem(environment_pool=bandits(copies=2, groups=2))
+    evaluation = agent.evaluate(task(seed=1, steps=4))
     assert evaluation.copies == 4
     assert evaluation.frames_per_update == 4 * 5
     assert evaluation.updates == 4
@@ -137,9 +118,10 @@ def test_screens_actions_and_rewards_belong_together(groups):
 
 def test_reptile_gets_the_end_of_training():
     encoder = small_encoder()
-    seeded = SeededTask(bandit(), seed=2, steps=5)
-    update = runner(leap_tf.Reptile(), encoder).train(seeded).meta_gradient
-    _, trained = runner(leap_tf.Reptile(), encoder).adapt("bandit4", seeded.seed, seeded.steps)
+    spec = task(seed=2, steps=5)
+    agent = problem(encoder, learner=leap_tf.Reptile())
+    update = agent.train(spec).meta_gradient
+    _, trained = agent.adapt("bandit4", spec.seed, spec.steps)
     moved = [start - end.numpy() for start, end in zip(encoder.get_weights(), trained)]
     assert_same(update, moved)
 
@@ -187,9 +169,9 @@ def test_the_path_is_made_of_unrolls_and_their_loss():
 
 def test_without_learning_the_policy_stays_as_it_is():
     encoder = small_encoder()
-    seeded = SeededTask(bandit(), seed=2, steps=5)
-    control, parameters = runner(encoder=encoder).adapt("bandit4", 2, 5, learning=False)
-    still = runner(encoder=encoder, inner_optimizer=keras.optimizers.SGD(0.0)).evaluate(seeded)
+    spec = task(seed=2, steps=5)
+    control, parameters = problem(encoder).adapt("bandit4", 2, 5, learning=False)
+    still = problem(encoder, inner_optimizer=keras.optimizers.SGD(0.0)).evaluate(spec)
     np.testing.assert_array_equal(control.rewards, still.rewards)
     assert control.episodes == still.episodes
     assert control.losses.size == control.entropies.size == 0
@@ -199,14 +181,12 @@ def test_without_learning_the_policy_stays_as_it_is():
 
 def test_a_task_run_can_start_from_another_encoder():
     first, other = small_encoder(), small_encoder()
-    seeded = SeededTask(bandit(), seed=2, steps=3)
-    from_other, parameters = runner(encoder=first).adapt(
-        "bandit4", 2, 3, encoder=other.get_weights()
-    )
-    expected, expected_parameters = runner(encoder=other).adapt("bandit4", 2, 3)
+    spec = task(seed=2, steps=3)
+    from_other, parameters = problem(first).adapt("bandit4", 2, 3, encoder=other.get_weights())
+    expected, expected_parameters = problem(other).adapt("bandit4", 2, 3)
     np.testing.assert_array_equal(from_other.losses, expected.losses)
     assert_same(parameters, expected_parameters)
-    assert runner(encoder=first).evaluate(seeded).losses[0] != expected.losses[0]
+    assert problem(first).evaluate(spec).losses[0] != expected.losses[0]
 
 
 def test_fresh_value_heads_have_the_norm_that_was_asked_for():
@@ -220,17 +200,17 @@ def test_fresh_value_heads_have_the_norm_that_was_asked_for():
         assert not np.any(policy_bias)
         assert not np.any(bias)
     with pytest.raises(ValueError, match=r"value_gain is a norm, at least 0, and is -1.0"):
-        runner(value_gain=-1.0)
+        problem(value_gain=-1.0)
 
 
 def test_a_value_head_of_zeros_leaves_the_encoder_alone_at_the_first_update():
     """Only the policy's gradient reaches it, and that is small as the policy's head is."""
     moved = {}
     for gain in (0.0, 1.0):
-        agent = runner(
-            leap_tf.Reptile(), value_gain=gain, inner_optimizer=keras.optimizers.SGD(1.0)
+        agent = problem(
+            learner=leap_tf.Reptile(), value_gain=gain, inner_optimizer=keras.optimizers.SGD(1.0)
         )
-        trained = agent.train(SeededTask(bandit(), seed=3, steps=1))
+        trained = agent.train(task(seed=3, steps=1))
         moved[gain] = float(tf.linalg.global_norm(trained.meta_gradient))
     assert 0 < moved[0.0] < 0.05 * moved[1.0]
 
@@ -241,11 +221,11 @@ def test_task_runs_report_progress_and_can_be_stopped():
     def on_update(progress):
         seen.append(progress)
         if progress.update == 3:
-            raise TaskRunStoppedError(progress.game, progress.update)
+            raise TaskRunStoppedError(progress)
 
-    observed = runner(on_update=on_update)
+    observed = problem(on_update=on_update)
     with pytest.raises(TaskRunStoppedError, match="bandit4 was stopped after 3 updates"):
-        observed.train(SeededTask(bandit(), seed=2, steps=9))
+        observed.train(task(seed=2, steps=9))
     assert seen == [("bandit4", update, 9, update * 5 * 4) for update in (1, 2, 3)]
     with pytest.raises(TaskRunStoppedError):
         observed.adapt("bandit4", seed=2, steps=9, on_update=on_update)
@@ -262,8 +242,8 @@ def test_groups_play_the_same_games(sticky_actions):
             return AtariEnvironment(game, copies, sticky_actions=sticky_actions)
 
         pool = EnvironmentPool(make, groups)
-        agent = runner(encoder=mnih_2013(filters=(4, 4), units=8), environment_pool=pool)
-        found.append(agent.evaluate(SeededTask(Game("breakout"), seed=3, steps=3)))
+        encoder = mnih_2013(filters=(4, 4), units=8)
+        found.append(problem(encoder, environment_pool=pool).adapt("breakout", 3, steps=3)[0])
     one, two = found
     np.testing.assert_array_equal(one.rewards, two.rewards)
     np.testing.assert_allclose(one.losses, two.losses, rtol=1e-5)
@@ -272,65 +252,64 @@ def test_groups_play_the_same_games(sticky_actions):
 class StillEncoder(leap_tf.NoMetaLearning):
     """Does not change the variables that it observes."""
 
-    def direction(self, gradients, own):
+    def direction(self, gradients, learner_values):
         return [None] * len(gradients)
 
 
 def test_a_direction_of_the_learner_is_taken():
     encoder = small_encoder()
-    still = runner(StillEncoder(), encoder)
+    still = problem(encoder, learner=StillEncoder())
     _, values = still.adapt("bandit4", seed=2, steps=5)
     assert_same(encoder.get_weights(), values[: len(encoder.trainable_variables)])
     assert np.any(values[-1])  # the heads learned
 
 
 def test_results_can_be_sent_and_read():
-    agent = runner()
-    trained = agent.train(SeededTask(bandit(), seed=2, steps=5))
-    run = trained.evaluation
-    assert (run.game, run.seed, run.updates) == ("bandit4", 2, 5)
-    assert run.seconds > 0
-    again = TrainedGame.from_parts(trained.parts(), agent.meta_variables, agent.lasting_state)
+    agent = problem()
+    trained = agent.train(task(seed=2, steps=5))
+    again = decode(encode(trained), TrainedGame)
+    training_job(agent).check(again)
     assert_same(again.meta_gradient, trained.meta_gradient)
     assert again.metrics == trained.metrics
-    evaluated = agent.evaluate(SeededTask(bandit(), seed=2, steps=5))
-    for run in (trained.evaluation, evaluated):
-        read = GameEvaluation.from_parts(run.parts())
-        assert read.episodes == run.episodes
+    evaluated = agent.evaluate(task(seed=2, steps=5))
+    assert (evaluated.game, evaluated.seed, evaluated.updates) == ("bandit4", 2, 5)
+    for run, read in (
+        (trained.evaluation, again.evaluation),
+        (evaluated, decode(encode(evaluated), GameEvaluation)),
+    ):
         assert len(read.episodes) > 0
+        assert read.episodes == run.episodes
+        assert read.seconds > 0
         assert (read.seconds, read.path_length) == (run.seconds, run.path_length)
         assert_same([read.losses, read.rewards], [run.losses, run.rewards])
 
 
 def test_results_of_another_kind_are_refused():
-    agent = runner()
-    parts = agent.train(SeededTask(bandit(), seed=2, steps=2)).parts()
-    for plain, message in (
-        (None, "has no evaluation"),
-        ({**parts.plain["evaluation"], "episodes": [["high", 3]]}, "not an episode"),
-        ({**parts.plain["evaluation"], "copies": None}, "copies of a result is NoneType"),
+    trained = problem().train(task(seed=2, steps=2))
+    for evaluation, message in (
+        (None, "evaluation must be GameEvaluation, and is 'None'"),
+        (replace(trained.evaluation, episodes=[("high", 3)]), "score must be float"),
+        (replace(trained.evaluation, copies=None), "copies must be int, and is 'None'"),
     ):
         with pytest.raises(SerializationError, match=message):
-            TrainedGame.from_parts(
-                Parts({**parts.plain, "evaluation": plain}, parts.arrays), agent.meta_variables, []
-            )
+            decode(encode(replace(trained, evaluation=evaluation)), TrainedGame)
 
 
 def test_divergence_is_reported():
-    agent = runner(inner_optimizer=keras.optimizers.SGD(1e30))
-    assert not agent.train(SeededTask(bandit(), seed=2, steps=4)).finite
+    agent = problem(inner_optimizer=keras.optimizers.SGD(1e30))
+    assert not agent.train(task(seed=2, steps=4)).finite
 
 
 def test_learners_that_cannot_play_are_refused():
     with pytest.raises(ValueError, match="needs query batches"):
-        runner(leap_tf.MAML())
+        problem(learner=leap_tf.MAML())
     with pytest.raises(ValueError, match="use SequentialLearner with"):
-        runner(leap_tf.JointTraining())
+        problem(learner=leap_tf.JointTraining())
 
 
 def test_an_unroll_without_steps_is_refused():
     with pytest.raises(ValueError, match="unroll must be at least 1, and is 0"):
-        runner(unroll=0)
+        problem(unroll=0)
 
 
 def test_a_pool_makes_environments_once_for_each_user():
@@ -351,5 +330,5 @@ def test_a_pool_makes_environments_once_for_each_user():
     with pool.borrow("b", 3):
         pass
     assert made == ["a", "a", "b", "b"]
-    with pytest.raises(ValueError, match="groups must be at least 1, and is 0"):
+    with pytest.raises(ValueError, match="groups must be at least 1 and below 2³¹, and is 0"):
         EnvironmentPool(make, groups=0)
