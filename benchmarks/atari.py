@@ -19,7 +19,6 @@ wall times would be that of CPU times.
 
 import argparse
 import collections
-import itertools
 import os
 import statistics
 import time
@@ -35,17 +34,21 @@ leap_tf.configure_threads()
 
 import keras
 import numpy as np
-from leap_tf.atari.agent import ActorCriticAgent
-from leap_tf.atari.encoder import actor_critic, mnih_2013, trained_variables
-from leap_tf.atari.environment import AtariEnvironment
-from leap_tf.atari.loss import ActorCriticLoss
-from leap_tf.atari.rmsprop import RMSProp
 from leap_tf.atari.traced_agent import TracedAgent
-from leap_tf.atari.visit import play, train_on
 from tf_agents.drivers import dynamic_step_driver
 from tf_agents.environments import tf_py_environment
 from tf_agents.replay_buffers import tf_uniform_replay_buffer
 from tf_agents.utils import common
+
+from leap_tf.atari import (
+    ActorCriticAgent,
+    ActorCriticLoss,
+    AtariEnvironment,
+    RMSProp,
+    actor_critic,
+    mnih_2013,
+    trained_variables,
+)
 
 COPIES, UNROLL = 32, 5
 
@@ -84,21 +87,26 @@ class Visits:
             if not self._loops:
                 model = actor_critic(encoder, environments[0].actions)
                 shared = range(len(encoder.trainable_variables))
-                agent = TracedAgent(model, RMSProp(), learner, shared, ActorCriticLoss())
+                agent = TracedAgent(model, RMSProp(), learner, shared, loss=ActorCriticLoss())
             parameters = [variable.value + 0 for variable in trained_variables(model)]
-            steps = [environment.reset() for environment in environments]
-            random = np.random.default_rng(0)
-            self._loops.append(
-                train_on(environments, steps, agent, agent.start(parameters), [], UNROLL, random)
-            )
+            collector = UnrollCollector(environments, agent, UNROLL, seed=0)
+            self._loops.append(_updates(collector, agent, agent.start(parameters)))
         self._threads = ThreadPoolExecutor(visits)
 
     def run(self, updates):
         list(self._threads.map(self._train, self._loops, [updates] * self.visits))
 
     def _train(self, loop, updates):
-        for update in itertools.islice(loop, updates):
-            float(update.report.loss)
+        for _ in range(updates):
+            float(next(loop).total)
+
+
+def _updates(collector, agent, state):
+    """Yields the loss of one update after the other, without end."""
+    while True:
+        unroll, _ = collector.collect(state.parameters)
+        state, loss = agent.update(state, [], unroll)
+        yield loss
 
 
 class Driver:
@@ -188,12 +196,11 @@ def parts(game, rounds, repeats=10):
     model = actor_critic(encoder, environment.actions)
     shared = range(len(encoder.trainable_variables))
     agents = {
-        name: TracedAgent(model, RMSProp(), learner, shared, ActorCriticLoss())
+        name: TracedAgent(model, RMSProp(), learner, shared, loss=ActorCriticLoss())
         for name, learner in (("Leap", leap_tf.Leap()), ("no path", leap_tf.NoMetaLearning()))
     }
     parameters = [variable.value + 0 for variable in trained_variables(model)]
-    steps, random = [environment.reset()], np.random.default_rng(0)
-    unroll, _ = play([environment], steps, agents["Leap"], parameters, UNROLL, random)
+    unroll, _ = UnrollCollector([environment], agents["Leap"], UNROLL, seed=0).collect(parameters)
     states = {name: agent.start(parameters) for name, agent in agents.items()}
     noise = np.zeros((COPIES, environment.actions), np.float32)
     actions = np.zeros(COPIES, np.int32)
@@ -210,11 +217,11 @@ def parts(game, rounds, repeats=10):
         ),
         "update, Leap watching": (
             1,
-            lambda: float(agents["Leap"].update(states["Leap"], [], unroll)[1].loss),
+            lambda: float(agents["Leap"].update(states["Leap"], [], unroll)[1].total),
         ),
         "update, no path": (
             1,
-            lambda: float(agents["no path"].update(states["no path"], [], unroll)[1].loss),
+            lambda: float(agents["no path"].update(states["no path"], [], unroll)[1].total),
         ),
     }
     found = collections.defaultdict(list)
