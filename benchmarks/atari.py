@@ -49,6 +49,16 @@ from leap_tf.atari import (
     mnih_2013,
     trained_variables,
 )
+from leap_tf.atari.actor_critic import (
+    ActorCriticLoss,
+    RMSProp,
+    actor_critic,
+    mnih_2013,
+    trained_variables,
+)
+from leap_tf.atari.environments import AtariEnvironment
+from leap_tf.atari.inner_loop import TracedAgent, UnrollCollector
+from leap_tf.atari.tf_agents import ActorCriticAgent
 
 COPIES, UNROLL = 32, 5
 
