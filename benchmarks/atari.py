@@ -34,6 +34,11 @@ leap_tf.configure_threads()
 
 import keras
 import numpy as np
+from tf_agents.drivers import dynamic_step_driver
+from tf_agents.environments import tf_py_environment
+from tf_agents.replay_buffers import tf_uniform_replay_buffer
+from tf_agents.utils import common
+
 from leap_tf.atari.actor_critic import (
     ActorCriticLoss,
     RMSProp,
@@ -44,10 +49,6 @@ from leap_tf.atari.actor_critic import (
 from leap_tf.atari.environments import AtariEnvironment
 from leap_tf.atari.inner_loop import TracedAgent, UnrollCollector
 from leap_tf.atari.tf_agents import ActorCriticAgent
-from tf_agents.drivers import dynamic_step_driver
-from tf_agents.environments import tf_py_environment
-from tf_agents.replay_buffers import tf_uniform_replay_buffer
-from tf_agents.utils import common
 
 COPIES, UNROLL = 32, 5
 
