@@ -1,4 +1,4 @@
-"""What the runs of a study came to: means over held-out tasks, curves, estimates over seeds."""
+"""The tables of a study's runs, as the pages of a report read them.
 
 import dataclasses
 import pathlib
