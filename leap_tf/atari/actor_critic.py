@@ -4,11 +4,11 @@ The encoder of Mnih et al. 2013 is meta-learned and shared by all games. The hea
 "value" belong to one game, since games differ in their number of actions. The loss is that of one
 unroll of T transitions. Arrays are time-major, [T, B] for B copies of a game:
 
-    step type      S_t        is_last[t]: the observation s_t is the last one of its episode
-    action         a_t        taken at s_t; ignored by the environment if s_t is last
-    reward         r_{t+1}    reward of the transition, `rewards[t]`
-    discount       γ_{t+1}    γ, or 0 if s_{t+1} is terminal, `discounts[t]`
-    value          V_t        the critic's value of s_t, t = 0 … T
+    is_last[t]      whether the observation s_t is the last one of its episode
+    actions[t]      a_t, taken at s_t; ignored by the environment if s_t is last
+    rewards[t]      r_{t+1}, of the transition
+    discounts[t]    γ_{t+1}, 0 if s_{t+1} is terminal
+    values[t]       V_t, the critic's value of s_t, t = 0 … T
 
 The transition from a LAST step to the FIRST step of the next episode is not part of a game and is
 masked. An episode that a time limit cuts off also ends in a LAST step, but its discount stays γ:
@@ -94,11 +94,9 @@ def actor_critic(encoder: keras.Model, actions: int) -> keras.Model:
 
 
 def trained_agent(encoder: keras.Model, parameters: Sequence[tf.Tensor]) -> keras.Model:
-    """Builds an actor-critic with the given values. It shares no variables with the encoder.
+    """Builds an actor-critic from the architecture of an encoder and the values of all variables.
 
-    Args:
-        encoder: the model that defines the architecture.
-        parameters: one tensor per variable of `trained_variables`.
+    The values are in the order of `trained_variables`. The encoder's variables are not shared.
     """
     actions = parameters[-3].shape[-1]
     model = actor_critic(keras.models.clone_model(encoder), actions)
@@ -117,15 +115,10 @@ def trained_variables(model: keras.Model) -> list[keras.Variable]:
 def fresh_heads(
     model: keras.Model, seed: int, value_gain: float = _GAINS["value"]
 ) -> list[tf.Tensor]:
-    """Draws new values for the heads of an actor-critic, which is not changed.
+    """Returns new values for the heads of an actor-critic, in the order of `trained_variables`.
 
-    Args:
-        model: built by `actor_critic`.
-        seed: determines the values, on any thread.
-        value_gain: Euclidean norm of the value head's weights.
-
-    Returns:
-        One tensor per variable of the heads, in the order of `trained_variables`.
+    The seed determines them, on any thread. `value_gain` is the Euclidean norm of the value head's
+    weights. The model is not changed.
     """
     values = []
     for name, gain in (_GAINS | {"value": value_gain}).items():
@@ -138,15 +131,10 @@ def fresh_heads(
 def forward(
     model: keras.Model, parameters: Sequence[tf.Tensor], screens: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Runs an actor-critic on screens with other values of its variables.
+    """Runs an actor-critic with other values of its `trained_variables`.
 
-    Args:
-        model: built by `actor_critic`.
-        parameters: one tensor per variable of `trained_variables`.
-        screens: [batch, height, width, 3] uint8.
-
-    Returns:
-        Logits [batch, actions] and values [batch].
+    The screens are [batch, height, width, 3] uint8. Returns logits [batch, actions] and values
+    [batch].
     """
     mapping = list(zip(trained_variables(model), parameters, strict=True))
     with keras.StatelessScope(state_mapping=mapping):
@@ -160,10 +148,7 @@ def _initializer(name, seed, gain):
 
 @dataclasses.dataclass(frozen=True)
 class ActorCriticLoss:
-    """Weights of the loss.
-
-    Appendix H of the Leap paper gives discount and entropy cost, but neither the weight of the
-    critic nor the reduction. The mean does not depend on the number of copies.
+    """Weights of the loss. The paper gives discount and entropy cost, but not the other two.
 
     Args:
         discount: γ.

@@ -1,5 +1,6 @@
 """The Atari commands: meta-train, evaluate, compare, and screen games."""
 
+import contextlib
 import hashlib
 import json
 import pathlib
@@ -60,7 +61,7 @@ def train(
     with pool.open(AtariStudyFactory(config)) as opened:
         log = TaskRunLog(run.path / "task_runs.jsonl")
         options = {"pool": opened} if opened else {}  # or the one of the configuration
-        study = configured_study(report=log, on_update=ProgressLog(), **options)
+        study = configured_study(on_result=log, on_update=ProgressLog(), **options)
         run.claim(config)
         if opened:
             opened.start()
@@ -70,9 +71,7 @@ def train(
             configured_meta_train(study=study, run=run)
         cache.clear()
     write_atomically(run.operative_config, operative_configuration())
-    print(
-        f"Encoder, metrics and logs are in {run.path}. Evaluate the run with bin/atari_evaluate.py."
-    )
+    print(f"Encoder, metrics and logs are in {run.path}. Evaluate with bin/atari_evaluate.py.")
 
 
 def evaluate(gin_params: Sequence[str], output_dir: Path) -> None:
@@ -87,9 +86,7 @@ def evaluate(gin_params: Sequence[str], output_dir: Path) -> None:
         RunDirectoryError: the folder holds no finished run.
     """
     run = RunDirectory(output_dir)
-    prefix = "atari_evaluate."
-    others = [binding for binding in gin_params if not binding.strip().startswith(prefix)]
-    if others:
+    if others := [each for each in gin_params if not each.strip().startswith("atari_evaluate.")]:
         raise ConfigurationError(
             "Agents are evaluated with the settings of their run, so that an evaluation can be "
             f"resumed. Only atari_evaluate can be bound here, not {others}."
@@ -98,12 +95,9 @@ def evaluate(gin_params: Sequence[str], output_dir: Path) -> None:
     run.require_initialization()
     run.lock_out_others()
     progress = ProgressLog()
-    with exit_on_signals(progress.stop):
-        try:
-            print(configured_evaluate(study=configured_study(), run=run, on_update=progress))
-        except TaskRunStoppedError:
-            return
-    print(f"All agents, the summary and plots are in {run.path}.")
+    with exit_on_signals(progress.stop), contextlib.suppress(TaskRunStoppedError):
+        print(configured_evaluate(study=configured_study(), run=run, on_update=progress))
+        print(f"All agents, the summary and plots are in {run.path}.")
 
 
 def compare(runs: Sequence[str], output_dir: Path) -> None:
@@ -158,8 +152,8 @@ def screen(
         check_game(game)
         for seed in seeds:
             config = read_configuration(gin_files, [*gin_params, f"atari_study.seed = {seed}"])
-            trainer = configured_study().trainer
-            steps = updates or trainer.problem.setup.steps_per_task
+            problem = configured_study().trainer.problem
+            steps = updates or problem.setup.steps_per_task
             line = {
                 "game": game,
                 "seed": seed,
@@ -169,7 +163,7 @@ def screen(
             }
             if _key(line) in done:
                 continue
-            line |= _against_random_play(trainer.problem, game, seed, steps)
+            line |= _against_random_play(problem, game, seed, steps)
             print(
                 f"{game}, seed {seed}: {line['final_reward']:.1f} per 1000 steps in the last "
                 f"quarter of {line['frames']:,} frames, random play "
@@ -189,8 +183,10 @@ def _key(line):
 
 def _fingerprint(config: str) -> str:
     """Returns a hash of the settings that affect a single agent."""
-    settings = [item for item in bindings_of(config).items() if not _OF_THE_STUDY.match(item[0])]
-    return hashlib.sha256(json.dumps(sorted(settings)).encode()).hexdigest()
+    settings = sorted(
+        item for item in bindings_of(config).items() if not _OF_THE_STUDY.match(item[0])
+    )
+    return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
 
 
 def _against_random_play(problem: AtariProblem, game: str, seed: int, steps: int) -> dict:

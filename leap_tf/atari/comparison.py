@@ -8,7 +8,7 @@ the first run that has them.
 
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import keras
 import matplotlib.figure
@@ -48,9 +48,7 @@ def compare(runs: Sequence[tuple[str, pathlib.Path]], output_dir: pathlib.Path) 
     """
     for method, path in runs:
         if method in CONTROLS:
-            raise ValueError(
-                f"{method!r} is the name of a control. Give the method of {path} another name."
-            )
+            raise ValueError(f"{method!r} is the name of a control. Rename the method of {path}.")
     folders = [(method, _evaluation_folder(path)) for method, path in runs]
     lengths = {folder.name for _, folder in folders}
     if len(lengths) > 1:
@@ -58,9 +56,8 @@ def compare(runs: Sequence[tuple[str, pathlib.Path]], output_dir: pathlib.Path) 
             f"Only agents with equal numbers of updates can be compared, not {sorted(lengths)}."
         )
     first = json.loads((folders[0][1] / "summary.json").read_text())
-    groups = {group: list(games) for group, games in first["groups"].items()}
     agents: dict[str, dict[str, list[GameEvaluation]]] = {}
-    for game in {game for names in groups.values() for game in names}:
+    for game in {game for games in first["groups"].values() for game in games}:
         kinds: dict[str, list[GameEvaluation]] = {}
         for method, folder in folders:
             kinds.setdefault(method, []).extend(_read_cells(folder, LEARNED, game))
@@ -68,12 +65,12 @@ def compare(runs: Sequence[tuple[str, pathlib.Path]], output_dir: pathlib.Path) 
             found = (_read_cells(folder, control, game) for _, folder in folders)
             kinds[control] = next(filter(None, found), [])
         agents[game] = {kind: of_kind for kind, of_kind in kinds.items() if of_kind}
-    return write_comparison(agents, groups, output_dir, first["target_scores"])
+    return write_comparison(agents, first["groups"], output_dir, first["target_scores"])
 
 
 def write_comparison(
     games: Mapping[str, Agents],
-    groups: Mapping[str, Sequence[str]],
+    groups: Mapping[str, Iterable[str]],
     folder: pathlib.Path,
     target_scores: Mapping[str, float],
 ) -> str:
@@ -82,7 +79,7 @@ def write_comparison(
     Args:
         games: agents of each game.
         groups: names of the games of each group.
-        folder: the folder to write.
+        folder: where to write.
         target_scores: for some games, the score of "frames to score".
     """
     figures = {
@@ -247,13 +244,9 @@ def _reached(figure, quantity):
 
 
 def plot_learning_curves(games: Mapping[str, Agents], path: pathlib.Path) -> None:
-    """Plots the clipped reward and, below it, the score of finished games over frames.
+    """Plots the clipped reward and, below it, the score of finished games over frames, as a PNG.
 
-    Lines are means over the agents, bands are one standard error.
-
-    Args:
-        games: agents of each game.
-        path: the PNG file to write.
+    Lines are means over the agents of each game, bands are one standard error.
     """
     figure = matplotlib.figure.Figure(figsize=(4.2 * len(games), 6.4), layout="constrained")
     axes = figure.subplots(2, len(games), squeeze=False)

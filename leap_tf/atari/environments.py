@@ -5,10 +5,10 @@ with clipped rewards and discounts, and records the raw scores of whole games.
 
     step(action) = send(action), receive()
 
-Between the two calls the game may work on threads of its own while the caller does something else.
-The step after the end of an episode ignores its action and starts the next episode (LAST → FIRST in
-TF-Agents). If an episode ends with the loss of a life and the game continues, that step is played
-with the action, and its reward counts for the score only.
+Between the two calls the game may work on threads of its own. The step after the end of an episode
+ignores its action and starts the next episode (LAST → FIRST in TF-Agents). If an episode ends with
+the loss of a life and the game continues, that step is played with the action, and its reward
+counts for the score only.
 """
 
 import abc
@@ -23,13 +23,12 @@ from typing import NamedTuple
 import numpy as np
 from ale_py import roms
 from ale_py.vector_env import AtariVectorEnv
-from gymnasium.vector import AutoresetMode
 from tf_agents.environments import py_environment
 from tf_agents.specs import array_spec
 from tf_agents.trajectories import time_step as ts
 from tf_agents.typing import types
 
-# These games need two or more players; the vector environment ends the process instead of raising.
+# These games need two or more players. The emulator ends the process instead of raising.
 MULTI_PLAYER_GAMES = frozenset({"combat", "joust", "maze_craze", "warlords"})
 
 
@@ -76,6 +75,11 @@ class ScreenEnvironment(py_environment.PyEnvironment, abc.ABC):
         ValueError: a count or size is below 1, or `reward_clip` is not positive.
     """
 
+    _ended: np.ndarray
+    _scores: np.ndarray
+    _steps: int
+    _episodes: list[Episode]
+
     def __init__(
         self,
         copies: int,
@@ -97,9 +101,6 @@ class ScreenEnvironment(py_environment.PyEnvironment, abc.ABC):
         self._image_size = image_size
         self._next_seed: int | None = seed
         self._waiting = False
-        self._episodes: list[Episode]
-        self._ended: np.ndarray
-        self._clear()
 
     @abc.abstractmethod
     def start_games(self, seed: int | None) -> np.ndarray:
@@ -160,8 +161,7 @@ class ScreenEnvironment(py_environment.PyEnvironment, abc.ABC):
 
     def take_episodes(self) -> list[Episode]:
         """Returns the games that ended since the last call or reset."""
-        episodes = self._episodes
-        self._episodes = []
+        episodes, self._episodes = self._episodes, []
         return episodes
 
     def _reset(self) -> ts.TimeStep:
@@ -170,15 +170,12 @@ class ScreenEnvironment(py_environment.PyEnvironment, abc.ABC):
             self._waiting = False
         screens = self.start_games(self._next_seed)
         self._next_seed = None
-        self._clear()
-        return ts.restart(screens, batch_size=self._copies)
-
-    def _clear(self):
         self._ended = np.zeros(self._copies, bool)
         self._scores = np.zeros(self._copies)
         self._steps = 0
         self._episodes = []
         self.raw_reward = np.zeros(self._copies)
+        return ts.restart(screens, batch_size=self._copies)
 
     def _step(self, action) -> ts.TimeStep:
         self.send(action)
@@ -238,19 +235,14 @@ class AtariEnvironment(ScreenEnvironment):
         _check_counts(0, no_op_max=no_op_max)
         if not 0.0 <= sticky_actions <= 1.0:
             raise ValueError(f"sticky_actions is a probability, 0 to 1, and is {sticky_actions}.")
-        self.game = game
         self._life_loss_ends = life_loss_ends
         self._emulator = AtariVectorEnv(
             game,
             copies,
-            batch_size=0,  # a step waits for all copies
             num_threads=emulator_threads,
-            thread_affinity_offset=-1,
             max_num_frames_per_episode=max_frames,
             repeat_action_probability=sticky_actions,
             full_action_space=all_actions,
-            continuous=False,
-            autoreset_mode=AutoresetMode.NEXT_STEP,
             img_height=image_size,
             img_width=image_size,
             grayscale=False,
@@ -258,7 +250,6 @@ class AtariEnvironment(ScreenEnvironment):
             frameskip=frame_skip,
             maxpool=max_pool,
             noop_max=no_op_max,
-            episodic_life=False,  # True would restart the whole game when a life is lost
             life_loss_info=life_loss_ends,
             reward_clipping=False,  # the emulator can only clip to ± 1
             use_fire_reset=fire_on_reset,
@@ -289,7 +280,7 @@ class EnvironmentPool:
     """Environments of all games, created when a game is first played and then kept for reuse.
 
     Creating an environment takes seconds. Threads that play at the same time have different ones.
-    Which one a thread gets does not affect results, because every use starts with a seeded reset.
+    Every use starts with a seeded reset, so results do not depend on which one a thread gets.
 
     Args:
         make_environment: called as make_environment(game=name).
@@ -317,8 +308,8 @@ class EnvironmentPool:
         """
         with self._lock:
             idle = self._idle[game]
-            environments = idle.pop() if idle else None
-        if environments is None:
+            environments = idle.pop() if idle else []
+        if not environments:
             environments = [self._make_environment(game=game) for _ in range(self._groups)]
         copies = 0
         for environment in environments:
@@ -354,10 +345,7 @@ def available_games() -> list[str]:
 
 
 def check_game(name: str) -> None:
-    """Raises ValueError if a game is unknown or needs several players.
-
-    The emulator itself ends the process on some names.
-    """
+    """Raises ValueError if a game is unknown or needs several players."""
     if name in MULTI_PLAYER_GAMES:
         raise ValueError(f"{name!r} is a game for several players, which the emulator cannot run.")
     available = available_games()

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from leap_tf.atari.environments import Episode
 
-_CURVES = ("losses", "entropies", "rewards", "raw_rewards")
+CURVES = ("losses", "entropies", "rewards", "raw_rewards")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +113,7 @@ class GameEvaluation:
     def as_record(self) -> dict:
         """Returns the evaluation as plain numbers, with curves rounded to five digits."""
         record = dataclasses.asdict(self)
-        for name in _CURVES:
+        for name in CURVES:
             record[name] = [round(float(value), 5) for value in record[name]]
         record["episodes"] = [list(episode) for episode in self.episodes]
         return record
@@ -121,7 +121,7 @@ class GameEvaluation:
     @classmethod
     def from_record(cls, record: Mapping) -> "GameEvaluation":
         """Reads the result of `as_record`."""
-        arrays = {name: np.array(record[name]) for name in _CURVES}
+        arrays = {name: np.array(record[name]) for name in CURVES}
         episodes = tuple(Episode(score, int(steps)) for score, steps in record["episodes"])
         return cls(**{**record, **arrays, "episodes": episodes})
 

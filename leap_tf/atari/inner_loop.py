@@ -9,9 +9,8 @@
     act(parameters, screens, noise)        → actions
     update(state, learner_values, unroll)  → state, loss of the unroll before the update
 
-Parameters, optimizer slots and the meta-learner's memory are in the state, so any number of threads
-can share an agent. An update is one gradient step of the agent and one point of the gradient path:
-the point's loss is that of the unroll.
+Any number of threads can share an agent. An update is one gradient step of the agent and one point
+of the gradient path: the point's loss is that of the unroll.
 """
 
 from collections.abc import Sequence
@@ -38,8 +37,7 @@ class Unroll(NamedTuple):
     """T transitions of B copies of a game, time-major.
 
     Attributes:
-        screens: uint8 screens of steps 0 to T. The screens of a step may be split into several
-            consecutive tensors, one per group of copies.
+        screens: uint8 screens of steps 0 to T, in one tensor per step and group of copies.
         actions: [T, B] int32.
         rewards, discounts: [T, B] float32, of the transitions; discounts are the environment's.
         is_last: [T + 1, B] bool.
@@ -67,7 +65,7 @@ class TracedAgent:
         model: built by `actor_critic`.
         optimizer: the inner optimizer.
         learner: the meta-learner, already built.
-        meta_indices: indices of those of `trained_variables(model)` that the learner observes.
+        meta_indices: which of `trained_variables(model)` the learner observes.
         loss: weights of the agent's loss.
     """
 
@@ -141,7 +139,7 @@ class UnrollCollector:
     """Plays a game with an agent, one unroll at a time.
 
     The constructor resets the environments, which must have been seeded. The unrolls are then a
-    function of the seeds and the parameters, whatever the environments were used for before.
+    function of the seeds and the parameters.
 
     Args:
         environments: groups of copies of one game.

@@ -1,9 +1,9 @@
 """Games as tasks of meta-learning: the problem that `MetaTrainer` meta-learns an encoder on.
 
 A task run is the training of one agent on one game. It starts from the encoder's present values
-with new heads and changes no variable, so any number of threads can use one runner. It begins with
+with new heads and changes no variable, so any number of threads can use one problem. It begins with
 a seeded reset and derives all random numbers from its seed, so it is a function of the encoder and
-the seed. Checkpoints therefore hold nothing of the environments.
+the seed, and checkpoints hold nothing of the environments.
 """
 
 import copy
@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from leap_tf.atari.actor_critic import ActorCriticLoss, actor_critic, fresh_heads, trained_variables
 from leap_tf.atari.environments import EnvironmentPool
-from leap_tf.atari.evaluation import GameEvaluation, GameEvaluations
+from leap_tf.atari.evaluation import CURVES, GameEvaluation, GameEvaluations
 from leap_tf.atari.inner_loop import AgentState, TracedAgent, UnrollCollector
 from leap_tf.errors import LeapError, whole_number
 from leap_tf.functional import check_optimizer
@@ -44,9 +44,8 @@ class TaskRunStoppedError(LeapError, RuntimeError):
     """
 
     def __init__(self, progress: Progress):
-        super().__init__(
-            f"Training on {progress.game} was stopped after {progress.update} updates."
-        )
+        game, update, *_ = progress
+        super().__init__(f"Training on {game} was stopped after {update} updates.")
 
 
 OnUpdate = Callable[[Progress], None]
@@ -145,9 +144,8 @@ class AtariProblem:
     def train(self, spec: TaskSpec) -> TrainedGame:
         """Trains an agent, and returns the learner's meta-gradient and the evaluation."""
         game = self.sampler.resolve(spec).name
-        agent, start, state, evaluation = self._run(
-            game, spec.seed, spec.steps, on_update=self._after_update
-        )
+        options = {"on_update": self._after_update}
+        agent, start, state, evaluation = self._run(game, spec.seed, spec.steps, **options)
         end = TaskEnd(agent.meta_learned(start), agent.meta_learned(state.parameters), ())
         update = self.learner.end_task(state.memory, end)
         numbers = [evaluation.losses, *update.meta_gradient]
@@ -210,10 +208,9 @@ class AtariProblem:
         game_seed, head_seed, action_seed = (
             int(number) for number in np.random.default_rng(seed).integers(2**30, size=3)
         )
-        if encoder is None:
-            encoder = [variable.value for variable in self.encoder.trainable_variables]
+        encoder = encoder or [variable.value for variable in self.encoder.trainable_variables]
         learner_values = [tf.convert_to_tensor(each.value) for each in self.learner_variables]
-        losses, entropies, rewards, raw_rewards = [], [], [], []
+        curves: dict[str, Any] = {name: [] for name in CURVES}
         with self.environment_pool.borrow(game, game_seed) as environments:
             agent = self._agent(environments[0].actions, evaluating)
             start = [
@@ -230,24 +227,22 @@ class AtariProblem:
                 unroll, raw_reward = collector.collect(state.parameters)
                 if learning:
                     state, loss = agent.update(state, learner_values, unroll)
-                    losses.append(float(loss.total))
-                    entropies.append(float(loss.entropy))
-                rewards.append(float(unroll.rewards.mean()))
-                raw_rewards.append(raw_reward)
+                    curves["losses"].append(float(loss.total))
+                    curves["entropies"].append(float(loss.entropy))
+                curves["rewards"].append(float(unroll.rewards.mean()))
+                curves["raw_rewards"].append(raw_reward)
                 if on_update:
                     on_update(Progress(game, update, steps, update * frames_per_update))
             episodes = [episode for each in environments for episode in each.take_episodes()]
             seconds = time.perf_counter() - started
+        curves = {name: np.array(values, np.float32) for name, values in curves.items()}
         evaluation = GameEvaluation(
             game=game,
             seed=seed,
             copies=copies,
             frames_per_update=frames_per_update,
             frame_skip=frame_skip,
-            losses=np.array(losses, np.float32),
-            entropies=np.array(entropies, np.float32),
-            rewards=np.array(rewards, np.float32),
-            raw_rewards=np.array(raw_rewards, np.float32),
+            **curves,
             episodes=tuple(sorted(episodes, key=lambda episode: episode.steps)),
             seconds=seconds,
         )

@@ -5,11 +5,10 @@ import os
 import pathlib
 import resource
 import sys
-import threading
 import time
 
-from leap_tf.atari.evaluation import GameEvaluation, curve
-from leap_tf.atari.problem import Progress, TaskRunStoppedError
+from leap_tf.atari.evaluation import curve
+from leap_tf.atari.problem import Progress, TaskRunStoppedError, TrainedGame
 
 
 class TaskRunLog:
@@ -27,10 +26,10 @@ class TaskRunLog:
     def __init__(self, path: str | os.PathLike, seconds: float = 10.0):
         self._path = pathlib.Path(path)
         self._print = _Printer(seconds, last=float("-inf"))
-        self._lock = threading.Lock()
 
-    def __call__(self, run: GameEvaluation) -> None:
-        """Logs a task run; may be called by any thread."""
+    def __call__(self, trained: TrainedGame) -> None:
+        """Logs a task run."""
+        run = trained.evaluation
         rewards = 1e3 * curve(run.rewards, min(10, run.updates))
         line = {
             "game": run.game,
@@ -48,14 +47,13 @@ class TaskRunLog:
             "peak_memory_mb": round(_peak_memory_mb()),
         }
         score = "no game finished" if run.score is None else f"score {run.score:.1f}"
-        with self._lock:
-            with self._path.open("a") as file:
-                file.write(json.dumps(line) + "\n")
-            self._print(
-                f"{run.game}: {run.frames:,} frames, {line['frames_per_second']:.0f} frames/s, "
-                f"{line['updates_per_second']:.1f} updates/s, reward {line['reward']:.1f} per 1000 "
-                f"steps, {score}"
-            )
+        with self._path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        self._print(
+            f"{run.game}: {run.frames:,} frames, {line['frames_per_second']:.0f} frames/s, "
+            f"{line['updates_per_second']:.1f} updates/s, reward {line['reward']:.1f} per 1000 "
+            f"steps, {score}"
+        )
 
 
 class ProgressLog:

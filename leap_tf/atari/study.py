@@ -27,7 +27,7 @@ from leap_tf.atari.comparison import (
 from leap_tf.atari.environments import AtariEnvironment, EnvironmentPool, check_game
 from leap_tf.atari.environments import games as games_of
 from leap_tf.atari.evaluation import GameEvaluation
-from leap_tf.atari.problem import AtariProblem, OnUpdate
+from leap_tf.atari.problem import AtariProblem, OnUpdate, TrainedGame
 from leap_tf.atari.tf_agents import save_policy
 from leap_tf.experiments.config import calling, parse_configuration, with_configuration_errors
 from leap_tf.experiments.run_directory import RunDirectory, replacing, write_atomically
@@ -65,7 +65,7 @@ def atari_study(
     encoder: Callable[[], keras.Model] = mnih_2013,
     seed: int = 0,
     *,
-    report: Callable[[GameEvaluation], None] | None = None,
+    on_result: Callable[[TrainedGame], None] | None = None,
     on_update: OnUpdate | None = None,
     pool: TaskPool | int | None = None,
 ) -> AtariStudy:
@@ -76,8 +76,7 @@ def atari_study(
         games: names of the games to meta-train on.
         encoder: builds the encoder, after the seed is set.
         seed: seed of initial weights and of all later random numbers.
-        report: called with the evaluation of every task run of training.
-        on_update: called after every update of training.
+        on_result, on_update: called after task runs and updates of training, see `AtariProblem`.
         pool: where games are played: a pool, or a number of threads. By default there is one
             thread more than there are cores, since a game sometimes waits for its emulator.
             Results do not depend on it.
@@ -87,7 +86,6 @@ def atari_study(
     """
     tasks = FiniteTasks(games_of(list(games)))  # type: ignore[arg-type]
     keras.utils.set_random_seed(seed)
-    on_result = (lambda trained: report(trained.evaluation)) if report else None
     built = problem(encoder=encoder(), on_result=on_result, on_update=on_update, seed=seed)
     pool = available_cores() + 1 if pool is None else pool
     return AtariStudy(MetaTrainer.from_problem(built, pool), TaskSplits(tasks, (), ()), encoder)
@@ -109,8 +107,7 @@ def atari_meta_train(
         study: the study to train.
         run: the run's folder.
         meta_steps: total number of meta-updates; 0 saves the fresh encoder.
-        checkpoint_seconds: minimum time between two checkpoints.
-        verbose: whether to show progress.
+        checkpoint_seconds, verbose: as for `MetaTrainer.fit`.
     """
     trainer = study.trainer
     trainer.fit(
@@ -154,15 +151,12 @@ def atari_evaluate(
         run: the folder with the learned encoder; results are written into it.
         groups: names of the games of each group, such as "held out".
         seeds: number of starts per game, hence of agents of each kind.
-        kinds: kinds of agents, "learned", "fresh" and "random policy". The last two are equal in
-            all runs, so only one of several compared runs needs them.
+        kinds: kinds of agents: "learned", "fresh" and "random policy".
         updates: updates of each agent; the trainer's number by default.
         target_scores: for some games, the score of "frames to score".
         pictures: whether to save policy and frame strip of each game's first learned agent.
-        parallel_games: number of agents trained at the same time; by default one more than there
-            are cores.
-        on_update: called after every update of an agent. An exception that it raises ends the
-            evaluation.
+        parallel_games: agents trained at the same time; by default one more than there are cores.
+        on_update: called after every update of an agent. An exception ends the evaluation.
 
     Returns:
         The table, as text.
@@ -176,7 +170,7 @@ def atari_evaluate(
         check_game(game)
     if seeds < 1 or (updates is not None and updates < 1):
         raise ValueError(f"seeds and updates must be at least 1, and are {seeds} and {updates}.")
-    if not kinds or not set(kinds) <= set(KINDS):
+    if not kinds or set(kinds) - set(KINDS):
         raise ValueError(f"kinds must be among {list(KINDS)}, and are {list(kinds)}.")
     trainer = study.trainer
     run.load_learned(trainer.model, trainer.learner_variables)
@@ -223,7 +217,7 @@ def atari_evaluate(
 
 
 configured_study = with_configuration_errors(
-    gin.external_configurable(atari_study, "atari_study", denylist=["report", "on_update"])
+    gin.external_configurable(atari_study, "atari_study", denylist=["on_result", "on_update"])
 )
 configured_meta_train = gin.external_configurable(
     atari_meta_train, "atari_meta_train", denylist=["study", "run"]

@@ -12,7 +12,7 @@ from leap_tf.atari.comparison import (
     spread,
     summarise,
 )
-from leap_tf.atari.problem import Progress, TaskRunStoppedError
+from leap_tf.atari.problem import Progress, TaskRunStoppedError, TrainedGame
 from leap_tf.atari.run_log import ProgressLog, TaskRunLog
 from tests.atari.small import played
 
@@ -106,8 +106,8 @@ def test_long_task_runs_print_their_progress(capsys):
 
 def test_task_runs_are_logged_and_printed_from_time_to_time(tmp_path, capsys):
     log = TaskRunLog(tmp_path / "task_runs.jsonl", seconds=1000.0)
-    log(agent([0.001, 0.003], [5.0]))
-    log(agent([0.001], game="qbert"))
+    for run in (agent([0.001, 0.003], [5.0]), agent([0.001], game="qbert")):
+        log(TrainedGame((), {}, True, evaluation=run))
     lines = [json.loads(line) for line in (tmp_path / "task_runs.jsonl").read_text().splitlines()]
     assert [line["game"] for line in lines] == ["pong", "qbert"]
     assert lines[0]["rewards"] == [1.0, 3.0]

@@ -1,4 +1,4 @@
-"""What the runs of a study came to: means over held-out tasks, curves, estimates over seeds."""
+"""Figures of the runs of a study: means over held-out tasks, curves, estimates over seeds."""
 
 import dataclasses
 import pathlib
