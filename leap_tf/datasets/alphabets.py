@@ -183,12 +183,12 @@ def load_drawings(
     for alphabets, characters, images in examples.batch(512).as_numpy_iterator():
         for alphabet, character, image in zip(alphabets, characters, images):
             collected.setdefault(names(alphabet), {}).setdefault(int(character), []).append(image)
+    for drawn in collected.values():
+        for images in drawn.values():
+            images.sort(key=lambda image: image.tobytes())
     return {
-        alphabet: {
-            character: np.stack(sorted(images, key=bytes))  # type: ignore[arg-type]
-            for character, images in characters.items()
-        }
-        for alphabet, characters in collected.items()
+        alphabet: {character: np.stack(images) for character, images in drawn.items()}
+        for alphabet, drawn in collected.items()
     }
 
 

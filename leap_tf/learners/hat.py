@@ -20,13 +20,12 @@ ones. Their embeddings do not move meanwhile, so A is computed from σ(s_max e�
 """
 
 import dataclasses
-from collections.abc import Callable
 
 import keras
 import tensorflow as tf
 
 from leap_tf.learners.base import TrainingPlan, TrainingSetup
-from leap_tf.learners.joint import NumberedTask, TaskHeads, head_name
+from leap_tf.learners.joint import NumberedTask, TaskHeads
 from leap_tf.learners.sequential import ModelBlocks, SequentialLearner, split_into_blocks
 from leap_tf.tasks import Task
 
@@ -126,14 +125,8 @@ class HAT(SequentialLearner):
                 "a multiple of steps_per_epoch."
             )
         plan = super().plan(setup)
-        head = head_name(setup.task_layers, type(self).__name__)
-        model = HardAttentionModel(
-            setup.model,
-            head,
-            self.tasks + 1,
-            largest_scale=self.largest_scale,
-            penalty=self.penalty,
-        )
+        options = {"largest_scale": self.largest_scale, "penalty": self.penalty}
+        model = HardAttentionModel(setup.model, self._head(setup), self.tasks + 1, **options)
         return dataclasses.replace(
             plan, models=[model], evaluation_model=model, persistent_state=[model.trained]
         )
@@ -145,11 +138,7 @@ class HAT(SequentialLearner):
 class AnnealedTask(NumberedTask):
     """A numbered task whose inputs include the progress of the epoch, float32 [batch] in [0, 1].
 
-    Args:
-        number: the number of the task.
-        task: the task.
-        steps_per_epoch: training batches in which progress goes from 0 to 1. Held-out batches have
-            progress 1.
+    Progress goes from 0 to 1 in `steps_per_epoch` training batches. Held-out batches have 1.
     """
 
     def __init__(self, number: int, task: Task, steps_per_epoch: int):
@@ -185,17 +174,12 @@ class HardAttentionModel(keras.Model):
             dropout and flattening.
         head: the name of its head.
         tasks: the largest number of tasks.
-        largest_scale: s_max.
-        penalty: λ.
-        **kwargs: as for `keras.Model`.
+        largest_scale, penalty: s_max and λ.
 
     Attributes:
         blocks: the layers of each block.
         embeddings: [tasks, units] of each block.
         trained: [tasks], 1 for each task that was trained on, else 0.
-
-    Raises:
-        ValueError: the model is not such a chain, see `split_into_blocks` and `check_unitwise`.
     """
 
     def __init__(
@@ -210,7 +194,7 @@ class HardAttentionModel(keras.Model):
     ):
         super().__init__(**kwargs)
         parts = split_into_blocks(original, head)
-        check_unitwise(parts)
+        _check_unitwise(parts)
         self._settings = {
             "head": head,
             "tasks": tasks,
@@ -224,15 +208,14 @@ class HardAttentionModel(keras.Model):
             tasks, parts.head.units, parts.head.kernel_initializer, name=f"{head}_per_task"
         )
         self.heads.build([[None, parts.head.kernel.shape[0]]])
-        widths = [block[0].kernel.shape[-1] for block in self.blocks]
         self.embeddings = [
             self.add_weight(
-                shape=(tasks, width),
+                shape=(tasks, block[0].kernel.shape[-1]),
                 initializer=keras.initializers.RandomNormal(stddev=1.0),
                 constraint=ClippedEmbedding(),
                 name=f"embedding{level}",
             )
-            for level, width in enumerate(widths, start=1)
+            for level, block in enumerate(self.blocks, start=1)
         ]
         self.trained = self.add_weight(
             shape=(tasks,), initializer="zeros", trainable=False, name="trained"
@@ -252,7 +235,11 @@ class HardAttentionModel(keras.Model):
         ]
         reserved = self.reserved_by_others(task)
         if training:
-            self.add_loss(penalty * _newly_attended(masks, reserved))
+            newly_attended = tf.add_n(
+                [tf.reduce_sum(mask * (1.0 - taken)) for mask, taken in zip(masks, reserved)]
+            )
+            free = tf.add_n([tf.reduce_sum(1.0 - taken) for taken in reserved])
+            self.add_loss(penalty * (newly_attended / tf.maximum(free, 1.0)))
             this_task = tf.one_hot(task, self._settings["tasks"])
             self.trained.assign(tf.maximum(tf.convert_to_tensor(self.trained), this_task))
         reserved_before = None
@@ -298,11 +285,6 @@ def attention(embedding: tf.Tensor, scale: tf.Tensor, largest_scale: float) -> t
 
     The gradient with respect to e is multiplied by s_max/s (cosh(s e) + 1)/(cosh(e) + 1), where
     |s e| counts as 50 at most. Below that limit it equals s_max σ'(e), and is computed as such.
-
-    Args:
-        embedding: [units] e.
-        scale: scalar s, above 0.
-        largest_scale: s_max.
     """
 
     @tf.custom_gradient
@@ -327,22 +309,13 @@ def gated_gradient(value: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
     return identity(value)
 
 
-def _newly_attended(masks, reserved):
-    """The share of the free units that a task attends to."""
-    attended = tf.add_n(
-        [tf.reduce_sum(mask * (1.0 - taken)) for mask, taken in zip(masks, reserved)]
-    )
-    free = tf.add_n([tf.reduce_sum(1.0 - taken) for taken in reserved])
-    return attended / tf.maximum(free, 1.0)
-
-
 def _repeat_to(size, units):
     """Repeats [units] to [size], since flattening lists the units of all positions in a row."""
     return tf.tile(units, [size // units.shape[0]])
 
 
 def _gradient_factors(block, taken, taken_before):
-    """The factor on the gradient of each trainable variable of a block, by the variable's id.
+    """Returns the factor on the gradient of each trainable variable of a block, by id.
 
     A kernel whose inputs are not the units of the block before (grouped convolutions, the first
     block) gets the factor of its output units, which protects no less.
@@ -376,43 +349,34 @@ def _call_with_gradient_factors(block, values, factors, training):
     return values
 
 
-def check_unitwise(parts: ModelBlocks) -> None:
-    """Checks that every weight belongs to one unit and that only first layers of blocks mix units.
-
-    Raises:
-        ValueError: a layer mixes units or is not known to be unit-wise, has weights that belong to
-            no unit, or has units in another dimension than the last.
-    """
+def _check_unitwise(parts: ModelBlocks) -> None:
+    """Raises ValueError unless each weight belongs to a unit and only first layers mix units."""
     for first, *rest in parts.blocks:
         if not _is_elementwise(first.activation):
             raise ValueError(
                 f"The activation of {first.name!r} mixes units, so hard attention cannot assign "
                 "its outputs to units. Use an element-wise activation."
             )
-        _check_weights_of_units(first, first)
-        for layer in rest:
-            _check_layer_is_unitwise(layer)
-            _check_weights_of_units(first, layer)
+        units = first.kernel.shape[-1]
+        for layer in (first, *rest):
+            if layer is not first:
+                _check_layer_is_unitwise(layer)
+            if getattr(layer, "data_format", None) == "channels_first":
+                raise ValueError(
+                    f"{layer.name!r} has channels_first, and units must be the last dimension."
+                )
+            for variable in layer.trainable_variables:
+                if variable.shape[-1] != units:
+                    raise ValueError(
+                        f"Hard attention is to the {units} units of {first.name!r}, and "
+                        f"{variable.path} of shape {tuple(variable.shape)} belongs to none of them."
+                    )
     for layer in parts.reshaping:
         _check_layer_is_unitwise(layer)
         if layer.trainable_variables:
             raise ValueError(
                 f"{layer.name!r} has weights and follows a change of shape, so its weights belong "
                 "to no unit. Move it before the change of shape."
-            )
-
-
-def _check_weights_of_units(first, layer):
-    units = first.kernel.shape[-1]
-    if getattr(layer, "data_format", None) == "channels_first":
-        raise ValueError(
-            f"{layer.name!r} has channels_first, and units must be the last dimension."
-        )
-    for variable in layer.trainable_variables:
-        if variable.shape[-1] != units:
-            raise ValueError(
-                f"Hard attention is to the {units} units of {first.name!r}, and {variable.path} of "
-                f"shape {tuple(variable.shape)} belongs to none of them."
             )
 
 
@@ -431,7 +395,7 @@ def _check_layer_is_unitwise(layer):
         )
 
 
-def _is_elementwise(activation: Callable[[tf.Tensor], tf.Tensor]) -> bool:
+def _is_elementwise(activation):
     """Returns whether a change of one input leaves the other outputs the same, unlike softmax."""
     inputs = tf.constant([[-0.3, 0.7, 1.1, -2.0], [2.5, 0.7, 1.1, -2.0]])
     outputs = tf.convert_to_tensor(activation(inputs))

@@ -37,6 +37,16 @@ class EndpointLearner(Reptile):
             )
         return super().plan(setup)
 
+    def _head(self, setup):
+        """Returns the only name in `task_layers`."""
+        if len(setup.task_layers) != 1:
+            raise ValueError(
+                f"{type(self).__name__} needs the name of the model's output layer, of which every "
+                "task gets one: for example task_layers=['head'], not "
+                f"{list(setup.task_layers)}."
+            )
+        return setup.task_layers[0]
+
 
 class JointTraining(EndpointLearner):
     """Trains a shared encoder on all tasks together, with a head for every task.
@@ -80,7 +90,7 @@ class JointTraining(EndpointLearner):
                 "JointTraining trains on a mixture of tasks and cannot stop one of them early. "
                 "Leave stopping out."
             )
-        head = head_name(setup.task_layers, type(self).__name__)
+        head = self._head(setup)
         return dataclasses.replace(
             super().plan(setup),
             models=[multi_headed(setup.model, head, self.heads)],
@@ -99,40 +109,23 @@ class JointTraining(EndpointLearner):
 def multi_headed(model: keras.Model, head: str, heads: int) -> keras.Model:
     """Builds a model with many heads in place of one, that shares all other layers.
 
-    Args:
-        model: a built functional or sequential model with one input and one output.
-        head: name of its last layer, a Dense layer without activation on [batch, features].
-        heads: number of heads of the new model.
-
-    Returns:
-        A model from (the inputs of `model`, int32 [batch] number of the head, int32 [batch]
-        classes of the task) to logits [batch, units]. It shares the encoder of `model`.
-
-    Raises:
-        ValueError: the model has no such head, see `check_head`.
+    Its inputs are those of `model`, int32 [batch] number of the head, and int32 [batch] classes of
+    the task. For the name of the head, see `check_head`.
     """
     layer = check_head(model, head)
     task = keras.Input((), dtype="int32", name="task")
     classes = keras.Input((), dtype="int32", name="classes")
-    task_heads = TaskHeads(
-        heads,
-        layer.units,
-        layer.kernel_initializer,
-        dtype=layer.dtype_policy,
-        name=f"{head}_per_task",
-    )
-    return keras.Model(
-        [model.inputs[0], task, classes],
-        task_heads([layer.input, task, classes]),
-        name=f"{model.name}_heads",
-    )
+    options = {"dtype": layer.dtype_policy, "name": f"{head}_per_task"}
+    task_heads = TaskHeads(heads, layer.units, layer.kernel_initializer, **options)
+    logits = task_heads([layer.input, task, classes])
+    return keras.Model([model.inputs[0], task, classes], logits, name=f"{model.name}_heads")
 
 
 @keras.saving.register_keras_serializable(package="leap_tf")
 class KnownClassesMask(keras.layers.Layer):
-    """Sets the logits of units beyond the classes of a task to −10⁹.
+    """Sets logits beyond the classes of a task to −10⁹: probability zero, and no gradient.
 
-    Those units get probability zero and no gradient. Inputs are [logits, int32 [batch] classes].
+    Inputs are [logits, int32 [batch] classes of the task].
     """
 
     def call(self, inputs):
@@ -149,14 +142,8 @@ class TaskHeads(keras.layers.Layer):
     """A linear head for every task; each example passes through the head of its task.
 
     Inputs are [features, int32 [batch] number of the task, int32 [batch] classes of the task]. A
-    task may have fewer classes than a head has units, see `KnownClassesMask`.
-
-    Args:
-        heads: number of heads.
-        units: outputs of a head.
-        kernel_initializer: initializer of the kernel of a head. Heads start with different values
-            even if it has a seed.
-        **kwargs: as for `keras.layers.Layer`.
+    task may have fewer classes than a head has units, see `KnownClassesMask`. Heads start with
+    different values even if `kernel_initializer` has a seed.
     """
 
     def __init__(self, heads: int, units: int, kernel_initializer="glorot_uniform", **kwargs):
@@ -168,17 +155,11 @@ class TaskHeads(keras.layers.Layer):
 
     def build(self, input_shape):
         def draw_kernels(shape, dtype=None):
-            kernels = [
-                reseeded(self.kernel_initializer, head)(shape[1:], dtype)
-                for head in range(shape[0])
-            ]
-            return tf.stack(kernels)
+            initializers = [reseeded(self.kernel_initializer, head) for head in range(shape[0])]
+            return tf.stack([draw(shape[1:], dtype) for draw in initializers])
 
-        self.kernel = self.add_weight(
-            shape=(self.heads, input_shape[0][-1], self.units),
-            initializer=draw_kernels,
-            name="kernel",
-        )
+        shape = (self.heads, input_shape[0][-1], self.units)
+        self.kernel = self.add_weight(shape=shape, initializer=draw_kernels, name="kernel")
         self.bias = self.add_weight(
             shape=(self.heads, self.units), initializer="zeros", name="bias"
         )
@@ -204,7 +185,7 @@ class TaskHeads(keras.layers.Layer):
 class MixedTask:
     """Batches of several tasks, one of each in every round, in an order shuffled every round.
 
-    Inputs become (inputs, int32 [batch] number of the task, int32 [batch] classes of the task).
+    Inputs become those of `NumberedTask`.
 
     Args:
         members: pairs of a task's number and the task.
@@ -215,14 +196,13 @@ class MixedTask:
         self.name = f"mixture of {len(members)} tasks"
 
     def train_batches(self, seed: int) -> tf.data.Dataset:
-        """Returns the mixed batches; they end when one member has no more batches."""
+        """Returns the mixed batches, which end when one member has no more."""
         count = len(self.members)
 
         def round_order(number):
-            return tf.random.experimental.stateless_shuffle(
-                tf.range(count, dtype=tf.int64),
-                seed=tf.stack([tf.constant(seed, tf.int64), number]),
-            )
+            round_seed = tf.stack([tf.constant(seed, tf.int64), number])
+            positions = tf.range(count, dtype=tf.int64)
+            return tf.random.experimental.stateless_shuffle(positions, round_seed)
 
         streams = [
             task.train_batches(seed + position).map(add_number(number, task))
@@ -238,12 +218,7 @@ class MixedTask:
 
 
 class NumberedTask:
-    """A task whose inputs become (inputs, its number, its number of classes), int32 [batch] each.
-
-    Args:
-        number: the number of the task.
-        task: the task.
-    """
+    """A task whose inputs become (inputs, its number, its classes), the latter int32 [batch]."""
 
     def __init__(self, number: int, task: Task):
         self.number = number
@@ -280,10 +255,6 @@ def add_number(number: int, task: Task) -> Callable[..., tuple]:
 def task_numbers(distribution: TaskDistribution, most: int) -> dict[str, int]:
     """Returns the number of each task of a distribution, by the name of the task.
 
-    Args:
-        distribution: a distribution over a fixed list of tasks, such as `FiniteTasks`.
-        most: the largest number of tasks.
-
     Raises:
         ValueError: the distribution has no list of tasks, or more than `most`, or two of one name.
     """
@@ -299,24 +270,6 @@ def task_numbers(distribution: TaskDistribution, most: int) -> dict[str, int]:
     if len(numbers) < len(tasks):
         raise ValueError("Two tasks have the same name. Give every task a different one.")
     return numbers
-
-
-def head_name(task_layers: Sequence[str], learner: str) -> str:
-    """Returns the only name in `task_layers`.
-
-    Args:
-        task_layers: names of layers.
-        learner: the name of the learner, for the message.
-
-    Raises:
-        ValueError: there is not exactly one name.
-    """
-    if len(task_layers) != 1:
-        raise ValueError(
-            f"{learner} needs the name of the model's output layer, of which every task gets one: "
-            f"for example task_layers=['head'], not {list(task_layers)}."
-        )
-    return task_layers[0]
 
 
 def check_head(model: keras.Model, head: str) -> keras.layers.Dense:
@@ -362,12 +315,7 @@ def has_penalty(layer: keras.Layer) -> bool:
 def reseeded(
     initializer: keras.initializers.Initializer, *indices: int
 ) -> keras.initializers.Initializer:
-    """Returns a copy of an initializer with another seed, if it has a seed.
-
-    Args:
-        initializer: a Keras initializer. One without a seed draws new values at every call anyway.
-        *indices: non-negative numbers; the new seed follows from the old one and these.
-    """
+    """Returns a copy of an initializer; a seed follows from the old one and the indices."""
     settings = initializer.get_config()
     if isinstance(settings.get("seed"), int):
         sequence = np.random.SeedSequence([settings["seed"], *indices])

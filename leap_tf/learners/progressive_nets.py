@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from leap_tf.learners.base import TrainingPlan, TrainingSetup
-from leap_tf.learners.joint import KnownClassesMask, head_name, reseeded
+from leap_tf.learners.joint import KnownClassesMask, reseeded
 from leap_tf.learners.sequential import (
     UNIT_LAYERS,
     ModelBlocks,
@@ -29,7 +29,6 @@ from leap_tf.learners.sequential import (
 )
 from leap_tf.tasks import Task, TaskDistribution
 
-_INITIAL_SCALE = 0.01  # of α
 _ROLES = ("", "adapt_")  # of a copied layer: W and U
 
 
@@ -70,8 +69,7 @@ class ProgressiveNets(SequentialLearner):
 
     def plan(self, setup: TrainingSetup) -> TrainingPlan:
         plan = super().plan(setup)
-        head = head_name(setup.task_layers, type(self).__name__)
-        columns = progressive_columns(setup.model, head, self.tasks + 1)
+        columns = progressive_columns(setup.model, self._head(setup), self.tasks + 1)
         return dataclasses.replace(
             plan,
             models=columns,
@@ -95,19 +93,11 @@ class ProgressiveNets(SequentialLearner):
 
 
 def progressive_columns(model: keras.Model, head: str, columns: int) -> list[keras.Model]:
-    """Builds columns that have the architecture of a model.
-
-    Args:
-        model: a chain of layers with a linear head. It is copied, not changed.
-        head: the name of its head.
-        columns: number of columns.
+    """Builds columns that have the architecture of a model, see `split_into_blocks`.
 
     Returns:
         A model for each column, from [inputs, int32 [batch] number of the task, int32 [batch]
         classes of the task] to logits. It uses the variables of the earlier columns, frozen.
-
-    Raises:
-        ValueError: the model is not such a chain, see `split_into_blocks`.
     """
     original = split_into_blocks(model, head)
     inputs = keras.Input(model.inputs[0].shape[1:], dtype=model.inputs[0].dtype, name="inputs")
@@ -126,12 +116,7 @@ def progressive_columns(model: keras.Model, head: str, columns: int) -> list[ker
 
 
 class _Column:
-    """The layers of one column, called once for its own task and once, frozen, for later columns.
-
-    Args:
-        original: the layers that every column copies.
-        index: number of earlier columns.
-    """
+    """The layers of one column, called for its own task and, frozen, for later columns."""
 
     def __init__(self, original: ModelBlocks, index: int):
         self._original = original
@@ -196,25 +181,17 @@ class _Column:
             if isinstance(original, UNIT_LAYERS):
                 settings["activation"] = None  # that of a block follows the lateral sum
             self._layers[name] = type(original).from_config(settings)
-            _reseed(self._layers[name], self._index, _ROLES.index(role))
+            for attribute, value in list(vars(self._layers[name]).items()):
+                if isinstance(value, keras.initializers.Initializer):
+                    initializer = reseeded(value, self._index, _ROLES.index(role))
+                    setattr(self._layers[name], attribute, initializer)
         layer = self._layers[name]
         return FrozenLayer(layer, name=f"frozen_{name}")(values) if frozen else layer(values)
 
 
-def _reseed(layer, *indices):
-    for name, value in list(vars(layer).items()):
-        if isinstance(value, keras.initializers.Initializer):
-            setattr(layer, name, reseeded(value, *indices))
-
-
 @keras.saving.register_keras_serializable(package="leap_tf")
 class FrozenLayer(keras.layers.Layer):
-    """Calls another layer in inference mode, without a gradient to its inputs or variables.
-
-    Args:
-        layer: the layer.
-        **kwargs: as for `keras.layers.Layer`.
-    """
+    """Calls another layer in inference mode, without a gradient to its inputs or variables."""
 
     def __init__(self, layer: keras.Layer, **kwargs):
         super().__init__(**kwargs)
@@ -229,10 +206,7 @@ class FrozenLayer(keras.layers.Layer):
         return self.layer.compute_output_shape(input_shape)
 
     def get_config(self):
-        return {
-            **super().get_config(),
-            "layer": keras.saving.serialize_keras_object(self.layer),
-        }
+        return {**super().get_config(), "layer": keras.saving.serialize_keras_object(self.layer)}
 
     @classmethod
     def from_config(cls, config):
@@ -244,9 +218,8 @@ class LearnedScale(keras.layers.Layer):
     """Multiplies its input by a learned scalar with the initial value 0.01."""
 
     def build(self, input_shape):
-        self.scale = self.add_weight(
-            shape=(), initializer=keras.initializers.Constant(_INITIAL_SCALE), name="scale"
-        )
+        initializer = keras.initializers.Constant(0.01)
+        self.scale = self.add_weight(shape=(), initializer=initializer, name="scale")
 
     def call(self, inputs):
         return self.scale * inputs

@@ -34,14 +34,8 @@ _RESHAPING_LAYERS = (
 class SequentialLearner(EndpointLearner):
     """Trains one network on one task after another.
 
-    Requires `meta_batch_size=1`, the meta-optimizer SGD(1.0), and an inner optimizer without
-    weight decay, which would change the weights of other tasks.
-
     Args:
         tasks: the largest number of training tasks.
-
-    Raises:
-        ValueError: `tasks` is below 1.
     """
 
     def __init__(self, tasks: int = 50):
@@ -88,13 +82,8 @@ class ModelBlocks(NamedTuple):
     """The layers of a model in order, as blocks and a head.
 
     A block begins with a convolution or dense layer and includes all layers up to the next one:
-    normalization, pooling, activation.
-
-    Attributes:
-        blocks: the layers of each block, at least one block.
-        reshaping: layers between the last block and the head, the first of which only changes the
-            shape (flattening, global pooling).
-        head: the last layer, dense and linear.
+    normalization, pooling, activation. The layers between the last block and the head begin with
+    one that only changes the shape: flattening, global pooling.
     """
 
     blocks: list[list[keras.Layer]]
@@ -103,16 +92,11 @@ class ModelBlocks(NamedTuple):
 
 
 def split_into_blocks(model: keras.Model, head: str) -> ModelBlocks:
-    """Splits the layers of a model into blocks and a head.
-
-    Args:
-        model: a built functional or sequential model, a chain of layers.
-        head: name of its last layer.
+    """Splits the layers of a built model into blocks and a head.
 
     Raises:
-        ValueError: the model is not a chain, or does not begin with a convolution or dense layer;
-            its head is not a linear Dense layer; or a layer has a regularizer or constraint, which
-            would change the weights of other tasks.
+        ValueError: the model is not a chain, does not begin with a convolution or dense layer, has
+            no head (see `check_head`), or a layer has a regularizer or constraint.
     """
     last = check_head(model, head)
     layers = [each for each in model.layers if not isinstance(each, keras.layers.InputLayer)]
@@ -122,14 +106,20 @@ def split_into_blocks(model: keras.Model, head: str) -> ModelBlocks:
                 f"Layer {layer.name!r} has a regularizer or constraint, which would change weights "
                 "that belong to other tasks. Build the model without."
             )
-    if not isinstance(model, keras.Sequential):
-        _check_is_chain(model, layers)
+    value = model.inputs[0]
+    for layer in [] if isinstance(model, keras.Sequential) else layers:
+        if len(layer._inbound_nodes) != 1 or layer.input is not value:
+            raise ValueError(
+                f"{model.name!r} is not one layer after the other: the input of {layer.name!r} is "
+                "not the output of the layer before it, or the layer is used twice."
+            )
+        value = layer.output
     blocks: list[list[keras.Layer]] = []
     reshaping: list[keras.Layer] = []
     for layer in layers[:-1]:
         if isinstance(layer, UNIT_LAYERS):
             if reshaping:
-                blocks[-1].extend(reshaping)
+                blocks[-1] += reshaping
                 reshaping = []
             blocks.append([layer])
         elif isinstance(layer, _RESHAPING_LAYERS) or reshaping:
@@ -144,14 +134,3 @@ def split_into_blocks(model: keras.Model, head: str) -> ModelBlocks:
     if not blocks:
         raise ValueError(f"{model.name!r} has no layer with units before its head {head!r}.")
     return ModelBlocks(blocks, reshaping, last)
-
-
-def _check_is_chain(model, layers):
-    value = model.inputs[0]
-    for layer in layers:
-        if len(layer._inbound_nodes) != 1 or layer.input is not value:
-            raise ValueError(
-                f"{model.name!r} is not one layer after the other: the input of {layer.name!r} is "
-                "not the output of the layer before it, or the layer is used twice."
-            )
-        value = layer.output

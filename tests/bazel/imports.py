@@ -23,6 +23,7 @@ NOT_IMPORTED = {
     "//:testing",
     "//:experiments",
     "@pypi//dill",
+    "@pypi//gymnasium",
     "@pypi//importlib_resources",
     "@pypi//setuptools",
     "@pypi//tensorboard",
