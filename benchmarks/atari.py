@@ -2,24 +2,23 @@
 
     python benchmarks/atari.py
 
-One unit of work is the same for all: environment steps of 32 copies of a game in unrolls of 5.
+The unit of work is the same for all: environment steps of 32 copies of a game in unrolls of 5.
 
-    raw         the emulator alone, its actions drawn before: the limit
-    visit       the training loop of leap_tf.atari, Leap watching
-    groups      the same with the copies in two groups, one acted for while the other is emulated
-    visits      one more visit than cores at the same time, as in a meta-batch; each with one
+    raw         the emulator alone, with actions drawn before: the limit
+    visit       the training loop of leap_tf.atari, observed by Leap
+    groups      the same with the copies in two groups; the agent acts for one while the other is
+                emulated
+    visits      one task run more than cores at the same time, as in a meta-batch; each with one
                 emulator thread
     driver      the same agent, without Leap, under TF-Agents' DynamicStepDriver and replay buffer
 
-Contenders take turns within each round, so that a busy machine slows all of them; the median over
-the rounds is reported, with the range. Wall time is what one waits for. CPU time of all threads is
-what is left to save: on a machine that does nothing else, and with perfect overlap, the ratio of
-wall times would be that of CPU times.
+Contenders take turns within each round, so a busy machine slows all of them. The median over the
+rounds is reported, with the range. On a machine that does nothing else, and with perfect overlap,
+the ratio of wall times would be that of the CPU times of all threads.
 """
 
 import argparse
 import collections
-import itertools
 import os
 import statistics
 import time
@@ -31,7 +30,7 @@ os.environ["TF_USE_LEGACY_KERAS"] = "1"
 import leap_tf
 from leap_tf.training import available_cores
 
-leap_tf.one_thread_per_task()
+leap_tf.configure_threads()
 
 import keras
 import numpy as np
@@ -40,21 +39,24 @@ from tf_agents.environments import tf_py_environment
 from tf_agents.replay_buffers import tf_uniform_replay_buffer
 from tf_agents.utils import common
 
-from leap_tf.atari.agent import ActorCriticAgent
-from leap_tf.atari.encoder import actor_critic, mnih_2013, trained_variables
-from leap_tf.atari.environment import AtariEnvironment
-from leap_tf.atari.loss import ActorCriticLoss
-from leap_tf.atari.rmsprop import RMSProp
-from leap_tf.atari.traced_agent import TracedAgent
-from leap_tf.atari.visit import play, train_on
+from leap_tf.atari.actor_critic import (
+    ActorCriticLoss,
+    RMSProp,
+    actor_critic,
+    mnih_2013,
+    trained_variables,
+)
+from leap_tf.atari.environments import AtariEnvironment
+from leap_tf.atari.inner_loop import TracedAgent, UnrollCollector
+from leap_tf.atari.tf_agents import ActorCriticAgent
 
 COPIES, UNROLL = 32, 5
 
 
 class Raw:
-    """Steps of the emulator, nothing else."""
+    """The emulator alone."""
 
-    visits = 1
+    runs = 1
 
     def __init__(self, game):
         self._environment = AtariEnvironment(game, COPIES, emulator_threads=available_cores())
@@ -70,42 +72,46 @@ class Raw:
             self._environment.end_step()
 
 
-class Visits:
-    """The training loop itself, once or several times at a time."""
+class TaskRuns:
+    """The training loop, once or several times at a time."""
 
-    def __init__(self, game, learner, groups, threads, visits=1):
-        self.visits = visits
-        encoder = mnih_2013()
-        self._loops = []
-        for _ in range(visits):
-            environments = [
-                AtariEnvironment(game, COPIES // groups, emulator_threads=threads)
-                for _ in range(groups)
-            ]
-            if not self._loops:
-                model = actor_critic(encoder, environments[0].actions)
-                shared = range(len(encoder.trainable_variables))
-                agent = TracedAgent(model, RMSProp(), learner, shared, ActorCriticLoss())
-            parameters = [variable.value + 0 for variable in trained_variables(model)]
-            steps = [environment.reset() for environment in environments]
-            random = np.random.default_rng(0)
-            self._loops.append(
-                train_on(environments, steps, agent, agent.start(parameters), [], UNROLL, random)
-            )
-        self._threads = ThreadPoolExecutor(visits)
+    def __init__(self, game, groups, threads, runs=1):
+        self.runs = runs
+        copies = COPIES // groups
+        playing = [
+            [AtariEnvironment(game, copies, emulator_threads=threads) for _ in range(groups)]
+            for _ in range(runs)
+        ]
+        self._agent = traced_agent(playing[0][0], leap_tf.Leap())
+        self._collectors = [UnrollCollector(each, self._agent, UNROLL, seed=0) for each in playing]
+        self._states = [self._agent.start(parameters_of(self._agent)) for _ in playing]
+        self._threads = ThreadPoolExecutor(runs)
 
     def run(self, updates):
-        list(self._threads.map(self._train, self._loops, [updates] * self.visits))
+        list(self._threads.map(self._train, range(self.runs), [updates] * self.runs))
 
-    def _train(self, loop, updates):
-        for update in itertools.islice(loop, updates):
-            float(update.report.loss)
+    def _train(self, index, updates):
+        for _ in range(updates):
+            unroll, _ = self._collectors[index].collect(self._states[index].parameters)
+            self._states[index], loss = self._agent.update(self._states[index], [], unroll)
+            float(loss.total)
+
+
+def traced_agent(environment, learner):
+    encoder = mnih_2013()
+    observed = range(len(encoder.trainable_variables))
+    model = actor_critic(encoder, environment.actions)
+    return TracedAgent(model, RMSProp(), learner, observed, loss=ActorCriticLoss())
+
+
+def parameters_of(agent):
+    return [variable.value + 0 for variable in trained_variables(agent.model)]
 
 
 class Driver:
-    """The agent under DynamicStepDriver, as TF-Agents' own examples do it."""
+    """The agent under DynamicStepDriver, as in the examples of TF-Agents."""
 
-    visits = 1
+    runs = 1
 
     def __init__(self, game):
         environment = tf_py_environment.TFPyEnvironment(
@@ -148,9 +154,9 @@ def main():
     game, cores = arguments.game, available_cores()
     contenders = {
         "raw": Raw(game),
-        "visit": Visits(game, leap_tf.Leap(), groups=1, threads=cores),
-        "groups": Visits(game, leap_tf.Leap(), groups=2, threads=1),
-        "visits": Visits(game, leap_tf.Leap(), groups=1, threads=1, visits=cores + 1),
+        "visit": TaskRuns(game, groups=1, threads=cores),
+        "groups": TaskRuns(game, groups=2, threads=1),
+        "visits": TaskRuns(game, groups=1, threads=1, runs=cores + 1),
         "driver": Driver(game),
     }
     wall, cpu = ({name: [] for name in contenders} for _ in range(2))
@@ -158,7 +164,7 @@ def main():
         for name, contender in contenders.items():
             started, started_cpu = time.perf_counter(), time.process_time()
             contender.run(arguments.updates)
-            steps = contender.visits * arguments.updates * UNROLL * COPIES
+            steps = contender.runs * arguments.updates * UNROLL * COPIES
             if index:  # the first round is for warming up
                 wall[name].append((time.perf_counter() - started) / steps)
                 cpu[name].append((time.process_time() - started_cpu) / steps)
@@ -183,18 +189,14 @@ def main():
 
 
 def parts(game, rounds, repeats=10):
-    """What the work of an update costs, part by part."""
+    """Returns the CPU milliseconds of each part of an update, one value per round."""
     environment = AtariEnvironment(game, COPIES, emulator_threads=1)
-    encoder = mnih_2013()
-    model = actor_critic(encoder, environment.actions)
-    shared = range(len(encoder.trainable_variables))
     agents = {
-        name: TracedAgent(model, RMSProp(), learner, shared, ActorCriticLoss())
-        for name, learner in (("Leap", leap_tf.Leap()), ("no path", leap_tf.PlainTraining()))
+        "Leap": traced_agent(environment, leap_tf.Leap()),
+        "no path": traced_agent(environment, leap_tf.NoMetaLearning()),
     }
-    parameters = [variable.value + 0 for variable in trained_variables(model)]
-    steps, random = [environment.reset()], np.random.default_rng(0)
-    unroll, _ = play([environment], steps, agents["Leap"], parameters, UNROLL, random)
+    parameters = parameters_of(agents["Leap"])
+    unroll, _ = UnrollCollector([environment], agents["Leap"], UNROLL, seed=0).collect(parameters)
     states = {name: agent.start(parameters) for name, agent in agents.items()}
     noise = np.zeros((COPIES, environment.actions), np.float32)
     actions = np.zeros(COPIES, np.int32)
@@ -203,20 +205,17 @@ def parts(game, rounds, repeats=10):
         environment.start_step(actions)
         environment.end_step()
 
+    def update(name):
+        return float(agents[name].update(states[name], [], unroll)[1].total)
+
     work = {
         "5 steps of the emulator": (UNROLL, emulate),
         "acting, 5 times": (
             UNROLL,
             lambda: agents["Leap"].act(parameters, unroll.screens[0], noise).numpy(),
         ),
-        "update, Leap watching": (
-            1,
-            lambda: float(agents["Leap"].update(states["Leap"], [], unroll)[1].loss),
-        ),
-        "update, no path": (
-            1,
-            lambda: float(agents["no path"].update(states["no path"], [], unroll)[1].loss),
-        ),
+        "update, Leap watching": (1, lambda: update("Leap")),
+        "update, no path": (1, lambda: update("no path")),
     }
     found = collections.defaultdict(list)
     for index in range(rounds + 1):

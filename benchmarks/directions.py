@@ -1,10 +1,10 @@
-"""How alike the meta-gradients of Leap and Reptile are, over the same paths on Omniglot.
+"""Compares the meta-gradients of Leap and Reptile over the same paths on Omniglot.
 
     python benchmarks/directions.py --data_dir=~/tensorflow_datasets [--run=runs/omniglot]
 
 For paths of 50, 300 and 1,000 steps from a fresh initialization, and from a run's learned one:
 the cosine between the two meta-gradients, and how many times as long Leap's is. Where the loss
-falls by more than the step is long, theory says 1 and 1/α (docs/design.md).
+falls by more than the length of a step, theory says 1 and 1/α (docs/design.md).
 """
 
 import argparse
@@ -16,9 +16,8 @@ import keras
 import numpy as np
 
 import leap_tf
-from leap_tf.functional import FunctionalModel
-from leap_tf.training import SeededTask
-from leap_tf.training.supervised import TaskRunner
+from leap_tf.datasets import alphabet_splits
+from leap_tf.training import TaskSpec
 
 RATE = 0.1
 TASKS = 3
@@ -26,25 +25,29 @@ TASKS = 3
 
 def meta_gradients(model, learner, tasks, steps):
     """Returns [tasks, parameters], from the model's present weights."""
-    runner = TaskRunner(
-        FunctionalModel(model, keras.losses.SparseCategoricalCrossentropy(from_logits=True)),
+    trainer = leap_tf.MetaTrainer(
+        model,
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         keras.optimizers.SGD(RATE),
-        learner,
-        task_layers=(),
+        keras.optimizers.SGD(RATE),
+        learner=learner,
+        pool=1,
     )
-    found = [runner.train(SeededTask(task, seed=7, steps=steps)) for task in tasks]
-    return np.stack(
-        [np.concatenate([np.ravel(part) for part in each.meta_gradient]) for each in found]
-    )
+    problem = trainer.problem
+    problem.sampler.use_list("test", tasks)
+    specs = [TaskSpec("test", 0, index, seed=7, steps=steps) for index in range(len(tasks))]
+    gradients = [problem.train(spec).meta_gradient for spec in specs]
+    return np.stack([np.concatenate([np.ravel(part) for part in each]) for each in gradients])
 
 
 def main():
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--data_dir")
     arguments.add_argument("--run", help="folder of a run with 32 filters")
+    arguments.add_argument("--steps", type=int, nargs="+", default=[50, 300, 1000])
     options = arguments.parse_args()
     leap_tf.configure_threads()
-    tasks = leap_tf.datasets.alphabet_splits("omniglot", data_dir=options.data_dir).test[:TASKS]
+    tasks = alphabet_splits("omniglot", data_dir=options.data_dir).test[:TASKS]
     keras.utils.set_random_seed(0)
     models = {"fresh": leap_tf.conv_net(filters=32)}
     if options.run:
@@ -52,7 +55,7 @@ def main():
         models["learned"] = keras.saving.load_model(path)
     print(f"{'from':10}{'steps':>8}{'cosine':>10}{'length ratio':>16}")
     for name, model in models.items():
-        for steps in (50, 300, 1000):
+        for steps in options.steps:
             leap = meta_gradients(model, leap_tf.Leap(), tasks, steps)
             reptile = meta_gradients(model, leap_tf.Reptile(), tasks, steps)
             lengths = [np.linalg.norm(each, axis=1) for each in (leap, reptile)]

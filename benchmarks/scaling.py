@@ -1,4 +1,4 @@
-"""How meta-training scales over workers: measured here with one and two, simulated beyond.
+"""Scaling of meta-training over workers: measured with one and two, simulated for more.
 
     python benchmarks/scaling.py --data_dir=~/tensorflow_datasets
 
@@ -6,7 +6,7 @@
 process at equal cores: meta-batches of a configuration, contenders taking turns within each
 round; medians over the rounds of ratios within a round, with the range. By the clock, and by
 processor time of the driver, the workers and all of Ray, which does not see a busy machine;
-(b) what a task, an exchange of weights and the driver's part take;
+(b) the time of a task, of an exchange of weights, and of the driver;
 (c) a simulation of the pool with these figures (`scaling_simulation.py`), checked against (a),
 for 1 to 10,000 workers: strong scaling, a fixed meta-batch, and weak scaling, one that grows.
 
@@ -33,8 +33,15 @@ from scaling_simulation import Costs, broadcast_seconds, simulate
 from leap_tf.cluster import RayPool
 from leap_tf.experiments.commands import ConfiguredStudyFactory
 from leap_tf.experiments.config import configured_study, read_configuration
-from leap_tf.serialization import Message, decode, encode
-from leap_tf.training import Job, ThreadPool, available_cores, configure_threads
+from leap_tf.serialization import decode, encode
+from leap_tf.training import (
+    Job,
+    TaskGradient,
+    ThreadPool,
+    available_cores,
+    configure_threads,
+)
+from leap_tf.training.problem import check_gradient
 
 ROOT = pathlib.Path(__file__).parents[1]
 WORKERS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
@@ -51,19 +58,25 @@ class Bench:
     """Trains the same meta-batches on one pool or another."""
 
     def __init__(self, study):
-        self.trainer, self._tasks = study.trainer, study.tasks
-        runner = self.trainer._runner
-        self.job = Job("train", runner.train, self.trainer.read_trained)
+        self.problem = problem = study.trainer.problem
+        self.job = Job(
+            "train",
+            problem.train,
+            task_name=lambda spec: problem.sampler.resolve(spec).name,
+            result_type=TaskGradient,
+            check=lambda result: check_gradient(result, problem),
+            variables=problem.variables,
+        )
 
     def meta_batch(self, number):
-        return self.trainer._draws.meta_batch(self._tasks.train, number)
+        return self.problem.sampler.training_specs(number)
 
     def map(self, pool, number):
         """Returns seconds by the clock, of processors, and of the driver's thread; and the sum."""
-        tasks = self.meta_batch(number)
+        specs = self.meta_batch(number)
         start, processors, worked = time.perf_counter(), processor_time(), time.thread_time()
         total = None
-        with contextlib.closing(pool.map(self.job, self.trainer.task_variables, tasks)) as results:
+        with contextlib.closing(pool.map(self.job, specs)) as results:
             for result in results:
                 gradient = result.meta_gradient
                 total = gradient if total is None else [a + b for a, b in zip(total, gradient)]
@@ -110,9 +123,9 @@ def measure_tasks(bench, numbers):
     """Seconds of single tasks, one at a time in this process."""
     found = []
     for number in numbers:
-        for seeded in bench.meta_batch(number):
+        for spec in bench.meta_batch(number):
             started = time.perf_counter()
-            result = bench.job.run(seeded)
+            result = bench.job.run(spec)
             found.append(time.perf_counter() - started)
     return found, result
 
@@ -128,14 +141,14 @@ def repeated(times, function):
 
 def measure_exchange(bench, pool, result):
     """Seconds to give the weights to a worker, and to read and add up a result."""
-    values = [variable.numpy() for variable in bench.trainer.task_variables]
-    worker = next(pool._crew.idle())
+    values = [variable.numpy() for variable in bench.problem.variables]
+    worker = next(pool._group.idle())
     put = repeated(20, lambda: ray.put(values))
     reference = ray.put(values)
     load = repeated(20, lambda: ray.get(worker.actor.load.remote(reference, -1)))
     worker.version = None  # the pool must not count on what it gave before
-    data = encode(Message("task", result.parts()))
-    read = repeated(20, lambda: bench.trainer.read_trained(decode(data).parts))
+    data = encode(result)
+    read = repeated(20, lambda: bench.job.check(decode(data, TaskGradient)))
     gradient = result.meta_gradient
     add = repeated(20, lambda: [a + b for a, b in zip(gradient, gradient)])
     return sum(value.nbytes for value in values), len(data), put, load, read, add
@@ -153,7 +166,7 @@ def report_simulation(costs, tasks, failures):
 
 def table(costs, tasks_of, workers):
     alone = 1.0 / statistics.mean(costs.task_seconds)
-    print("    workers   tasks/s  efficiency  driver busy  broadcast  begun again")
+    print("    workers   tasks/s  efficiency  driver busy  broadcast  started again")
     for count in workers:
         runs = [simulate(costs, count, tasks_of(count), seed) for seed in range(3)]
         rate, driver, cast, lost = (
@@ -177,7 +190,7 @@ def main():
     configure_threads(2)
     config = read_configuration([arguments.gin_file], arguments.gin_param)
     data_dir = arguments.data_dir and os.path.abspath(os.path.expanduser(arguments.data_dir))
-    recipe = ConfiguredStudyFactory(config, data_dir)
+    factory = ConfiguredStudyFactory(config, data_dir)
     bench = Bench(configured_study(data_dir=data_dir))
     ray.init("local", num_cpus=3, include_dashboard=False, log_to_driver=False)
     tasks = bench.meta_batch(0)
@@ -189,7 +202,7 @@ def main():
         f"{pathlib.Path(arguments.gin_file).name}: {len(tasks)} tasks of {tasks[0].steps} steps; "
         f"medians over {arguments.rounds} rounds (range)"
     )
-    with RayPool(recipe, 1) as one, RayPool(recipe, 2) as two:
+    with RayPool(factory, 1) as one, RayPool(factory, 2) as two:
         pools = {
             "1 thread": ThreadPool(1),
             "2 threads": ThreadPool(2),
@@ -197,7 +210,7 @@ def main():
             "2 Ray workers": two,
         }
         for pool in (one, two):  # until all workers are there, and have traced
-            while bench.map(pool, 0) and not all(seat.ready for seat in pool._crew._seats):
+            while bench.map(pool, 0) and not all(slot.ready for slot in pool._group._slots):
                 pass
         clock, processors, driver = measure_pools(bench, pools, arguments.rounds)
         print("\n(a) a meta-batch, by the clock; all four give the same bits")

@@ -1,9 +1,9 @@
-"""A meta-step on more workers than there are here, event by event.
+"""Simulates a meta-step on many workers, event by event.
 
-What is simulated is what `RayPool` does: the driver handles one event at a time, gives a task to
+The simulation follows `RayPool`: the driver handles one event at a time, gives a task to
 each idle worker in the order of the tasks, at most twice as many ahead as there are workers, takes
-in results as they come and adds them up. A worker that fails loses its task, which is begun
-again, and comes back after it has restarted.
+in results as they come and adds them up. A worker that fails loses its task, which is started
+again, and is ready after it has restarted.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
-    """What things take, in seconds unless it says otherwise.
+    """Durations in seconds, and sizes.
 
     Attributes:
         task_seconds: measured durations of tasks; the simulation draws from them.
@@ -44,7 +44,7 @@ class Costs:
 
 @dataclasses.dataclass(frozen=True)
 class MetaStep:
-    """What came of it.
+    """The result of a simulation.
 
     Attributes:
         seconds: how long it took.
@@ -52,7 +52,7 @@ class MetaStep:
         driver_share: of the time in which the driver was busy with tasks.
         broadcast_share: of the time before the last node had the weights.
         worker_share: of the workers' time in which they worked on tasks that counted.
-        lost: tasks that were begun again.
+        lost: tasks that were started again.
     """
 
     seconds: float
@@ -76,7 +76,7 @@ def simulate(costs: Costs, workers: int, tasks: int, seed: int = 0) -> MetaStep:
     """Simulates one meta-step.
 
     Args:
-        costs: what things take.
+        costs: durations and sizes.
         workers: how many, all ready when the meta-step begins.
         tasks: of the meta-batch.
         seed: of durations and failures.

@@ -1,10 +1,10 @@
-"""How fast an export predicts and adapts, in-process and through the server.
+"""Speed of predictions and adaptations of an export, in-process and through the server.
 
     python benchmarks/serving.py
 
-(a) `adapt` in-process against the library's own evaluation of the same task, and against the same
-    done with plain Keras in Python: model.fit and a prediction, in a process beside, with
-    TensorFlow's default threads. `adapt` also judges the support set. All take turns within each
+(a) `adapt` in-process against the library's evaluation of the same task, and against the same
+    done with plain Keras in Python: model.fit and a prediction, in another process, with
+    TensorFlow's default threads. `adapt` also evaluates the support set. All take turns within each
     round; the median over the rounds is reported, with the range, of the clock and of the
     processor. The latter hardly depends on what else the machine does.
 (b) latency (p50, p95, p99) and throughput at 1, 4 and 16 clients, of `serving_default` and `adapt`,
@@ -54,7 +54,12 @@ def example_task():
     labels = np.arange(CLASSES * SHOTS) % CLASSES
     answers = np.arange(QUERIES) % CLASSES
     return leap_tf.ArrayTask(
-        "noise", (support, labels), (queries, answers), BATCH, QUERIES, pixels_to_floats
+        "noise",
+        (support, labels),
+        (queries, answers),
+        BATCH,
+        test_batch_size=QUERIES,
+        prepare=pixels_to_floats,
     )
 
 
@@ -69,7 +74,7 @@ def make_trainer():
         loss(),
         keras.optimizers.SGD(RATE),
         keras.optimizers.SGD(RATE),
-        parallel_tasks=1,
+        pool=1,
     )
 
 
@@ -87,7 +92,7 @@ def request_of(task, steps):
 
 
 def serve_fit(connection):
-    """In a process beside, with default threads: adapts by `model.fit` whenever asked."""
+    """Adapts by `model.fit` at each request, in a process with default threads."""
     task = example_task()
     keras.utils.set_random_seed(0)
     model = leap_tf.conv_net(classes=CLASSES)
@@ -137,7 +142,7 @@ def compare(trainer, signatures, rounds):
 
     contenders = {
         "adapt": lambda steps: time_of(lambda: signatures["adapt_uint8"](**feeds[steps])),
-        "own task loop": lambda steps: time_of(trainer.evaluate, [task], steps),
+        "evaluate": lambda steps: time_of(trainer.evaluate, [task], steps),
         "model.fit": fit,
     }
     times = {(name, steps): [] for name in contenders for steps in (FEW, MANY)}
@@ -157,7 +162,7 @@ def compare(trainer, signatures, rounds):
         for steps in (FEW, MANY, 1):
             for name in contenders:
                 report(f"ms, {steps} steps, {name}", [1e3 * each for each in seconds[name, steps]])
-            for other in ("own task loop", "model.fit"):
+            for other in ("evaluate", "model.fit"):
                 pairs = zip(seconds["adapt", steps], seconds[other, steps])
                 report(f"adapt / {other}, {steps} steps", [a / b for a, b in pairs])
 
@@ -194,7 +199,7 @@ def in_process(function, feed, clients, calls):
 
 
 def through_server(address, protocol, signature, request, clients, calls):
-    """Latencies of a signature that clients in a process beside call."""
+    """Latencies of a signature that clients in another process call."""
     command = [EXAMPLE / ".venv" / "bin" / "python", EXAMPLE / "load.py", request]
     command += [f"--signature={signature}", f"--clients={clients}", f"--calls={calls}"]
     command += [f"--protocol={protocol}", f"--address={address}"]

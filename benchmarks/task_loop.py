@@ -1,11 +1,11 @@
-"""How fast and how lean the task loop is. Prints ratios, all measured in one run.
+"""Speed and memory of the inner loop. Prints ratios, all measured in one run.
 
     python benchmarks/task_loop.py
 
-(a) Leap's task loop against the same loop without Leap;
-(b) against plain `model.fit` with TensorFlow's default threads, in a process beside;
+(a) the inner loop with Leap against the same loop without Leap;
+(b) against plain `model.fit` with TensorFlow's default threads, in another process;
 (c) floating-point operations a second, against the machine's matrix multiplication;
-(d) `model.fit` with `LeapOptimizer` against plain `model.fit`, both in the process beside;
+(d) `model.fit` with `LeapOptimizer` against plain `model.fit`, both in that other process;
 (e) memory for Leap, in copies of the parameters.
 
 Contenders take turns within each round, so that a busy machine slows all of them; the median
@@ -96,7 +96,7 @@ def matrix_multiplication_rate(threads, size=2048, repeats=4):
 
 
 def serve_fit(connection):
-    """In a process beside, with default threads: times a task of `model.fit` whenever asked."""
+    """Times a task of `model.fit` at each request, in a process with default threads."""
     batches = example_task().train_batches(0).take(STEPS)
 
     def fit_by(optimizer, task=lambda model: contextlib.nullcontext()):
@@ -175,7 +175,7 @@ def measure_speed(rounds):
 
 
 def peak_memory(learner_name, steps, tasks, answer):
-    """In a fresh process: peak memory of training, in copies of the parameters."""
+    """Measures peak memory of training in a new process, in copies of the parameters."""
     leap_tf.configure_threads(1)
     width, depth = 2048, 6
     model = keras.Sequential(
@@ -209,7 +209,7 @@ def resident(field):
 
 def measure_memory():
     context = multiprocessing.get_context("spawn")
-    print("(e) peak memory in copies of the parameters, beyond the model's own")
+    print("(e) peak memory in copies of the parameters, beyond those of the model")
     for steps, tasks in ((5, 1), (50, 1), (5, 10)):
         copies = {}
         for name in ("plain", "leap"):

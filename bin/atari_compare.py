@@ -1,4 +1,4 @@
-"""Compares judged runs of several methods or seeds: table, figures, learning curves.
+"""Compares evaluated runs of several methods or seeds: table, figures, learning curves.
 
     python bin/atari_compare.py --output_dir=runs/compared \
         --run=Leap=runs/leap_0 --run=Leap=runs/leap_1 --run=Reptile=runs/reptile_0
@@ -14,10 +14,10 @@ from absl import app, flags
 _RUN = flags.DEFINE_multi_string(
     "run",
     None,
-    "A judged run, as method=folder; those of one method count together.",
+    "An evaluated run, as method=folder; runs of one method are pooled.",
     required=True,
 )
-_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Where the comparison goes.", required=True)
+_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder for the comparison.", required=True)
 
 
 def main(argv):
@@ -26,9 +26,9 @@ def main(argv):
     from leap_tf.experiments.commands import one_line_errors
 
     with one_line_errors():
-        from leap_tf.atari import session
+        from leap_tf.atari import commands
 
-        session.compare(_RUN.value, _OUTPUT_DIR.value)
+        commands.compare(_RUN.value, _OUTPUT_DIR.value)
 
 
 if __name__ == "__main__":

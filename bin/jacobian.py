@@ -8,6 +8,8 @@ task, and prints the mean over the tasks. The same command continues a run that 
 """
 
 import os
+import pathlib
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow reads it when it is imported
 
@@ -31,14 +33,15 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     configure_threads(1)  # before anything else touches TensorFlow; paths run one by one
+    sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))  # studies is not installed
     from leap_tf.experiments import commands, config
-    from leap_tf.experiments.jacobian import table
     from leap_tf.experiments.run_directory import RunDirectory
+    from studies.jacobian import configured_jacobian_precision, table
 
     with commands.one_line_errors():
         run = RunDirectory(_OUTPUT_DIR.value)
         run.claim(config.read_configuration(_GIN_FILE.value, _GIN_PARAM.value))
-        records = config.configured_jacobian_precision(
+        records = configured_jacobian_precision(
             output_dir=run.path / "cells", data_dir=_DATA_DIR.value
         )
         print(table(records))

@@ -12,17 +12,7 @@ class LeapError(Exception):
 
 
 def whole_number(name: str, number: Any, least: int) -> int:
-    """Returns a whole number as a Python int.
-
-    Args:
-        name: of the argument, for messages.
-        number: an int, or an integer of NumPy.
-        least: the smallest number that is allowed.
-
-    Raises:
-        TypeError: `number` is not a whole number.
-        ValueError: `number` is below `least`.
-    """
+    """Returns an integer argument as a Python int, and refuses one that is below `least`."""
     try:
         number = operator.index(number)
     except TypeError:

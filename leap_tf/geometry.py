@@ -1,24 +1,24 @@
 """Length, energy and meta-gradient of a gradient path.
 
-A learner that trains on a task walks over the task's manifold, the graph of its loss: a
-point of its path is γⁱ = (θⁱ, f(θⁱ)) in R^(n+1), parameters and loss together. The path is
-never stored. Only its last point is kept, and each new point closes one *segment*:
+Training on a task walks over the graph of the task's loss. A point of the path is
+γⁱ = (θⁱ, f(θⁱ)) in R^(n+1): the n parameters and the loss. Two points in sequence bound a
+*segment*. The path is not stored: only its last point and running sums are kept.
 
     symbol        name in the code     meaning
     θⁱ            point.position       parameters before gradient step i, a list of tensors
     f(θⁱ)         point.loss           loss of batch i at θⁱ, a scalar
     ∇f(θⁱ)        point.gradient       gradient of that loss, one tensor per parameter
-    Δθⁱ           delta_position       θⁱ⁺¹ − θⁱ, whatever optimizer made the step
+    Δθⁱ           delta_position       θⁱ⁺¹ − θⁱ, for any optimizer
     Δfⁱ           delta_loss           f(θⁱ⁺¹) − f(θⁱ)
     ‖γⁱ⁺¹ − γⁱ‖²  squared_length       ‖Δθⁱ‖² + (Δfⁱ)²
 
 Lengths are Euclidean, or those of the diagonal Fisher information (appendix A): with F(θⁱ) =
-diag(∇f(θⁱ)²), a segment's ‖Δθ‖² becomes Σⱼ Fⱼ Δθⱼ². That F is *empirical*, and as coarse as it can
-be had at no cost: the squared gradient of the batch at the segment's start stands for the mean
-square of the examples' gradients, as in Adam.
+diag(∇f(θⁱ)²), ‖Δθ‖² becomes Σⱼ Fⱼ Δθⱼ². This F is *empirical* and coarse: as in Adam, the squared
+gradient of the batch at the start of the segment approximates the mean of the squared gradients
+of the examples.
 
-Everything here is frozen: no gradient flows through a path, and the Jacobian of θⁱ with
-respect to θ⁰ is taken as the identity (appendix D of the paper).
+No gradient flows through a path, and the Jacobian of θⁱ with respect to θ⁰ is taken as the
+identity (appendix D).
 
 Source: Flennerhag et al., "Transferring Knowledge across Learning Processes", ICLR 2019,
 eq. 7 (distances) and eq. 8 (meta-gradient).
@@ -33,20 +33,26 @@ import tensorflow as tf
 DISTANCES = ("length", "energy")
 METRICS = ("euclidean", "fisher")
 
+Tensors = Sequence[tf.Tensor]
+
 
 @dataclasses.dataclass(frozen=True)
 class PathGeometry:
-    """Which distance along a gradient path the meta-gradient shortens.
+    """The distance along a gradient path, and the form of its meta-gradient.
+
+    `leap_tf.Leap` and `leap_tf.LeapOptimizer` take these arguments too.
 
     Args:
         distance: "length" sums the lengths of the segments (p = 1 in eq. 7), "energy" their
             squares (p = 2).
-        include_loss: whether the loss is a coordinate of the path. Without it the path lies
-            in parameter space alone.
-        stabilizer: whether a rising loss counts as a falling one, Δf ← −|Δf|, so that the
-            meta-gradient never points uphill (appendix C). Only matters with `include_loss`.
-        metric: "euclidean", or "fisher" for the diagonal empirical Fisher information as the
-            metric of the parameters. The loss coordinate, if there is one, stays Euclidean.
+        include_loss: whether the loss is a coordinate of the path. Otherwise the path lies in
+            parameter space alone.
+        stabilizer: whether Δf is replaced by −|Δf|, so that a rising loss does not turn the
+            meta-gradient uphill (appendix C). Has no effect without `include_loss`.
+        metric: metric of parameter space, "euclidean" or "fisher" (the diagonal empirical Fisher
+            information). The loss coordinate is Euclidean in both cases.
+        per_segment: whether the meta-gradient is divided by the number of segments. One meta
+            learning rate then suits any number of gradient steps. The paper does not divide.
 
     Raises:
         ValueError: `distance` or `metric` is unknown.
@@ -56,12 +62,13 @@ class PathGeometry:
     include_loss: bool = True
     stabilizer: bool = True
     metric: str = "euclidean"
+    per_segment: bool = dataclasses.field(default=False, kw_only=True)
 
     def __post_init__(self):
         if self.distance not in DISTANCES:
             raise ValueError(
-                f"distance must be one of {DISTANCES}, and is {self.distance!r}. 'length' sums "
-                "segment lengths, 'energy' their squares."
+                f"distance must be one of {DISTANCES}, and is {self.distance!r}. 'length' sums the "
+                "lengths of segments, 'energy' their squares."
             )
         if self.metric not in METRICS:
             raise ValueError(f"metric must be one of {METRICS}, and is {self.metric!r}.")
@@ -70,64 +77,50 @@ class PathGeometry:
 class PathPoint(NamedTuple):
     """A point γⁱ = (θⁱ, f(θⁱ)) of a gradient path, with the gradient of the loss there."""
 
-    position: Sequence[tf.Tensor]
+    position: Tensors
     loss: tf.Tensor
-    gradient: Sequence[tf.Tensor]
+    gradient: Tensors
 
 
 class GradientPath(NamedTuple):
-    """What is known of a gradient path so far; its size does not grow with the steps.
+    """The last point of a gradient path and sums over its segments, of constant size."""
 
-    Attributes:
-        last: the newest point, in accumulator precision.
-        points: number of points seen, int32. K points make K − 1 segments.
-        meta_gradient: sum of the segments' contributions, one tensor per parameter.
-        length: Σ ‖γⁱ⁺¹ − γⁱ‖, eq. 7 with p = 1.
-        energy: Σ ‖γⁱ⁺¹ − γⁱ‖², eq. 7 with p = 2.
-    """
-
-    last: PathPoint
-    points: tf.Tensor
-    meta_gradient: Sequence[tf.Tensor]
-    length: tf.Tensor
-    energy: tf.Tensor
+    last: PathPoint  # in accumulator precision
+    points: tf.Tensor  # int32, their number K; they bound K − 1 segments
+    meta_gradient: Tensors  # sum over the segments, one tensor per parameter
+    length: tf.Tensor  # Σ ‖γⁱ⁺¹ − γⁱ‖, eq. 7 with p = 1
+    energy: tf.Tensor  # Σ ‖γⁱ⁺¹ − γⁱ‖², eq. 7 with p = 2
 
 
-def start_path(position: Sequence[tf.Tensor]) -> GradientPath:
-    """Returns the empty path of a learner whose parameters look like `position`.
-
-    Accumulators are float64 for float64 parameters and float32 for all others.
-    """
+def start_path(position: Tensors) -> GradientPath:
+    """Returns a path without points, for parameters like those of a position."""
     zeros = [tf.zeros_like(value, accumulator_dtype(value.dtype)) for value in position]
     zero = tf.zeros((), _scalar_dtype(zeros))
-    return GradientPath(
-        last=PathPoint(position=zeros, loss=zero, gradient=zeros),
-        points=tf.constant(0),
-        meta_gradient=zeros,
-        length=zero,
-        energy=zero,
-    )
+    return GradientPath(PathPoint(zeros, zero, zeros), tf.constant(0), zeros, zero, zero)
 
 
 def extend_path(path: GradientPath, point: PathPoint, geometry: PathGeometry) -> GradientPath:
-    """Walks to `point` and adds the segment this closes.
+    """Adds a point to a path, and the segment that ends there.
 
     The segment i → i + 1 adds to the meta-gradient (eq. 8 with J = I)
 
         − (Δf ∇f(θⁱ) + G Δθ) ‖γⁱ⁺¹ − γⁱ‖^(p − 2),
 
-    with gradient and metric G (the identity, or F) taken where the segment *starts*. The factor
-    p of eq. 8 is left to the meta learning rate, as in the original code. A segment of zero
-    length adds zero, and so does the first point, which closes no segment.
+    where ∇f and the metric G (the identity, or F) are those at the *start* of the segment. The
+    factor p of eq. 8 is left to the meta learning rate, as in the original code. A segment of
+    length zero adds zero. The first point ends no segment. Loss and gradient of a point are those
+    of one batch at the parameters *before* the gradient step on that batch.
 
-    Args:
-        path: the path so far.
-        point: its next point. The loss and the gradient are of the same batch and belong to
-            `point.position`, the parameters *before* the step that this batch causes.
-        geometry: the distance that is measured.
+    Example:
 
-    Returns:
-        The path one point longer.
+        >>> import tensorflow as tf
+        >>> from leap_tf.geometry import PathGeometry, PathPoint, extend_path, start_path
+        >>> path = start_path([tf.zeros(1)])
+        >>> for theta, loss in ((0.0, 9.0), (3.0, 5.0)):
+        ...     point = PathPoint([tf.constant([theta])], tf.constant(loss), [tf.constant([-2.0])])
+        ...     path = extend_path(path, point, PathGeometry())
+        >>> float(path.length)  # the root of 3² + 4²
+        5.0
     """
     point = PathPoint(
         position=_cast_like(point.position, path.meta_gradient),
@@ -139,7 +132,7 @@ def extend_path(path: GradientPath, point: PathPoint, geometry: PathGeometry) ->
     delta_loss = point.loss - path.last.loss if geometry.include_loss else None
 
     if geometry.metric == "fisher":
-        # √F Δθ, up to signs that the square does not see, and F Δθ.
+        # √F Δθ up to signs, which the square removes, and F Δθ.
         measured = [root * delta for root, delta in zip(path.last.gradient, delta_position)]
         delta_position = [root * part for root, part in zip(path.last.gradient, measured)]
         squared_length = squared_norm(measured)
@@ -157,37 +150,34 @@ def extend_path(path: GradientPath, point: PathPoint, geometry: PathGeometry) ->
     if delta_loss is not None and geometry.stabilizer:
         delta_loss = -tf.abs(delta_loss)
 
-    return GradientPath(
-        last=point,
-        points=path.points + 1,
-        meta_gradient=[
-            total - _segment_gradient(delta, delta_loss, gradient, scale)
-            for total, delta, gradient in zip(
-                path.meta_gradient, delta_position, path.last.gradient
-            )
-        ],
-        length=path.length + length,
-        energy=path.energy + squared_length,
-    )
+    meta_gradient = []
+    for total, delta, gradient in zip(path.meta_gradient, delta_position, path.last.gradient):
+        # (Δf ∇f + Δθ) · scale, with the scalars multiplied first.
+        increment = tf.cast(scale, delta.dtype) * delta
+        if delta_loss is not None:
+            increment += tf.cast(scale * delta_loss, gradient.dtype) * gradient
+        meta_gradient.append(total - increment)
+    length, energy = path.length + length, path.energy + squared_length
+    return GradientPath(point, path.points + 1, meta_gradient, length, energy)
 
 
-def squared_norm(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
-    """Returns the squared Euclidean norm of all tensors together, Σ ‖t‖²."""
+def path_meta_gradient(path: GradientPath, geometry: PathGeometry) -> list[tf.Tensor]:
+    """Returns the meta-gradient of a finished path, one tensor per parameter."""
+    if not geometry.per_segment:
+        return list(path.meta_gradient)
+    segments = tf.maximum(path.points - 1, 1)
+    return [total / tf.cast(segments, total.dtype) for total in path.meta_gradient]
+
+
+def squared_norm(tensors: Tensors) -> tf.Tensor:
+    """Returns Σ ‖t‖² over the tensors t."""
     dtype = _scalar_dtype(tensors)
     return 2.0 * tf.add_n([tf.cast(tf.nn.l2_loss(tensor), dtype) for tensor in tensors])
 
 
 def accumulator_dtype(dtype: tf.DType) -> tf.DType:
-    """Returns the precision in which sums over a path of `dtype` parameters are kept."""
+    """Returns the dtype of sums over parameters: float64 for float64, else float32."""
     return tf.float64 if dtype == tf.float64 else tf.float32
-
-
-def _segment_gradient(delta_position, delta_loss, gradient, scale):
-    """(Δf ∇f + Δθ) · scale, for one parameter; scalars are joined first to save a pass."""
-    increment = tf.cast(scale, delta_position.dtype) * delta_position
-    if delta_loss is None:
-        return increment
-    return increment + tf.cast(scale * delta_loss, gradient.dtype) * gradient
 
 
 def _scalar_dtype(tensors):
@@ -197,9 +187,3 @@ def _scalar_dtype(tensors):
 
 def _cast_like(tensors, references):
     return [tf.cast(tensor, reference.dtype) for tensor, reference in zip(tensors, references)]
-
-
-def mean_over_segments(path: GradientPath) -> list[tf.Tensor]:
-    """Returns the meta-gradient of a path divided by its number of segments, at least 1."""
-    segments = tf.maximum(path.points - 1, 1)
-    return [total / tf.cast(segments, total.dtype) for total in path.meta_gradient]

@@ -1,18 +1,18 @@
-"""Leap for plain `model.fit`: a Keras optimizer that records the path it walks.
+"""Leap for plain `model.fit`: a Keras optimizer that records the gradient path.
 
 Keras calls `optimizer.scale_loss(loss)` inside the tape of every train step and
-`optimizer.apply(gradients, variables)` after it. Between the two, `LeapOptimizer` knows a
-whole point of the gradient path (loss, gradient, and the parameters before the step), hands
-it to `leap_tf.geometry` and lets the wrapped optimizer make the step. Path, initialization
-and sums are optimizer variables, so one traced train function serves every task.
+`optimizer.apply(gradients, variables)` after it. Together these calls have one point of the
+gradient path: loss, gradient, and the parameters before the step. Path, initialization and sums
+are optimizer variables, so one traced train function serves every task.
 
-    task(model) opens    model, slots and schedule go back to the initialization; path empty
-    each train step      one more point on the path
-    task(model) closes   the path's meta-gradient joins the sum over the meta-batch
-    meta_update()        the meta-optimizer moves the initialization; the model becomes it
+    task(model) opens    model, slots and schedule return to the initialization; the path is empty
+    each train step      adds a point to the path
+    task(model) closes   adds the meta-gradient of the path to the sum over the meta-batch
+    meta_update()        moves the initialization and assigns it to the model
 """
 
 import contextlib
+import dataclasses
 import weakref
 from collections.abc import Iterator, Sequence
 
@@ -20,22 +20,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from leap_tf.functional import OptimizerReset, apply_if_finite, fresh_values, layer_variables
-from leap_tf.geometry import PathGeometry, accumulator_dtype, mean_over_segments
-from leap_tf.path_recorder import (
-    LOSS_NOT_SEEN,
-    PathRecorder,
-    check_compiled,
-    check_full_step,
-    check_path,
-    check_same_variables,
-    check_task_layer_names,
-    check_trackable,
-    check_trained,
-    check_wrapped,
-    makes_step,
-    unscaled_gradients,
+from leap_tf.functional import (
+    OptimizerReset,
+    TaskLayers,
+    apply_if_finite,
+    check_no_loss_scaling,
+    check_optimizer,
+    layer_variables,
 )
+from leap_tf.geometry import PathGeometry
+from leap_tf.path_recorder import PathRecorder, add_accumulators
 from leap_tf.serialization import SavedArrays, pack_arrays, unpack_arrays
 
 _STATE_KEY = "initial_state"
@@ -43,47 +37,53 @@ _STATE_KEY = "initial_state"
 
 @keras.saving.register_keras_serializable(package="leap_tf")
 class LeapOptimizer(keras.optimizers.Optimizer):
-    """Wraps a Keras optimizer so that training a model also meta-learns its initialization.
+    """A Keras optimizer that trains with another one and meta-learns the initialization (Leap).
 
-        optimizer = LeapOptimizer(SGD(0.1), meta_optimizer=SGD(0.1))
-        model.compile(optimizer, loss=...)
-        for task in meta_batch:
-            with optimizer.task(model):
-                model.fit(task)
-        optimizer.meta_update()
-
-    In a loop of your own, pass the loss through `scale_loss` inside the tape:
+    In your own training loop, pass the loss through `scale_loss` inside the tape:
 
         with tf.GradientTape() as tape:
-            loss = optimizer.scale_loss(loss_of(model(x, training=True), y))
+            loss = optimizer.scale_loss(loss_fn(y, model(x, training=True)))
         optimizer.apply(tape.gradient(loss, variables), variables)
 
-    Steps outside `task` train as ever and record nothing. Under `mixed_float16` put a
-    `LossScaleOptimizer` *inside* and compile with `auto_scale_loss=False`; the path is made
-    of unscaled losses and gradients, and steps that the loss scaling skips leave no point.
+    Steps outside `task` train as usual and are not recorded. Under `mixed_float16` put a
+    `LossScaleOptimizer` *inside* and compile with `auto_scale_loss=False`. The path then consists
+    of unscaled losses and gradients; steps that loss scaling skips add no point.
 
     Args:
         inner_optimizer: the unused Keras optimizer that trains on tasks.
         meta_optimizer: the unused Keras optimizer that moves the initialization.
-        distance: "length" or "energy", see `leap_tf.geometry.PathGeometry`.
-        include_loss: whether the loss is a coordinate of the path.
-        stabilizer: whether a rising loss counts as a falling one.
-        metric: "euclidean" or "fisher", see `PathGeometry`.
-        per_segment: whether a task's meta-gradient is divided by its number of segments, so that a
-            meta rate holds for any number of steps. The paper's is not.
-        task_layers: names of layers that start fresh on every task (heads). They are trained
-            but not meta-learned and are no part of the path.
-        seed: what the fresh layers are drawn from.
+        distance, include_loss, stabilizer, metric, per_segment: see
+            `leap_tf.geometry.PathGeometry`.
+        task_layers: names of layers that are reinitialized for every task (heads). They are
+            trained, but not meta-learned and not part of the path.
+        seed: seed for the values of `task_layers`.
         name: the optimizer's name.
 
     Raises:
-        ValueError: a combination that cannot be right, with what to do instead.
+        TypeError: an argument is not a Keras optimizer.
+        ValueError: `distance` or `metric` is unknown, there is another keyword argument, or the
+            optimizers cannot be used: they are one object, have been used, accumulate gradients,
+            average parameters, or the meta-optimizer scales a loss.
+
+    Example:
+
+        >>> import keras, leap_tf, numpy as np
+        >>> model = leap_tf.mlp()
+        >>> optimizer = leap_tf.LeapOptimizer(keras.optimizers.SGD(0.02), keras.optimizers.SGD(0.1))
+        >>> model.compile(optimizer, loss="mse")
+        >>> for task in leap_tf.Sinusoids().sample(2, np.random.default_rng(0)):
+        ...     with optimizer.task(model):
+        ...         history = model.fit(task.train_batches(seed=0).take(5), verbose=0)
+        >>> optimizer.meta_update()
+        >>> optimizer.path_length > 0
+        True
     """
 
     def __init__(
         self,
         inner_optimizer: keras.optimizers.Optimizer,
         meta_optimizer: keras.optimizers.Optimizer,
+        *,
         distance: str = "length",
         include_loss: bool = True,
         stabilizer: bool = True,
@@ -96,17 +96,30 @@ class LeapOptimizer(keras.optimizers.Optimizer):
     ):
         if kwargs:
             raise ValueError(
-                f"LeapOptimizer takes no {sorted(kwargs)}. Set clipping, decay and the like on the "
-                "inner_optimizer or the meta_optimizer."
+                f"LeapOptimizer has no arguments {sorted(kwargs)}. Set clipping, weight decay and "
+                "the like on the inner_optimizer or the meta_optimizer."
             )
         if isinstance(inner_optimizer, LeapOptimizer) or isinstance(meta_optimizer, LeapOptimizer):
-            raise ValueError("LeapOptimizers do not nest; wrap an ordinary Keras optimizer.")
-        check_wrapped(inner_optimizer, meta_optimizer)
+            raise ValueError("LeapOptimizers do not nest. Wrap an ordinary Keras optimizer.")
+        for role, optimizer in (
+            ("inner_optimizer", inner_optimizer),
+            ("meta_optimizer", meta_optimizer),
+        ):
+            check_optimizer(optimizer, role)
+            if optimizer.built:
+                raise ValueError(
+                    f"{role} has been used already, so it has state from other training. Pass a "
+                    "new optimizer."
+                )
+        if inner_optimizer is meta_optimizer:
+            raise ValueError("inner_optimizer and meta_optimizer must be two different objects.")
+        check_no_loss_scaling(meta_optimizer)
         super().__init__(learning_rate=0.0, name=name)
         self.inner_optimizer = inner_optimizer
         self.meta_optimizer = meta_optimizer
-        self.geometry = PathGeometry(distance, include_loss, stabilizer, metric)
-        self.per_segment = per_segment
+        self.geometry = PathGeometry(
+            distance, include_loss, stabilizer, metric, per_segment=per_segment
+        )
         self.task_layers = tuple(task_layers)
         self.seed = seed
         self._loss = None
@@ -114,25 +127,26 @@ class LeapOptimizer(keras.optimizers.Optimizer):
         self._model: weakref.ref[keras.Model] | None = None
         self._initial_state = SavedArrays()
 
-    # -- the contract: task, meta_gradients, meta_update ------------------------------------
+    # -- meta-learning ----------------------------------------------------------------------
 
     @contextlib.contextmanager
     def task(self, model: keras.Model) -> Iterator[None]:
-        """Trains `model` on one task: from the current initialization, recording the path.
+        """Context manager for training on one task.
 
-        On leaving, the model keeps what it learned on the task until the next `task` or
-        `meta_update`. A task whose path is not finite is left out and counted in
-        `skipped_tasks`; a task left by an exception adds nothing.
+        On entry, the model returns to the initialization. On exit, the meta-gradient of the path
+        joins the sum over the meta-batch, and the model keeps the task's weights until the next
+        `task` or `meta_update`. A task with a path that is not finite is left out and counted in
+        `skipped_tasks`. A task that ends by an exception adds nothing.
 
         Args:
             model: the model whose variables this optimizer trains; the same one every time.
 
         Raises:
-            ValueError: the model cannot be trained by this optimizer, or no step was made.
+            ValueError: this optimizer cannot train the model, or fewer than two steps were made.
             RuntimeError: another task is still open.
         """
         if self._in_task:
-            raise RuntimeError("A task is already open; tasks of one LeapOptimizer do not nest.")
+            raise RuntimeError("A task is already open. Tasks of one LeapOptimizer do not nest.")
         self._attach(model)
         self._tasks_started.assign_add(1)
         self._restore_initialization(model)
@@ -143,19 +157,25 @@ class LeapOptimizer(keras.optimizers.Optimizer):
         finally:
             self._recorder.stop()
             self._in_task = False
-        self._finish_task()
+        meta_gradient = self._recorder.meta_gradient()
+        if meta_gradient is None:
+            self._skipped.assign_add(1)
+            return
+        for total, gradient in zip(self._meta_sum, meta_gradient):
+            total.assign_add(gradient)
+        self._tasks.assign_add(1)
 
     def meta_gradients(self) -> list[tf.Tensor]:
         """Returns the mean meta-gradient of the finished tasks since the last `meta_update`.
 
-        One tensor per meta-learned variable, in the order of `meta_variables`.
+        It has one tensor per variable of `meta_variables`.
 
         Raises:
             RuntimeError: a task is still open, or none has finished.
             FloatingPointError: every task of the meta-batch diverged.
         """
         if self._in_task:
-            raise RuntimeError("Leave the task's `with` block before asking for meta-gradients.")
+            raise RuntimeError("Leave the task's `with` block before you call meta_gradients.")
         tasks = int(self._tasks.numpy()) if self.built else 0
         skipped = self.skipped_tasks
         if not tasks and skipped:
@@ -170,13 +190,14 @@ class LeapOptimizer(keras.optimizers.Optimizer):
     def meta_update(self) -> None:
         """Moves the initialization by the mean meta-gradient and clears the sums.
 
-        Afterwards the model *is* the new initialization, ready to be saved. (Straight after
-        loading, before a first `task`, the optimizer knows the model's meta-learned variables
-        only; its task layers and running statistics stay as they were saved.)
+        Afterwards the model has the new initialization and can be saved. (After loading and before
+        the first `task`, the optimizer knows only the meta-learned variables of the model. Task
+        layers and running statistics then keep their saved values.)
 
         Raises:
-            As `meta_gradients`, and FloatingPointError if the update overflows: it is not made,
-            and the sums stay, for another try with a lower meta rate.
+            RuntimeError: a task is still open, or none has finished.
+            FloatingPointError: every task diverged, or the update overflows. It is then not made,
+                and the sums are kept, so that a lower meta learning rate can be tried.
         """
         gradients = [
             tf.cast(gradient, variable.dtype)
@@ -184,7 +205,8 @@ class LeapOptimizer(keras.optimizers.Optimizer):
         ]
         if not apply_if_finite(self.meta_optimizer, gradients, self._initialization):
             raise FloatingPointError(
-                "The meta-update overflows and is not made. Lower the meta_optimizer's rate."
+                "The meta-update overflows and is not made. Lower the meta_optimizer's learning "
+                "rate."
             )
         for theta, variable in zip(self._initialization, self.meta_variables):
             if variable.constraint is not None:
@@ -199,62 +221,78 @@ class LeapOptimizer(keras.optimizers.Optimizer):
     @property
     def meta_variables(self) -> list[keras.Variable]:
         """The model's meta-learned variables: all trainable ones outside `task_layers`."""
-        return [self._trainable_variables[index] for index in self._meta_indices]
+        return self._recorder.meta_variables
 
     @property
     def skipped_tasks(self) -> int:
-        """How many tasks of the current meta-batch were left out because they diverged."""
+        """The number of tasks of the current meta-batch that diverged and were left out."""
         return int(self._skipped.numpy()) if self.built else 0
 
     @property
     def path_length(self) -> float:
-        """Length of the last task's path (eq. 7, p = 1)."""
+        """Length of the last task's path (eq. 7 with p = 1)."""
         return float(self._recorder.path().length) if self.built else 0.0
 
     @property
     def path_energy(self) -> float:
-        """Energy of the last task's path (eq. 7, p = 2)."""
+        """Energy of the last task's path (eq. 7 with p = 2)."""
         return float(self._recorder.path().energy) if self.built else 0.0
 
-    # -- the hooks Keras calls --------------------------------------------------------------
+    # -- the interface of Keras optimizers --------------------------------------------------
 
     @tf.autograph.experimental.do_not_convert
     def scale_loss(self, loss):
-        """Remembers the loss of this step, then scales it as the inner optimizer wishes."""
+        """Keeps the loss of this step, and returns it as the inner optimizer scales it."""
         self._loss = loss
         return self.inner_optimizer.scale_loss(loss)
 
     def apply(self, grads, trainable_variables=None):
-        """Adds this step's point to the path, then makes the inner optimizer's step."""
+        """Adds a point to the path, then makes a step of the inner optimizer."""
         gradients = list(grads)
         if trainable_variables is not None:
             trainable_variables = list(trainable_variables)
         if not self.built:
             self.build(trainable_variables)
         if self._loss is None:
-            raise RuntimeError(LOSS_NOT_SEEN)
+            raise RuntimeError(
+                "LeapOptimizer has not seen the loss of this step. In your own training loop, call "
+                "`loss = optimizer.scale_loss(loss)` inside the tape. Under model.fit, another "
+                "optimizer wraps this one: compile with auto_scale_loss=False and put the "
+                "LossScaleOptimizer inside, LeapOptimizer(LossScaleOptimizer(...), ...)."
+            )
         loss, self._loss = self._loss, None
-        check_full_step(self._trainable_variables, gradients, trainable_variables)
-        unscaled = unscaled_gradients(self.inner_optimizer, gradients, self._trainable_variables)
-        self._recorder.see(
-            loss,
-            [unscaled[index] for index in self._meta_indices],
-            makes_step(self.inner_optimizer, gradients),
-        )
+        expected = [id(variable) for variable in self._recorder.variables]
+        given = self._recorder.variables if trainable_variables is None else trainable_variables
+        if [id(variable) for variable in given] != expected or len(gradients) != len(expected):
+            raise ValueError(
+                f"LeapOptimizer needs the gradients of all {len(expected)} variables it was built "
+                "with, in the same order, in every step."
+            )
+        self._recorder.observe(loss, gradients, self.inner_optimizer)
         self.inner_optimizer.apply(gradients, trainable_variables)
 
     def build(self, variables):
         if self.built:
             return
         variables = list(variables)
-        check_trackable(variables)
-        with tf.init_scope():  # fit may build in the middle of tracing its train function
+        if tf.distribute.has_strategy():
+            raise ValueError(
+                "LeapOptimizer does not run under tf.distribute, since each task is trained on one "
+                "device. Train different tasks in parallel instead, with leap_tf.MetaTrainer."
+            )
+        overwritten = [v.path for v in variables if getattr(v, "overwrite_with_gradient", False)]
+        if overwritten:
+            raise ValueError(
+                f"The gradients of {overwritten} are new values, not gradients (float8 training), "
+                "so they have no gradient path. Use a float32 or mixed policy."
+            )
+        with tf.init_scope():  # model.fit may call this while it traces its train function
             self._build(variables)
 
     @property
     def variables(self):
         inner, meta = self.inner_optimizer.variables, self.meta_optimizer.variables
-        return self._variables + inner + meta
+        return super().variables + inner + meta
 
     @property
     def learning_rate(self):
@@ -262,7 +300,7 @@ class LeapOptimizer(keras.optimizers.Optimizer):
 
     @learning_rate.setter
     def learning_rate(self, learning_rate):
-        """Sets the inner learning rate: for good outside a task, till its end inside one."""
+        """Sets the inner learning rate; inside a task, until the end of the task only."""
         self.inner_optimizer.learning_rate = learning_rate
         if self.built and not self._in_task:
             self._task_learning_rate.assign(learning_rate)
@@ -284,11 +322,7 @@ class LeapOptimizer(keras.optimizers.Optimizer):
         return {
             "inner_optimizer": keras.saving.serialize_keras_object(self.inner_optimizer),
             "meta_optimizer": keras.saving.serialize_keras_object(self.meta_optimizer),
-            "distance": self.geometry.distance,
-            "include_loss": self.geometry.include_loss,
-            "stabilizer": self.geometry.stabilizer,
-            "metric": self.geometry.metric,
-            "per_segment": self.per_segment,
+            **dataclasses.asdict(self.geometry),
             "task_layers": list(self.task_layers),
             "seed": self.seed,
             "name": self.name,
@@ -316,36 +350,29 @@ class LeapOptimizer(keras.optimizers.Optimizer):
         if packed is not None:
             self._initial_state.value = unpack_arrays(np.asarray(packed).tobytes())
 
-    # -- inside -----------------------------------------------------------------------------
+    # -- implementation ---------------------------------------------------------------------
 
     def _build(self, variables):
         self.inner_optimizer.build(variables)
         super().build(variables)
         self._reset_inner_optimizer = OptimizerReset(self.inner_optimizer)
-        heads = set(self.task_layers)
-        self._meta_indices = [
+        task_layers = set(self.task_layers)
+        meta_indices = [
             index
             for index, variable in enumerate(variables)
-            if not heads & set(variable.path.split("/"))
+            if not task_layers & set(variable.path.split("/"))
         ]
-        if not self._meta_indices:
+        if not meta_indices:
             raise ValueError("All trainable layers are task_layers; nothing is left to meta-learn.")
-        self._recorder = PathRecorder(self.add_variable, self.meta_variables, self.geometry)
+        self._recorder = PathRecorder(self.add_variable, variables, meta_indices, self.geometry)
         self._initialization = [
-            # By the variable's name, which a meta_optimizer may exclude from weight decay.
+            # The name includes that of the variable, which may be exempt from weight decay by name.
             self.add_variable(
                 shape=variable.shape, dtype=variable.dtype, name=f"theta_{index}_{variable.name}"
             )
             for index, variable in enumerate(self.meta_variables)
         ]
-        self._meta_sum = [
-            self.add_variable(
-                shape=variable.shape,
-                dtype=accumulator_dtype(tf.as_dtype(variable.dtype)).name,
-                name=f"meta_sum_{index}",
-            )
-            for index, variable in enumerate(self.meta_variables)
-        ]
+        self._meta_sum = add_accumulators(self.add_variable, self.meta_variables, "meta_sum")
         self._tasks = self.add_variable(shape=(), dtype="int32", name="tasks")
         self._skipped = self.add_variable(shape=(), dtype="int32", name="skipped_tasks")
         self._tasks_started = self.add_variable(shape=(), dtype="int32", name="tasks_started")
@@ -356,16 +383,38 @@ class LeapOptimizer(keras.optimizers.Optimizer):
         self.meta_optimizer.build(self._initialization)
 
     def _attach(self, model):
-        """Binds the optimizer to its model; at first sight the model is the initialization."""
-        check_compiled(self, model)
+        """Checks the model; the first time, its weights become the initialization."""
+        if not model.built or not model.trainable_variables:
+            raise ValueError(
+                "The model has no variables to train yet. Give it an Input layer, or call it once "
+                "on a batch, before its first task."
+            )
+        compiled = getattr(model, "optimizer", None)
+        if compiled is not None and compiled is not self:
+            raise ValueError(
+                f"The model is compiled with {type(compiled).__name__}, not with this "
+                "LeapOptimizer. Compile it with this one; under mixed_float16 with "
+                "auto_scale_loss=False and the LossScaleOptimizer inside."
+            )
         self.build(model.trainable_variables)
-        check_same_variables(self._trainable_variables, model.trainable_variables)
-        meta_learned = {id(variable) for variable in self.meta_variables}
-        check_task_layer_names(
-            self.task_layers,
-            layer_variables(model, self.task_layers),
-            [v for v in self._trainable_variables if id(v) not in meta_learned],
-        )
+        known = {id(variable) for variable in self._recorder.variables}
+        if known != {id(variable) for variable in model.trainable_variables}:
+            raise ValueError(
+                "The model's trainable variables are not those this LeapOptimizer was built with. "
+                "Use one optimizer per model, and set `trainable` before the first task."
+            )
+        # A loaded optimizer is built before it knows the model, so `_build` finds the variables of
+        # task layers by their paths. A name that is a part of other paths would select those too.
+        in_layers = layer_variables(model, self.task_layers)
+        by_layer = {id(variable) for variable in in_layers if variable.trainable}
+        by_path = known - {id(variable) for variable in self.meta_variables}
+        if by_layer != by_path:
+            paths = {id(each): each.path for each in (*in_layers, *self._recorder.variables)}
+            raise ValueError(
+                f"task_layers={list(self.task_layers)} do not distinguish the variables "
+                f"{sorted({paths[key] for key in by_layer ^ by_path})} from others. Give the "
+                "layers in task_layers names that occur nowhere else in the model."
+            )
         self._model = weakref.ref(model)
         if not self._initialized.numpy():
             for theta, variable in zip(self._initialization, self.meta_variables):
@@ -375,29 +424,17 @@ class LeapOptimizer(keras.optimizers.Optimizer):
             self._initial_state.value = [v.numpy() for v in model.non_trainable_variables]
 
     def _restore_initialization(self, model):
-        """Makes the model the initialization, with fresh task layers and an unused optimizer."""
+        """Assigns the initialization, reinitializes task layers and resets the inner optimizer."""
         for variable, theta in zip(self.meta_variables, self._initialization):
             variable.assign(theta.value)
         for variable, value in zip(model.non_trainable_variables, self._initial_state.value):
             if not variable.path.endswith("seed_generator_state"):
                 variable.assign(value)
         task_number = int(self._tasks_started.numpy())
-        head_seed = int(np.random.default_rng([self.seed, task_number]).integers(2**31))
-        fresh = fresh_values(model, self.task_layers, head_seed)
+        task_seed = int(np.random.default_rng([self.seed, task_number]).integers(2**31))
+        drawn = TaskLayers(model, self.task_layers).draw(task_seed)
         for variable in layer_variables(model, self.task_layers):
-            variable.assign(fresh[id(variable)])
+            variable.assign(drawn[id(variable)])
         self._reset_inner_optimizer()
         if self._has_settable_rate:
             self.inner_optimizer.learning_rate = self._task_learning_rate.numpy()
-
-    def _finish_task(self):
-        path = self._recorder.path()
-        check_trained(self._recorder.steps)
-        if not self._recorder.finite:
-            self._skipped.assign_add(1)
-            return
-        check_path(self._recorder.steps, int(path.points))
-        gradients = mean_over_segments(path) if self.per_segment else path.meta_gradient
-        for total, gradient in zip(self._meta_sum, gradients):
-            total.assign_add(gradient)
-        self._tasks.assign_add(1)

@@ -23,7 +23,6 @@ Record = TypeVar("Record")
 
 _CONTENT = "content"
 _ARRAY = "__array__"
-_NUMBERS = "biuf"  # kinds of dtypes
 
 
 class SerializationError(LeapError, ValueError):
@@ -34,10 +33,7 @@ class SavedArrays(tf.train.experimental.PythonState):
     """Arrays in a `tf.train.Checkpoint` whose number is not known in advance.
 
     A checkpoint restores variables that exist already. Some state appears only later, such as the
-    statistics that a task starts from or the best weights so far.
-
-    Attributes:
-        value: the arrays; None until some are assigned.
+    statistics that a task starts from or the best weights so far. Until then `value` is None.
     """
 
     def __init__(self):
@@ -65,18 +61,14 @@ def unpack_arrays(content: bytes) -> list[np.ndarray]:
 
 def is_serializable(dtype: np.dtype) -> bool:
     """Returns whether arrays of a dtype can be written: those of NumPy itself, not bfloat16."""
-    return dtype.kind in _NUMBERS
+    return dtype.kind in "biuf"
 
 
 def encode(record: Any) -> bytes:
     """Returns a dataclass as bytes.
 
-    Args:
-        record: fields are numbers, strings, None, arrays, tensors, other dataclasses, and
-            sequences and mappings of these.
-
-    Raises:
-        SerializationError: a value is of another kind.
+    Its fields are numbers, strings, bytes, None, arrays, tensors, other dataclasses, and sequences
+    and mappings of these; a SerializationError refuses others.
     """
     arrays: dict[str, np.ndarray] = {}
     content = json.dumps(_plain(record, arrays))
@@ -87,15 +79,7 @@ def encode(record: Any) -> bytes:
 
 
 def decode(data: bytes, cls: type[Record]) -> Record:
-    """Returns the dataclass that `encode` wrote.
-
-    Args:
-        data: bytes from a file or another process.
-        cls: the dataclass they must be.
-
-    Raises:
-        SerializationError: they are something else.
-    """
+    """Returns the `cls` that `encode` wrote; a SerializationError refuses everything else."""
     if not isinstance(data, bytes):
         raise SerializationError(f"Expected bytes, not {type(data).__name__}.")
     try:

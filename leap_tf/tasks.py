@@ -1,19 +1,4 @@
-"""What a task is, and what a distribution over tasks is. Two small protocols.
-
-Anything with these attributes will do; nothing needs to inherit from here. A task must give
-the same batches for the same seed, on any thread, and every task of a distribution gives
-batches of the same structure and dtypes (the number of examples in a batch may differ).
-
-A task over arrays in memory: shuffled once an epoch, batched, drawn by a seed.
-
-A meta-learner opens tasks thousands of times. So the pipeline is traced once for all tasks
-that prepare and batch alike, with arrays and seed as tensors, and opening one traces nothing.
-
-Sinusoid regression: y = A sin(x + φ), one amplitude and phase a task.
-
-Finn et al., "Model-Agnostic Meta-Learning", ICML 2017, section 5.1: A in [0.1, 5], φ in
-[0, π], x in [−5, 5]. Small enough for tests and documentation.
-"""
+"""Tasks and distributions over tasks: two protocols, tasks from arrays, and sinusoids."""
 
 import dataclasses
 import functools
@@ -27,72 +12,46 @@ from leap_tf.errors import whole_number
 
 
 class Task(Protocol):
-    """One learning problem."""
+    """One learning problem; any object with these members is one.
+
+    A task must give the same batches for the same seed on any thread. All tasks of a distribution
+    must give batches of the same structure and dtypes; the number of examples may differ.
+    """
 
     @property
     def name(self) -> str:
-        """What messages and tables call the task."""
+        """The name of the task in messages and tables."""
 
     def train_batches(self, seed: int) -> tf.data.Dataset:
         """Returns training batches, (inputs, targets) or (inputs, targets, sample_weight).
 
         Args:
-            seed: decides order and augmentation. A meta-learner visits a task many times,
-                each time with another seed.
+            seed: decides order and augmentation. A task is trained on many times, each time with
+                another seed.
 
         Returns:
             A data set that may be endless; the trainer takes as many batches as it needs.
         """
 
     def test_batches(self) -> tf.data.Dataset:
-        """Returns all held-out examples once, in batches. None of them is ever trained on.
+        """Returns batches of all held-out examples once. None may be a training example.
 
-        Weights count in the mean loss and error, so examples of weight 0 are padding.
+        Sample weights apply to loss and error, so examples of weight 0 are padding.
         """
 
 
 class TaskDistribution(Protocol):
-    """Where tasks come from."""
+    """A distribution over tasks; any object with this method is one."""
 
     def sample(self, count: int, rng: np.random.Generator) -> Sequence[Task]:
-        """Draws the tasks of one meta-batch.
-
-        Args:
-            count: how many.
-            rng: the only source of randomness that may be used.
-        """
-
-
-class FiniteTasks:
-    """A fixed set of tasks: each meta-batch is a fresh shuffle of them.
-
-    If the meta-batch is larger than the set, whole shuffles follow one another, so that no
-    task is drawn twice as often as another (as in the original code).
-
-    Args:
-        tasks: at least one task.
-
-    Raises:
-        ValueError: `tasks` is empty.
-    """
-
-    def __init__(self, tasks: Sequence[Task]):
-        if not tasks:
-            raise ValueError("FiniteTasks needs at least one task to sample from.")
-        self.tasks = list(tasks)
-
-    def sample(self, count: int, rng: np.random.Generator) -> list[Task]:
-        order: list[int] = []
-        while len(order) < count:
-            order.extend(rng.permutation(len(self.tasks)).tolist())
-        return [self.tasks[index] for index in order[:count]]
+        """Samples the `count` tasks of a meta-batch; `rng` is the only source of randomness."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TaskSplits:
-    """Tasks to meta-train on, to validate on meanwhile, and to judge by in the end.
+    """The tasks of a study: a distribution to meta-train on, and lists to evaluate.
 
-    No example that a validation or test task is judged by is one that another trains on.
+    The held-out examples of validation and test tasks must not be training examples of any task.
     """
 
     train: TaskDistribution
@@ -101,22 +60,34 @@ class TaskSplits:
 
 
 class ArrayTask:
-    """A task whose training and held-out examples are arrays.
+    """A task whose training and held-out examples are arrays in memory.
+
+    The input pipeline is traced once for all tasks with the same shapes, dtypes and options; a
+    new iterator traces nothing.
 
     Args:
-        name: what messages and tables call the task.
-        train: inputs and targets to train on; the first dimension counts the examples.
-        test: inputs and targets held out.
-        batch_size: examples in a training batch. Batches run on across epochs, so all have
-            this size, and each example comes once an epoch.
+        name: the name of the task in messages and tables.
+        train: inputs and targets to train on, with the examples along the first dimension.
+        test: held-out inputs and targets.
+        batch_size: examples in a training batch. Batches continue across epochs, so all have
+            this size, and each example occurs once an epoch.
         test_batch_size: examples in a held-out batch.
-        prepare: from a batch of inputs to what the model takes, for example uint8 pixels to
-            floats in [0, 1]; runs in the pipeline. Give all tasks the same function object,
-            or each is traced anew.
+        prepare: from a batch of inputs to inputs of the model, for example uint8 pixels to
+            floats in [0, 1]. It runs in the pipeline. Pass the same function object to all tasks:
+            each function is traced separately.
 
     Raises:
-        TypeError: a batch size is no whole number.
-        ValueError: a part is empty, inputs and targets differ in number, or a batch has no room.
+        TypeError: a batch size is not a whole number.
+        ValueError: a batch size is below 1, there are no examples, or inputs and targets differ
+            in number.
+
+    Example:
+
+        >>> import leap_tf, numpy as np
+        >>> inputs, targets = np.zeros((8, 2), "float32"), np.arange(8)
+        >>> task = leap_tf.ArrayTask("zeros", (inputs, targets), (inputs, targets), batch_size=4)
+        >>> next(iter(task.train_batches(seed=0)))[0].shape
+        TensorShape([4, 2])
     """
 
     def __init__(
@@ -125,6 +96,7 @@ class ArrayTask:
         train: tuple[np.ndarray, np.ndarray],
         test: tuple[np.ndarray, np.ndarray],
         batch_size: int = 20,
+        *,
         test_batch_size: int = 100,
         prepare: Callable[[tf.Tensor], tf.Tensor] | None = None,
     ):
@@ -132,7 +104,7 @@ class ArrayTask:
             if len(inputs) != len(targets) or not len(inputs):
                 raise ValueError(
                     f"Task {name!r}: {part} has {len(inputs)} inputs and {len(targets)} targets. "
-                    "Give as many of one as of the other, and at least one."
+                    "There must be a target for each input, and at least one."
                 )
         self.name = name
         self.train = train
@@ -142,9 +114,9 @@ class ArrayTask:
         self.prepare = prepare or tf.identity
 
     def train_batches(self, seed: int) -> tf.data.Dataset:
-        """Returns endless batches, every epoch in a new order."""
+        """Returns endless batches, in a new order every epoch."""
         pipeline = _training_pipeline(self.batch_size, self.prepare, *_specs(self._train_tensors))
-        # Of NumPy's: for every Python number it is given TensorFlow keeps a tensor, for good.
+        # A NumPy number, since TensorFlow keeps a tensor for every Python number it receives.
         return pipeline(*self._train_tensors, tf.constant(np.int64(seed)))
 
     def test_batches(self) -> tf.data.Dataset:
@@ -161,30 +133,115 @@ class ArrayTask:
         return tuple(tf.convert_to_tensor(array) for array in self.test)
 
 
+class FiniteTasks:
+    """A distribution over a fixed list of tasks, sampled without replacement.
+
+    A meta-batch larger than the list takes every task before it repeats one, as in the original
+    code.
+
+    Raises:
+        ValueError: `tasks` is empty.
+
+    Example:
+
+        >>> import leap_tf, numpy as np
+        >>> tasks = leap_tf.FiniteTasks(leap_tf.sinusoid_splits(test_tasks=3).test)
+        >>> len({task.name for task in tasks.sample(3, np.random.default_rng(0))})
+        3
+    """
+
+    def __init__(self, tasks: Sequence[Task]):
+        if not tasks:
+            raise ValueError("FiniteTasks needs at least one task to sample from.")
+        self.tasks = list(tasks)
+
+    def sample(self, count: int, rng: np.random.Generator) -> list[Task]:
+        order: list[int] = []
+        while len(order) < count:
+            order.extend(rng.permutation(len(self.tasks)).tolist())
+        return [self.tasks[index] for index in order[:count]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sinusoids:
+    """Sinusoid regression: y = A sin(x + φ), with another amplitude and phase for every task.
+
+    A is uniform in [0.1, 5], φ in [0, π], x in [−5, 5].
+
+    Source: Finn et al., "Model-Agnostic Meta-Learning", ICML 2017, section 5.1.
+
+    Args:
+        examples: number of training examples of a task, and of held-out examples.
+        batch_size: examples in a training batch.
+
+    Example:
+
+        >>> import leap_tf, numpy as np
+        >>> [task] = leap_tf.Sinusoids(examples=30).sample(1, np.random.default_rng(0))
+        >>> task.train[0].shape
+        (30, 1)
+    """
+
+    examples: int = 100
+    batch_size: int = 10
+
+    def sample(self, count: int, rng: np.random.Generator) -> list[ArrayTask]:
+        return [self._sample_one(rng) for _ in range(count)]
+
+    def _sample_one(self, rng):
+        amplitude, phase = rng.uniform(0.1, 5.0), rng.uniform(0.0, np.pi)
+        inputs = rng.uniform(-5.0, 5.0, size=(2, self.examples, 1)).astype(np.float32)
+        targets = (amplitude * np.sin(inputs + phase)).astype(np.float32)
+        return ArrayTask(
+            name=f"{amplitude:.2f} sin(x + {phase:.2f})",
+            train=(inputs[0], targets[0]),
+            test=(inputs[1], targets[1]),
+            batch_size=self.batch_size,
+        )
+
+
+def sinusoid_splits(
+    seed: int = 0,
+    data_dir: str | None = None,
+    examples: int = 100,
+    batch_size: int = 10,
+    *,
+    validation_tasks: int = 20,
+    test_tasks: int = 50,
+) -> TaskSplits:
+    """Returns a distribution of sinusoids, and fixed tasks for validation and test.
+
+    Args:
+        seed: decides the fixed tasks.
+        data_dir: unused; all functions that return `TaskSplits` have it.
+        examples, batch_size: see `Sinusoids`.
+        validation_tasks, test_tasks: number of fixed tasks.
+    """
+    sinusoids = Sinusoids(examples, batch_size)
+    rng = np.random.default_rng([seed, 0])
+    return TaskSplits(
+        train=sinusoids,
+        validation=sinusoids.sample(validation_tasks, rng),
+        test=sinusoids.sample(test_tasks, rng),
+    )
+
+
 def pixels_to_floats(pixels: tf.Tensor) -> tf.Tensor:
     """Scales uint8 pixels to float32 in [0, 1]."""
-    # TensorFlow makes a division by a constant a multiplication in some graphs and not in others;
-    # this one it leaves alone, so pixels are the same to the bit in pipelines and when served.
+    # TensorFlow replaces an ordinary division by a constant in some graphs only. This division
+    # gives the same bits in pipelines and in served models.
     return tf.math.divide_no_nan(tf.cast(pixels, tf.float32), 255.0)
 
 
 def order_of_epoch(examples: tf.Tensor, seed: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
-    """Returns the order in which an epoch visits the examples of a task.
-
-    Args:
-        examples: how many there are, int32.
-        seed, epoch: int64 scalars.
-
-    Returns:
-        [examples] int32, a permutation.
-    """
+    """Returns the order of int32 `examples` in an epoch, from int64 scalars `seed` and `epoch`."""
     return tf.random.experimental.stateless_shuffle(
         tf.range(examples), seed=tf.stack([seed, epoch])
     )
 
 
 def _specs(tensors):
-    """Signatures of arrays with any number of examples, all else as it is."""
+    """Specs of the tensors with any number of examples."""
     return [tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype) for tensor in tensors]
 
 
@@ -219,62 +276,10 @@ def _gather(inputs, targets, prepare):
 
 
 def one_thread_options() -> tf.data.Options:
-    """Returns options that keep pipelines of parallel tasks from fighting for cores."""
+    """Returns options for one thread per pipeline, since many tasks run in parallel."""
     options = tf.data.Options()
     options.threading.private_threadpool_size = 1
     options.autotune.enabled = False
     options.deterministic = True
     options.experimental_optimization.apply_default_optimizations = False
     return options
-
-
-@dataclasses.dataclass(frozen=True)
-class Sinusoids:
-    """An endless family of regression tasks from R to R.
-
-    Args:
-        examples: training examples of a task, and as many held-out ones.
-        batch_size: examples in a training batch.
-    """
-
-    examples: int = 100
-    batch_size: int = 10
-
-    def sample(self, count: int, rng: np.random.Generator) -> list[ArrayTask]:
-        return [self._draw(rng) for _ in range(count)]
-
-    def _draw(self, rng):
-        amplitude, phase = rng.uniform(0.1, 5.0), rng.uniform(0.0, np.pi)
-        inputs = rng.uniform(-5.0, 5.0, size=(2, self.examples, 1)).astype(np.float32)
-        targets = (amplitude * np.sin(inputs + phase)).astype(np.float32)
-        return ArrayTask(
-            name=f"{amplitude:.2f} sin(x + {phase:.2f})",
-            train=(inputs[0], targets[0]),
-            test=(inputs[1], targets[1]),
-            batch_size=self.batch_size,
-        )
-
-
-def sinusoid_splits(
-    seed: int = 0,
-    data_dir: str | None = None,
-    examples: int = 100,
-    batch_size: int = 10,
-    validation_tasks: int = 20,
-    test_tasks: int = 50,
-) -> TaskSplits:
-    """Makes a distribution of sinusoids and fixed tasks to validate and judge by.
-
-    Args:
-        seed: decides the fixed tasks.
-        data_dir: unused, since nothing is read; every `splits` function takes it.
-        examples, batch_size: as for `Sinusoids`.
-        validation_tasks, test_tasks: how many fixed tasks of each kind.
-    """
-    family = Sinusoids(examples, batch_size)
-    rng = np.random.default_rng([seed, 0])
-    return TaskSplits(
-        train=family,
-        validation=family.sample(validation_tasks, rng),
-        test=family.sample(test_tasks, rng),
-    )

@@ -1,4 +1,4 @@
-"""What every learner keeps to, as a class of tests to inherit from; and tasks to try it on."""
+"""The contract of learners, as a class of tests to inherit from, and small tasks."""
 
 import keras
 import numpy as np
@@ -11,7 +11,7 @@ CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
 def blobs(number, classes=3):
-    """A task that linear models learn: one cloud of points a class, placed anew for each task."""
+    """Returns a task that linear models learn: one cloud of points for each class."""
     rng = np.random.default_rng(number)
     centres = rng.normal(size=(classes, 4))
     labels = np.tile(np.arange(classes), 20)
@@ -27,7 +27,7 @@ def small_model():
 
 
 class LearnerContract:
-    """Every learner passes this, whatever it does."""
+    """Every learner passes these tests."""
 
     task_layers: tuple[str, ...] = ()
     meta_rate = 0.1
@@ -59,7 +59,7 @@ class LearnerContract:
         trainer.fit(self.tasks(), meta_steps, verbose=False)
         return [variable.numpy() for variable in trainer.variables]
 
-    def test_it_moves_the_initialization_if_it_learns(self):
+    def test_the_initialization_moves_if_the_learner_learns(self):
         trainer = self.trainer()
         before = [variable.numpy() for variable in trainer.variables]
         after = self.weights_after(trainer)
@@ -67,13 +67,13 @@ class LearnerContract:
         assert moved == self.learns
         assert all(np.all(np.isfinite(value)) for value in after)
 
-    def test_the_same_seed_gives_the_same_bits_whatever_runs_in_parallel(self):
-        first = self.weights_after(self.trainer(parallel_tasks=1))
-        again = self.weights_after(self.trainer(parallel_tasks=3))
+    def test_the_same_seed_gives_the_same_bits_on_any_number_of_threads(self):
+        first = self.weights_after(self.trainer(pool=1))
+        again = self.weights_after(self.trainer(pool=3))
         for a, b in zip(first, again, strict=True):
             np.testing.assert_array_equal(a, b)
 
-    def test_a_run_that_goes_on_ends_like_one_that_did_not_stop(self, tmp_path):
+    def test_a_restarted_run_ends_like_an_uninterrupted_one(self, tmp_path):
         whole = self.weights_after(self.trainer(), meta_steps=4)
         self.trainer().fit(self.tasks(), 2, checkpoint_dir=tmp_path, verbose=False)
         rest = self.trainer()
@@ -103,7 +103,7 @@ class LearnerContract:
         broken.train = (broken.train[0] * np.float32(np.inf), broken.train[1])
 
         class OneBroken:
-            """Five good tasks and the broken one; mixtures take them all as one."""
+            """Five good tasks and the broken one. Joint training makes one mixture of them."""
 
             def __init__(self):
                 self.tasks = [broken, *(blobs(number) for number in range(1, 6))]
@@ -112,8 +112,8 @@ class LearnerContract:
                 return self.tasks[:count]
 
         trainer, tasks = self.trainer(), OneBroken()
-        drawn = trainer.learner.draw_tasks(tasks, trainer.meta_batch_size, 0, None)
-        if len(drawn) == 1:
+        trainer.problem.sampler.use_distribution(tasks)
+        if len(trainer.problem.sampler.training_specs(0)) == 1:
             with pytest.raises(FloatingPointError, match="diverged"):
                 trainer.fit(tasks, 1, verbose=False)
         else:

@@ -1,6 +1,5 @@
-"""Small results folders for the tests of reports, and a parser for the pages made of them."""
+"""Small folders of sweeps for the tests of reports."""
 
-import html.parser
 import json
 
 CONFIG = "alphabet_splits.train_alphabets = 20\nstudy.seed = 7\n"
@@ -16,7 +15,7 @@ ENVIRONMENT = [
 ]
 
 
-def task(error, steps=None, curve=(1.0, 0.5, 0.25), **more):
+def task(error, steps=None, curve=(1.0, 0.5, 0.25), area=50.0, **more):
     """Returns the record of a judged task, diverged if its error is None."""
     lost = error is None
     return {
@@ -24,7 +23,7 @@ def task(error, steps=None, curve=(1.0, 0.5, 0.25), **more):
         "error": error,
         "loss": None if lost else 2 * error,
         "examples": 10,
-        "area_under_error": 50.0,
+        "area_under_error": None if lost else area,
         "path_length": 1.0,
         "path_energy": 1.0,
         "steps_to_target": steps,
@@ -34,14 +33,14 @@ def task(error, steps=None, curve=(1.0, 0.5, 0.25), **more):
     }
 
 
-def outcome(*tasks, area=50.0):
-    """Returns the record of judging an initialization on tasks."""
+def outcome(*tasks):
+    """Returns the record of an initialization that was evaluated on tasks."""
     whole = [each["error"] for each in tasks if each["error"] is not None]
     mean = sum(whole) / len(whole) if whole else None
     return {
         "error": mean,
         "loss": mean,
-        "area_under_error": area if whole else None,
+        "area_under_error": 50.0 if whole else None,
         "diverged": [each["name"] for each in tasks if each["error"] is None],
         "tasks": list(tasks),
     }
@@ -90,24 +89,3 @@ def write_sweep(folder, cells, meta_steps=3, study="omniglot"):
         ]
         (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (folder / "sweep.json").write_text(json.dumps(entries))
-
-
-class Balanced(html.parser.HTMLParser):
-    """Keeps the elements that are open, and every identifier."""
-
-    VOID = frozenset({"meta", "br", "hr", "img", "link", "input"})
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.identifiers = [], []
-
-    def handle_starttag(self, tag, attributes):
-        self.identifiers += [value for name, value in attributes if name == "id"]
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.identifiers += [value for name, value in attributes if name == "id"]
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag

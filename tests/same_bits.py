@@ -120,19 +120,6 @@ def adapt() -> dict:
     return {"weights": digest(arrays), "figures": summary(arrays)}
 
 
-def colour_bandit() -> dict:
-    """Meta-trains agents on the colour bandit; needs the extra `atari` and legacy tf.keras."""
-    from tests.atari.test_trainer import GAMES, SeededTask, trainer
-
-    made = trainer()
-    made.fit(GAMES, 3, verbose=False)
-    played = made.runner.evaluate(SeededTask(GAMES.tasks[0], 3, 5))
-    return {
-        "weights": digest([*made.model.get_weights(), played.losses, played.rewards]),
-        "figures": [*summary(made.model.get_weights()), float(played.losses.mean())],
-    }
-
-
 def _result(weights, evaluation) -> dict:
     figures = [
         number
@@ -146,21 +133,27 @@ def _result(weights, evaluation) -> dict:
     }
 
 
-def results(names) -> dict[str, dict]:
-    """Returns the results of the named runs."""
-    own = {"served adapt": adapt, "colour bandit": colour_bandit}
-    return {name: own[name]() if name in own else configured(name) for name in names}
+def assert_as_recorded(name: str, found: dict) -> None:
+    """Compares results with the recorded ones."""
+    record = json.loads(RECORD.read_text())
+    expected = record["results"][name]
+    if fingerprint() == record["machine"]:
+        assert found["weights"] == expected["weights"]
+    np.testing.assert_allclose(found["figures"], expected["figures"], rtol=1e-5, atol=1e-5)
+
+
+def record(results: dict[str, dict]) -> None:
+    """Replaces recorded results, and the kind of machine they hold for."""
+    before = json.loads(RECORD.read_text())["results"] if RECORD.exists() else {}
+    content = {"machine": fingerprint(), "results": {**before, **results}}
+    RECORD.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def main():
-    legacy = tf.keras.layers.Layer.__module__.startswith("tf_keras")
-    names = ["colour bandit"] if legacy else [*CONFIGURED, "served adapt"]
-    found = results(names)
+    found = {name: configured(name) for name in CONFIGURED} | {"served adapt": adapt()}
     print(json.dumps(found, indent=1))
     if "--record" in sys.argv:
-        record = json.loads(RECORD.read_text()) if RECORD.exists() else {"results": {}}
-        record = {"machine": fingerprint(), "results": {**record["results"], **found}}
-        RECORD.write_text(json.dumps(record, indent=1) + "\n")
+        record(found)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ import sysconfig
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-# The processes that PyTriton starts for a model wait one second for each other. This is too short on a
-# busy machine and cannot be changed.
+# The processes that PyTriton starts for a model wait one second for each other. This is too short
+# on a busy machine and cannot be changed.
 ATTEMPTS = 5
 
 

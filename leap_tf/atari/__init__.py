@@ -1,49 +1,70 @@
-"""Leap over actor-critic agents on real Atari games (appendix H), with TF-Agents."""
+"""Leap over actor-critic agents on real Atari games (appendix H), with TF-Agents.
 
-from leap_tf.atari.legacy_keras import require_legacy_keras
+tf-agents 0.19 needs Keras 2. With TF_USE_LEGACY_KERAS=1, `tf.keras` is Keras 2 and `import keras`
+still is Keras 3, which the rest of this library uses. The requirements are checked here because
+TF-Agents' own errors do not say what is missing.
+"""
 
-require_legacy_keras()
+import contextlib
+import importlib.util
+import io
+import warnings
 
-from leap_tf.atari.agent import ActorCriticAgent
-from leap_tf.atari.arcade import Arcade
-from leap_tf.atari.colour_bandit import ColourBandit
-from leap_tf.atari.encoder import actor_critic, mnih_2013, trained_variables
-from leap_tf.atari.environment import AtariEnvironment
-from leap_tf.atari.evaluation import GameEvaluation, GameEvaluations, curve
-from leap_tf.atari.games import Game, available_games, games
-from leap_tf.atari.loss import ActorCriticLoss, LossParts, actor_critic_loss
-from leap_tf.atari.network import ActorCriticNetwork
-from leap_tf.atari.policy import ActorCriticPolicy
-from leap_tf.atari.returns import bootstrapped_returns, transition_mask
-from leap_tf.atari.rmsprop import RMSProp
-from leap_tf.atari.screen_environment import Episode, ScreenEnvironment
-from leap_tf.atari.task_runner import AtariTaskRunner
-from leap_tf.atari.trainer import AtariTrainer
+import tensorflow as tf
+
+_missing = [
+    name for name in ("tf_agents", "tf_keras", "ale_py") if not importlib.util.find_spec(name)
+]
+if _missing:
+    raise ImportError(
+        f"leap_tf.atari needs {', '.join(_missing)}: install the extra with "
+        "`pip install --no-deps -r requirements-atari.txt`."
+    )
+if not tf.keras.layers.Layer.__module__.startswith("tf_keras"):
+    raise ImportError(
+        "leap_tf.atari needs TF_USE_LEGACY_KERAS=1 in the environment before TensorFlow is "
+        "imported: set it in the shell, or in os.environ at the very top of the program."
+    )
+# Gym, which TF-Agents imports, prints a deprecation notice. Nothing here uses Gym.
+with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    importlib.import_module("tf_agents.agents")
+
+from leap_tf.atari.actor_critic import (
+    ActorCriticLoss,
+    RMSProp,
+    actor_critic,
+    mnih_2013,
+)
+from leap_tf.atari.environments import (
+    AtariEnvironment,
+    EnvironmentPool,
+    Episode,
+    Game,
+    ScreenEnvironment,
+    available_games,
+    games,
+)
+from leap_tf.atari.evaluation import GameEvaluation, GameEvaluations
+from leap_tf.atari.problem import AtariProblem
+from leap_tf.atari.tf_agents import ActorCriticAgent, ActorCriticNetwork, ActorCriticPolicy
 
 __all__ = [
     "ActorCriticAgent",
     "ActorCriticLoss",
     "ActorCriticNetwork",
     "ActorCriticPolicy",
-    "Arcade",
     "AtariEnvironment",
-    "AtariTaskRunner",
-    "AtariTrainer",
-    "ColourBandit",
+    "AtariProblem",
+    "EnvironmentPool",
     "Episode",
     "Game",
     "GameEvaluation",
     "GameEvaluations",
-    "LossParts",
     "RMSProp",
     "ScreenEnvironment",
     "actor_critic",
-    "actor_critic_loss",
     "available_games",
-    "bootstrapped_returns",
-    "curve",
     "games",
     "mnih_2013",
-    "trained_variables",
-    "transition_mask",
 ]

@@ -1,37 +1,37 @@
-"""How an agent learned a game, in figures: curves over frames, their area, time to a score.
+"""Evaluations of agents on games: learning curves over frames, their area, frames to a score.
 
-Two rewards are told apart: what the agent is trained on (clipped), and what the game gives (raw).
-Sums of raw rewards over whole games are scores.
+Clipped rewards are those that the agent is trained on; raw rewards are the game's own. A score is
+the sum of raw rewards over a whole game.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import get_type_hints
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from leap_tf.atari.screen_environment import Episode
-from leap_tf.serialization import Parts, UnfitPartsError, parts_of_record, record_of_parts
+from leap_tf.atari.environments import Episode
+
+CURVES = ("losses", "entropies", "rewards", "raw_rewards")
 
 
 @dataclasses.dataclass(frozen=True)
 class GameEvaluation:
-    """One visit to a game.
+    """Record of a task run: the training of one agent on one game.
 
     Attributes:
-        game: its name.
-        seed: of the visit.
-        copies: how many were played at a time.
+        game: name of the game.
+        seed: seed of the task run.
+        copies: number of copies played together.
         frames_per_update: frames of all copies together between two updates.
-        frame_skip: frames of a step.
-        losses, entropies: [updates] of each unroll, before the update it caused; empty where the
-            agent did not learn.
+        frame_skip: frames per step.
+        losses, entropies: [updates] of each unroll, before its update; empty if the agent did not
+            learn.
         rewards: [updates] clipped reward, mean per step of a copy.
-        raw_rewards: [updates] the same, not clipped.
-        episodes: games that ended, in order.
-        seconds: what it took, without making and resetting the environments.
-        path_length, path_energy: of the gradient path of all parameters, if it was measured.
+        raw_rewards: [updates] raw reward, mean per step of a copy.
+        episodes: finished games, in order.
+        seconds: duration, without creating and resetting the environments.
+        path_length, path_energy: of the gradient path of all parameters, if measured.
     """
 
     game: str
@@ -43,14 +43,14 @@ class GameEvaluation:
     entropies: np.ndarray
     rewards: np.ndarray
     raw_rewards: np.ndarray
-    episodes: Sequence[Episode]
+    episodes: tuple[Episode, ...]
     seconds: float
     path_length: float | None = None
     path_energy: float | None = None
 
     @property
     def updates(self) -> int:
-        """How many updates were made."""
+        """Number of updates."""
         return len(self.rewards)
 
     @property
@@ -60,12 +60,12 @@ class GameEvaluation:
 
     @property
     def area_under_reward(self) -> float:
-        """Mean height of the curve of clipped rewards, per 1000 steps."""
+        """Mean clipped reward per 1000 steps over the whole run."""
         return 1e3 * float(self.rewards.mean())
 
     @property
     def score(self) -> float | None:
-        """Mean score of the last quarter of the games that ended, None if none did."""
+        """Mean score of the last quarter of the finished games, None if no game finished."""
         if not self.episodes:
             return None
         last = self.episodes[-max(1, len(self.episodes) // 4) :]
@@ -76,14 +76,11 @@ class GameEvaluation:
         return 1e3 * float(self.rewards[-max(1, int(share * self.updates)) :].mean())
 
     def frames_to_reward(self, target: float, share: float = 0.1) -> int | None:
-        """Returns the frames until the clipped reward of the last updates reached `target`.
+        """Returns the frames until the running mean reward reaches `target`, None if it does not.
 
         Args:
-            target: clipped reward per 1000 steps.
-            share: of all updates, over which the running mean goes; so many must have been made.
-
-        Returns:
-            Frames of all copies, or None if it was not reached.
+            target: mean clipped reward per 1000 steps.
+            share: window of the running mean, as a fraction of all updates.
         """
         window = max(1, round(share * self.updates))
         sums = np.cumsum([0.0, *np.asarray(self.rewards, np.float64)])
@@ -92,14 +89,9 @@ class GameEvaluation:
         return int(reached[0] + window) * self.frames_per_update if reached.size else None
 
     def frames_to_score(self, target: float, window: int = 10) -> int | None:
-        """Returns the frames until the last `window` games had a mean score of `target`.
+        """Returns the frames until the mean score of the last `window` games reaches `target`.
 
-        Args:
-            target: the score to reach.
-            window: games in the running mean; so many must have ended.
-
-        Returns:
-            Frames of all copies, or None if it was not reached.
+        The result is None if the target is not reached, or fewer games have finished.
         """
         scores = [episode.score for episode in self.episodes]
         for end in range(window, len(scores) + 1):
@@ -108,9 +100,9 @@ class GameEvaluation:
         return None
 
     def score_curve(self, points: int) -> np.ndarray:
-        """Returns [points] mean scores of the games that ended in each part of the visit.
+        """Returns [points] mean scores of the games that finished in each part of the run.
 
-        Where none ended, the value is not a number.
+        The value of a part in which no game finished is NaN.
         """
         parts: list[list[float]] = [[] for _ in range(points)]
         for episode in self.episodes:
@@ -119,41 +111,19 @@ class GameEvaluation:
         return np.array([np.mean(part) if part else np.nan for part in parts])
 
     def as_record(self) -> dict:
-        """Returns everything as plain numbers, curves included."""
+        """Returns the evaluation as plain numbers, with curves rounded to five digits."""
         record = dataclasses.asdict(self)
-        for name in ("losses", "entropies", "rewards", "raw_rewards"):
+        for name in CURVES:
             record[name] = [round(float(value), 5) for value in record[name]]
         record["episodes"] = [list(episode) for episode in self.episodes]
         return record
 
     @classmethod
     def from_record(cls, record: Mapping) -> "GameEvaluation":
-        """Reads what `as_record` gave."""
-        arrays = {
-            name: np.array(record[name])
-            for name in ("losses", "entropies", "rewards", "raw_rewards")
-        }
+        """Reads the result of `as_record`."""
+        arrays = {name: np.array(record[name]) for name in CURVES}
         episodes = tuple(Episode(score, int(steps)) for score, steps in record["episodes"])
         return cls(**{**record, **arrays, "episodes": episodes})
-
-    def parts(self) -> Parts:
-        """Returns all of it as plain values and arrays, to the last digit."""
-        parts = parts_of_record(self)
-        episodes = [list(episode) for episode in self.episodes]
-        return Parts({**parts.plain, "episodes": episodes}, parts.arrays)
-
-    @classmethod
-    def from_parts(cls, parts: Parts) -> "GameEvaluation":
-        """Reads what `parts` gave; raises UnfitPartsError if it is something else."""
-        read = record_of_parts(cls, parts, {**get_type_hints(cls), "episodes": list})
-        episodes = []
-        for episode in read.episodes:
-            match episode:
-                case [int() | float() as score, int(steps)]:
-                    episodes.append(Episode(score, steps))
-                case _:
-                    raise UnfitPartsError(f"{episode!r} is no episode.")
-        return dataclasses.replace(read, episodes=tuple(episodes))
 
     def _frames_at(self, episode):
         return episode.steps * self.copies * self.frame_skip
@@ -161,7 +131,7 @@ class GameEvaluation:
 
 @dataclasses.dataclass(frozen=True)
 class GameEvaluations:
-    """Visits to several games from the same initialization."""
+    """Evaluations on several games, from the same initialization."""
 
     games: tuple[GameEvaluation, ...]
 
@@ -178,7 +148,7 @@ def curve(values: ArrayLike, points: int) -> np.ndarray:
     """Returns [points] means of consecutive parts of `values`, nearly equal in size.
 
     Args:
-        values: [updates], at least `points`.
-        points: how many parts.
+        values: [updates], at least `points` of them.
+        points: number of parts.
     """
     return np.array([np.mean(part) for part in np.array_split(np.asarray(values), points)])

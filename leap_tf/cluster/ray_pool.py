@@ -6,6 +6,7 @@ the worker that runs the task nor on the number of attempts.
 """
 
 import contextlib
+import heapq
 import importlib.util
 import logging
 import os
@@ -15,13 +16,72 @@ import threading
 from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from leap_tf.cluster.scheduler import TaskScheduler
 from leap_tf.cluster.worker import ClusterError, Reply, StudyFactory
 from leap_tf.serialization import SerializationError, decode, is_serializable
 from leap_tf.training import Job, TaskFailure, TaskSpec
 
 if TYPE_CHECKING:
     from leap_tf.cluster.worker_group import WorkerGroup
+
+
+class TaskScheduler:
+    """Decides which task of a map is handed out next, and which results can leave, in order.
+
+    Args:
+        tasks: number of tasks.
+        ahead: tasks are handed out up to this many places from the oldest missing result, so at
+            most this many results wait behind a slow task.
+        attempts: number of times a task is handed out before it counts as failed.
+    """
+
+    def __init__(self, tasks: int, ahead: int, attempts: int):
+        self._tasks = tasks
+        self._ahead = ahead
+        self._attempts_left = [attempts] * tasks
+        self._waiting = list(range(tasks))
+        self._results: dict[int, Any] = {}
+        self._left = 0  # results that have left
+
+    @property
+    def finished(self) -> bool:
+        """Whether all results have left."""
+        return self._left == self._tasks
+
+    def next_task(self) -> int | None:
+        """Returns the first task that no worker has, or None if none can be handed out now."""
+        while self._waiting and self._has_result(self._waiting[0]):
+            heapq.heappop(self._waiting)
+        if self._waiting and self._waiting[0] < self._left + self._ahead:
+            index = heapq.heappop(self._waiting)
+            self._attempts_left[index] -= 1
+            return index
+        return None
+
+    def put(self, index: int, result: Any) -> bool:
+        """Adds a result. Returns False, and drops it, if the task has a result already."""
+        if self._has_result(index):
+            return False
+        self._results[index] = result
+        return True
+
+    def lose(self, index: int) -> bool:
+        """Queues a task again whose worker was lost. Returns False if no attempts are left."""
+        if self._has_result(index):
+            return True
+        if not self._attempts_left[index]:
+            return False
+        heapq.heappush(self._waiting, index)
+        return True
+
+    def take(self) -> Iterator[Any]:
+        """Removes and yields the results that can leave."""
+        while self._left in self._results:
+            result = self._results.pop(self._left)
+            self._left += 1
+            yield result
+
+    def _has_result(self, index):
+        return index < self._left or index in self._results
 
 
 class RayPool:
@@ -33,14 +93,12 @@ class RayPool:
 
     Args:
         factory: builds the driver's study in every worker.
-        workers: number of workers; by default one per CPU that the cluster has when the pool
-            starts.
+        workers: number of workers; by default one per CPU of the cluster at the start.
         address: address of a running Ray cluster, such as "auto" or "ray-head:6379". By default
             Ray is started on this machine, for this pool alone. If this process is connected to a
             Ray cluster already, the pool uses that.
         deadline: seconds after which a task counts as hanging, the tracing of its graph included.
-        attempts: number of times that a task is started, if its worker is lost, before it counts
-            as failed.
+        attempts: starts of a task whose workers are lost, before it counts as failed.
         start_seconds: the longest time to wait while no worker is ready.
 
     Raises:
@@ -63,13 +121,11 @@ class RayPool:
         if importlib.util.find_spec("ray") is None:
             raise ClusterError("Ray is not installed. Run: pip install 'leap-tf[cluster]'")
         if (workers is not None and workers < 1) or attempts < 1:
-            raise ValueError(
-                f"workers and attempts must be at least 1, and are {workers}, {attempts}."
-            )
+            found = f"{workers}, {attempts}"
+            raise ValueError(f"workers and attempts must be at least 1, and are {found}.")
         if deadline <= 0 or start_seconds <= 0:
-            raise ValueError(
-                f"deadline and start_seconds must be positive, and are {deadline}, {start_seconds}."
-            )
+            found = f"{deadline}, {start_seconds}"
+            raise ValueError(f"deadline and start_seconds must be positive, and are {found}.")
         self._factory = factory
         self._workers = workers
         self._address = address
@@ -96,11 +152,7 @@ class RayPool:
                 self._connected_here = True
             workers = self._workers or int(ray.cluster_resources().get("CPU", 0)) or 1
             self._group = WorkerGroup(
-                self._factory,
-                workers,
-                deadline=self._deadline,
-                start_seconds=self._start_seconds,
-                attempts=self._attempts,
+                self._factory, workers, self._deadline, self._start_seconds, self._attempts
             )
         return self
 
@@ -146,11 +198,8 @@ class RayPool:
     def _map(self, job, values, specs, number):
         import ray
 
-        from leap_tf.cluster.worker_group import Weights
-
-        group = self._group
-        weights = Weights(ray.put(values), number)
-        scheduler: TaskScheduler = TaskScheduler(len(specs), 2 * group.size, self._attempts)
+        group, weights = self._group, (ray.put(values), number)
+        scheduler = TaskScheduler(len(specs), 2 * group.size, self._attempts)
         while not scheduler.finished:
             if number != self._maps or group is not self._group:
                 raise ClusterError("Another map was started, so this one cannot continue.")
@@ -168,20 +217,18 @@ class RayPool:
                         job.on_result(specs[index], result)
                     scheduler.put(index, result)
                 elif not scheduler.lose(index):
-                    scheduler.put(index, self._given_up(job, specs[index]))
+                    lost = (
+                        f"It was started {self._attempts} times, and each time its worker died or "
+                        f"did not finish within the deadline of {self._deadline:g} s. See `ray "
+                        "status`, memory first."
+                    )
+                    name, seed = job.task_name(specs[index]), specs[index].seed
+                    scheduler.put(index, TaskFailure(name, seed, lost))
             yield from scheduler.take()
-
-    def _given_up(self, job, spec):
-        return TaskFailure(
-            job.task_name(spec),
-            spec.seed,
-            f"It was started {self._attempts} times, and each time its worker died or did not "
-            f"finish within the deadline of {self._deadline:g} s. See `ray status`, memory first.",
-        )
 
 
 def _read(job: Job, spec: TaskSpec, data: bytes) -> Any:
-    """Returns the result in a worker's reply, or the failure."""
+    """Returns the result or the failure in a worker's reply."""
     name = job.task_name(spec)
     try:
         reply = decode(data, Reply)
@@ -203,31 +250,19 @@ def _connect(address: str | None, workers: int | None) -> None:
     import ray
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    quiet = logging.WARNING
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+    if address is None:
+        options |= {"num_cpus": workers, "include_dashboard": False}
     with _signal_handlers_kept():
         try:
-            if address is None:
-                ray.init(
-                    "local",
-                    num_cpus=workers,
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    logging_level=quiet,
-                )
-            else:
-                _check_address(address)
-                ray.init(address, log_to_driver=False, logging_level=quiet)
+            host, _, port = (address or "").rpartition(":")
+            if host and port.isdigit():  # if nothing listens there, Ray would try for minutes
+                socket.create_connection((host, int(port)), timeout=10.0).close()
+            ray.init("local" if address is None else address, **options)
         except Exception as error:  # Ray raises a bare Exception if a node does not start in time
             what = f"There is no Ray cluster at {address}" if address else "Ray does not start here"
             advice = "" if address else " If the machine is busy, give the same command again."
             raise ClusterError(f"{what}: {error}{advice}") from error
-
-
-def _check_address(address: str) -> None:
-    """Raises OSError if nothing listens at an address; Ray itself would try for minutes."""
-    host, _, port = address.rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host, int(port)), timeout=10.0).close()
 
 
 @contextlib.contextmanager

@@ -33,20 +33,13 @@ class StudyFactory(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-    """The answer of a worker to one call.
+    """The answer of a worker to one call."""
 
-    Attributes:
-        host, process: name of the worker's machine, and its process id.
-        task: name of the task in the worker's study; empty if no task was run.
-        failure: description of an error, or None.
-        result: the encoded result; empty if there is none.
-    """
-
-    host: str
+    host: str  # name of the worker's machine
     process: int
-    task: str = ""
-    failure: str | None = None
-    result: bytes = b""
+    task: str = ""  # name of the task in the worker's study, if one was run
+    failure: str | None = None  # description of an error
+    result: bytes = b""  # encoded
 
 
 class TaskWorker:
@@ -71,25 +64,20 @@ class TaskWorker:
                 configure_threads(1)
             self._study = self._factory()
         except Exception as error:
-            return _reply(failure=_described(error))
+            return _reply(failure=f"{type(error).__name__}: {error}")
         return _reply()
 
     def load(self, weights: Sequence[np.ndarray], version: int) -> None:
-        """Loads weights.
+        """Loads weights, one array per variable of the trainer's problem.
 
-        Weights that do not fit are refused when a task needs them, see `run`.
-
-        Args:
-            weights: one array per variable of the trainer's problem.
-            version: number of these weights, which every `run` names.
+        `run` names their `version`, and refuses a task if they do not fit.
         """
         self._version = None
         variables = self._study.trainer.problem.variables if self._study else []
-        shapes = [tuple(variable.shape) for variable in variables]
-        if shapes != [value.shape for value in weights]:
+        shapes, sent = [tuple(each.shape) for each in variables], [each.shape for each in weights]
+        if shapes != sent:
             self._refusal = (
-                f"its study has other variables than the driver: {shapes}, and not "
-                f"{[value.shape for value in weights]}"
+                f"its study has other variables than the driver: {shapes}, and not {sent}"
             )
             return
         for variable, value in zip(variables, weights):
@@ -97,13 +85,7 @@ class TaskWorker:
         self._version = version
 
     def run(self, kind: str, version: int, spec: TaskSpec) -> bytes:
-        """Runs a task and returns an encoded `Reply`.
-
-        Args:
-            kind: "train" or "evaluate".
-            version: number of the weights to start from.
-            spec: the task.
-        """
+        """Runs a task ("train" or "evaluate") from a version of weights; returns a `Reply`."""
         try:
             if self._study is None or version != self._version:
                 raise ValueError(f"This worker does not have weights {version}; {self._refusal}.")
@@ -112,12 +94,8 @@ class TaskWorker:
             result = encode(run(spec))
             return _reply(task=problem.sampler.resolve(spec).name, result=result)
         except Exception as error:
-            return _reply(failure=_described(error))
+            return _reply(failure=f"{type(error).__name__}: {error}")
 
 
 def _reply(**fields) -> bytes:
     return encode(Reply(platform.node(), os.getpid(), **fields))
-
-
-def _described(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"

@@ -24,26 +24,15 @@ _FETCH_SECONDS = 60.0  # the longest time in which a result is sent to the drive
 
 @dataclasses.dataclass(eq=False)
 class WorkerSlot:
-    """A place in the group, and the worker in it.
-
-    Attributes:
-        actor: the worker.
-        call: the current call, a start or a task; None if the worker is idle.
-        since: time at which the call was made, in seconds of the monotonic clock.
-        token: identifies the task of the call; None while the worker starts.
-        ready: whether the worker has built the study.
-        version: number of the weights that the worker has.
-        failed_starts: number of workers in a row that failed to start here.
-        host, process: name of the worker's machine and its process id, for messages.
-    """
+    """A place in the group, and the worker in it."""
 
     actor: Any
-    call: Any
-    since: float
-    token: Any = None
-    ready: bool = False
-    version: int | None = None
-    failed_starts: int = 0
+    call: Any  # the current one, a start or a task; None if the worker is idle
+    since: float  # time of the call by the monotonic clock
+    token: Any = None  # identifies the task of the call; None while the worker starts
+    ready: bool = False  # whether the worker has built the study
+    version: int | None = None  # number of the weights that the worker has
+    failed_starts: int = 0  # workers in a row that failed to start here
     host: str = ""
     process: int = 0
 
@@ -66,14 +55,12 @@ class WorkerGroup:
         self,
         factory: StudyFactory,
         size: int,
-        *,
         deadline: float,
         start_seconds: float,
         attempts: int,
     ):
-        environment = dict(getattr(factory, "environment", {}))
         options: dict[str, Any] = {"num_cpus": 1, "max_restarts": 0, "max_task_retries": 0}
-        if environment:
+        if environment := dict(getattr(factory, "environment", {})):
             options["runtime_env"] = {"env_vars": environment}
         self._actor_class = ray.remote(TaskWorker).options(**options)
         self._factory = ray.put(factory)
@@ -95,7 +82,7 @@ class WorkerGroup:
         return (slot for slot in self._slots if slot.ready and slot.call is None)
 
     def assign(
-        self, slot: WorkerSlot, token: Any, kind: str, spec: TaskSpec, weights: "Weights"
+        self, slot: WorkerSlot, token: Any, kind: str, spec: TaskSpec, weights: tuple[Any, int]
     ) -> None:
         """Gives a task to an idle worker, and the weights too unless it has them.
 
@@ -104,13 +91,13 @@ class WorkerGroup:
             token: returned by `wait` together with the result.
             kind: "train" or "evaluate".
             spec: the task.
-            weights: the weights that the task starts from.
+            weights: Ray's reference to the weights that the task starts from, and their number.
         """
-        if slot.version != weights.version:
-            # Calls of an actor keep their order.
-            slot.actor.load.remote(weights.reference, weights.version)
-            slot.version = weights.version
-        slot.call = slot.actor.run.remote(kind, weights.version, spec)
+        reference, version = weights
+        if slot.version != version:
+            slot.actor.load.remote(reference, version)  # calls of an actor keep their order
+            slot.version = version
+        slot.call = slot.actor.run.remote(kind, version, spec)
         slot.token, slot.since = token, time.monotonic()
 
     def wait(self) -> list[tuple[Any, bytes | None]]:
@@ -125,14 +112,13 @@ class WorkerGroup:
         """
         found = []
         for slot in self._ended():
-            token, starting = slot.token, not slot.ready
-            data = self._result(slot)
-            if starting:
+            token, data = slot.token, self._result(slot)
+            if not slot.ready:
                 self._started(slot, data)
-            else:
-                found.append((token, data))
-                if data is None:
-                    self._replace(slot)
+                continue
+            found.append((token, data))
+            if data is None:
+                self._replace(slot)
         now = time.monotonic()
         for slot in self._slots:
             if slot.ready and slot.call is not None and now - slot.since > self._deadline:
@@ -213,16 +199,3 @@ class WorkerGroup:
         self._slots[self._slots.index(slot)] = dataclasses.replace(
             self._start_worker(), failed_starts=slot.failed_starts
         )
-
-
-@dataclasses.dataclass(frozen=True)
-class Weights:
-    """The weights that the tasks of a map start from.
-
-    Attributes:
-        reference: Ray's reference to the arrays.
-        version: number of these weights.
-    """
-
-    reference: Any
-    version: int

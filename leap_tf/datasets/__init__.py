@@ -7,11 +7,9 @@ from leap_tf.datasets.alphabets import alphabet_splits, alphabet_task
 from leap_tf.datasets.multi_cv import DataSetTask, multi_cv_splits
 from leap_tf.datasets.tfds import MissingDataError, open_dataset
 
+# fmt: off
 __all__ = [
-    "DataSetTask",
-    "MissingDataError",
-    "alphabet_splits",
-    "alphabet_task",
-    "multi_cv_splits",
+    "DataSetTask", "MissingDataError", "alphabet_splits", "alphabet_task", "multi_cv_splits",
     "open_dataset",
 ]
+# fmt: on

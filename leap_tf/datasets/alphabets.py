@@ -1,15 +1,11 @@
-"""Alphabets as tasks: tell an alphabet's characters apart, from a few drawings of each.
+"""Alphabets as tasks: classify the characters of an alphabet from a few drawings of each.
 
-The protocol of the paper's Omniglot study (Flennerhag et al. 2019, appendix F): an alphabet
-is a task, up to 20 of its characters are its classes, 15 drawings of each are for training
-and 5 held out, images are 28×28, and both parts are augmented with 36 uniform rotations.
+The protocol is that of Flennerhag et al. 2019, appendix F. A task is an alphabet, and its classes
+are up to 20 of its characters. 15 drawings of each character are for training and 5 are held out.
+Images are 28×28, and both parts are augmented with 36 uniform rotations.
 
-Everything is decided by the seed and the drawings themselves, never by the order of files:
-drawings of a character are put in order of their pixels before any of them is picked.
-
-    load_drawings   TFDS → {alphabet: {character: drawings}}
-    alphabet_task   one alphabet → ArrayTask
-    alphabet_splits all of it → training, validation and test tasks
+Tasks depend on the seed and the drawings only, not on the order of files: the drawings of a
+character are sorted by their pixels first.
 """
 
 import functools
@@ -24,13 +20,12 @@ import tensorflow_datasets as tfds
 from leap_tf.datasets.tfds import open_dataset
 from leap_tf.tasks import ArrayTask, FiniteTasks, TaskSplits, pixels_to_floats
 
-Drawings = Mapping[str, Mapping[int, np.ndarray]]
-
 
 def alphabet_splits(
     dataset: str = "unicode_alphabets",
     data_dir: str | os.PathLike | None = None,
     seed: int = 0,
+    *,
     train_alphabets: int = 20,
     validation_alphabets: int = 10,
     test_alphabets: int = 10,
@@ -40,31 +35,38 @@ def alphabet_splits(
     rotations: int = 36,
     batch_size: int = 20,
 ) -> TaskSplits:
-    """Splits a data set's alphabets and makes a task of each.
+    """Splits the alphabets of a data set and makes a task of each.
 
-    Test alphabets are drawn first, then validation, then training ones. So for one seed the
-    test alphabets are the same whatever the number of training alphabets, and a larger
-    training set contains the smaller ones. Alphabets with too few characters are only ever
-    trained on.
+    Test alphabets are sampled first, then validation, then training alphabets. So for one seed the
+    test alphabets do not depend on the number of training alphabets, and a larger training set
+    contains the smaller ones. Alphabets with fewer than `characters` are only for training.
 
     Args:
-        dataset: a TFDS data set with Omniglot's features.
+        dataset: a TFDS data set with the features of Omniglot.
         data_dir: see `open_dataset`.
         seed: decides splits, characters, classes and held-out drawings.
-        train_alphabets, validation_alphabets, test_alphabets: how many of each.
-        characters: classes of a task, at most.
-        held_out_drawings: drawings of each character that are never trained on.
+        train_alphabets, validation_alphabets, test_alphabets: number of tasks of each kind.
+        characters: largest number of classes of a task.
+        held_out_drawings: number of drawings of each character that are not for training.
         image_size: height and width in pixels.
-        rotations: 1, or a multiple of 4, uniformly spaced over the circle.
+        rotations: number of rotations, uniformly spaced over the circle; 1 or a multiple of 4.
         batch_size: drawings in a training batch.
 
     Returns:
-        The three sets of tasks. Inputs are float32 [b, image_size, image_size, 1], ink 1 and
-        paper 0; targets are class numbers.
+        The tasks. Inputs are float32 [b, image_size, image_size, 1], 1 for ink and 0 for paper;
+        targets are class numbers.
 
     Raises:
         MissingDataError: the data set is not on this machine.
-        ValueError: the data set has too few alphabets, or an argument makes no sense.
+        ValueError: the data set has too few alphabets, `held_out_drawings` leaves no drawing for
+            training or for test, or `rotations` is neither 1 nor a multiple of 4.
+
+    Example (`unicode_alphabets` is drawn at first use, which takes about a minute):
+
+        >>> import leap_tf
+        >>> splits = leap_tf.datasets.alphabet_splits(train_alphabets=1, rotations=4)
+        >>> next(iter(splits.test[0].train_batches(seed=0)))[0].shape
+        TensorShape([20, 28, 28, 1])
     """
     drawings = load_drawings(dataset, str(data_dir) if data_dir else None)
     large = [name for name in sorted(drawings) if len(drawings[name]) >= characters]
@@ -72,12 +74,12 @@ def alphabet_splits(
     if len(large) < held_out or len(drawings) < held_out + train_alphabets:
         raise ValueError(
             f"{dataset} has {len(drawings)} alphabets, {len(large)} of them with at least "
-            f"{characters} characters: too few for {train_alphabets} to train on and {held_out} "
-            "to hold out."
+            f"{characters} characters. These are too few for {train_alphabets} training alphabets "
+            f"and {held_out} held-out alphabets."
         )
     rng = np.random.default_rng([seed, 0])
-    judged = [large[index] for index in rng.permutation(len(large))[:held_out]]
-    rest = [name for name in sorted(drawings) if name not in judged]
+    evaluated = [large[index] for index in rng.permutation(len(large))[:held_out]]
+    rest = [name for name in sorted(drawings) if name not in evaluated]
     trained = [rest[index] for index in rng.permutation(len(rest))[:train_alphabets]]
 
     def tasks(names):
@@ -97,8 +99,8 @@ def alphabet_splits(
 
     return TaskSplits(
         train=FiniteTasks(tasks(trained)),
-        test=tasks(judged[:test_alphabets]),
-        validation=tasks(judged[test_alphabets:]),
+        test=tasks(evaluated[:test_alphabets]),
+        validation=tasks(evaluated[test_alphabets:]),
     )
 
 
@@ -106,17 +108,22 @@ def alphabet_task(
     name: str,
     drawings: Mapping[int, np.ndarray],
     seed: int,
+    *,
     characters: int = 20,
     held_out_drawings: int = 5,
     image_size: int = 28,
     rotations: int = 36,
     batch_size: int = 20,
 ) -> ArrayTask:
-    """Makes a classification task of one alphabet. Arguments as for `alphabet_splits`.
+    """Makes a classification task of one alphabet; see `alphabet_splits` for other arguments.
 
     Args:
-        name: the alphabet.
-        drawings: from character number to its drawings, uint8 [n, height, width], ink 0.
+        name: the name of the alphabet, which decides the task together with the seed.
+        drawings: uint8 [n, height, width] drawings by number of the character, 0 for ink.
+
+    Raises:
+        ValueError: `held_out_drawings` leaves no drawing for training or for test, or `rotations`
+            is neither 1 nor a multiple of 4.
     """
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
     chosen = rng.permutation(sorted(drawings))[:characters]
@@ -125,7 +132,8 @@ def alphabet_task(
         order = rng.permutation(len(drawings[character]))
         if not 0 < held_out_drawings < len(order):
             raise ValueError(
-                f"Cannot hold out {held_out_drawings} of the {len(order)} drawings of a character."
+                f"Cannot hold out {held_out_drawings} of the {len(order)} drawings of a character. "
+                "There must be at least one for training and one held out."
             )
         images = drawings[character][order]
         test.append((images[:held_out_drawings], label))
@@ -134,8 +142,9 @@ def alphabet_task(
     def augmented(part):
         images = np.concatenate([images for images, _ in part])
         labels = np.concatenate([np.full(len(images), label) for images, label in part])
-        ink = rotate(ink_of(images, 2 * image_size), rotations)
-        pixels = np.round(255.0 * np.clip(ink, 0.0, 1.0)).astype(np.uint8)
+        ink = 1.0 - tf.cast(images[..., None], tf.float32) / 255.0
+        ink = tf.image.resize(ink, (2 * image_size, 2 * image_size), method="area")[..., 0].numpy()
+        pixels = np.round(255.0 * np.clip(rotate(ink, rotations), 0.0, 1.0)).astype(np.uint8)
         return pixels[..., None], np.tile(labels, rotations)
 
     return ArrayTask(
@@ -149,12 +158,12 @@ def alphabet_task(
 
 
 @functools.lru_cache(maxsize=2)
-def load_drawings(dataset: str, data_dir: str | None = None) -> Drawings:
-    """Reads every drawing of a data set.
+def load_drawings(
+    dataset: str, data_dir: str | None = None
+) -> Mapping[str, Mapping[int, np.ndarray]]:
+    """Reads drawings, uint8 [drawings, height, width], by alphabet and number of the character.
 
-    Returns:
-        From alphabet name to character number to uint8 [drawings, height, width], ink 0 and
-        paper 255, in the order of their pixels.
+    Ink is 0 and paper 255. The drawings of a character are sorted by their pixels.
     """
     builder = open_dataset(dataset, data_dir)
     names = builder.info.features["alphabet"].int2str
@@ -174,35 +183,20 @@ def load_drawings(dataset: str, data_dir: str | None = None) -> Drawings:
     for alphabets, characters, images in examples.batch(512).as_numpy_iterator():
         for alphabet, character, image in zip(alphabets, characters, images):
             collected.setdefault(names(alphabet), {}).setdefault(int(character), []).append(image)
+    for drawn in collected.values():
+        for images in drawn.values():
+            images.sort(key=lambda image: image.tobytes())
     return {
-        alphabet: {character: _in_pixel_order(images) for character, images in by_character.items()}
-        for alphabet, by_character in collected.items()
+        alphabet: {character: np.stack(images) for character, images in drawn.items()}
+        for alphabet, drawn in collected.items()
     }
 
 
-def _in_pixel_order(images: list[np.ndarray]) -> np.ndarray:
-    pixels = [image.tobytes() for image in images]
-    return np.stack([images[index] for index in np.argsort(np.array(pixels, object))])
-
-
-def ink_of(images: np.ndarray, size: int) -> np.ndarray:
-    """Scales uint8 [n, h, w] images with dark ink to float32 [n, size, size], ink 1."""
-    ink = 1.0 - tf.cast(images[..., None], tf.float32) / 255.0
-    return tf.image.resize(ink, (size, size), method="area")[..., 0].numpy()
-
-
 def rotate(images: np.ndarray, rotations: int) -> np.ndarray:
-    """Rotates every image by multiples of 360°/`rotations` and halves its resolution.
+    """Rotates float32 [n, 2 · size, 2 · size] images, 0 for paper, by all multiples of an angle.
 
-    Rotating at twice the resolution keeps thin strokes sharp. Quarter turns are exact, the
-    angles between are interpolated bilinearly.
-
-    Args:
-        images: float32 [n, 2 · size, 2 · size], background 0.
-        rotations: 1 or a multiple of 4.
-
-    Returns:
-        float32 [rotations · n, size, size]; all images at the first angle come first.
+    The result [rotations · n, size, size] has half the resolution, which keeps thin strokes sharp,
+    and starts with all images at the first angle. Quarter turns are exact; others are bilinear.
     """
     if rotations == 1:
         return _halve(images)
@@ -218,7 +212,7 @@ def rotate(images: np.ndarray, rotations: int) -> np.ndarray:
 def _rotate_by(images, angle):
     centre = (images.shape[1] - 1) / 2
     cos, sin = np.cos(angle), np.sin(angle)
-    # Output (x, y) takes its value from input (cos x − sin y + a, sin x + cos y + b).
+    # Output (x, y) is the input at (cos x − sin y + a, sin x + cos y + b).
     transform = [
         *(cos, -sin, centre * (1 - cos + sin)),
         *(sin, cos, centre * (1 - sin - cos)),

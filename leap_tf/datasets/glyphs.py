@@ -1,17 +1,12 @@
-"""From a character to the centre line of its printed glyph: print, thin, join, tidy.
+"""Simulated handwriting: draws characters as twenty different people would.
 
-Points are (row, column) pairs.
+A printed glyph is thinned to its centre line. A round pen draws this line again, bent by the habits
+of the drawer, which are the same for all characters, and by random changes of the single drawing.
+The amounts are chosen so that two drawings of a character differ as much as Omniglot's in position,
+size, proportions and amount of ink, and are as hard to classify by nearest neighbours in pixels.
 
-Draws a character the way one of twenty people would.
-
-The centre line of a printed glyph is drawn again with a pen, bent by the drawer's habits, which
-are the same for all characters, and by the accidents of the single drawing. The amounts are
-chosen so that drawings of a character differ from one another as much as Omniglot's do in place,
-size, proportions and amount of ink, and are as hard to tell from those of other characters by
-their nearest neighbour in pixels.
-
-Everything random follows from `SEED`, the drawer and the character, so that no drawing depends
-on which others were made before it. Points are (row, column) pairs.
+All randomness follows from `SEED`, the drawer and the character, so a drawing does not depend on
+other drawings. Points are (row, column) pairs.
 """
 
 import functools
@@ -23,245 +18,27 @@ import numpy as np
 from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont
 
-FALLBACK_FACE = "DejaVuSans"
-_PRINT_SIZE = 72  # pixels; larger prints take longer to thin and look much the same afterwards
-_AROUND = ((-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1))
-
-
-class CentreLine(NamedTuple):
-    """A thinned glyph: float64 points [points, 2] and int64 edges [edges, 2] between them."""
-
-    points: np.ndarray
-    edges: np.ndarray
-
-
-def font_path(face: str) -> pathlib.Path:
-    """Returns the file of a DejaVu face among the fonts that matplotlib installs."""
-    return pathlib.Path(matplotlib.get_data_path(), "fonts", "ttf", f"{face}.ttf")
-
-
-@functools.cache
-def code_points(face: str) -> frozenset[int]:
-    """Returns the code points that a face has glyphs for. All others print as a box."""
-    return frozenset(FT2Font(str(font_path(face))).get_charmap())
-
-
-@functools.lru_cache(maxsize=256)
-def centre_line_of(character: str, face: str) -> CentreLine:
-    """Returns the centre line of a printed character.
-
-    Args:
-        character: one character that `FALLBACK_FACE` has a glyph for.
-        face: name of a DejaVu face; the fallback stands in if this one lacks the glyph.
-
-    Returns:
-        A line whose longer side is 1 and whose middle is at (0, 0).
-
-    Raises:
-        ValueError: there is no glyph for the character.
-    """
-    bitmap = printed(character, face)
-    line = joined(thinned(bitmap))
-    stroke_width = np.sum(bitmap) / len(line.points)
-    points, edges = without_ends(line, times=round(0.4 * stroke_width))
-    low, high = points.min(axis=0), points.max(axis=0)
-    return CentreLine((points - (low + high) / 2) / max(1.0, np.max(high - low)), edges)
-
-
-def printed(character: str, face: str) -> np.ndarray:
-    """Prints a character so that its longer side has about 72 pixels.
-
-    Args:
-        character, face: as for `centre_line_of`.
-
-    Returns:
-        Bool [height, width], True where there is ink, with none in the outermost rows and
-        columns.
-
-    Raises:
-        ValueError: there is no glyph for the character.
-    """
-    face = face if ord(character) in code_points(face) else FALLBACK_FACE
-    if ord(character) not in code_points(face):
-        raise ValueError(f"{face} has no glyph for U+{ord(character):04X}. Take another letter.")
-    left, top, right, bottom = _font(face, 100).getbbox(character)
-    font = _font(face, round(100 * _PRINT_SIZE / max(right - left, bottom - top)))
-    left, top, right, bottom = font.getbbox(character)
-    image = Image.new("L", (round(right - left), round(bottom - top)))
-    ImageDraw.Draw(image).text((-left, -top), character, font=font, fill=255)
-    return np.pad(np.asarray(image) >= 128, 1)
-
-
-@functools.lru_cache(maxsize=64)
-def _font(face, size):
-    # The basic layout sets single characters as they are: it neither joins nor reorders them.
-    return ImageFont.truetype(str(font_path(face)), size, layout_engine=ImageFont.Layout.BASIC)
-
-
-def thinned(bitmap: np.ndarray) -> np.ndarray:
-    """Thins strokes to lines about one pixel wide. What was connected stays connected.
-
-    Z. Guo and R. W. Hall, "Parallel thinning with two-subiteration algorithms", CACM 32(3),
-    1989. Zhang and Suen's better known algorithm erases dots of two by two pixels.
-
-    Args:
-        bitmap: bool [height, width] with nothing in the outermost rows and columns.
-    """
-    bitmap = bitmap.copy()
-    height, width = bitmap.shape
-    inside = bitmap[1:-1, 1:-1]
-    changed = True
-    while changed:
-        changed = False
-        for removable in _removable():
-            neighbours = np.zeros(inside.shape, np.uint8)
-            for bit, (down, right) in enumerate(_AROUND):
-                moved = bitmap[1 + down : height - 1 + down, 1 + right : width - 1 + right]
-                neighbours |= moved.view(np.uint8) << bit
-            gone = inside & removable[neighbours]
-            inside &= ~gone
-            changed = changed or bool(np.any(gone))
-    return bitmap
-
-
-@functools.cache
-def _removable():
-    """Returns the two tables, bool [256]: may a pixel go, given which neighbours have ink?"""
-    n, ne, e, se, s, sw, w, nw = ((np.arange(256) >> np.arange(8)[:, np.newaxis]) & 1) > 0
-    crossings = np.sum([~n & (ne | e), ~e & (se | s), ~s & (sw | w), ~w & (nw | n)], axis=0)
-    ahead = np.sum([n | ne, e | se, s | sw, w | nw], axis=0)
-    behind = np.sum([nw | n, ne | e, se | s, sw | w], axis=0)
-    neighbours = np.minimum(ahead, behind)
-    free = (crossings == 1) & (neighbours >= 2) & (neighbours <= 3)
-    return free & ~((n | ne | ~se) & e), free & ~((s | sw | ~nw) & w)
-
-
-def joined(bitmap: np.ndarray) -> CentreLine:
-    """Turns a thinned bitmap into a line: pixels are points, and neighbours are joined.
-
-    Diagonal neighbours are joined only where no pixel beside both has ink.
-    """
-    pixels = np.argwhere(bitmap)
-    number = np.full(np.add(bitmap.shape, 2), -1)
-    row, column = (pixels + 1).T
-    number[row, column] = np.arange(len(pixels))
-    edges = []
-    for down, right in ((0, 1), (1, 0), (1, 1), (1, -1)):
-        other = number[row + down, column + right]
-        touching = other >= 0
-        if down and right:
-            touching &= (number[row + down, column] < 0) & (number[row, column + right] < 0)
-        edges.append(np.stack([np.flatnonzero(touching), other[touching]], axis=1))
-    return CentreLine(pixels.astype(np.float64), np.concatenate(edges))
-
-
-def degrees(line: CentreLine) -> np.ndarray:
-    """Returns int64 [points], how many edges each point has: 0 for a dot, 1 for a loose end."""
-    return np.bincount(line.edges.ravel(), minlength=len(line.points))
-
-
-def without_ends(line: CentreLine, times: int) -> CentreLine:
-    """Shortens loose ends by so many points: thinning bends them into the stroke's corners.
-
-    A stroke too short for that becomes a dot, or two points, but never vanishes.
-    """
-    for _ in range(times):
-        degree = degrees(line)
-        keep = degree != 1
-        first, second = line.edges[np.all(degree[line.edges] == 1, axis=1)].T
-        keep[first] = keep[second] = True
-        edges = line.edges[np.all(keep[line.edges], axis=1)]
-        line = CentreLine(line.points[keep], (np.cumsum(keep) - 1)[edges])
-    return line
-
-
-def rounded(line: CentreLine, times: int) -> CentreLine:
-    """Rounds corners: moves points half way to the middle of their two neighbours, repeatedly.
-
-    Loose ends and forks stay where they are.
-    """
-    start, end = np.concatenate([line.edges, line.edges[:, ::-1]]).T
-    order = np.argsort(start, kind="stable")
-    degree = degrees(line)
-    neighbours = end[order][degree[start[order]] == 2].reshape(-1, 2)
-    points = line.points.copy()
-    for _ in range(times):
-        points[degree == 2] = (points[degree == 2] + points[neighbours].mean(axis=1)) / 2
-    return CentreLine(points, line.edges)
-
-
 SEED = 20191
 DRAWERS = 20
 CANVAS = 105
-# What drawers imitate, in turn. No bold face: Lao letters lose their loops in it.
+# The faces that drawers imitate, in turn. None is bold: Lao letters would lose their loops.
+# fmt: off
 FACES = (
-    "DejaVuSans",
-    "DejaVuSansMono",
-    "DejaVuSerif",
-    "DejaVuSans-Oblique",
-    "DejaVuSansMono-Oblique",
+    "DejaVuSans", "DejaVuSansMono", "DejaVuSerif", "DejaVuSans-Oblique", "DejaVuSansMono-Oblique",
 )
-_BORDER = 2.0  # pixels left free between the ink and the edge of the canvas
+# fmt: on
+_WAVES = 12  # in the random field that bends a drawing
+_BORDER = 2.0  # pixels between the ink and the edge of the canvas
 
-
-class Habits(NamedTuple):
-    """What one drawer does to every character.
-
-    Args:
-        face: name of the DejaVu face the drawer imitates.
-        slant: shear, columns to the right for each row upwards.
-        rotation: radians, clockwise.
-        stretch: natural logarithm of width over height.
-        roundness: how many times corners are rounded.
-        size: longer side of a drawing in pixels.
-        pen: radius of the pen in pixels.
-        dot: radius of a dot over the pen's.
-        offset: float64 [2], from the canvas's middle to the drawing's, in pixels.
-        carelessness: factor on how far a single drawing is bent.
-    """
-
-    face: str
-    slant: float
-    rotation: float
-    stretch: float
-    roundness: int
-    size: float
-    pen: float
-    dot: float
-    offset: np.ndarray
-    carelessness: float
-
-
-@functools.cache
-def habits_of(drawer: int) -> Habits:
-    """Returns a drawer's habits."""
-    rng = np.random.default_rng([SEED, drawer])
-    return Habits(
-        face=FACES[drawer % len(FACES)],
-        slant=rng.normal(0.03, 0.11),
-        rotation=rng.normal(0.0, 0.05),
-        stretch=rng.normal(0.0, 0.10),
-        roundness=int(rng.integers(4, 25)),
-        size=rng.uniform(58.0, 77.0),
-        pen=rng.uniform(1.9, 2.4),
-        dot=rng.uniform(1.0, 1.8),
-        offset=rng.normal(0.0, 3.0, size=2),
-        carelessness=rng.uniform(0.7, 1.4),
-    )
+FALLBACK_FACE = "DejaVuSans"
+_PRINT_SIZE = 72  # pixels; larger prints take longer to thin and give almost the same line
+_AROUND = ((-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1))
 
 
 def draw(character: str, drawer: int) -> np.ndarray:
-    """Draws a character.
+    """Returns a drawing, bool [CANVAS, CANVAS], True for ink; outermost rows and columns have none.
 
-    Args:
-        character: one character that DejaVu Sans has a glyph for.
-        drawer: who draws, an integer from 0. The data set has `DRAWERS` of them.
-
-    Returns:
-        Bool [CANVAS, CANVAS], True where there is ink. The outermost rows and columns have none.
-
-    Raises:
-        ValueError: there is no glyph for the character.
+    `drawer` is at least 0; the data set has `DRAWERS`. DejaVu Sans must have the character.
     """
     habits = habits_of(drawer)
     rng = np.random.default_rng([SEED, drawer, ord(character)])
@@ -286,8 +63,41 @@ def draw(character: str, drawer: int) -> np.ndarray:
     return ink(inside(points, np.max(radii) + _BORDER), radii)
 
 
+class Habits(NamedTuple):
+    """The habits of a drawer, which apply to every character."""
+
+    face: str  # name of the DejaVu face that the drawer imitates
+    slant: float  # shear, columns to the right for each row upwards
+    rotation: float  # radians, clockwise
+    stretch: float  # natural logarithm of width over height
+    roundness: int  # number of times that corners are rounded
+    size: float  # longer side of a drawing in pixels
+    pen: float  # radius of the pen in pixels
+    dot: float  # radius of a dot divided by the radius of the pen
+    offset: np.ndarray  # float64 [2], from the middle of the canvas to that of the drawing, pixels
+    carelessness: float  # factor on the bending of single drawings
+
+
+@functools.cache
+def habits_of(drawer: int) -> Habits:
+    """Returns the habits of a drawer, which its number decides."""
+    rng = np.random.default_rng([SEED, drawer])
+    return Habits(
+        face=FACES[drawer % len(FACES)],
+        slant=rng.normal(0.03, 0.11),
+        rotation=rng.normal(0.0, 0.05),
+        stretch=rng.normal(0.0, 0.10),
+        roundness=int(rng.integers(4, 25)),
+        size=rng.uniform(58.0, 77.0),
+        pen=rng.uniform(1.9, 2.4),
+        dot=rng.uniform(1.0, 1.8),
+        offset=rng.normal(0.0, 3.0, size=2),
+        carelessness=rng.uniform(0.7, 1.4),
+    )
+
+
 def stance(slant: float, rotation: float, stretch: float) -> np.ndarray:
-    """Returns float64 [2, 2], by which to multiply points from the right. See `Habits`."""
+    """Returns the matrix [2, 2] that points are multiplied by from the right; see `Habits`."""
     cosine, sine = np.cos(rotation), np.sin(rotation)
     scale = np.diag([np.exp(-stretch / 2), np.exp(stretch / 2)])
     shear = np.array([[1.0, -slant], [0.0, 1.0]])
@@ -295,39 +105,25 @@ def stance(slant: float, rotation: float, stretch: float) -> np.ndarray:
 
 
 def bent(
-    points: np.ndarray, rng: np.random.Generator, length: float, amount: float, waves: int = 12
+    points: np.ndarray, rng: np.random.Generator, *, length: float, amount: float
 ) -> np.ndarray:
-    """Displaces points by a smooth random field, so that what is close together moves together.
+    """Displaces points by a smooth random field, so that near points move together.
 
     The field is a sum of waves in random directions. With many waves it is a Gaussian process
     whose covariance is a Gaussian of the distance (Rahimi and Recht, "Random features for
-    large-scale kernel machines", NIPS 2007).
-
-    Args:
-        points: float64 [points, 2].
-        rng: draws the field.
-        length: the distance over which displacements become unrelated.
-        amount: standard deviation of a displacement in each direction.
-        waves: how many waves the field has.
-
-    Returns:
-        Float64 [points, 2].
+    large-scale kernel machines", NIPS 2007). `length` is the distance over which displacements
+    become unrelated, and `amount` their standard deviation in each direction.
     """
-    frequencies = rng.normal(0.0, 1.0 / length, size=(2, waves))
-    phases = rng.uniform(0.0, 2.0 * np.pi, size=waves)
-    heights = rng.normal(0.0, amount * np.sqrt(2.0 / waves), size=(waves, 2))
+    frequencies = rng.normal(0.0, 1.0 / length, size=(2, _WAVES))
+    phases = rng.uniform(0.0, 2.0 * np.pi, size=_WAVES)
+    heights = rng.normal(0.0, amount * np.sqrt(2.0 / _WAVES), size=(_WAVES, 2))
     return points + np.cos(points @ frequencies + phases) @ heights
 
 
 def inside(points: np.ndarray, border: float) -> np.ndarray:
-    """Moves points, and shrinks them if need be, to keep off the edge of the canvas.
+    """Moves points into the canvas, and shrinks their figure if it is too large.
 
-    Args:
-        points: float64 [points, 2] in pixels.
-        border: smallest distance from the middle of an outermost pixel, in pixels.
-
-    Returns:
-        Float64 [points, 2].
+    `border` is the smallest distance from the middle of an outermost pixel, in pixels.
     """
     low, high = points.min(axis=0), points.max(axis=0)
     middle, half = (low + high) / 2, (high - low) / 2
@@ -339,14 +135,9 @@ def inside(points: np.ndarray, border: float) -> np.ndarray:
 
 
 def ink(points: np.ndarray, radii: np.ndarray) -> np.ndarray:
-    """Presses a round pen down at each point.
+    """Draws a disc at each point: bool [CANVAS, CANVAS], True for pixels with their middle in one.
 
-    Args:
-        points: float64 [points, 2] in pixels, further than their radius from the canvas's edge.
-        radii: float64 [points], the pen's radius at each point.
-
-    Returns:
-        Bool [CANVAS, CANVAS], True for pixels whose middle is within a radius of its point.
+    Points must be farther from the edge of the canvas than their radius.
     """
     reach = int(np.ceil(np.max(radii)))
     steps = np.mgrid[-reach : reach + 1, -reach : reach + 1].reshape(2, -1).T
@@ -356,3 +147,143 @@ def ink(points: np.ndarray, radii: np.ndarray) -> np.ndarray:
     canvas = np.zeros((CANVAS, CANVAS), bool)
     canvas[rows, columns] = True
     return canvas
+
+
+class CentreLine(NamedTuple):
+    """A thinned glyph: float64 points [points, 2] and int64 edges [edges, 2] between them."""
+
+    points: np.ndarray
+    edges: np.ndarray
+
+
+def font_path(face: str) -> pathlib.Path:
+    """Returns the file of a DejaVu face among the fonts that matplotlib installs."""
+    return pathlib.Path(matplotlib.get_data_path(), "fonts", "ttf", f"{face}.ttf")
+
+
+@functools.cache
+def code_points(face: str) -> frozenset[int]:
+    """Returns the code points that a face has glyphs for."""
+    return frozenset(FT2Font(str(font_path(face))).get_charmap())
+
+
+@functools.lru_cache(maxsize=256)
+def centre_line_of(character: str, face: str) -> CentreLine:
+    """Returns the centre line of a printed character, of longer side 1 and around (0, 0)."""
+    bitmap = printed(character, face)
+    line = joined(thinned(bitmap))
+    stroke_width = np.sum(bitmap) / len(line.points)
+    points, edges = without_ends(line, times=round(0.4 * stroke_width))
+    low, high = points.min(axis=0), points.max(axis=0)
+    return CentreLine((points - (low + high) / 2) / max(1.0, np.max(high - low)), edges)
+
+
+def printed(character: str, face: str) -> np.ndarray:
+    """Prints a character, bool [height, width], with its longer side of about 72 pixels.
+
+    A face that has no glyph for it is replaced by `FALLBACK_FACE`. The border has no ink.
+    """
+    face = face if ord(character) in code_points(face) else FALLBACK_FACE
+    if ord(character) not in code_points(face):
+        raise ValueError(f"{face} has no glyph for U+{ord(character):04X}. Use another letter.")
+    left, top, right, bottom = _font(face, 100).getbbox(character)
+    font = _font(face, round(100 * _PRINT_SIZE / max(right - left, bottom - top)))
+    left, top, right, bottom = font.getbbox(character)
+    image = Image.new("L", (round(right - left), round(bottom - top)))
+    ImageDraw.Draw(image).text((-left, -top), character, font=font, fill=255)
+    return np.pad(np.asarray(image) >= 128, 1)
+
+
+@functools.lru_cache(maxsize=64)
+def _font(face, size):
+    # The basic layout does not join or reorder characters.
+    return ImageFont.truetype(str(font_path(face)), size, layout_engine=ImageFont.Layout.BASIC)
+
+
+def thinned(bitmap: np.ndarray) -> np.ndarray:
+    """Thins strokes to connected lines about one pixel wide. The border must have no ink.
+
+    Source: Guo and Hall, "Parallel thinning with two-subiteration algorithms", CACM 32(3), 1989.
+    The better known algorithm of Zhang and Suen erases dots of two by two pixels.
+    """
+    bitmap = bitmap.copy()
+    height, width = bitmap.shape
+    inside = bitmap[1:-1, 1:-1]
+    changed = True
+    while changed:
+        changed = False
+        for removable in _removable():
+            neighbours = np.zeros(inside.shape, np.uint8)
+            for bit, (down, right) in enumerate(_AROUND):
+                moved = bitmap[1 + down : height - 1 + down, 1 + right : width - 1 + right]
+                neighbours |= moved.view(np.uint8) << bit
+            gone = inside & removable[neighbours]
+            inside &= ~gone
+            changed = changed or bool(np.any(gone))
+    return bitmap
+
+
+@functools.cache
+def _removable():
+    """Returns for both subiterations whether a pixel may go, bool [256] by its inked neighbours."""
+    n, ne, e, se, s, sw, w, nw = ((np.arange(256) >> np.arange(8)[:, np.newaxis]) & 1) > 0
+    crossings = np.sum([~n & (ne | e), ~e & (se | s), ~s & (sw | w), ~w & (nw | n)], axis=0)
+    ahead = np.sum([n | ne, e | se, s | sw, w | nw], axis=0)
+    behind = np.sum([nw | n, ne | e, se | s, sw | w], axis=0)
+    neighbours = np.minimum(ahead, behind)
+    free = (crossings == 1) & (neighbours >= 2) & (neighbours <= 3)
+    return free & ~((n | ne | ~se) & e), free & ~((s | sw | ~nw) & w)
+
+
+def joined(bitmap: np.ndarray) -> CentreLine:
+    """Turns a thinned bitmap into a line whose points are the pixels, joined to their neighbours.
+
+    Diagonal neighbours are joined only if no pixel next to both has ink.
+    """
+    pixels = np.argwhere(bitmap)
+    number = np.full(np.add(bitmap.shape, 2), -1)
+    row, column = (pixels + 1).T
+    number[row, column] = np.arange(len(pixels))
+    edges = []
+    for down, right in ((0, 1), (1, 0), (1, 1), (1, -1)):
+        other = number[row + down, column + right]
+        touching = other >= 0
+        if down and right:
+            touching &= (number[row + down, column] < 0) & (number[row, column + right] < 0)
+        edges.append(np.stack([np.flatnonzero(touching), other[touching]], axis=1))
+    return CentreLine(pixels.astype(np.float64), np.concatenate(edges))
+
+
+def degrees(line: CentreLine) -> np.ndarray:
+    """Returns the number of edges of each point, int64 [points]: 0 for a dot, 1 for a loose end."""
+    return np.bincount(line.edges.ravel(), minlength=len(line.points))
+
+
+def without_ends(line: CentreLine, times: int) -> CentreLine:
+    """Shortens loose ends by some points, since thinning bends them into corners of the stroke.
+
+    A stroke that is too short becomes a dot or two points; it never vanishes.
+    """
+    for _ in range(times):
+        degree = degrees(line)
+        keep = degree != 1
+        first, second = line.edges[np.all(degree[line.edges] == 1, axis=1)].T
+        keep[first] = keep[second] = True
+        edges = line.edges[np.all(keep[line.edges], axis=1)]
+        line = CentreLine(line.points[keep], (np.cumsum(keep) - 1)[edges])
+    return line
+
+
+def rounded(line: CentreLine, times: int) -> CentreLine:
+    """Rounds corners: repeatedly moves points half way to the middle of their two neighbours.
+
+    Loose ends and forks do not move.
+    """
+    start, end = np.concatenate([line.edges, line.edges[:, ::-1]]).T
+    order = np.argsort(start, kind="stable")
+    degree = degrees(line)
+    neighbours = end[order][degree[start[order]] == 2].reshape(-1, 2)
+    points = line.points.copy()
+    for _ in range(times):
+        points[degree == 2] = (points[degree == 2] + points[neighbours].mean(axis=1)) / 2
+    return CentreLine(points, line.edges)

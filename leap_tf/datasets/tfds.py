@@ -1,48 +1,21 @@
-"""Decoding image files that may be broken, as files collected from the web are.
-
-Finding prepared TFDS data sets on this machine, and saying what to do if there are none.
-"""
+"""Access to prepared TFDS data sets on this machine."""
 
 import importlib
 import json
 import os
 import pathlib
 import re
-from typing import BinaryIO
 
-import numpy as np
-import PIL.Image
 import tensorflow_datasets as tfds
 from google.protobuf import json_format
 
 from leap_tf.errors import LeapError
 
-
-def decode(file: BinaryIO, mode: str, size: tuple[int, int] | None = None) -> np.ndarray | None:
-    """Decodes an image file, if that can be done.
-
-    Args:
-        file: any format Pillow reads; must be seekable.
-        mode: Pillow's name of the colours, "L" for grey or "RGB".
-        size: width and height to scale the whole image to, smoothed; otherwise its own.
-
-    Returns:
-        uint8 [height, width, channels], or None if the file is empty, cut off or no image.
-    """
-    try:
-        with PIL.Image.open(file) as image:
-            pixels = image.convert(mode)
-    except (OSError, SyntaxError, ValueError):  # what Pillow raises, depending on the defect
-        return None
-    if size:
-        pixels = pixels.resize(size, PIL.Image.Resampling.BILINEAR)
-    return np.atleast_3d(np.asarray(pixels))
-
-
-# Data sets that this project can draw itself, with no network.
-DRAWN_OFFLINE = ("unicode_alphabets",)
-# Data sets that TFDS does not have. Each has a package of its name here, with a TFDS builder.
-OWN = (*DRAWN_OFFLINE, "facescrub", "gtsrb", "not_mnist")
+# The modules of the builders that TFDS does not have.
+_MODULES = {
+    "unicode_alphabets": "leap_tf.datasets.unicode_alphabets",
+    **dict.fromkeys(("facescrub", "gtsrb", "not_mnist"), "leap_tf.datasets.builders"),
+}
 
 
 class MissingDataError(LeapError, FileNotFoundError):
@@ -50,59 +23,62 @@ class MissingDataError(LeapError, FileNotFoundError):
 
 
 def open_dataset(name: str, data_dir: str | os.PathLike | None = None) -> tfds.core.DatasetBuilder:
-    """Opens a data set that is prepared on this machine; nothing is ever downloaded.
+    """Opens a data set that is prepared on this machine, without any download.
 
-    One that this project draws itself (`unicode_alphabets`) is drawn at first use, which takes
-    about a minute.
+    `unicode_alphabets` is drawn at first use, which takes about a minute.
 
     Args:
         name: the TFDS name.
-        data_dir: the folder that holds it. Otherwise the environment's `TFDS_DATA_DIR` is
-            searched, then `~/tensorflow_datasets`.
+        data_dir: the folder to search. By default `TFDS_DATA_DIR` of the environment, then
+            `~/tensorflow_datasets`.
 
     Returns:
         A builder whose data can be read.
 
     Raises:
-        MissingDataError: the data set is in none of these folders. Says how to get it.
-        ValueError: TFDS knows no data set of this name, or its files name code of others.
+        MissingDataError: the data set is in none of the folders. The message says how to get it.
+        ValueError: TFDS knows no data set of this name, its description is damaged, or its
+            description names code from outside TFDS.
     """
     if not re.fullmatch(r"\w+(/[\w.-]+)?(:[\d.*]+)?", name):
         raise ValueError(
-            f"{name!r} is no name of a data set: they look like 'omniglot' or 'mnist:3.0.1'. "
-            "Collections of others ('namespace:name') are code from the network, and not opened."
+            f"{name!r} is no name of a data set such as 'omniglot' or 'mnist:3.0.1'. Community "
+            "collections ('namespace:name') are code from the network and are not opened."
         )
-    folders = _search_path(data_dir)
+    places = [data_dir] if data_dir else [os.environ.get("TFDS_DATA_DIR"), "~/tensorflow_datasets"]
+    folders = [pathlib.Path(place).expanduser() for place in places if place]
     for folder in folders:
-        _refuse_foreign_code(folder / re.split("[/:]", name)[0])
-    if name in OWN:
-        importlib.import_module(f"leap_tf.datasets.{name}")  # registers the builder with TFDS
+        _check_no_foreign_code(folder / re.split("[/:]", name)[0])
+    if name in _MODULES:
+        importlib.import_module(_MODULES[name])  # registers the builder with TFDS
     for folder in folders:
         builder = _builder(name, folder)
         if (pathlib.Path(builder.data_path) / "dataset_info.json").exists():
             if not builder.info.splits:
                 raise _damaged(name, folder)
             return builder
-    if name in DRAWN_OFFLINE:
+    if name == "unicode_alphabets":
         return _draw(name, folders)
     load = f"tfds.load('{name}', data_dir='{folders[0]}')"
-    modules = f"tensorflow_datasets as tfds{f', leap_tf.datasets.{name}' if name in OWN else ''}"
+    local = f", {_MODULES[name]}" if name in _MODULES else ""
+    manual = builder.MANUAL_DOWNLOAD_INSTRUCTIONS
     raise MissingDataError(
         f"The data set {name!r} is not prepared in {' or '.join(map(str, folders))}. Either "
-        f'download it once, with `python -c "import {modules}; {load}"` on a machine that has a '
-        "network, or point --data_dir (or TFDS_DATA_DIR) at a folder that holds it. "
-        f"`unicode_alphabets` needs neither.{_what_to_place(builder, folders[0])}"
+        f'download it once, with `python -c "import tensorflow_datasets as tfds{local}; {load}"` '
+        "on a machine that has a network, or point --data_dir (or TFDS_DATA_DIR) at a folder that "
+        "contains it. `unicode_alphabets` needs neither."
+        + (f" First fill {folders[0]}/downloads/manual. {manual}" if manual else "")
     )
 
 
-def _refuse_foreign_code(folder):
-    """TFDS imports whatever module the description of a data set names; its own are enough."""
+def _check_no_foreign_code(folder):
+    """Checks that a description names modules of TFDS only: TFDS imports every module it names."""
     for path in folder.rglob("features.json"):
         for name in _class_names(path):
             if not str(name).startswith("tensorflow_datasets."):
                 raise ValueError(
-                    f"{path} names {name!r}, which is code from outside TFDS and would be run. "
-                    "Prepare the data set again with tfds.load."
+                    f"{path} names {name!r}, which is code from outside TFDS, and opening the data "
+                    "set would run it. Prepare the data set again with tfds.load."
                 )
 
 
@@ -124,21 +100,6 @@ def _class_names(path):
             waiting += each
 
 
-def _what_to_place(builder, folder):
-    """What a person has to do before TFDS can prepare a data set."""
-    if not builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
-        return ""
-    return f" First fill {folder}/downloads/manual. {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}"
-
-
-def _search_path(data_dir):
-    if data_dir:
-        return [pathlib.Path(data_dir).expanduser()]
-    home = pathlib.Path("~/tensorflow_datasets").expanduser()
-    configured = os.environ.get("TFDS_DATA_DIR")
-    return [pathlib.Path(configured).expanduser(), home] if configured else [home]
-
-
 def _builder(name, folder):
     try:
         return tfds.builder(name, data_dir=folder, try_gcs=False)
@@ -150,8 +111,8 @@ def _builder(name, folder):
 
 def _damaged(name, folder):
     return ValueError(
-        f"The description of {name!r} in {folder} is damaged, or names no part of it. Prepare the "
-        "data set again with tfds.load."
+        f"The description of {name!r} in {folder} is damaged or has no splits. Prepare the data "
+        "set again with tfds.load."
     )
 
 
@@ -165,6 +126,6 @@ def _draw(name, folders):
             )
             return builder
     raise MissingDataError(
-        f"{name!r} has to be drawn first, and {' and '.join(map(str, folders))} cannot be written "
-        "to. Give a --data_dir that can."
+        f"{name!r} has to be drawn first, but {' and '.join(map(str, folders))} is not writable. "
+        "Give a writable --data_dir."
     )

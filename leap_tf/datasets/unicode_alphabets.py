@@ -1,14 +1,11 @@
-"""Which alphabets `unicode_alphabets` has, and which characters are in each.
+"""TFDS builder of `unicode_alphabets`: real alphabets in Omniglot's format, drawn at first use.
 
-An alphabet is a script, or a part of one, that DejaVu Sans has at least 20 letters of. Of larger
-scripts the first 26 letters are taken, or those listed, so that alphabets are of similar size.
-No letter is in two alphabets. Left out are letters that cannot be told from another of their
-alphabet once size and position are lost: Hebrew vav beside yod, Tifinagh ya beside yar.
-
-Real alphabets in Omniglot's format, drawn on the spot instead of downloaded.
+An alphabet is a script, or a part of one, of which DejaVu Sans has at least 20 letters. Of larger
+scripts the first 26 letters are used, or those listed, so that alphabets have similar sizes. No
+letter is in two alphabets. Letters that differ from another of their alphabet in size or position
+only are left out, for example Hebrew vav (like yod) and Tifinagh ya (like yar).
 """
 
-from collections.abc import Iterator
 from typing import ClassVar
 
 import numpy as np
@@ -22,7 +19,7 @@ LETTERS = {
     # Persian, Urdu, Pashto, Kurdish, Sindhi, Uyghur and others, where the shapes differ clearly.
     "Arabic_Extended": "0679 067C 067E 0681 0686 0688 0689 0691 0693 0695 0698 069A 069C 069F"
     " 06A0 06A4 06A9 06AB 06AD 06B3 06B5 06BC 06BE 06C6 06CE 06D0",
-    # How the letters that join to the left look at the start of a word.
+    # The letters that join to the left, in their form at the start of a word.
     "Arabic_Initial": "FE91 FE97 FE9B FE9F FEA3 FEA7 FEB3 FEB7 FEBB FEBF FEC3 FEC7 FECB FECF"
     " FED3 FED7 FEDB FEDF FEE3 FEE7 FEEB FEF3",
     "Armenian_Capital": "0531-054A",
@@ -80,17 +77,10 @@ LETTERS = {
 
 
 def characters(letters: str) -> tuple[str, ...]:
-    """Spells out code points.
+    """Returns the characters of hexadecimal code points and ranges, both ends included.
 
-    Args:
-        letters: hexadecimal code points and ranges of them, both ends included, separated by
-            spaces, for example "0041-0043 00C6".
-
-    Returns:
-        One string a character, in the order given, for the example ("A", "B", "C", "Æ").
-
-    Raises:
-        ValueError: a code point is not hexadecimal.
+    >>> characters("0041-0043 00C6")
+    ('A', 'B', 'C', 'Æ')
     """
     ends = [part.partition("-")[::2] for part in letters.split()]
     return tuple(
@@ -100,23 +90,14 @@ def characters(letters: str) -> tuple[str, ...]:
     )
 
 
-ALPHABETS: dict[str, tuple[str, ...]] = {
-    name: characters(letters) for name, letters in LETTERS.items()
-}
-
-
-_DESCRIPTION = """\
-Characters of the alphabets that the DejaVu fonts cover, each as 20 drawers would write it. The
-features are Omniglot's. Nothing is downloaded: the drawings are made from the fonts that
-matplotlib installs, always the same ones for the same versions of matplotlib and Pillow.
-"""
+ALPHABETS = {name: characters(letters) for name, letters in LETTERS.items()}
 
 
 class UnicodeAlphabets(tfds.core.GeneratorBasedBuilder):
     """Alphabets drawn from fonts, in the format of `tfds.image_classification.Omniglot`.
 
-    The only split is `train`. Names of labels are the alphabet's name, an underscore and the
-    character. The numbers of labels and alphabets follow the order of `ALPHABETS`.
+    The only split is `train`. The name of a label is the name of the alphabet, an underscore and
+    the character. Labels and alphabets are numbered in the order of `ALPHABETS`.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -124,14 +105,15 @@ class UnicodeAlphabets(tfds.core.GeneratorBasedBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         image = tfds.features.Image(shape=(glyphs.CANVAS, glyphs.CANVAS, 3), encoding_format="png")
-        labels = [
-            _label(alphabet, character)
-            for alphabet, characters in ALPHABETS.items()
-            for character in characters
-        ]
+        labels = [f"{name}_{letter}" for name, letters in ALPHABETS.items() for letter in letters]
         return tfds.core.DatasetInfo(
             builder=self,
-            description=_DESCRIPTION,
+            description="""\
+            Characters of the alphabets that the DejaVu fonts cover, drawn by 20 simulated drawers.
+            The features are those of Omniglot. Nothing is downloaded: the drawings are made from
+            the fonts that matplotlib installs, and are the same for the same versions of matplotlib
+            and Pillow.
+            """,
             features=tfds.features.FeaturesDict(
                 {
                     "image": image,
@@ -147,7 +129,7 @@ class UnicodeAlphabets(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager):
         return {"train": self._generate_examples()}
 
-    def _generate_examples(self) -> Iterator[tuple[str, dict]]:
+    def _generate_examples(self):
         for alphabet, characters in ALPHABETS.items():
             for number, character in enumerate(characters):
                 for drawer in range(glyphs.DRAWERS):
@@ -159,10 +141,6 @@ class UnicodeAlphabets(tfds.core.GeneratorBasedBuilder):
                             "image": np.repeat(paper[:, :, np.newaxis], 3, axis=2),
                             "alphabet": alphabet,
                             "alphabet_char_id": number,
-                            "label": _label(alphabet, character),
+                            "label": f"{alphabet}_{character}",
                         },
                     )
-
-
-def _label(alphabet, character):
-    return f"{alphabet}_{character}"

@@ -1,8 +1,8 @@
 """Configuration files: the names that gin files can use, and the functions that read them.
 
-Only this module and its counterpart for Atari use gin. Configurations may come from strangers, so a
-file can bind what is registered here and nothing else: gin's own `import`, which would run any
-module, is refused before gin reads the text.
+In the package only this module and its counterpart for Atari use gin. Configurations may come from
+strangers, so a file can bind what is registered and nothing else: gin's own `import`, which would
+run any module, is refused before gin reads the text.
 
 Keras classes are registered as functions that call them. gin would otherwise subclass them, and
 Keras saves and copies objects by their class.
@@ -23,7 +23,6 @@ from gin import config_parser
 from leap_tf.datasets import alphabet_splits, multi_cv_splits
 from leap_tf.errors import LeapError
 from leap_tf.experiments.export import export_run
-from leap_tf.experiments.jacobian import jacobian_precision
 from leap_tf.experiments.study import evaluate, meta_train, study
 from leap_tf.experiments.sweep import cells_of
 from leap_tf.learners import (
@@ -71,7 +70,7 @@ def calling(cls: type) -> Callable:
     return build
 
 
-def _with_configuration_errors(configurable: Callable) -> Callable:
+def with_configuration_errors(configurable: Callable) -> Callable:
     """Returns the function; errors that a wrong value causes become a `ConfigurationError`.
 
     gin does not check values. A value of the wrong type fails where it is used, and a reference
@@ -97,7 +96,7 @@ def _with_configuration_errors(configurable: Callable) -> Callable:
     return build
 
 
-configured_study = _with_configuration_errors(
+configured_study = with_configuration_errors(
     gin.external_configurable(study, "study", denylist=["data_dir", "pool"])
 )
 configured_meta_train = gin.external_configurable(
@@ -109,10 +108,6 @@ configured_evaluate = gin.external_configurable(
 configured_export = gin.external_configurable(
     export_run, "export", denylist=["study", "run", "path", "checkpoint"]
 )
-configured_jacobian_precision = gin.external_configurable(
-    jacobian_precision, "jacobian_precision", denylist=["output_dir", "data_dir"]
-)
-
 configured_cells = gin.external_configurable(cells_of, "sweep")
 
 gin.external_configurable(conv_net, module="models")

@@ -1,11 +1,11 @@
-"""A pool that keeps what tasks of the meta-step under way came to, for when the run is killed.
+"""A pool that caches the results of the tasks of the current meta-step.
 
-A visit to a game may take an hour, and a meta-step many of them. Without this, a restart makes the
-whole meta-step again, with the same results; with it, only those tasks that were not finished.
+A task may take an hour, and a meta-step has many tasks. Without the cache, a killed run repeats its
+whole meta-step; with it, only the unfinished tasks of that meta-step.
 
     folder/<hash of all weights>/<place>_<seed>_<steps>.npz
 
-The weights are those that the meta-step starts from, so results of another one never fit.
+The weights are those at the start of the meta-step, so results of other meta-steps are never used.
 """
 
 import contextlib
@@ -18,65 +18,62 @@ import shutil
 from collections.abc import Generator, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 
 from leap_tf.experiments.run_directory import replacing
-from leap_tf.serialization import Message, SerializationError, decode, encode, is_serializable
-from leap_tf.training import Job, SeededTask, TaskPool
+from leap_tf.serialization import SerializationError, decode, encode, is_serializable
+from leap_tf.training import Job, TaskPool, TaskSpec
 
 _LOGGER = logging.getLogger("leap_tf")
 
 
 class CachingPool:
-    """Trains on another pool, and on each task of a meta-step once, however often it starts.
+    """Caches the results of the tasks of the current meta-step.
 
-    Results of variables that cannot be written (bfloat16) are not kept.
+    Results of variables that cannot be serialized (bfloat16) are not cached.
 
     Args:
-        pool: does the work.
-        folder: for this pool alone; what is there of other meta-steps is removed.
+        pool: the pool that trains on the tasks.
+        folder: the folder of the cache, used by this pool only. Results of other meta-steps in it
+            are deleted.
     """
 
     def __init__(self, pool: TaskPool, folder: str | os.PathLike):
         self._pool = pool
         self._folder = pathlib.Path(folder)
 
-    def map(
-        self, job: Job[Any], weights: Sequence[keras.Variable], tasks: Sequence[SeededTask]
-    ) -> Generator[Any, None, None]:
-        if job.name != "train" or not all(is_serializable(each.numpy().dtype) for each in weights):
-            yield from self._pool.map(job, weights, tasks)
+    @property
+    def remote(self) -> bool:
+        """Whether the pool beneath runs tasks in other processes."""
+        return self._pool.remote
+
+    def map(self, job: Job[Any], specs: Sequence[TaskSpec]) -> Generator[Any, None, None]:
+        serializable = all(is_serializable(each.numpy().dtype) for each in job.variables)
+        if job.kind != "train" or not serializable:
+            yield from self._pool.map(job, specs)
             return
-        folder = self._folder / _digest(weights)
+        folder = self._folder / _digest(job.variables)
         self._remove_others(folder)
-        files = [
-            folder / f"{place}_{seeded.seed}_{seeded.steps}.npz"
-            for place, seeded in enumerate(tasks)
-        ]
-        kept = [_read(file, job) for file in files]
-        missing = {
-            id(seeded): file for seeded, file, result in zip(tasks, files, kept) if result is None
-        }
+        cached = {spec: _read(_file(folder, spec), job) for spec in specs}
 
-        def keep(seeded: SeededTask, result: Any) -> None:
-            _keep(result, seeded, missing[id(seeded)])
-            if job.done:
-                job.done(seeded, result)
+        def write(spec: TaskSpec, result: Any) -> None:
+            _write(result, job.task_name(spec), _file(folder, spec))
+            if job.on_result:
+                job.on_result(spec, result)
 
-        to_do = [seeded for seeded in tasks if id(seeded) in missing]
-        keeping = dataclasses.replace(job, done=keep)
-        with contextlib.closing(self._pool.map(keeping, weights, to_do)) as made:
-            for seeded, result in zip(tasks, kept):
+        missing = [spec for spec in specs if cached[spec] is None]
+        writing = dataclasses.replace(job, on_result=write)
+        with contextlib.closing(self._pool.map(writing, missing)) as results:
+            for spec, result in cached.items():
                 if result is None:
-                    yield next(made)
+                    yield next(results)
                 else:
-                    if job.done:
-                        job.done(seeded, result)
+                    if job.on_result:
+                        job.on_result(spec, result)
                     yield result
 
     def clear(self) -> None:
-        """Removes what is kept, once training is over."""
+        """Deletes the cache. Call it when training has finished."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _remove_others(self, folder):
@@ -86,28 +83,34 @@ class CachingPool:
                     shutil.rmtree(other, ignore_errors=True)
 
 
-def _digest(weights):
+def _digest(variables):
     digest = hashlib.sha256()
-    for variable in weights:
+    for variable in variables:
         digest.update(np.ascontiguousarray(variable.numpy()).tobytes())
     return digest.hexdigest()
 
 
-def _keep(result, seeded, file):
+def _file(folder, spec):
+    return folder / f"{spec.index}_{spec.seed}_{spec.steps}.npz"
+
+
+def _write(result, task, file):
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(file) as partial:
-            partial.write_bytes(encode(Message(seeded.task.name, result.parts())))
+            partial.write_bytes(encode(result))
     except OSError as error:
-        _LOGGER.warning("What %s came to is not kept: %s", seeded.task.name, error)
+        _LOGGER.warning("Could not cache the result of task %s: %s", task, error)
 
 
 def _read(file, job):
-    """What a file keeps; None if there is none, or nothing to be used."""
+    """Returns the result in a file; None if there is none, or it cannot be used."""
     if not file.exists():
         return None
     try:
-        return job.read(decode(file.read_bytes()).parts)
+        result = decode(file.read_bytes(), job.result_type)
+        job.check(result)
+        return result
     except SerializationError as error:
-        _LOGGER.warning("%s is not used, and the task done again: %s", file, error)
+        _LOGGER.warning("Ignoring the cached result %s and repeating the task: %s", file, error)
         return None

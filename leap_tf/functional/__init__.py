@@ -4,32 +4,23 @@ from leap_tf.functional.model import Batch, FunctionalModel, unpack_batch
 from leap_tf.functional.optimizer import (
     FunctionalOptimizer,
     OptimizerReset,
+    all_finite,
     apply_if_finite,
     check_no_loss_scaling,
     check_optimizer,
 )
 from leap_tf.functional.second_order import WrongSecondDerivativesError
 from leap_tf.functional.task_layers import (
-    FreshLayers,
-    fresh_values,
+    TaskLayers,
     layer_variables,
     meta_learned_indices,
     output_layer,
 )
 
+# fmt: off
 __all__ = [
-    "Batch",
-    "FreshLayers",
-    "FunctionalModel",
-    "FunctionalOptimizer",
-    "OptimizerReset",
-    "WrongSecondDerivativesError",
-    "apply_if_finite",
-    "check_no_loss_scaling",
-    "check_optimizer",
-    "fresh_values",
-    "layer_variables",
-    "meta_learned_indices",
-    "output_layer",
-    "unpack_batch",
+    "Batch", "FunctionalModel", "FunctionalOptimizer", "OptimizerReset", "TaskLayers",
+    "WrongSecondDerivativesError", "all_finite", "apply_if_finite", "check_no_loss_scaling",
+    "check_optimizer", "layer_variables", "meta_learned_indices", "output_layer", "unpack_batch",
 ]
+# fmt: on

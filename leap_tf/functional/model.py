@@ -1,8 +1,6 @@
-"""Keras variables that stand for tensors for a while.
+"""A Keras model and its loss as a pure function of the model's variables."""
 
-A Keras model and its loss as one pure function of the model's variables.
-"""
-
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -10,32 +8,13 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-
-def scope_of(
-    values: Iterable[tuple[keras.Variable, tf.Tensor]], collect_losses: bool = False
-) -> keras.StatelessScope:
-    """Returns a scope in which variables have other values, and assigning changes only these.
-
-    Keras's own constructor wants each value to have its variable's shape. A head that has as many
-    units as its task has classes does not.
-
-    Args:
-        values: variables and what they stand for, of their dtype.
-        collect_losses: whether regularisation losses are collected.
-    """
-    scope = keras.StatelessScope(collect_losses=collect_losses)
-    for variable, value in values:
-        scope.add_update((variable, tf.convert_to_tensor(value, dtype=variable.dtype)))
-    return scope
-
-
 _MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
 
 ErrorFunction = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 class Batch(NamedTuple):
-    """Inputs, targets and optional weights of some examples."""
+    """Inputs, targets and optional weights of examples."""
 
     inputs: tf.Tensor
     targets: tf.Tensor
@@ -43,25 +22,17 @@ class Batch(NamedTuple):
 
 
 class BatchResult(NamedTuple):
-    """What a model does on a batch.
+    """The loss and the errors of a model on a batch."""
 
-    Attributes:
-        loss: its mean, a scalar.
-        loss_weight: what that mean counts for in one over several batches, float32.
-        errors: [n] float32, of each example.
-        weights: [n] float32, how much each error counts.
-        state: the state after it.
-    """
-
-    loss: tf.Tensor
-    loss_weight: tf.Tensor
-    errors: tf.Tensor
-    weights: tf.Tensor
-    state: list[tf.Tensor]
+    loss: tf.Tensor  # scalar, the mean over the batch
+    loss_weight: tf.Tensor  # scalar, the weight of that mean in a mean over several batches
+    errors: tf.Tensor  # [n] float32, of each example
+    weights: tf.Tensor  # [n] float32, of each error
+    state: list[tf.Tensor]  # of the model after the batch
 
     @property
     def error(self) -> tf.Tensor:
-        """The weighted mean of the errors; 0 where nothing counts."""
+        """The weighted mean of the errors; 0 if all weights are 0."""
         return tf.math.divide_no_nan(
             tf.reduce_sum(self.errors * self.weights), tf.reduce_sum(self.weights)
         )
@@ -70,41 +41,39 @@ class BatchResult(NamedTuple):
 class FunctionalModel:
     """The loss of a Keras model as a function of its parameters and state.
 
-    *Parameters* are the trainable variables. *State* is everything else a layer carries:
-    running statistics of batch norm, seeds of dropout.
+    The *parameters* are the trainable variables. The *state* is all other variables: running
+    statistics of batch normalization and the seeds of random layers.
 
     Args:
-        model: a built Keras model.
-        loss: a Keras loss object.
-        error: from targets and outputs to one number per example, the figure that curves and
-            tables show. By default the share of wrong labels if `loss` is a cross-entropy,
-            else the loss of each example.
+        model: a built model.
+        loss: a mean over the batch.
+        error: from targets and outputs to one number per example, the error in curves and tables.
+            By default 1 for a wrong label and 0 for a right one if `loss` is a cross-entropy, else
+            the loss of the example.
 
     Raises:
         TypeError: `loss` is not a loss object.
-        ValueError: the model is not built or has nothing to train, or `loss` is no mean.
+        ValueError: the model is not built or has no trainable variables, or `loss` is not a mean
+            over the batch.
     """
 
     def __init__(
-        self,
-        model: keras.Model,
-        loss: keras.losses.Loss,
-        error: ErrorFunction | None = None,
+        self, model: keras.Model, loss: keras.losses.Loss, error: ErrorFunction | None = None
     ):
         if not model.built:
             raise ValueError(
                 "The model has no variables yet. Give it an Input layer, or call it once on a "
-                "batch, before meta-learning it."
+                "batch, before meta-learning."
             )
         if not isinstance(loss, keras.losses.Loss):
             raise TypeError(
-                f"loss must be a keras.losses.Loss, and is {loss!r}. Write for example "
+                f"loss must be a keras.losses.Loss, and is {loss!r}. Use for example "
                 "keras.losses.SparseCategoricalCrossentropy(from_logits=True)."
             )
         if loss.reduction not in _MEANS:
             raise ValueError(
-                f"loss has reduction={loss.reduction!r}. A path needs one number a batch that does "
-                "not depend on the batch's size: use the default, 'sum_over_batch_size'."
+                f"loss has reduction={loss.reduction!r}. A path needs one number a batch, and one "
+                "that does not grow with the batch: use the default, 'sum_over_batch_size'."
             )
         if not model.trainable_variables:
             raise ValueError("The model has no trainable variables, so there is nothing to learn.")
@@ -120,12 +89,12 @@ class FunctionalModel:
 
     @property
     def variables(self) -> list[keras.Variable]:
-        """The Keras variables behind the parameters, in order."""
+        """The trainable variables, in the order of the parameters."""
         return self.model.trainable_variables
 
     @property
     def has_random_layers(self) -> bool:
-        """Whether layers draw random numbers in training, such as dropout."""
+        """Whether layers draw random numbers, such as dropout."""
         return bool(self._seed_states)
 
     def parameters(self) -> list[tf.Tensor]:
@@ -133,18 +102,14 @@ class FunctionalModel:
         return [tf.convert_to_tensor(variable.value) for variable in self.variables]
 
     def state(self, seed: int | tf.Tensor) -> list[tf.Tensor]:
-        """Returns the current values of all other variables.
-
-        Args:
-            seed: what the random layers draw from, so that every task has its own dropout.
-        """
+        """Returns the current values of all other variables, with new seeds of random layers."""
         state = [
             tf.convert_to_tensor(variable.value) for variable in self.model.non_trainable_variables
         ]
         for order, index in enumerate(self._seed_states):
             draw = tf.random.stateless_uniform(
                 (),
-                seed=tf.stack([tf.cast(seed, tf.int64), order]),
+                tf.stack([tf.cast(seed, tf.int64), order]),
                 maxval=2**31 - 1,
                 dtype=tf.int32,
             )
@@ -154,47 +119,39 @@ class FunctionalModel:
     def initial_values(
         self, seed: int | tf.Tensor, replaced: Mapping[int, tf.Tensor]
     ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-        """Returns the parameters and the state from which a task starts.
+        """Returns the parameters and the state at the start of a task.
 
         Args:
-            seed: of the random layers.
-            replaced: from `id(variable)` to its value, for variables that do not start from their
-                current values.
+            seed: as for `state`.
+            replaced: values by `id(variable)`, for variables that do not start from their current
+                values.
         """
-        parameters, state = (
-            [replaced.get(id(variable), value) for variable, value in zip(variables, values)]
-            for variables, values in (
-                (self.variables, self.parameters()),
-                (self.model.non_trainable_variables, self.state(seed)),
-            )
-        )
-        return parameters, state
+
+        def replace(variables, values):
+            return [replaced.get(id(variable), value) for variable, value in zip(variables, values)]
+
+        parameters = replace(self.variables, self.parameters())
+        return parameters, replace(self.model.non_trainable_variables, self.state(seed))
 
     def evaluate(
         self,
         parameters: Sequence[tf.Tensor],
         state: Sequence[tf.Tensor],
         batch: Batch,
+        *,
         training: bool,
         penalties: bool | None = None,
     ) -> BatchResult:
-        """Runs the model on a batch, the way Keras runs it in a train or test step.
+        """Runs the model on a batch, as a Keras train or test step does.
 
-        Args:
-            parameters: values for the trainable variables.
-            state: values for the other variables.
-            batch: examples; the leading dimension is theirs.
-            training: whether batch norm uses batch statistics and dropout drops.
-            penalties: whether regularisers count; as in training by default.
-
-        Returns:
-            The mean loss in float32 or wider, the error of each example, the new state. Sample
-            weights count in errors as in the loss, so examples of weight 0 are mere padding.
+        The loss is in float32 or wider, and includes regularization (`penalties`) by default only
+        in training. Sample weights apply to errors as to the loss, so examples of weight 0 are
+        padding.
         """
-        outputs, new_state, regularisers = self._call(parameters, state, batch.inputs, training)
+        outputs, new_state, regularization = self._call(parameters, state, batch.inputs, training)
         loss = self.loss(batch.targets, outputs, sample_weight=batch.sample_weight)
-        if (training if penalties is None else penalties) and regularisers:
-            loss += tf.add_n([tf.cast(penalty, loss.dtype) for penalty in regularisers])
+        if (training if penalties is None else penalties) and regularization:
+            loss += tf.add_n([tf.cast(penalty, loss.dtype) for penalty in regularization])
         errors = tf.cast(self.error(batch.targets, outputs), tf.float32)
         weights = _weights_of(errors, batch.sample_weight)
         errors, weights = tf.reshape(errors, [-1]), tf.reshape(weights, [-1])
@@ -216,27 +173,71 @@ class FunctionalModel:
         inputs: tf.Tensor,
         training: bool = False,
     ) -> tf.Tensor:
-        """Returns the model's outputs for some inputs. Arguments as for `evaluate`."""
-        outputs, _, _ = self._call(parameters, state, inputs, training)
-        return outputs
+        """Returns the model's outputs."""
+        return self._call(parameters, state, inputs, training)[0]
 
     def _call(self, parameters, state, inputs, training):
-        """Outputs, the other variables' new values, and the regularisers' penalties."""
+        """Returns outputs, new state and regularization losses."""
         variables = [*self.variables, *self.model.non_trainable_variables]
-        # Not `model.stateless_call`: it bypasses `__call__`, where Keras tells nested layers
-        # that they are in training, and casts inputs.
+        # `model.stateless_call` would bypass `__call__`, which casts inputs and passes `training`
+        # on to nested layers.
         with scope_of(zip(variables, [*parameters, *state]), collect_losses=True) as scope:
             options = {"training": training} if self._takes_training else {}
             outputs = self.model(inputs, **options)
-            regularisers = list(self.model.losses)
+            regularization = list(self.model.losses)
         new_state = [
             scope.get_current_value(variable) for variable in self.model.non_trainable_variables
         ]
-        return outputs, new_state, regularisers
+        return outputs, new_state, regularization
+
+
+def unpack_batch(element) -> Batch:
+    """Returns (inputs, targets) or (inputs, targets, sample_weight) as a `Batch`."""
+    if isinstance(element, (tuple, list)) and len(element) in (2, 3):
+        return Batch(*element)
+    raise ValueError(
+        "The data set of a task must give (inputs, targets) or (inputs, targets, sample_weight), "
+        f"and gives {tf.nest.map_structure(lambda tensor: tensor.shape, element)}."
+    )
+
+
+def default_error(loss: keras.losses.Loss) -> ErrorFunction:
+    """Returns the usual error of a loss: 0 or 1 for a label, otherwise the loss itself."""
+    accuracy: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+    if isinstance(loss, keras.losses.SparseCategoricalCrossentropy):
+        accuracy = keras.metrics.sparse_categorical_accuracy
+    elif isinstance(loss, keras.losses.CategoricalCrossentropy):
+        accuracy = keras.metrics.categorical_accuracy
+    elif isinstance(loss, keras.losses.BinaryCrossentropy):
+        threshold = 0.0 if loss.get_config().get("from_logits") else 0.5
+        accuracy = functools.partial(keras.metrics.binary_accuracy, threshold=threshold)
+    else:
+
+        def example_losses(targets, outputs):
+            dtype = loss.dtype or outputs.dtype
+            values = loss.call(tf.cast(targets, dtype), tf.cast(outputs, dtype))
+            return tf.reduce_mean(tf.reshape(values, [tf.shape(values)[0], -1]), axis=-1)
+
+        return example_losses
+    return lambda targets, outputs: 1.0 - tf.cast(accuracy(targets, outputs), tf.float32)
+
+
+def scope_of(
+    values: Iterable[tuple[keras.Variable, tf.Tensor]], collect_losses: bool = False
+) -> keras.StatelessScope:
+    """Returns a scope in which variables have other values and assignments change only these.
+
+    Unlike in the constructor of `keras.StatelessScope`, a value may have another shape than its
+    variable: heads have as many units as a task has classes.
+    """
+    scope = keras.StatelessScope(collect_losses=collect_losses)
+    for variable, value in values:
+        scope.add_update((variable, tf.convert_to_tensor(value, dtype=variable.dtype)))
+    return scope
 
 
 def _weights_of(errors, sample_weight):
-    """Weights in the shape of the errors: Keras lets them have fewer dimensions, or one more."""
+    """Returns weights in the shape of the errors; Keras allows fewer dimensions, or one more."""
     if sample_weight is None:
         return tf.ones_like(errors)
     weights = tf.cast(sample_weight, errors.dtype)
@@ -245,45 +246,3 @@ def _weights_of(errors, sample_weight):
     while weights.shape.rank < errors.shape.rank:
         weights = weights[..., tf.newaxis]
     return tf.broadcast_to(weights, tf.shape(errors))
-
-
-def unpack_batch(element) -> Batch:
-    """Reads a `tf.data` element as (inputs, targets) or (inputs, targets, sample_weight).
-
-    Raises:
-        ValueError: the element has another form.
-    """
-    if isinstance(element, (tuple, list)) and len(element) in (2, 3):
-        return Batch(*element)
-    raise ValueError(
-        "A task's data set must give (inputs, targets) or (inputs, targets, sample_weight), and "
-        f"gives {tf.nest.map_structure(lambda tensor: tensor.shape, element)}."
-    )
-
-
-def default_error(loss: keras.losses.Loss) -> ErrorFunction:
-    """Returns the error that people quote for a loss: wrong labels, else the loss itself."""
-    if isinstance(loss, keras.losses.SparseCategoricalCrossentropy):
-        return lambda targets, outputs: (
-            1.0 - _as_float(keras.metrics.sparse_categorical_accuracy(targets, outputs))
-        )
-    if isinstance(loss, keras.losses.CategoricalCrossentropy):
-        return lambda targets, outputs: (
-            1.0 - _as_float(keras.metrics.categorical_accuracy(targets, outputs))
-        )
-    if isinstance(loss, keras.losses.BinaryCrossentropy):
-        threshold = 0.0 if loss.get_config().get("from_logits") else 0.5
-        return lambda targets, outputs: (
-            1.0 - _as_float(keras.metrics.binary_accuracy(targets, outputs, threshold=threshold))
-        )
-
-    def loss_of_each_example(targets, outputs):
-        dtype = loss.dtype or outputs.dtype
-        values = loss.call(tf.cast(targets, dtype), tf.cast(outputs, dtype))
-        return tf.reduce_mean(tf.reshape(values, [tf.shape(values)[0], -1]), axis=-1)
-
-    return loss_of_each_example
-
-
-def _as_float(tensor):
-    return tf.cast(tensor, tf.float32)

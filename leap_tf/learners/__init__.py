@@ -1,4 +1,4 @@
-"""What a meta-learner adds to ordinary training: one protocol, one algorithm per file."""
+"""Meta-learners behind one protocol, `leap_tf.learners.base.Learner`."""
 
 from leap_tf.learners.base import (
     Adaptation,
@@ -11,47 +11,17 @@ from leap_tf.learners.base import (
     TrainingSetup,
 )
 from leap_tf.learners.hat import HAT, HardAttentionModel
-from leap_tf.learners.joint import (
-    HeadBank,
-    JointTraining,
-    MixedTask,
-    NumberedTask,
-    OfKnownClasses,
-    head_name,
-    multi_headed,
-    number_of_each,
-)
+from leap_tf.learners.joint import JointTraining
 from leap_tf.learners.leap import Leap
 from leap_tf.learners.maml import ANIL, FOMAML, MAML, MetaSGD
 from leap_tf.learners.progressive_nets import ProgressiveNets, progressive_columns
 from leap_tf.learners.reptile import NoMetaLearning, Reptile
 
+# fmt: off
 __all__ = [
-    "ANIL",
-    "FOMAML",
-    "HAT",
-    "MAML",
-    "Adaptation",
-    "HardAttentionModel",
-    "HeadBank",
-    "JointTraining",
-    "Leap",
-    "Learner",
-    "MeasuredAdaptation",
-    "MetaSGD",
-    "MixedTask",
-    "NoMetaLearning",
-    "NumberedTask",
-    "OfKnownClasses",
-    "ProgressiveNets",
-    "Reptile",
-    "StatelessLearner",
-    "TaskEnd",
-    "TaskUpdate",
-    "TrainingPlan",
-    "TrainingSetup",
-    "head_name",
-    "multi_headed",
-    "number_of_each",
+    "ANIL", "FOMAML", "HAT", "MAML", "Adaptation", "HardAttentionModel", "JointTraining", "Leap",
+    "Learner", "MeasuredAdaptation", "MetaSGD", "NoMetaLearning", "ProgressiveNets", "Reptile",
+    "StatelessLearner", "TaskEnd", "TaskUpdate", "TrainingPlan", "TrainingSetup",
     "progressive_columns",
 ]
+# fmt: on

@@ -1,9 +1,8 @@
 """The protocol of a meta-learner.
 
-A learner observes the training of one task and returns the direction in which the initialization
-should move. What it computes on a task are pure functions of tensors, traced into the inner loop
-once. Its state travels through the loop with a fixed structure and fixed shapes, so one learner
-serves any number of tasks at the same time.
+A learner observes the training of one task and returns the meta-gradient of that task. Its methods
+are pure functions of tensors, traced into the inner loop once. Its state travels through the loop
+with a fixed structure and fixed shapes, so one learner serves any number of concurrent tasks.
 
     learner_variables = learner.build(variables)      once, before training
     state = learner.begin_task(initialization)
@@ -13,11 +12,8 @@ serves any number of tasks at the same time.
     update = learner.end_task(state, TaskEnd(...))
 
 The meta-update is the same for all learners: the meta-optimizer descends on the mean of the
-meta-gradients over the tasks of a meta-batch. All tensors are those of the meta-learned parameters;
-a layer that is reinitialized for every task is never shown to the learner.
-
-A learner needs `begin_task`, `observe` and `end_task`; the rest has defaults. `plan` is for methods
-that train other models than the user's, or other tasks: joint training, HAT, Progressive Nets.
+meta-gradients over the tasks of a meta-batch. A learner receives tensors of the meta-learned
+parameters only, not those of layers that are reinitialized for every task.
 """
 
 import abc
@@ -30,49 +26,55 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from leap_tf.geometry import GradientPath, PathGeometry, PathPoint, extend_path, start_path
+from leap_tf.geometry import (
+    GradientPath,
+    PathGeometry,
+    PathPoint,
+    Tensors,
+    extend_path,
+    start_path,
+)
 from leap_tf.tasks import Task, TaskDistribution
 
 SampleTasks = Callable[[TaskDistribution, int, int, np.random.Generator], Sequence[Task]]
 
 
 class TaskEnd(NamedTuple):
-    """Where the training of a task ended.
+    """The start and the end of training on a task.
 
     Attributes:
-        initialization: θ⁰, where the task started.
-        parameters: θᴷ, where the last optimizer step led.
-        query_gradient: gradient of the mean loss of `query_batches` new batches at θᴷ. With
-            `second_order` it is taken through all steps, with respect to θ⁰ and then the
-            learner's variables; without, with respect to θᴷ. Empty without query batches.
+        initialization: θ⁰, before the first step.
+        parameters: θᴷ, after the last step.
+        query_gradient: gradient of the mean loss of the query batches at θᴷ. With `second_order`
+            it is taken through all steps, with respect to θ⁰ and then the learner variables;
+            otherwise with respect to θᴷ. Empty if `query_batches` is 0.
     """
 
-    initialization: Sequence[tf.Tensor]
-    parameters: Sequence[tf.Tensor]
-    query_gradient: Sequence[tf.Tensor]
+    initialization: Tensors
+    parameters: Tensors
+    query_gradient: Tensors
 
 
 class TaskUpdate(NamedTuple):
-    """What one task contributes to the meta-update.
+    """The contribution of one task to the meta-update.
 
     Attributes:
-        meta_gradient: one tensor per meta-learned parameter, then one per variable of the learner.
-            A *gradient*: the meta-optimizer descends on its mean over the tasks.
-        metrics: named scalars that the learner reports about the task.
+        meta_gradient: one tensor per meta-learned parameter, then one per learner variable.
+        metrics: scalars about the task, by name.
     """
 
-    meta_gradient: Sequence[tf.Tensor]
+    meta_gradient: Tensors
     metrics: Mapping[str, tf.Tensor]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingSetup:
-    """What meta-training was asked for, as far as a learner may depend on it.
+    """The settings of meta-training that a learner may depend on.
 
     Attributes:
         model: the user's model, whose weights are the initialization.
-        inner_optimizer: the Keras optimizer that trains on tasks.
-        meta_optimizer: the Keras optimizer that moves the initialization.
+        inner_optimizer: trains on tasks.
+        meta_optimizer: moves the initialization.
         steps_per_task: gradient steps on a task.
         meta_batch_size: tasks in a meta-step.
         task_layers: names of layers that are reinitialized for every task.
@@ -91,33 +93,33 @@ class TrainingSetup:
 def sample_tasks(
     distribution: TaskDistribution, count: int, meta_step: int, rng: np.random.Generator
 ) -> Sequence[Task]:
-    """Samples the tasks of a meta-step from the distribution, whatever the meta-step."""
+    """Samples the tasks of a meta-step from the distribution, whatever its number."""
     return distribution.sample(count, rng)
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingPlan:
-    """Which models are trained on which tasks.
+    """The models to train and the tasks to train them on.
 
     Attributes:
-        models: the models that are meta-trained. Those other than the user's have no layers that
-            are reinitialized.
-        evaluation_model: the model that is adapted to tasks in evaluation.
+        models: those that are meta-trained. Only the user's own may have layers that are
+            reinitialized for every task.
+        evaluation_model: the one that evaluation adapts to tasks.
         steps: gradient steps on each training task.
         minimum_steps: the fewest steps from which the learner can learn.
-        sample_tasks: returns the training tasks of a meta-step, called as sample_tasks(
-            distribution, count, meta_step, rng). The generator is its only source of randomness.
-        evaluation_task: returns an evaluation task in the form that `evaluation_model` takes.
-        model_index: returns which of `models` is trained on a task.
-        persistent_state: non-trainable variables that keep the value a task leaves in them. All
-            others start every task from their value in the initialization. Meta-steps of one task
-            only.
+        sample_tasks: from (distribution, count, meta_step, rng) to the training tasks of a
+            meta-step. The generator is its only source of randomness.
+        evaluation_task: from an evaluation task to the form of it that `evaluation_model` takes.
+        model_index: from a task to the index in `models` of the model that is trained on it.
+        persistent_state: non-trainable variables that keep the value a task leaves in them; only
+            with one task in a meta-step. All others start every task from their initial value.
         trains_parts: whether a task may leave some of the variables without a gradient.
     """
 
     models: Sequence[keras.Model]
     evaluation_model: keras.Model
     steps: int
+    _: dataclasses.KW_ONLY
     minimum_steps: int = 1
     sample_tasks: SampleTasks = sample_tasks
     evaluation_task: Callable[[Task], Task] = lambda task: task
@@ -127,15 +129,17 @@ class TrainingPlan:
 
 
 class Learner(abc.ABC):
-    """A meta-learner. The module's docstring has the order of the calls.
+    """A meta-learner. The module's docstring shows the order of the calls.
+
+    A subclass must define `begin_task`, `observe` and `end_task`. `plan` is for methods that change
+    the models or the tasks: joint training, HAT, Progressive Nets.
 
     Attributes:
-        query_batches: batches after the last step on which the loss is taken for
-            `TaskEnd.query_gradient`: those of the task's `query_batches(seed)` if it has such a
-            method, else the next ones of its training stream. Of a stream in epochs, these are
-            examples that the steps have not seen only if steps and query batches together fit into
-            one epoch.
-        second_order: whether the query gradient is taken through the steps. They are then
+        query_batches: number of batches for `TaskEnd.query_gradient`. They come from the task's
+            method `query_batches(seed)` if it has one, else from its training stream after the
+            last step. In the latter case their examples are new only if steps and query batches
+            together fit into one epoch.
+        second_order: whether the query gradient is taken through the steps. All steps are then
             recorded, so time and memory grow with their number.
     """
 
@@ -143,7 +147,7 @@ class Learner(abc.ABC):
     second_order: bool = False
 
     def build(self, variables: Sequence[keras.Variable]) -> list[keras.Variable]:
-        """Creates and returns the learner's own variables, which are meta-learned too.
+        """Creates and returns the learner variables, which are meta-learned too; none by default.
 
         Args:
             variables: the meta-learned variables of the model.
@@ -151,22 +155,17 @@ class Learner(abc.ABC):
         return []
 
     @abc.abstractmethod
-    def begin_task(self, initialization: Sequence[tf.Tensor]) -> Any:
+    def begin_task(self, initialization: Tensors) -> Any:
         """Returns the learner's state before the first step, any nest of tensors."""
 
-    def direction(
-        self, gradients: Sequence[tf.Tensor], learner_values: Sequence[tf.Tensor]
-    ) -> list[tf.Tensor | None]:
-        """Returns what the inner optimizer applies in place of the gradients.
+    def direction(self, gradients: Tensors, learner_values: Tensors) -> list[tf.Tensor | None]:
+        """Returns the gradients that the inner optimizer applies, in training and evaluation.
 
-        Evaluation tasks use it as training tasks do.
+        None leaves a parameter unchanged, weight decay included.
 
         Args:
             gradients: of the loss, one per meta-learned parameter.
-            learner_values: values of the variables that `build` returned.
-
-        Returns:
-            One tensor per parameter. None leaves a parameter unchanged, weight decay included.
+            learner_values: values of the learner variables.
         """
         return list(gradients)
 
@@ -175,28 +174,23 @@ class Learner(abc.ABC):
         """Returns the state after another step.
 
         Args:
-            state: the state so far.
-            point: parameters *before* the step, the batch's loss and gradient there.
+            state: before the step.
+            point: parameters *before* the step, with the loss and gradient of the batch there.
         """
 
     @abc.abstractmethod
     def end_task(self, state: Any, end: TaskEnd) -> TaskUpdate:
-        """Returns the task's meta-gradient, from the state after the last step and the end."""
+        """Returns the meta-gradient and the metrics of the task, from the last state."""
 
     def plan(self, setup: TrainingSetup) -> TrainingPlan:
-        """Returns which models are trained on which tasks.
-
-        The default trains the user's model on tasks sampled from the distribution.
-
-        Args:
-            setup: what meta-training was asked for.
+        """Returns the models and the tasks: by default the user's model on sampled tasks.
 
         Raises:
-            ValueError: the learner cannot work with this setup.
+            ValueError: the learner cannot work with these settings.
         """
         if self.second_order and setup.stopping:
             raise ValueError(
-                f"{type(self).__name__} differentiates through a fixed number of steps, and "
+                f"{type(self).__name__} differentiates through a fixed number of steps, so it "
                 "cannot stop a task early. Leave stopping out."
             )
         return TrainingPlan([setup.model], setup.model, setup.steps_per_task)
@@ -204,11 +198,11 @@ class Learner(abc.ABC):
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments by name, as plain values.
 
-        A run in a checkpoint folder can only be continued by a learner of the same configuration.
-        The default reads attributes with the names of the constructor's parameters.
+        A checkpoint can only be continued by a learner of the same configuration. The default
+        reads the attributes that have the names of the constructor's parameters.
 
         Raises:
-            NotImplementedError: there is a parameter without an attribute of its name.
+            NotImplementedError: a parameter has no attribute of its name.
         """
         if type(self).__init__ is object.__init__:
             return {}
@@ -223,36 +217,28 @@ class Learner(abc.ABC):
 
 
 class StatelessLearner(Learner):
-    """A learner that uses only the end of a task."""
+    """A learner without state: it uses only the start and the end of a task."""
 
-    def begin_task(self, initialization: Sequence[tf.Tensor]) -> tuple[()]:
+    def begin_task(self, initialization: Tensors) -> Any:
         return ()
 
-    def observe(self, state: tuple[()], point: PathPoint) -> tuple[()]:
+    def observe(self, state: Any, point: PathPoint) -> Any:
         return state
 
 
-class Adaptation(Learner):
-    """Trains along another learner's direction and measures nothing.
-
-    Every method is evaluated by the same loop. Only its `direction` is its own: ANIL leaves its
-    body unchanged, Meta-SGD has its rates, all others take the plain gradient.
+class Adaptation(StatelessLearner):
+    """Adapts to a task without meta-learning, along the direction of another learner.
 
     Args:
-        learner: whose direction is taken; it has been built.
-        meta_indices: which of all parameters that learner knows.
+        learner: gives the direction; `build` has been called.
+        meta_indices: indices of that learner's parameters among all parameters.
     """
 
     def __init__(self, learner: Learner, meta_indices: Sequence[int]):
         self._learner = learner
         self._meta_indices = list(meta_indices)
 
-    def begin_task(self, initialization: Sequence[tf.Tensor]) -> Any:
-        return ()
-
-    def direction(
-        self, gradients: Sequence[tf.Tensor], learner_values: Sequence[tf.Tensor]
-    ) -> list[tf.Tensor | None]:
+    def direction(self, gradients: Tensors, learner_values: Tensors) -> list[tf.Tensor | None]:
         directions: list[tf.Tensor | None] = list(gradients)
         known = [gradients[index] for index in self._meta_indices]
         learned = self._learner.direction(known, learner_values)
@@ -260,28 +246,20 @@ class Adaptation(Learner):
             directions[index] = direction
         return directions
 
-    def observe(self, state: Any, point: PathPoint) -> Any:
-        return state
-
     def end_task(self, state: Any, end: TaskEnd) -> TaskUpdate:
         return TaskUpdate([], metrics={})
 
 
 class MeasuredAdaptation(Adaptation):
-    """Adaptation that reports `path_length` and `path_energy`.
+    """Adaptation that reports `path_length` and `path_energy`, eq. 7 of Flennerhag et al. 2019.
 
-    Both are those of eq. 7 over all parameters, reinitialized heads included, with the loss as a
-    coordinate. They are the same for every learner and can be compared.
-
-    Args:
-        learner, meta_indices: as for `Adaptation`.
+    The path is that of all parameters, reinitialized layers included, and of the loss, so values
+    of different learners can be compared.
     """
 
-    def __init__(self, learner: Learner, meta_indices: Sequence[int]):
-        super().__init__(learner, meta_indices)
-        self._geometry = PathGeometry()
+    _geometry = PathGeometry()
 
-    def begin_task(self, initialization: Sequence[tf.Tensor]) -> GradientPath:
+    def begin_task(self, initialization: Tensors) -> GradientPath:
         return start_path(initialization)
 
     def observe(self, state: GradientPath, point: PathPoint) -> GradientPath:

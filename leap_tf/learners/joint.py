@@ -1,19 +1,7 @@
-"""Tasks that tell the model which of them they are, for models with parts of every task's own.
+"""Joint training: one encoder trained on all tasks at once, with a head for each task.
 
-Tasks mixed into one stream, every batch with the number of its task.
-
-Copies of one layer that do not start alike, even if its initializers have seeds.
-
-One encoder, a head for every task: the model that multi-headed finetuning trains.
-
-Learners that go to where training ended: the initialization is the network that is trained.
-
-Multi-headed finetuning: train one encoder on all tasks at once, then give it a new head.
-
-The strong baseline of the paper. There is no inner and outer loop: the batches of all tasks of
-a meta-batch are mixed and trained on one after the other, each with its own task's head. In
-the terms of the protocol the mixture is one long task, and the meta-update goes to where it
-ended; the meta-optimizer must therefore be plain SGD with rate 1.
+This module also has the layers and tasks that HAT and Progressive Nets share with joint training:
+models that hold parts for single tasks take (inputs, number of the task, classes of the task).
 """
 
 import dataclasses
@@ -23,195 +11,121 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from leap_tf.learners.base import (
-    StatelessLearner,
-    TaskEnd,
-    TaskUpdate,
-    TrainingPlan,
-    TrainingSetup,
-)
-from leap_tf.learners.reptile import displacement
+from leap_tf.learners.base import TrainingPlan, TrainingSetup
+from leap_tf.learners.reptile import Reptile
 from leap_tf.tasks import Task, TaskDistribution, one_thread_options
 
-
-def head_name(task_layers, learner: str) -> str:
-    """Returns the one name in `task_layers`.
-
-    Raises:
-        ValueError: there are several, or none.
-    """
-    if len(task_layers) != 1:
-        raise ValueError(
-            f"{learner} needs the name of the one layer that each task has for itself: "
-            f"task_layers=['head'] or the like, and not {list(task_layers)}."
-        )
-    return task_layers[0]
+_UNKNOWN_CLASSES = 2**31 - 1  # for a task that does not state its number of classes
+_NO_CLASS = -1e9  # a logit; −∞ in float16, with the same effect
 
 
-def is_pulled(layer):
-    """Whether something else than the loss of the task moves a layer's variables."""
-    return any(
-        part.activity_regularizer
-        or any(variable.regularizer or variable.constraint for variable in part.variables)
-        for part in layer._flatten_layers()
-    )
+class EndpointLearner(Reptile):
+    """Moves the initialization to the parameters at the end of training.
 
-
-def require_head(model: keras.Model, head: str) -> keras.layers.Dense:
-    """Returns the head, after checking that another can take its place.
-
-    Raises:
-        ValueError: the model has several inputs or outputs, or the head is not its last layer, or
-            not linear with a bias, or has penalties.
-    """
-    if len(getattr(model, "inputs", None) or ()) != 1 or len(model.outputs) != 1:
-        raise ValueError(
-            f"The model must be a functional or sequential one with one input and one output, and "
-            f"{model.name!r} is a {type(model).__name__} of another form."
-        )
-    layer = next((layer for layer in model.layers if layer.name == head), None)
-    if not isinstance(layer, keras.layers.Dense) or layer is not model.layers[-1]:
-        raise ValueError(
-            f"The head {head!r} must be the model's last layer, and a Dense layer; the model has "
-            f"{[f'{type(layer).__name__} {layer.name!r}' for layer in model.layers]}."
-        )
-    if keras.activations.serialize(layer.activation) != "linear" or not layer.use_bias:
-        raise ValueError(
-            f"The head {head!r} must have a bias and no activation. Give the activation to the "
-            "loss, as from_logits=True."
-        )
-    if is_pulled(layer):
-        raise ValueError(f"The head {head!r} has a regularizer or constraint; banks have none.")
-    return layer
-
-
-# What a task without a number of classes has: more than any model.
-_ALL_CLASSES = 2**31 - 1
-
-
-class NumberedTask:
-    """A task whose inputs are (inputs, int32 [batch] its number, int32 [batch] its classes).
-
-    Args:
-        number: its number.
-        task: the task.
+    This is Reptile with the meta-optimizer SGD(1.0), which is required: the initialization becomes
+    θᴷ. So one network is trained throughout, without an inner and an outer loop.
     """
 
-    def __init__(self, number: int, task: Task):
-        self.number = number
-        self.name = task.name
-        self._task = task
-
-    @property
-    def validation_batches(self) -> Callable[[], tf.data.Dataset]:
-        """That of the task; an AttributeError where it has none."""
-        make_batches = self._task.validation_batches  # type: ignore[attr-defined]
-        return lambda: self._held_out(make_batches())
-
-    def train_batches(self, seed: int) -> tf.data.Dataset:
-        return self._numbered(self._task.train_batches(seed))
-
-    def test_batches(self) -> tf.data.Dataset:
-        return self._held_out(self._task.test_batches())
-
-    def _numbered(self, batches):
-        return batches.map(numbering(self.number, self._task))
-
-    def _held_out(self, batches):
-        return self._numbered(batches)
-
-
-def number_of_each(distribution: TaskDistribution, most: int) -> dict[str, int]:
-    """Returns the number of each task, by its name.
-
-    Raises:
-        ValueError: the tasks are not a fixed list, or more than `most`, or share a name.
-    """
-    tasks = getattr(distribution, "tasks", None)
-    if tasks is None:
-        raise ValueError(
-            f"{type(distribution).__name__} has no fixed list of tasks, so there cannot be "
-            "something of its own for each. Use FiniteTasks."
-        )
-    if len(tasks) > most:
-        raise ValueError(f"There are {len(tasks)} tasks, and the learner has room for {most}.")
-    numbers = {task.name: number for number, task in enumerate(tasks)}
-    if len(numbers) < len(tasks):
-        raise ValueError("Each task needs a name of its own, which tells what in the model is its.")
-    return numbers
-
-
-def numbering(number: int, task: Task) -> Callable[..., tuple]:
-    """Returns a function that adds a task's number and classes to the inputs of its batches."""
-    classes = getattr(task, "classes", None) or _ALL_CLASSES
-
-    def add_number(inputs, targets, *weights):
-        size = tf.shape(tf.nest.flatten(inputs)[0])[:1]
-        return (inputs, tf.fill(size, number), tf.fill(size, classes)), targets, *weights
-
-    return add_number
-
-
-class MixedTask:
-    """Batches of several tasks in turns, in an order that is shuffled anew every round.
-
-    Inputs become (inputs, int32 [batch] number of the task, int32 [batch] its classes).
-
-    Args:
-        members: from each task's number to the task.
-    """
-
-    def __init__(self, members: Sequence[tuple[int, Task]]):
-        self.members = members
-        self.name = f"mixture of {len(members)} tasks"
-
-    def train_batches(self, seed: int) -> tf.data.Dataset:
-        """Returns one batch of each member a round, until a member has no more."""
-        count = len(self.members)
-
-        def order_of_round(number):
-            return tf.random.experimental.stateless_shuffle(
-                tf.range(count, dtype=tf.int64),
-                seed=tf.stack([tf.constant(seed, tf.int64), number]),
+    def plan(self, setup: TrainingSetup) -> TrainingPlan:
+        meta_optimizer = setup.meta_optimizer
+        plain = keras.optimizers.SGD(1.0, name=meta_optimizer.name).get_config()
+        if type(meta_optimizer) is not keras.optimizers.SGD or meta_optimizer.get_config() != plain:
+            raise ValueError(
+                f"{type(self).__name__} moves the initialization to the end of training, so its "
+                "meta_optimizer must be keras.optimizers.SGD(1.0) without momentum, clipping or "
+                "decay. Set the learning rate on the inner_optimizer."
             )
+        return super().plan(setup)
 
-        streams = [
-            task.train_batches(seed + position).map(numbering(number, task))
-            for position, (number, task) in enumerate(self.members)
-        ]
-        turns = tf.data.Dataset.counter().map(order_of_round).unbatch()
-        mixture = tf.data.Dataset.choose_from_datasets(streams, turns, stop_on_empty_dataset=True)
-        return mixture.with_options(one_thread_options())
-
-    def test_batches(self) -> tf.data.Dataset:
-        """Raises NotImplementedError: a mixture is only ever trained on."""
-        raise NotImplementedError("A mixture of tasks has no held-out examples; its members have.")
+    def _head(self, setup):
+        """Returns the only name in `task_layers`."""
+        if len(setup.task_layers) != 1:
+            raise ValueError(
+                f"{type(self).__name__} needs the name of the model's output layer, of which every "
+                "task gets one: for example task_layers=['head'], not "
+                f"{list(setup.task_layers)}."
+            )
+        return setup.task_layers[0]
 
 
-def reseeded(
-    initializer: keras.initializers.Initializer, *place: int
-) -> keras.initializers.Initializer:
-    """Returns an initializer that draws as the given one does, but other numbers at every place.
+class JointTraining(EndpointLearner):
+    """Trains a shared encoder on all tasks together, with a head for every task.
+
+    This is the baseline "multi-headed finetuning" of Flennerhag et al. (2019). The batches of the
+    tasks of a meta-batch are mixed, and each is trained on with the head of its task. A meta-step
+    makes as many gradient steps as another learner would on all its tasks together. The inner
+    optimizer is reset at every meta-step. Training heads are kept from meta-step to meta-step; an
+    evaluation task gets a new head.
+
+    Requires `task_layers=[head]`, the name of a Dense layer that is the model's output, and the
+    meta-optimizer SGD(1.0). If tasks differ in their number of classes, the head must have as many
+    units as the largest task.
 
     Args:
-        initializer: one without a seed draws anew anyway.
-        *place: which copy it is for, not negative. The same place has the same numbers.
+        heads: the largest number of training tasks.
+
+    Raises:
+        ValueError: `heads` is below 1.
+
+    Example:
+
+        >>> import keras, leap_tf
+        >>> model = leap_tf.conv_net((8, 8, 1), classes=3, blocks=2)
+        >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        >>> inner, meta = keras.optimizers.SGD(0.1), keras.optimizers.SGD(1.0)
+        >>> learner = leap_tf.JointTraining(heads=20)
+        >>> trainer = leap_tf.MetaTrainer(
+        ...     model, loss, inner, meta, learner=learner, task_layers=["head"]
+        ... )
     """
-    settings = initializer.get_config()
-    if isinstance(settings.get("seed"), int):
-        sequence = np.random.SeedSequence([settings["seed"], *place])
-        settings = {**settings, "seed": int(sequence.generate_state(1)[0] >> 1)}
-    return type(initializer).from_config(settings)
+
+    def __init__(self, heads: int = 50):
+        if heads < 1:
+            raise ValueError(f"heads must be at least 1, and is {heads}.")
+        self.heads = heads
+
+    def plan(self, setup: TrainingSetup) -> TrainingPlan:
+        if setup.stopping:
+            raise ValueError(
+                "JointTraining trains on a mixture of tasks and cannot stop one of them early. "
+                "Leave stopping out."
+            )
+        head = self._head(setup)
+        return dataclasses.replace(
+            super().plan(setup),
+            models=[multi_headed(setup.model, head, self.heads)],
+            steps=setup.steps_per_task * setup.meta_batch_size,
+            sample_tasks=self._sample_mixture,
+        )
+
+    def _sample_mixture(
+        self, distribution: TaskDistribution, count: int, meta_step: int, rng: np.random.Generator
+    ) -> list[Task]:
+        numbers = task_numbers(distribution, self.heads)
+        sampled = distribution.sample(count, rng)
+        return [MixedTask([(numbers[task.name], task) for task in sampled])]
 
 
-_NO_CLASS = -1e9  # a logit; in float16 it is −∞, which is as good
+def multi_headed(model: keras.Model, head: str, heads: int) -> keras.Model:
+    """Builds a model with many heads in place of one, that shares all other layers.
+
+    Its inputs are those of `model`, int32 [batch] number of the head, and int32 [batch] classes of
+    the task. For the name of the head, see `check_head`.
+    """
+    layer = check_head(model, head)
+    task = keras.Input((), dtype="int32", name="task")
+    classes = keras.Input((), dtype="int32", name="classes")
+    options = {"dtype": layer.dtype_policy, "name": f"{head}_per_task"}
+    task_heads = TaskHeads(heads, layer.units, layer.kernel_initializer, **options)
+    logits = task_heads([layer.input, task, classes])
+    return keras.Model([model.inputs[0], task, classes], logits, name=f"{model.name}_heads")
 
 
 @keras.saving.register_keras_serializable(package="leap_tf")
-class OfKnownClasses(keras.layers.Layer):
-    """Logits of −10⁹ for what is no class of the task; takes [logits, classes [batch]].
+class KnownClassesMask(keras.layers.Layer):
+    """Sets logits beyond the classes of a task to −10⁹: probability zero, and no gradient.
 
-    They have no probability and get no gradient.
+    Inputs are [logits, int32 [batch] classes of the task].
     """
 
     def call(self, inputs):
@@ -224,17 +138,12 @@ class OfKnownClasses(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="leap_tf")
-class HeadBank(keras.layers.Layer):
-    """As many linear heads as tasks; every example is given to that of its task.
+class TaskHeads(keras.layers.Layer):
+    """A linear head for every task; each example passes through the head of its task.
 
-    Takes [features, number of the task, classes of the task], the last two [batch]. A task may
-    have fewer classes than a head has units, see `OfKnownClasses`.
-
-    Args:
-        heads: how many.
-        units: outputs of a head.
-        kernel_initializer: how each head's kernel is drawn.
-        **kwargs: as for `keras.layers.Layer`.
+    Inputs are [features, int32 [batch] number of the task, int32 [batch] classes of the task]. A
+    task may have fewer classes than a head has units, see `KnownClassesMask`. Heads start with
+    different values even if `kernel_initializer` has a seed.
     """
 
     def __init__(self, heads: int, units: int, kernel_initializer="glorot_uniform", **kwargs):
@@ -242,24 +151,15 @@ class HeadBank(keras.layers.Layer):
         self.heads = heads
         self.units = units
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.of_known_classes = OfKnownClasses(dtype=self.dtype_policy)
+        self.mask = KnownClassesMask(dtype=self.dtype_policy)
 
     def build(self, input_shape):
-        features = input_shape[0][-1]
+        def draw_kernels(shape, dtype=None):
+            initializers = [reseeded(self.kernel_initializer, head) for head in range(shape[0])]
+            return tf.stack([draw(shape[1:], dtype) for draw in initializers])
 
-        def each_head_for_itself(shape, dtype=None):
-            return tf.stack(
-                [
-                    reseeded(self.kernel_initializer, head)(shape[1:], dtype)
-                    for head in range(shape[0])
-                ]
-            )
-
-        self.kernel = self.add_weight(
-            shape=(self.heads, features, self.units),
-            initializer=each_head_for_itself,
-            name="kernel",
-        )
+        shape = (self.heads, input_shape[0][-1], self.units)
+        self.kernel = self.add_weight(shape=shape, initializer=draw_kernels, name="kernel")
         self.bias = self.add_weight(
             shape=(self.heads, self.units), initializer="zeros", name="bias"
         )
@@ -268,7 +168,7 @@ class HeadBank(keras.layers.Layer):
         features, task, classes = inputs
         kernel, bias = tf.gather(self.kernel, task), tf.gather(self.bias, task)
         logits = tf.einsum("bf,bfu->bu", features, kernel) + bias
-        return self.of_known_classes([logits, classes])
+        return self.mask([logits, classes])
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0][0], self.units)
@@ -282,104 +182,142 @@ class HeadBank(keras.layers.Layer):
         }
 
 
-def multi_headed(model: keras.Model, head: str, heads: int) -> keras.Model:
-    """Builds a model with a bank of heads in the place of one; all other layers are shared.
+class MixedTask:
+    """Batches of several tasks, one of each in every round, in an order shuffled every round.
 
-    Training the new model trains the encoder of the old one.
-
-    Args:
-        model: a built functional or sequential model of one input and one output.
-        head: name of its last layer, a Dense layer without activation on [batch, features].
-        heads: how many heads the new model has.
-
-    Returns:
-        A model from (the inputs of `model`, int32 [batch] numbers of heads, int32 [batch] how many
-        of the outputs are classes of the task) to its outputs.
-
-    Raises:
-        ValueError: the layer is not there, is not such a layer, or is not the last.
-    """
-    layer = require_head(model, head)
-    task = keras.Input((), dtype="int32", name="task")
-    classes = keras.Input((), dtype="int32", name="classes")
-    bank = HeadBank(
-        heads,
-        layer.units,
-        layer.kernel_initializer,
-        dtype=layer.dtype_policy,
-        name=f"{head}_bank",
-    )
-    return keras.Model(
-        [model.inputs[0], task, classes],
-        bank([layer.input, task, classes]),
-        name=f"{model.name}_heads",
-    )
-
-
-class EndpointLearner(StatelessLearner):
-    """Moves the initialization to where training ended.
-
-    The meta-gradient is θ⁰ − θᴷ and the meta-optimizer must be SGD(1.0), so the initialization
-    becomes θᴷ: there is one network, and no inner and outer loop.
-    """
-
-    def end_task(self, state: tuple[()], end: TaskEnd) -> TaskUpdate:
-        return TaskUpdate(displacement(end), metrics={})
-
-    def plan(self, setup: TrainingSetup) -> TrainingPlan:
-        meta_optimizer = setup.meta_optimizer
-        plain = keras.optimizers.SGD(1.0, name=meta_optimizer.name).get_config()
-        if type(meta_optimizer) is not keras.optimizers.SGD or meta_optimizer.get_config() != plain:
-            raise ValueError(
-                f"{type(self).__name__} moves the initialization to where training ended, so its "
-                "meta_optimizer must be keras.optimizers.SGD(1.0) without momentum, clipping or "
-                "decay. The learning rate is the inner optimizer's."
-            )
-        return super().plan(setup)
-
-
-class JointTraining(EndpointLearner):
-    """Joint training of a shared encoder with a head for every task.
-
-    The paper calls it multi-headed finetuning: train one encoder on all tasks at once, then give
-    it a new head. It is the strong baseline of the paper. The batches of all tasks of a meta-batch
-    are mixed and trained on one after another, each with the head of its task.
-
-    Needs `task_layers=[head]`, one Dense layer that is the model's output. In training every task
-    has a head of its own, kept from meta-step to meta-step; an evaluation task gets a new one.
-    A meta-step makes as many gradient steps as that of another learner would over its tasks
-    together. The inner optimizer is reset at every meta-step. Where tasks have different numbers
-    of classes, the model's head must have as many units as the largest.
+    Inputs become those of `NumberedTask`.
 
     Args:
-        heads: the largest number of training tasks.
-
-    Raises:
-        ValueError: `heads` is below 1.
+        members: pairs of a task's number and the task.
     """
 
-    def __init__(self, heads: int = 50):
-        if heads < 1:
-            raise ValueError(f"heads must be at least 1, and is {heads}.")
-        self.heads = heads
+    def __init__(self, members: Sequence[tuple[int, Task]]):
+        self.members = members
+        self.name = f"mixture of {len(members)} tasks"
 
-    def plan(self, setup: TrainingSetup) -> TrainingPlan:
-        if setup.stopping:
-            raise ValueError(
-                "JointTraining trains on a mixture of tasks, none of which can be stopped alone. "
-                "Leave stopping out."
-            )
-        head = head_name(setup.task_layers, type(self).__name__)
-        return dataclasses.replace(
-            super().plan(setup),
-            models=[multi_headed(setup.model, head, self.heads)],
-            steps=setup.steps_per_task * setup.meta_batch_size,
-            sample_tasks=self._mixture,
+    def train_batches(self, seed: int) -> tf.data.Dataset:
+        """Returns the mixed batches, which end when one member has no more."""
+        count = len(self.members)
+
+        def round_order(number):
+            round_seed = tf.stack([tf.constant(seed, tf.int64), number])
+            positions = tf.range(count, dtype=tf.int64)
+            return tf.random.experimental.stateless_shuffle(positions, round_seed)
+
+        streams = [
+            task.train_batches(seed + position).map(add_number(number, task))
+            for position, (number, task) in enumerate(self.members)
+        ]
+        turns = tf.data.Dataset.counter().map(round_order).unbatch()
+        mixture = tf.data.Dataset.choose_from_datasets(streams, turns, stop_on_empty_dataset=True)
+        return mixture.with_options(one_thread_options())
+
+    def test_batches(self) -> tf.data.Dataset:
+        """Raises NotImplementedError: mixtures are only for training."""
+        raise NotImplementedError("A mixture of tasks has no held-out examples; its members do.")
+
+
+class NumberedTask:
+    """A task whose inputs become (inputs, its number, its classes), the latter int32 [batch]."""
+
+    def __init__(self, number: int, task: Task):
+        self.number = number
+        self.name = task.name
+        self._task = task
+
+    @property
+    def validation_batches(self) -> Callable[[], tf.data.Dataset]:
+        """The method of the task; an AttributeError if the task has none."""
+        make_batches = self._task.validation_batches  # type: ignore[attr-defined]
+        return lambda: self._held_out(make_batches())
+
+    def train_batches(self, seed: int) -> tf.data.Dataset:
+        return self._task.train_batches(seed).map(add_number(self.number, self._task))
+
+    def test_batches(self) -> tf.data.Dataset:
+        return self._held_out(self._task.test_batches())
+
+    def _held_out(self, batches):
+        return batches.map(add_number(self.number, self._task))
+
+
+def add_number(number: int, task: Task) -> Callable[..., tuple]:
+    """Returns a function that adds a task's number and classes to the inputs of its batches."""
+    classes = getattr(task, "classes", None) or _UNKNOWN_CLASSES
+
+    def add(inputs, targets, *weights):
+        size = tf.shape(tf.nest.flatten(inputs)[0])[:1]
+        return (inputs, tf.fill(size, number), tf.fill(size, classes)), targets, *weights
+
+    return add
+
+
+def task_numbers(distribution: TaskDistribution, most: int) -> dict[str, int]:
+    """Returns the number of each task of a distribution, by the name of the task.
+
+    Raises:
+        ValueError: the distribution has no list of tasks, or more than `most`, or two of one name.
+    """
+    tasks = getattr(distribution, "tasks", None)
+    if tasks is None:
+        raise ValueError(
+            f"{type(distribution).__name__} has no fixed list of tasks, so the model cannot hold a "
+            "part for each of them. Use FiniteTasks."
         )
+    if len(tasks) > most:
+        raise ValueError(f"There are {len(tasks)} tasks, and the learner has room for {most}.")
+    numbers = {task.name: number for number, task in enumerate(tasks)}
+    if len(numbers) < len(tasks):
+        raise ValueError("Two tasks have the same name. Give every task a different one.")
+    return numbers
 
-    def _mixture(
-        self, distribution: TaskDistribution, count: int, meta_step: int, rng: np.random.Generator
-    ) -> list[Task]:
-        numbers = number_of_each(distribution, self.heads)
-        drawn = distribution.sample(count, rng)
-        return [MixedTask([(numbers[task.name], task) for task in drawn])]
+
+def check_head(model: keras.Model, head: str) -> keras.layers.Dense:
+    """Returns the head of a model if heads for single tasks can replace it.
+
+    Raises:
+        ValueError: the model has several inputs or outputs, or the head is not its last layer,
+            not a linear Dense layer with a bias, or has a regularizer or constraint.
+    """
+    if len(getattr(model, "inputs", None) or ()) != 1 or len(model.outputs) != 1:
+        raise ValueError(
+            "The model must be functional or sequential with one input and one output; "
+            f"{model.name!r} is a {type(model).__name__} of another form."
+        )
+    layer = next((layer for layer in model.layers if layer.name == head), None)
+    if not isinstance(layer, keras.layers.Dense) or layer is not model.layers[-1]:
+        raise ValueError(
+            f"The head {head!r} must be the model's last layer, and a Dense layer; the model has "
+            f"{[f'{type(layer).__name__} {layer.name!r}' for layer in model.layers]}."
+        )
+    if keras.activations.serialize(layer.activation) != "linear" or not layer.use_bias:
+        raise ValueError(
+            f"The head {head!r} must have a bias and no activation. Move the activation into the "
+            "loss with from_logits=True."
+        )
+    if has_penalty(layer):
+        raise ValueError(
+            f"The head {head!r} has a regularizer or constraint, which heads of single tasks "
+            "cannot have. Build the model without."
+        )
+    return layer
+
+
+def has_penalty(layer: keras.Layer) -> bool:
+    """Returns whether a regularizer or constraint acts on the layer, beside the loss."""
+    return any(
+        part.activity_regularizer
+        or any(variable.regularizer or variable.constraint for variable in part.variables)
+        for part in layer._flatten_layers()
+    )
+
+
+def reseeded(
+    initializer: keras.initializers.Initializer, *indices: int
+) -> keras.initializers.Initializer:
+    """Returns a copy of an initializer; a seed follows from the old one and the indices."""
+    settings = initializer.get_config()
+    if isinstance(settings.get("seed"), int):
+        sequence = np.random.SeedSequence([settings["seed"], *indices])
+        settings = {**settings, "seed": int(sequence.generate_state(1)[0] >> 1)}
+    return type(initializer).from_config(settings)

@@ -1,26 +1,11 @@
-"""MAML: move the initialization so that a few steps from it generalise.
+"""MAML and its relatives: move the initialization so that a few steps from it generalise.
 
-Finn, Abbeel and Levine, "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks",
-2017, and its first-order approximation. The objective is the loss, after K steps, on other
-batches, see `Learner.query_batches`. For few-shot tasks, whose examples fit into a batch or two,
-give the task a `query_batches(seed)`:
+The objective is the loss after K steps on batches that the steps have not seen, the query batches:
 
     min over θ⁰ of  E_τ f_τ(θᴷ(θ⁰); query batches)
 
-MAML's gradient goes through all K steps, Hessians included; FOMAML takes the gradient at θᴷ for
-it. (The original Leap code adds the last inner training loss to the objective, by mistake.)
-
-ANIL: MAML whose inner loop trains the head only.
-
-Raghu et al., "Rapid Learning or Feature Reuse? Towards Understanding the Effectiveness of
-MAML", 2020. The body is meta-learned through the outer gradient and stays as it is on every
-task, held-out ones included.
-
-Meta-SGD: MAML that also learns a learning rate for every parameter.
-
-Li, Zhou, Chen and Li, "Meta-SGD: Learning to Learn Quickly for Few-Shot Learning", 2017.
-
-    θ ← θ − α ∘ ∇f(θ),  meta-learned: θ⁰ and α
+See `Learner.query_batches` for their source. In few-shot tasks the task provides them. The original
+Leap code adds the last training loss to this objective by mistake; this one does not.
 """
 
 from collections.abc import Sequence
@@ -28,19 +13,32 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
+from leap_tf.geometry import Tensors
 from leap_tf.learners.base import StatelessLearner, TaskEnd, TaskUpdate
 
 
 class MAML(StatelessLearner):
-    """Meta-gradient d f(θᴷ) / d θ⁰, with second derivatives.
+    """Model-agnostic meta-learning, with second derivatives.
 
-    The steps are recorded, so use few: five to ten.
+    The meta-gradient of a task is d f(θᴷ) / dθ⁰. All steps are recorded for it, so time and
+    memory grow with their number; five to ten steps are usual.
+
+    Source: Finn, Abbeel and Levine, "Model-Agnostic Meta-Learning for Fast Adaptation of Deep
+    Networks", ICML 2017.
 
     Args:
-        query_batches: batches after the last step on which f(θᴷ) is taken.
+        query_batches: number of batches over which f(θᴷ) is averaged.
 
     Raises:
-        ValueError: `query_batches` is not positive.
+        ValueError: `query_batches` is below 1.
+
+    Example (`FOMAML`, `ANIL` and `MetaSGD` are used in the same way):
+
+        >>> import keras, leap_tf
+        >>> inner, meta = keras.optimizers.SGD(0.01), keras.optimizers.Adam(0.001)
+        >>> trainer = leap_tf.MetaTrainer(
+        ...     leap_tf.mlp(), "mse", inner, meta, learner=leap_tf.MAML(), steps_per_task=5
+        ... )
     """
 
     second_order = True
@@ -55,29 +53,42 @@ class MAML(StatelessLearner):
 
 
 class FOMAML(MAML):
-    """First-order MAML: meta-gradient ∇f(θᴷ), no derivative of the steps.
+    """First-order MAML: the meta-gradient is ∇f(θᴷ), without derivatives of the steps.
 
-    Args:
-        query_batches: batches after the last step on which f(θᴷ) is taken.
+    Source: Finn, Abbeel and Levine, 2017, section 5.2. Arguments are those of `MAML`.
 
-    Raises:
-        ValueError: `query_batches` is not positive.
+    Example:
+
+        >>> import leap_tf
+        >>> leap_tf.FOMAML(query_batches=2).get_config()
+        {'query_batches': 2}
     """
 
     second_order = False
 
 
 class ANIL(MAML):
-    """MAML with all but the named layers at rest during adaptation.
+    """MAML whose inner loop trains only some layers, "almost no inner loop".
 
-    Layers that start fresh on every task (`task_layers`) are always trained.
+    All other layers are meta-learned and do not change during a task, in evaluation either. Layers
+    in `task_layers` are always trained.
+
+    Source: Raghu et al., "Rapid Learning or Feature Reuse? Towards Understanding the Effectiveness
+    of MAML", ICLR 2020.
 
     Args:
-        adapted_layers: names of the layers that are trained on a task.
-        query_batches: as for `MAML`.
+        adapted_layers: names of the layers that the inner loop trains.
+        query_batches: see `MAML`.
 
     Raises:
-        ValueError: `query_batches` is not positive.
+        ValueError: `query_batches` is below 1. Later, when a trainer is made: the model has no
+            meta-learned layer of a name in `adapted_layers`.
+
+    Example:
+
+        >>> import leap_tf
+        >>> leap_tf.ANIL(adapted_layers=["head"]).adapted_layers
+        ('head',)
     """
 
     def __init__(self, adapted_layers: Sequence[str] = ("head",), query_batches: int = 1):
@@ -90,16 +101,14 @@ class ANIL(MAML):
         for name in self.adapted_layers:
             if not any(name in path for path in layers):
                 raise ValueError(
-                    f"There is no meta-learned layer {name!r} for ANIL to adapt; there are "
-                    f"{sorted({part for path in layers for part in path})}. If it starts fresh on "
-                    "every task, leave it out of adapted_layers."
+                    f"The model has no meta-learned layer {name!r} for ANIL to adapt; it has "
+                    f"{sorted({part for path in layers for part in path})}. Layers in task_layers "
+                    "are always adapted: leave them out of adapted_layers."
                 )
         self._adapted = [bool(set(path) & set(self.adapted_layers)) for path in layers]
         return []
 
-    def direction(
-        self, gradients: Sequence[tf.Tensor], learner_values: Sequence[tf.Tensor]
-    ) -> list[tf.Tensor | None]:
+    def direction(self, gradients: Tensors, learner_values: Tensors) -> list[tf.Tensor | None]:
         return [
             gradient if adapted else None
             for gradient, adapted in zip(gradients, self._adapted, strict=True)
@@ -107,18 +116,23 @@ class ANIL(MAML):
 
 
 class MetaSGD(MAML):
-    """MAML over the initialization and over factors on the inner learning rate.
+    """MAML that also learns a factor on the inner learning rate of every parameter.
 
-    The inner optimizer is given α ∘ ∇f, so with SGD of rate λ the rate of a parameter is λα. Adam
-    and its like, and clipping by norm, divide most of α out again: take SGD inside.
-    All α start at 1; they may become negative, as in the paper. The meta-gradient has two
-    parts, with respect to θ⁰ and to α.
+        θ ← θ − λ α ∘ ∇f(θ),  meta-learned: θ⁰ and α
 
-    Args:
-        query_batches: as for `MAML`.
+    The inner optimizer receives α ∘ ∇f. With SGD of rate λ, the rate of a parameter is λα. Use
+    SGD: Adam and similar optimizers, and clipping by norm, cancel most of α. All α start at 1 and
+    may become negative, as in the paper. The meta-gradient has two parts, for θ⁰ and for α.
 
-    Raises:
-        ValueError: `query_batches` is not positive.
+    Source: Li, Zhou, Chen and Li, "Meta-SGD: Learning to Learn Quickly for Few-Shot Learning",
+    2017. Arguments are those of `MAML`.
+
+    Example:
+
+        >>> import keras, leap_tf
+        >>> [rate] = leap_tf.MetaSGD().build([keras.Variable([1.0, 2.0], name="bias")])
+        >>> rate.numpy().tolist()
+        [1.0, 1.0]
     """
 
     def build(self, variables: Sequence[keras.Variable]) -> list[keras.Variable]:
@@ -127,7 +141,5 @@ class MetaSGD(MAML):
             for variable in variables
         ]
 
-    def direction(
-        self, gradients: Sequence[tf.Tensor], learner_values: Sequence[tf.Tensor]
-    ) -> list[tf.Tensor | None]:
+    def direction(self, gradients: Tensors, learner_values: Tensors) -> list[tf.Tensor | None]:
         return [rate * gradient for rate, gradient in zip(learner_values, gradients, strict=True)]

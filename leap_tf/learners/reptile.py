@@ -1,13 +1,6 @@
-"""Reptile: move the initialization towards where training ended.
+"""Reptile, and ordinary training without meta-learning.
 
-Nichol, Achiam and Schulman, "On First-Order Meta-Learning Algorithms", 2018. The end point is
-θᴷ as in the paper; the original Leap code reads it before the last step, and over the same
-points Leap with the energy and without the loss gives the same meta-gradient.
-
-Ordinary training: the learner that learns nothing across tasks.
-
-On a fresh initialization it is the "no pretraining" of the paper: every task starts from the
-same random weights, is trained, and then judged.
+Source: Nichol, Achiam and Schulman, "On First-Order Meta-Learning Algorithms", 2018.
 """
 
 import tensorflow as tf
@@ -17,23 +10,44 @@ from leap_tf.learners.base import StatelessLearner, TaskEnd, TaskUpdate
 
 
 class Reptile(StatelessLearner):
-    """Meta-gradient θ⁰ − θᴷ, so that SGD with rate ε gives θ⁰ + ε (mean θᴷ − θ⁰)."""
+    """Moves the initialization towards the parameters at the end of training.
+
+    The meta-gradient of a task is θ⁰ − θᴷ. With SGD of rate ε as the meta-optimizer, the
+    initialization becomes θ⁰ + ε (mean θᴷ − θ⁰).
+
+    θᴷ is the point after the last step, as in the paper. The original Leap code uses θᴷ⁻¹ instead:
+    θ⁰ − θᴷ⁻¹ is the meta-gradient of Leap with distance="energy" and include_loss=False.
+
+    Example:
+
+        >>> import keras, leap_tf
+        >>> inner, meta = keras.optimizers.SGD(0.01), keras.optimizers.SGD(1.0)
+        >>> learner = leap_tf.Reptile()
+        >>> trainer = leap_tf.MetaTrainer(leap_tf.mlp(), "mse", inner, meta, learner=learner)
+    """
 
     def end_task(self, state: tuple[()], end: TaskEnd) -> TaskUpdate:
-        return TaskUpdate(displacement(end), metrics={})
-
-
-def displacement(end: TaskEnd) -> list[tf.Tensor]:
-    """Returns θ⁰ − θᴷ, in the precision of meta-gradients."""
-    return [
-        tf.cast(start, accumulator_dtype(start.dtype))
-        - tf.cast(last, accumulator_dtype(last.dtype))
-        for start, last in zip(end.initialization, end.parameters)
-    ]
+        displacement = [
+            tf.cast(start, accumulator_dtype(start.dtype))
+            - tf.cast(last, accumulator_dtype(last.dtype))
+            for start, last in zip(end.initialization, end.parameters)
+        ]
+        return TaskUpdate(displacement, metrics={})
 
 
 class NoMetaLearning(StatelessLearner):
-    """Trains on the task and leaves the initialization where it is."""
+    """Leaves the initialization unchanged.
+
+    With a random initialization this is the baseline without pretraining of Flennerhag et al.
+    (2019): every task starts from the same random weights.
+
+    Example:
+
+        >>> import keras, leap_tf
+        >>> inner, meta = keras.optimizers.SGD(0.01), keras.optimizers.SGD(1.0)
+        >>> learner = leap_tf.NoMetaLearning()
+        >>> trainer = leap_tf.MetaTrainer(leap_tf.mlp(), "mse", inner, meta, learner=learner)
+    """
 
     def end_task(self, state: tuple[()], end: TaskEnd) -> TaskUpdate:
         return TaskUpdate([tf.zeros_like(tensor) for tensor in end.initialization], metrics={})

@@ -1,14 +1,9 @@
-"""A model as a chain of blocks and a head: what HAT and Progressive Nets take apart.
+"""Learners that train one network on one task after another, and the model blocks they work on.
 
-A block is a layer with weights of units (convolution or dense) and all that follows it up to the
-next such layer: normalization, pooling, activation. What only changes the shape before the head,
-such as flattening, belongs to no block.
-
-Learners without an inner and an outer loop: they train on one task after another.
-
-In the terms of the protocol a meta-step is a visit to a task, and the meta-update goes to where it
-ended. Tasks have numbers, which tell what in the model is theirs; the last number is kept for
-the task that is judged, which is adapted to like all the others were.
+HAT and Progressive Nets have no inner and outer loop. A meta-step trains on one task, and the
+meta-update moves the network to the end of that training. Tasks are numbered, and the number
+selects the part of the network that belongs to the task. The last number is that of the evaluation
+task.
 """
 
 import dataclasses
@@ -21,101 +16,26 @@ from leap_tf.learners.base import TrainingPlan, TrainingSetup
 from leap_tf.learners.joint import (
     EndpointLearner,
     NumberedTask,
-    is_pulled,
-    number_of_each,
-    require_head,
+    check_head,
+    has_penalty,
+    task_numbers,
 )
 from leap_tf.tasks import Task, TaskDistribution
 
-# Layers whose last dimension counts units.
-WITH_UNITS = (keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
-_OF_SHAPE = (
+# Layers whose last output dimension counts units.
+UNIT_LAYERS = (keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
+_RESHAPING_LAYERS = (
     keras.layers.Flatten,
     keras.layers.GlobalAveragePooling2D,
     keras.layers.GlobalMaxPooling2D,
 )
 
 
-class Chain(NamedTuple):
-    """The layers of a model in order.
-
-    Attributes:
-        blocks: at least one, each a list of layers.
-        shaping: layers between the last block and the head.
-        head: the last layer, dense and linear.
-    """
-
-    blocks: list[list[keras.Layer]]
-    shaping: list[keras.Layer]
-    head: keras.layers.Dense
-
-
-def chain_of(model: keras.Model, head: str) -> Chain:
-    """Takes a model apart.
-
-    Args:
-        model: a built functional or sequential model, one layer after the other.
-        head: name of its last layer.
-
-    Raises:
-        ValueError: the model is no chain, or its head is not a linear Dense layer, or a layer has
-            a regularizer or constraint: they would move what belongs to other tasks.
-    """
-    last = require_head(model, head)
-    layers = [each for each in model.layers if not isinstance(each, keras.layers.InputLayer)]
-    for layer in layers:
-        if is_pulled(layer):
-            raise ValueError(
-                f"Layer {layer.name!r} has a regularizer or constraint, which would move weights "
-                "that belong to other tasks. Build the model without."
-            )
-    if not isinstance(model, keras.Sequential):
-        _require_one_after_the_other(model, layers)
-    blocks: list[list[keras.Layer]] = []
-    shaping: list[keras.Layer] = []
-    for layer in layers[:-1]:
-        if isinstance(layer, WITH_UNITS):
-            if shaping:
-                blocks[-1].extend(shaping)
-                shaping = []
-            blocks.append([layer])
-        elif isinstance(layer, _OF_SHAPE) or shaping:
-            shaping.append(layer)
-        elif blocks:
-            blocks[-1].append(layer)
-        else:
-            raise ValueError(
-                f"{model.name!r} begins with {layer.name!r}, and must begin with a convolution or "
-                "a dense layer. Prepare inputs in the tasks."
-            )
-    if not blocks:
-        raise ValueError(f"{model.name!r} has no layer with units before its head {head!r}.")
-    return Chain(blocks, shaping, last)
-
-
-def _require_one_after_the_other(model, layers):
-    value = model.inputs[0]
-    for layer in layers:
-        if len(layer._inbound_nodes) != 1 or layer.input is not value:
-            raise ValueError(
-                f"{model.name!r} is not one layer after the other: {layer.name!r} takes something "
-                "else than the output of the layer before it, or is used twice."
-            )
-        value = layer.output
-
-
 class SequentialLearner(EndpointLearner):
     """Trains one network on one task after another.
 
-    Tasks are numbered, and their number decides which part of the network is theirs. The last
-    number belongs to the evaluation task. Needs `meta_batch_size=1` and the meta-optimizer
-    SGD(1.0). Weight decay is refused, since it would move the weights of other tasks.
-
     Args:
         tasks: the largest number of training tasks.
-
-    Raises:
-        ValueError: `tasks` is below 1.
     """
 
     def __init__(self, tasks: int = 50):
@@ -127,32 +47,90 @@ class SequentialLearner(EndpointLearner):
         name = type(self).__name__
         if setup.meta_batch_size != 1:
             raise ValueError(
-                f"{name} trains on one task after another, each from where the last one ended. Set "
+                f"{name} trains on one task after another, each from the end of the last one. Set "
                 f"meta_batch_size to 1; it is {setup.meta_batch_size}."
             )
         plan = super().plan(setup)
         decay = setup.inner_optimizer.weight_decay
         if decay:
             raise ValueError(
-                f"inner_optimizer has weight_decay={decay}, which would shrink other tasks' "
-                f"weights. {name} needs an optimizer without it."
+                f"inner_optimizer has weight_decay={decay}, which would shrink the weights of "
+                f"other tasks. {name} needs an optimizer without weight decay."
             )
         return dataclasses.replace(
             plan,
             sample_tasks=self._next_task,
-            evaluation_task=lambda task: self.numbered(self.tasks, task),
+            evaluation_task=lambda task: self.numbered_task(self.tasks, task),
             trains_parts=True,
         )
 
-    def numbered(self, number: int, task: Task) -> NumberedTask:
-        """Returns a task in the form that the models take."""
+    def numbered_task(self, number: int, task: Task) -> NumberedTask:
+        """Returns a task with the inputs that the learner's model takes."""
         return NumberedTask(number, task)
 
     def _next_task(
         self, distribution: TaskDistribution, count: int, meta_step: int, rng: np.random.Generator
     ) -> list[Task]:
-        """Returns one task. All tasks take turns in their order, so none is left out."""
-        number_of_each(distribution, self.tasks)
+        """Returns one task; the tasks take turns in their order."""
+        task_numbers(distribution, self.tasks)  # checks the distribution
         tasks = distribution.tasks  # type: ignore[attr-defined]
         number = meta_step % len(tasks)
-        return [self.numbered(number, tasks[number])]
+        return [self.numbered_task(number, tasks[number])]
+
+
+class ModelBlocks(NamedTuple):
+    """The layers of a model in order, as blocks and a head.
+
+    A block begins with a convolution or dense layer and includes all layers up to the next one:
+    normalization, pooling, activation. The layers between the last block and the head begin with
+    one that only changes the shape: flattening, global pooling.
+    """
+
+    blocks: list[list[keras.Layer]]
+    reshaping: list[keras.Layer]
+    head: keras.layers.Dense
+
+
+def split_into_blocks(model: keras.Model, head: str) -> ModelBlocks:
+    """Splits the layers of a built model into blocks and a head.
+
+    Raises:
+        ValueError: the model is not a chain, does not begin with a convolution or dense layer, has
+            no head (see `check_head`), or a layer has a regularizer or constraint.
+    """
+    last = check_head(model, head)
+    layers = [each for each in model.layers if not isinstance(each, keras.layers.InputLayer)]
+    for layer in layers:
+        if has_penalty(layer):
+            raise ValueError(
+                f"Layer {layer.name!r} has a regularizer or constraint, which would change weights "
+                "that belong to other tasks. Build the model without."
+            )
+    value = model.inputs[0]
+    for layer in [] if isinstance(model, keras.Sequential) else layers:
+        if len(layer._inbound_nodes) != 1 or layer.input is not value:
+            raise ValueError(
+                f"{model.name!r} is not one layer after the other: the input of {layer.name!r} is "
+                "not the output of the layer before it, or the layer is used twice."
+            )
+        value = layer.output
+    blocks: list[list[keras.Layer]] = []
+    reshaping: list[keras.Layer] = []
+    for layer in layers[:-1]:
+        if isinstance(layer, UNIT_LAYERS):
+            if reshaping:
+                blocks[-1] += reshaping
+                reshaping = []
+            blocks.append([layer])
+        elif isinstance(layer, _RESHAPING_LAYERS) or reshaping:
+            reshaping.append(layer)
+        elif blocks:
+            blocks[-1].append(layer)
+        else:
+            raise ValueError(
+                f"{model.name!r} begins with {layer.name!r}, and must begin with a convolution or "
+                "a dense layer. Prepare the inputs in the tasks instead."
+            )
+    if not blocks:
+        raise ValueError(f"{model.name!r} has no layer with units before its head {head!r}.")
+    return ModelBlocks(blocks, reshaping, last)

@@ -1,4 +1,4 @@
-"""Training on a support set in the graph: the library's task loop, from where a task starts."""
+"""Training on a support set in the graph, with the inner loop of the library."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,9 +7,9 @@ import keras
 import tensorflow as tf
 
 from leap_tf.functional import (
-    FreshLayers,
     FunctionalModel,
     FunctionalOptimizer,
+    TaskLayers,
     meta_learned_indices,
     output_layer,
 )
@@ -20,18 +20,15 @@ from leap_tf.training import InnerLoop, InnerLoopResult, SupervisedProblem
 
 
 class SupportBatches(NamedTuple):
-    """The batches of some steps of training on a few examples.
+    """The batches of some steps of training on a support set of n examples.
 
-    Attributes:
-        inputs: [n, …].
-        targets: [n, …].
-        order: [steps + 1, batch_size] int32, which examples each step takes. The loop always
-            looks one batch ahead.
+    `order` has the indices of the examples of each step, and of one step more, since the inner loop
+    always fetches one batch in advance.
     """
 
-    inputs: tf.Tensor
-    targets: tf.Tensor
-    order: tf.Tensor
+    inputs: tf.Tensor  # [n, …]
+    targets: tf.Tensor  # [n, …]
+    order: tf.Tensor  # [steps + 1, batch_size] int32
 
     def at(self, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the inputs and targets of a step, counted from 0."""
@@ -40,57 +37,57 @@ class SupportBatches(NamedTuple):
 
 
 def support_batches(
-    inputs: tf.Tensor, targets: tf.Tensor, steps: tf.Tensor, batch_size: tf.Tensor, seed: tf.Tensor
+    inputs: tf.Tensor,
+    targets: tf.Tensor,
+    steps: tf.Tensor,
+    batch_size: tf.Tensor,
+    *,
+    seed: tf.Tensor,
 ) -> SupportBatches:
-    """Draws the batches: all examples in a new order every epoch, batches running on across epochs.
+    """Returns batches in the order of `leap_tf.ArrayTask`: shuffled epochs, one after the other.
 
-    Args:
-        inputs, targets: [n, …] each, n at least 1.
-        steps: gradient steps, int32, at least 0.
-        batch_size: examples in a batch, int32, at least 1; may be larger than n.
-        seed: int64, decides the orders.
+    `seed` (int64) decides the order, and `batch_size` may be larger than the number of examples.
     """
     examples = tf.shape(inputs)[0]
-    visits = (steps + 1) * batch_size
-    epochs = tf.range(tf.cast((visits + examples - 1) // examples, tf.int64))
+    needed = (steps + 1) * batch_size
+    epochs = tf.range(tf.cast((needed + examples - 1) // examples, tf.int64))
     orders = tf.map_fn(
         lambda epoch: order_of_epoch(examples, seed, epoch),
         epochs,
         fn_output_signature=tf.TensorSpec([None], tf.int32),
     )
-    order = tf.reshape(tf.reshape(orders, [-1])[:visits], [steps + 1, batch_size])
+    order = tf.reshape(tf.reshape(orders, [-1])[:needed], [steps + 1, batch_size])
     return SupportBatches(inputs, targets, order)
 
 
 class Adapter:
-    """Adapts a model to tasks, as the trainer does when it judges.
+    """Adapts a model to tasks as `MetaTrainer.evaluate` does.
 
     Args:
-        problem: holds the learned initialization, and how tasks are trained on.
-        model: its model as a function.
-        fresh_layers: names of layers that are drawn from the seed.
-        head: name of the layer among them that has as many units as the task has classes.
+        problem: holds the initialization and the settings of adaptation.
+        model: the problem's model as a function.
+        task_layers: names of the layers that are reinitialized for every request.
+        head: name of the layer among them that gets as many units as the task has classes.
     """
 
     def __init__(
         self,
         problem: SupervisedProblem,
         model: FunctionalModel,
-        fresh_layers: Sequence[str],
+        task_layers: Sequence[str],
         head: str | None,
     ):
         self._model = model
         self._head = head
         self._learner_variables = problem.learner_variables
-        self._fresh_layers = FreshLayers(problem.model, fresh_layers)
+        self._task_layers = TaskLayers(problem.model, task_layers)
         fixed = set(meta_learned_indices(problem.model, [head] if head else []))
         indices = range(len(model.variables))
+        learned = meta_learned_indices(problem.model, problem.evaluation_task_layers)
         self._loop = InnerLoop(
             model,
             FunctionalOptimizer(problem.evaluation_optimizer, model.variables),
-            Adaptation(
-                problem.learner, meta_learned_indices(problem.model, problem.evaluation_task_layers)
-            ),
+            Adaptation(problem.learner, learned),
             indices,
             resizable=[index for index in indices if index not in fixed],
         )
@@ -99,22 +96,18 @@ class Adapter:
         self,
         batches: SupportBatches,
         steps: tf.Tensor,
+        *,
         learning_rate: tf.Tensor,
         seed: tf.Tensor,
         num_classes: tf.Tensor | None,
     ) -> InnerLoopResult:
-        """Trains from the learned initialization.
+        """Trains from the learned initialization for `steps` gradient steps.
 
-        Args:
-            batches: for as many steps.
-            steps: gradient steps.
-            learning_rate: of the first step.
-            seed: int64; decides fresh layers and dropout.
-            num_classes: units of the head, if there is one.
+        `learning_rate` is that of the first step, `seed` (int64) decides the values of task layers
+        and dropout, and a head that is resized gets `num_classes` units.
         """
         units = {self._head: num_classes} if self._head else {}
-        fresh = self._fresh_layers.draw(seed, units)
-        parameters, state = self._model.initial_values(seed, fresh)
+        parameters, state = self._model.initial_values(seed, self._task_layers.draw(seed, units))
         return self._loop.train(
             batches,
             steps,
@@ -126,20 +119,19 @@ class Adapter:
 
 
 def resizable_head(problem: SupervisedProblem) -> str | None:
-    """Returns the name of the output layer, if tasks may have any number of classes.
+    """Returns the name of the output layer if tasks may have any number of classes, else None.
 
-    It must be a Dense layer whose initializers and optimizer slots do not need to know how many
-    units there are. If it is meta-learned, the learner must have learned nothing of its own about
-    it, as Meta-SGD has.
+    The layer must be a Dense layer. Its initializers and optimizer slots must not need the number
+    of units in advance. If it is meta-learned, there must be no learner variables for it, such as
+    the rates of Meta-SGD.
     """
     head = output_layer(problem.model)
     if not isinstance(head, keras.layers.Dense):
         return None
     if problem.learner_variables and head.name not in problem.evaluation_task_layers:
         return None
-    if not FunctionalOptimizer(
-        problem.evaluation_optimizer, problem.model.trainable_variables
-    ).resizes:
+    variables = problem.model.trainable_variables
+    if not FunctionalOptimizer(problem.evaluation_optimizer, variables).resizes:
         return None
     try:
         for initializer in (head.kernel_initializer, head.bias_initializer):

@@ -1,8 +1,8 @@
 """Rules that end training on a task before its steps are used up.
 
 After a step, the loop evaluates one batch of examples with the running statistics. The rule sees
-the mean error of that batch and decides whether training ends. What it remembers travels through
-the task loop, so it is tensors of fixed shapes.
+the mean error of that batch and decides whether training ends. Its state travels through the inner
+loop, so it consists of tensors of fixed shapes.
 
 A rule looks at one of two sets of examples, by its attribute `on`:
 
@@ -36,12 +36,12 @@ class StopRule(Protocol):
     def on(self) -> str: ...
 
     def start(self) -> Sequence[tf.Tensor]:
-        """Returns what is remembered before the first evaluated batch."""
+        """Returns the state before the first evaluated batch."""
 
-    def observe(self, memory: Sequence[tf.Tensor], error: tf.Tensor) -> Sequence[tf.Tensor]:
-        """Returns what is remembered after another batch with this mean error."""
+    def observe(self, state: Sequence[tf.Tensor], error: tf.Tensor) -> Sequence[tf.Tensor]:
+        """Returns the state after another batch with this mean error."""
 
-    def is_over(self, memory: Sequence[tf.Tensor]) -> tf.Tensor:
+    def is_over(self, state: Sequence[tf.Tensor]) -> tf.Tensor:
         """Returns whether training ends here, a boolean tensor."""
 
     def get_config(self) -> dict[str, Any]:
@@ -80,14 +80,13 @@ class StopAtError:
     def start(self) -> list[tf.Tensor]:
         return [tf.constant(0)]
 
-    def observe(self, memory: Sequence[tf.Tensor], error: tf.Tensor) -> list[tf.Tensor]:
-        return [tf.where(error < self.error, memory[0] + 1, 0)]
+    def observe(self, state: Sequence[tf.Tensor], error: tf.Tensor) -> list[tf.Tensor]:
+        return [tf.where(error < self.error, state[0] + 1, 0)]
 
-    def is_over(self, memory: Sequence[tf.Tensor]) -> tf.Tensor:
-        return memory[0] >= self.batches
+    def is_over(self, state: Sequence[tf.Tensor]) -> tf.Tensor:
+        return state[0] >= self.batches
 
-    def get_config(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+    get_config = dataclasses.asdict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,8 +97,8 @@ class StopOnPlateau:
 
     Args:
         patience: evaluated batches without a new lowest error.
-        batch_size: examples in such a batch. Errors of small batches are noisy, and a lucky one
-            early on ends the training.
+        batch_size: examples in such a batch. With small batches, one low error by chance can end
+            the training.
         every: gradient steps from one to the next.
         on: which examples are evaluated, "validation" or "training".
 
@@ -118,15 +117,14 @@ class StopOnPlateau:
     def start(self) -> list[tf.Tensor]:
         return [tf.constant(float("inf")), tf.constant(0)]
 
-    def observe(self, memory: Sequence[tf.Tensor], error: tf.Tensor) -> list[tf.Tensor]:
-        best, stalled = memory
+    def observe(self, state: Sequence[tf.Tensor], error: tf.Tensor) -> list[tf.Tensor]:
+        best, stalled = state
         return [tf.minimum(best, error), tf.where(error < best, 0, stalled + 1)]
 
-    def is_over(self, memory: Sequence[tf.Tensor]) -> tf.Tensor:
-        return memory[1] >= self.patience
+    def is_over(self, state: Sequence[tf.Tensor]) -> tf.Tensor:
+        return state[1] >= self.patience
 
-    def get_config(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+    get_config = dataclasses.asdict
 
 
 def _check_rule(rule, *names):

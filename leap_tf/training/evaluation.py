@@ -1,4 +1,4 @@
-"""How a task was learned, in figures: held-out error, area under the curve, steps to a target."""
+"""Figures of an adaptation: held-out error, area under the curve, steps to a target."""
 
 import dataclasses
 
@@ -8,22 +8,23 @@ from numpy.typing import ArrayLike
 
 @dataclasses.dataclass(frozen=True)
 class TaskEvaluation:
-    """One task, adapted from an initialization and judged on its held-out examples.
+    """One task, adapted from an initialization and evaluated on its held-out examples.
 
     Attributes:
         name: the task's name.
         error: mean error on the held-out examples after the last step.
         loss: mean loss on them.
-        examples: how many held-out examples there were.
+        examples: the number of held-out examples.
         training_errors: [K] error on each training batch, before the step it caused.
         training_losses: [K] loss on each training batch, before the step it caused.
         path_length: length of the gradient path on the loss surface (eq. 7 with p = 1).
         path_energy: its energy (p = 2).
-        parameters: how many numbers the adapted model's trainable variables have.
-        seed: decided the batches, fresh heads and dropout.
+        parameters: the number of trainable parameters of the adapted model.
+        seed: of batches, reinitialized layers and dropout.
     """
 
     name: str
+    _: dataclasses.KW_ONLY
     error: float
     loss: float
     examples: int
@@ -36,7 +37,7 @@ class TaskEvaluation:
 
     @property
     def final_loss(self) -> float:
-        """Mean loss of the last five training batches; one alone is noisy."""
+        """Mean loss of the last five training batches."""
         return float(np.mean(self.training_losses[-5:]))
 
     @property
@@ -63,8 +64,7 @@ class TaskEvaluation:
 class Evaluation:
     """Several tasks, adapted from the same initialization.
 
-    Means are over the tasks that did not diverge, and infinite if all did. `diverged` names
-    the others; whoever prints a mean prints their number beside it.
+    Means are over the tasks that did not diverge, and infinite if all did.
     """
 
     tasks: tuple[TaskEvaluation, ...]
@@ -90,12 +90,12 @@ class Evaluation:
         return self.mean("area_under_error")
 
     def mean(self, attribute: str) -> float:
-        """Mean over the tasks of any of their figures, by its name."""
+        """Returns the mean over the tasks of an attribute of `TaskEvaluation`."""
         values = [getattr(task, attribute) for task in self.tasks if not task.diverged]
         return float(np.mean(values)) if values else float("inf")
 
     def metrics(self) -> dict[str, float]:
-        """Returns what is reported of validation tasks while meta-training goes on."""
+        """Returns the metrics that `MetaTrainer.fit` logs for validation tasks."""
         return {
             "loss": self.loss,
             "error": self.error,
@@ -132,12 +132,10 @@ def area_under_curve(errors: ArrayLike) -> float:
 def steps_to(errors: ArrayLike, target: float, window: int = 10) -> int | None:
     """Returns how many gradient steps bring the training error down to `target`.
 
-    One batch is a noisy measure, so the error is averaged over the last `window` batches.
-
     Args:
         errors: [K] errors, each before its step.
         target: the error to reach.
-        window: batches in the running mean; fewer at the start.
+        window: batches in the running mean, fewer at the start.
 
     Returns:
         The number of steps made before the first batch at which the mean is at most the

@@ -56,8 +56,6 @@ from leap_tf.training.supervised import (
     SupervisedProblem,
 )
 
-_FOREIGN = "foreign"  # the split of evaluation tasks that are not the study's own
-
 
 class _StopRequestedError(Exception):
     """A stop was requested in the middle of a meta-step."""
@@ -91,7 +89,7 @@ class MetaTrainer:
         problem: what trains and evaluates on single tasks.
         model: the model that was given, or the one the learner made of it (HAT, Progressive Nets).
         pool: where tasks run.
-        was_stopped: whether the last `fit` returned early because `request_stop` was called.
+        was_stopped: whether the last `fit` ended early because `request_stop` was called.
 
     Raises:
         ValueError: the model, an optimizer or a number cannot be used.
@@ -150,10 +148,11 @@ class MetaTrainer:
         if setup.meta_optimizer.built:
             raise ValueError("meta_optimizer has been used already. Pass a new optimizer.")
         self.problem: Any = problem
+        problem.stop_requested = lambda: self._stop_requested
         self.model = problem.plan.evaluation_model
-        if pool is None or isinstance(pool, int):
-            pool = ThreadPool(available_cores() if pool is None else pool)
-        self.pool = pool
+        if not hasattr(pool, "map"):
+            pool = ThreadPool(available_cores() if pool is None else whole_number("pool", pool, 1))
+        self.pool: TaskPool = pool
         self._threads: ThreadPool | None = None
         setup.meta_optimizer.build(problem.meta_variables)
         settings = {
@@ -358,9 +357,7 @@ class MetaTrainer:
     def load(self, path: str | os.PathLike) -> None:
         """Reads what `save` wrote.
 
-        Raises:
-            CheckpointMismatchError: it is of another model, seed or setting.
-            CheckpointUnreadableError: its files are missing or damaged.
+        Raises CheckpointMismatchError and CheckpointUnreadableError as `fit`.
         """
         self._state.load(os.fspath(path))
         self._known_folders.add(pathlib.Path(path).resolve().parent)
@@ -383,7 +380,8 @@ class MetaTrainer:
             for result in results:
                 if self._stop_requested:
                     raise _StopRequestedError
-                batch.add(result)
+                if batch.add(result) and problem.on_result:
+                    problem.on_result(result)
         gradients, logs = batch.mean(problem.meta_variables)
         if not apply_if_finite(self.meta_optimizer, gradients, problem.meta_variables):
             raise MetaTrainingDivergedError(
@@ -394,24 +392,24 @@ class MetaTrainer:
         return logs
 
     def _evaluate(self, tasks, steps, stream):
-        problem, pool = self.problem, self.pool
-        split = problem.sampler.own_split(tasks)
-        if split is None:
-            split = _FOREIGN
-            problem.sampler.use_list(split, tasks)
-            if pool.remote:
-                self._threads = self._threads or ThreadPool(available_cores())
-                pool = self._threads
-        specs = problem.sampler.evaluation_specs(split, len(tasks), steps, stream)
+        sampler, pool = self.problem.sampler, self.pool
+        split = sampler.own_split(tasks) if pool.remote else None
+        if pool.remote and split is None:
+            pool = self._threads = self._threads or ThreadPool(available_cores())
+        with sampler.temporary_list(tasks) as name:
+            specs = sampler.evaluation_specs(split or name, len(tasks), steps, stream)
+            return self._run_evaluation(pool, specs, stream)
+
+    def _run_evaluation(self, pool, specs, stream):
         results = []
-        with contextlib.closing(pool.map(evaluation_job(problem), specs)) as found:
+        with contextlib.closing(pool.map(evaluation_job(self.problem), specs)) as found:
             for result in found:
                 if stream == VALIDATION and self._stop_requested:
                     raise _StopRequestedError
                 if isinstance(result, TaskFailure):
                     raise result.as_error()
                 results.append(result)
-        return problem.summarize(results)
+        return self.problem.summarize(results)
 
 
 class ThreadPool:

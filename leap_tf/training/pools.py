@@ -71,6 +71,7 @@ class Job(Generic[Result]):
 
     kind: str
     run: Callable[[TaskSpec], Result]
+    _: dataclasses.KW_ONLY
     task_name: Callable[[TaskSpec], str]
     result_type: type
     check: Callable[[Result], None]

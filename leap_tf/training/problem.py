@@ -6,7 +6,7 @@ them and returns a meta-gradient, and adapts to one of them and returns how well
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import keras
@@ -61,7 +61,11 @@ class Problem(Protocol):
         meta_variables: the meta-learned variables, those of the learner among them.
         learner_variables: the learner's own variables.
         variables: all variables that results depend on; what a checkpoint must hold.
+        gradient_type: the dataclass that `train` returns.
         evaluation_type: the dataclass that `evaluate` returns.
+        on_result: called with the result of every training task, in order, or None.
+        stop_requested: set by the trainer; tells whether `fit` was asked to stop. A task that takes
+            long may look at it and raise an error.
     """
 
     setup: TrainingSetup
@@ -71,8 +75,10 @@ class Problem(Protocol):
     meta_variables: list[keras.Variable]
     learner_variables: list[keras.Variable]
     variables: list[keras.Variable]
-    gradient_type: type[TaskGradient]
-    evaluation_type: type
+    gradient_type: Any
+    evaluation_type: Any
+    on_result: Callable[[Any], None] | None
+    stop_requested: Callable[[], bool]
 
     def get_config(self) -> dict[str, Any]:
         """Returns the settings that results depend on, beside those of the setup."""
@@ -176,8 +182,11 @@ class MetaBatch:
         self._skipped = 0
         self._failures: list[TaskFailure] = []
 
-    def add(self, result: TaskGradient | TaskFailure) -> None:
+    def add(self, result: TaskGradient | TaskFailure) -> bool:
         """Adds the next result. A result that is not finite is skipped.
+
+        Returns:
+            Whether the task has a result, even one that is skipped.
 
         Raises:
             TaskFailedError: more tasks failed than are tolerated. If none are, the error of the
@@ -185,7 +194,8 @@ class MetaBatch:
         """
         if isinstance(result, TaskFailure):
             self._record_failure(result)
-        elif not result.finite:
+            return False
+        if not result.finite:
             self._skipped += 1
         else:
             gradient = result.meta_gradient
@@ -196,6 +206,7 @@ class MetaBatch:
             )
             self._state = result.state
             self._metrics.append(result.metrics)
+        return True
 
     @property
     def state(self) -> Sequence[tf.Tensor]:

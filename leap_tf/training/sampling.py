@@ -4,8 +4,10 @@ Tasks and their seeds follow from the run's seed and the meta-step alone, so eve
 built the same study finds the same task under the same `TaskSpec`.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -54,6 +56,7 @@ class TaskSampler:
         self._study: TaskSplits | None = None
         self._distribution: TaskDistribution | None = None
         self._lists: dict[str, Sequence[Task]] = {}
+        self._temporary = itertools.count()
         self._latest: tuple[int, Sequence[Task], list[TaskSpec]] | None = None
 
     def use_study(self, tasks: TaskSplits) -> None:
@@ -83,6 +86,16 @@ class TaskSampler:
     def use_list(self, split: str, tasks: Sequence[Task]) -> None:
         """Sets the evaluation tasks of a split."""
         self._lists[split] = tasks
+
+    @contextlib.contextmanager
+    def temporary_list(self, tasks: Sequence[Task]) -> Iterator[str]:
+        """Keeps evaluation tasks for the time of the block, under a name that no one else has."""
+        split = f"temporary {next(self._temporary)}"
+        self._lists[split] = tasks
+        try:
+            yield split
+        finally:
+            del self._lists[split]
 
     def training_specs(self, meta_step: int) -> list[TaskSpec]:
         """Samples the meta-batch of the meta-step after `meta_step` others.

@@ -13,9 +13,9 @@ import tensorflow as tf
 
 from leap_tf.errors import whole_number
 from leap_tf.functional import (
-    FreshLayers,
     FunctionalModel,
     FunctionalOptimizer,
+    TaskLayers,
     WrongSecondDerivativesError,
     meta_learned_indices,
     output_layer,
@@ -74,6 +74,7 @@ class SupervisedProblem:
 
     gradient_type = TaskGradient
     evaluation_type = TaskEvaluation
+    on_result = None
 
     def __init__(
         self,
@@ -174,7 +175,8 @@ class SupervisedProblem:
         inputs = self._evaluator.loop_inputs(task, spec, stopping, training=False)
         with _error_context(task):
             adapted = loop.train(**inputs)
-            _check_steps(task, int(adapted.losses.shape[0]))
+        _check_steps(task, int(adapted.losses.shape[0]))
+        with _error_context(task):
             held_out = loop.evaluate(iter(held_out_batches), adapted.parameters, adapted.state)
         if not int(held_out.examples):
             raise ValueError(f"Task {task.name!r} has no held-out examples to evaluate.")
@@ -224,7 +226,7 @@ class _ModelTrainer:
                 "Transductive evaluation runs the model as in training, so its random layers "
                 "(dropout, noise) would be active. Evaluate this model inductively."
             )
-        self._fresh_layers = FreshLayers(model, task_layers)
+        self._fresh_layers = TaskLayers(model, task_layers)
         meta_indices = meta_learned_indices(model, task_layers)
         if not meta_indices:
             raise ValueError("All trainable layers are task_layers; nothing is left to meta-learn.")

@@ -1,4 +1,4 @@
-"""The TF-Agents side: gradients, policy, drivers, savers, and learning where the best is known."""
+"""TF-Agents: gradients, policy, drivers, savers, and learning of a game with a known optimum."""
 
 import keras
 import numpy as np
@@ -15,20 +15,18 @@ from tf_agents.trajectories import trajectory
 from tf_agents.utils import common
 
 import leap_tf
-from leap_tf.atari.agent import ActorCriticAgent
-from leap_tf.atari.colour_bandit import ColourBandit
-from leap_tf.atari.encoder import (
+from leap_tf.atari.actor_critic import (
+    ActorCriticLoss,
     PixelConvolution,
+    RMSProp,
     actor_critic,
     forward,
     mnih_2013,
     trained_variables,
 )
-from leap_tf.atari.loss import ActorCriticLoss
-from leap_tf.atari.network import ActorCriticNetwork
-from leap_tf.atari.rmsprop import RMSProp
-from leap_tf.atari.traced_agent import TracedAgent, Unroll
-from tests.atari.small import small_encoder
+from leap_tf.atari.inner_loop import TracedAgent, Unroll
+from leap_tf.atari.tf_agents import ActorCriticAgent, ActorCriticNetwork
+from tests.atari.small import ColourBandit, small_encoder
 
 
 def agent_for(environment, encoder):
@@ -75,7 +73,7 @@ def test_the_encoder_is_that_of_mnih_et_al_2013():
     assert shapes == [(8, 8, 3, 16), (16,), (4, 4, 16, 32), (32,), (9 * 9 * 32, 256), (256,)]
 
 
-def test_pixels_are_seen_as_numbers_up_to_one():
+def test_pixels_are_scaled_to_one():
     ours = PixelConvolution(4, 8, 4, activation="relu")
     plain = keras.layers.Conv2D(4, 8, 4, activation="relu")
     pixels = np.random.default_rng(0).integers(0, 256, (2, 20, 20, 3)).astype(np.float32)
@@ -101,7 +99,7 @@ def test_the_network_lists_every_variable_and_gradients_reach_them():
         assert np.any(gradient)
 
 
-def test_outer_dimensions_do_not_matter_and_the_functional_form_is_the_same():
+def test_network_takes_any_outer_dimensions_and_equals_its_functional_form():
     model = actor_critic(small_encoder(), 3)
     spec = tensor_spec.from_spec(ColourBandit(image_size=16).observation_spec())
     network = ActorCriticNetwork(spec, model)
@@ -116,10 +114,10 @@ def test_outer_dimensions_do_not_matter_and_the_functional_form_is_the_same():
     assert not np.allclose(forward(model, doubled, screens)[0], logits)
 
 
-def test_encoders_with_other_state_are_refused():
+def test_encoders_with_non_trainable_variables_are_refused():
     screens = keras.Input((8, 8, 3))
     features = keras.layers.Flatten()(keras.layers.BatchNormalization()(screens))
-    with pytest.raises(ValueError, match="state that is not trained"):
+    with pytest.raises(ValueError, match="non-trainable variables"):
         actor_critic(keras.Model(screens, features), 4)
 
 
@@ -136,7 +134,7 @@ def test_training_moves_every_variable_once():
     assert agent.train_step_counter == 1
 
 
-def test_weights_are_refused():
+def test_sample_weights_are_refused():
     environment = bandit(copies=2)
     driven = Driven(environment, agent_for(environment, small_encoder()))
     with pytest.raises(ValueError, match="no weights"):
@@ -160,7 +158,7 @@ def test_the_agent_learns_the_bandit_under_a_driver():
     assert np.mean(correct) > 0.95
 
 
-def test_it_makes_the_update_of_meta_training():
+def test_the_agent_makes_the_same_update_as_meta_training():
     """ActorCriticAgent.train and TracedAgent.update on one unroll with ends and cut-offs in it."""
     environment = ColourBandit(copies=3, actions=3, image_size=16)
     graph_environment = tf_py_environment.TFPyEnvironment(environment)
@@ -171,7 +169,7 @@ def test_it_makes_the_update_of_meta_training():
         RMSProp(3e-3, epsilon=1e-5, epsilon_inside_root=True, global_clipnorm=0.5),
         leap_tf.Leap(),
         range(4),
-        ActorCriticLoss(),
+        loss=ActorCriticLoss(),
     )
     rng = np.random.default_rng(0)
     screens = rng.integers(0, 256, (6, 3, 16, 16, 3), dtype=np.uint8)
@@ -195,16 +193,16 @@ def test_it_makes_the_update_of_meta_training():
         step_types, screens, actions, (), np.roll(step_types, -1, 0), rewards, discounts
     )
     for _ in range(2):  # the second has slots
-        state, report = traced.update(state, [], unroll)
+        state, loss = traced.update(state, [], unroll)
         batch_major = tf.nest.map_structure(lambda each: np.swapaxes(each, 0, 1), experience)
         info = agent.train(tf.nest.map_structure(tf.convert_to_tensor, batch_major))
-        np.testing.assert_allclose(info.loss, report.loss, rtol=1e-5)
-        np.testing.assert_allclose(info.extra.entropy, report.entropy, rtol=1e-5)
+        np.testing.assert_allclose(info.loss, loss.total, rtol=1e-5)
+        np.testing.assert_allclose(info.extra.entropy, loss.entropy, rtol=1e-5)
         for variable, value in zip(trained_variables(model), state.parameters, strict=True):
             np.testing.assert_allclose(variable.value, value, rtol=1e-5, atol=1e-6)
 
 
-def test_checkpoints_bring_back_agent_and_optimizer(tmp_path):
+def test_checkpoints_restore_agent_and_optimizer(tmp_path):
     environment = bandit(copies=4)
     keras.utils.set_random_seed(1)
     agent = agent_for(environment, small_encoder())
@@ -220,11 +218,11 @@ def test_checkpoints_bring_back_agent_and_optimizer(tmp_path):
     assert agent.train(experience).loss == other.train(experience).loss
     for variable, restored in zip(
         agent.network.variables, other.network.variables, strict=True
-    ):  # the optimizer's slots came back too, or the step would differ
+    ):  # the slots were restored too, or the step would differ
         np.testing.assert_array_equal(variable, restored)
 
 
-def test_a_saved_policy_acts_as_the_policy(tmp_path):
+def test_a_saved_policy_acts_as_before(tmp_path):
     environment = bandit(copies=4)
     agent = agent_for(environment, small_encoder())
     policy_saver.PolicySaver(agent.policy, batch_size=None).save(str(tmp_path))

@@ -5,10 +5,8 @@ import pytest
 from tf_agents.environments import tf_py_environment, utils
 from tf_agents.trajectories import time_step as ts
 
-from leap_tf.atari import games
-from leap_tf.atari.colour_bandit import ColourBandit
-from leap_tf.atari.environment import AtariEnvironment
-from leap_tf.atari.games import Game, available_games
+from leap_tf.atari.environments import AtariEnvironment, Game, available_games, games
+from tests.atari.small import ColourBandit
 
 
 def play(environment, steps, seed=0):
@@ -50,7 +48,7 @@ def test_it_runs_in_the_graph():
 
 
 @pytest.mark.parametrize("sticky_actions", [0.0, 0.25])
-def test_a_visit_is_a_function_of_its_seed(sticky_actions):
+def test_games_are_a_function_of_their_seed(sticky_actions):
     one = AtariEnvironment("breakout", 2, emulator_threads=1, sticky_actions=sticky_actions)
     other = AtariEnvironment("breakout", 2, emulator_threads=2, sticky_actions=sticky_actions)
     one.seed(5)
@@ -69,7 +67,7 @@ def test_a_visit_is_a_function_of_its_seed(sticky_actions):
     )
 
 
-def test_a_reset_drops_the_step_under_way():
+def test_a_reset_discards_an_unfinished_step():
     environment = AtariEnvironment("breakout", copies=2)
     environment.reset()
     environment.send(np.zeros(2))
@@ -113,15 +111,14 @@ def test_the_loss_of_a_life_ends_an_episode_and_not_the_game():
     whole.reset()
     lives.reset()
     played_whole, played_lives = play(whole, 300), play(lives, 300)
-    # The same games are played ...
+    # The same games are played, with the same scores,
     for (step, raw), (other_step, other_raw) in zip(played_whole, played_lives):
         np.testing.assert_array_equal(step.observation, other_step.observation)
         np.testing.assert_array_equal(raw, other_raw)
-    # ... of which the scores are those of whole games,
     scores = whole.take_episodes()
     assert scores
     assert scores == lives.take_episodes()
-    # but a life, of which breakout has five, is an episode.
+    # but each of breakout's five lives is an episode.
     ends = sum((step_types(played_lives, copy) == ts.StepType.LAST).sum() for copy in range(2))
     games_over = sum(
         (step_types(played_whole, copy) == ts.StepType.LAST).sum() for copy in range(2)
@@ -165,7 +162,7 @@ def test_sticky_actions_change_the_game():
     assert any(not np.array_equal(a, b) for a, b in zip(frames, sticky_frames))
 
 
-def test_the_other_flags_reach_the_emulator():
+def test_other_settings_reach_the_emulator():
     environment = AtariEnvironment("pong", 1, all_actions=True, image_size=42, frame_skip=2)
     assert environment.actions == 18
     assert environment.reset().observation.shape == (1, 42, 42, 3)
@@ -178,8 +175,8 @@ def screens(game, steps, **flags):
     return np.stack([step.observation[0] for step, _ in play(environment, steps)])
 
 
-def test_a_step_is_so_many_frames():
-    """Two steps of 2 frames show what one of 4 shows, if nothing is done or pooled."""
+def test_frame_skip_is_the_number_of_frames_of_a_step():
+    """Two steps of 2 frames end in the screen of one step of 4, without actions and pooling."""
     flags = {"no_op_max": 0, "fire_on_reset": False, "max_pool": False}
     seen = []
     for frame_skip in (2, 4):
@@ -193,12 +190,12 @@ def test_a_step_is_so_many_frames():
 
 def test_the_maximum_of_two_frames_is_at_least_the_last():
     pooled, plain = (screens("breakout", 60, max_pool=pool) for pool in (True, False))
-    # The emulator pools before it makes screens smaller, which keeps the order to a rounding.
+    # The emulator pools before it resizes, so the order holds up to rounding.
     assert np.all(pooled.astype(int) >= plain.astype(int) - 1)
     assert np.any(pooled.astype(int) > plain.astype(int) + 1)
 
 
-def test_names_are_checked_before_the_emulator_is_asked():
+def test_names_are_checked_before_the_emulator_is_called():
     assert len(available_games()) == 104
     for name in ("combat", "joust", "maze_craze", "warlords"):
         with pytest.raises(ValueError, match="several players"):
@@ -227,14 +224,7 @@ def test_names_are_checked_before_the_emulator_is_asked():
     ],
     ids=str,
 )
-def test_numbers_are_checked_before_the_emulator_is_asked(number):
+def test_numbers_are_checked_before_the_emulator_is_called(number):
     (name,) = number
     with pytest.raises(ValueError, match=name):
         AtariEnvironment("pong", **number)
-
-
-def test_numbers_that_make_no_sense_are_refused():
-    with pytest.raises(ValueError, match="copies must be at least 1"):
-        ColourBandit(copies=0)
-    with pytest.raises(ValueError, match="2 to 6 colours"):
-        ColourBandit(actions=7)

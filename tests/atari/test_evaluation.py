@@ -1,4 +1,4 @@
-"""Figures of a visit, by hand."""
+"""Figures of a task run, by hand."""
 
 import numpy as np
 

@@ -1,74 +1,76 @@
-"""The tables of the study on two cores are those of the agents beside them."""
+"""The tables of the study on two cores are those of the agents in docs/results/atari."""
 
+import gzip
 import json
 import pathlib
 
 import numpy as np
 import pytest
 
-from leap_tf.atari.comparison import compare, read_cell
+from leap_tf.atari.comparison import write_comparison
+from leap_tf.atari.evaluation import GameEvaluation
 
 ROOT = pathlib.Path(__file__).parents[2]
-STUDY = ROOT / "docs" / "results" / "atari" / "study"
-BUDGET = STUDY.parent / "budget"
+GROUPS = {"held out": ["crazy_climber", "alien"], "more actions": ["krull"], "seen": ["ms_pacman"]}
+TARGETS = {"alien": 300, "crazy_climber": 9000, "krull": 2500, "ms_pacman": 500}
+NOT_KEPT = {name: [] for name in ("losses", "entropies", "raw_rewards")}
 
 
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("compared")
-    compare([("Leap", STUDY / "leap_0"), ("Leap", STUDY / "leap_1")], folder)
-    return folder
+def agents():
+    """From run, kind and game to its agents, in the order of their starts."""
+    found = {}
+    file = ROOT / "docs" / "results" / "atari" / "agents.jsonl.gz"
+    with gzip.open(file, "rt") as lines:
+        for line in map(json.loads, lines):
+            key = line.pop("run"), line.pop("kind"), line["game"]
+            assert line.pop("start") == len(found.setdefault(key, []))
+            found[key].append(GameEvaluation.from_record({**line, **NOT_KEPT}))
+    return found
 
 
-def test_the_summary_is_made_of_the_agents(compared):
-    for name in ("summary.md", "summary.json"):
-        assert (compared / name).read_text() == (STUDY / name).read_text()
-
-
-def test_the_page_shows_the_tables(compared):
+def test_the_page_shows_the_tables(agents, tmp_path):
+    games = {
+        game: {
+            "Leap": agents["leap_0", "learned", game] + agents["leap_1", "learned", game],
+            "fresh": agents["leap_0", "fresh", game],
+            "random policy": agents["leap_0", "random policy", game],
+        }
+        for game in TARGETS
+    }
+    table = write_comparison(games, GROUPS, tmp_path, TARGETS)
     page = (ROOT / "docs" / "atari.md").read_text()
-    rows = [row for row in (compared / "summary.md").read_text().splitlines() if row[:2] == "| "]
+    rows = [row for row in table.splitlines() if row[:2] == "| "]
     assert len(rows) == 3 + 3 * 4  # a header of each group; Leap, fresh and random policy
     for row in rows:
         assert row in page
 
 
-def test_every_agent_had_the_same_frames_and_starts():
-    cells = [json.loads(file.read_text()) for file in STUDY.rglob("*_seed*.json")]
-    each = 3 + 1  # the first run is judged with both controls
-    assert len(cells) == 4 * 5 * each
-    assert len({len(cell["rewards"]) for cell in cells}) == 1
-    starts = {}
-    for cell in cells:
-        starts.setdefault(cell["game"], []).append(cell["seed"])
-    for seeds in starts.values():
-        assert sorted(seeds) == sorted(each * sorted(set(seeds)))
-        assert len(set(seeds)) == 5
+def test_every_agent_had_the_same_frames_and_starts(agents):
+    assert sum(map(len, agents.values())) == 4 * 5 * (3 + 1 + 3)
+    assert len({agent.updates for of in agents.values() for agent in of}) == 1
+    for game in TARGETS:
+        starts = {tuple(a.seed for a in of) for (_, _, g), of in agents.items() if g == game}
+        assert len(starts) == 1
+        assert len(set(starts.pop())) == 5
 
 
-def areas(run, kind, game):
-    files = [
-        run / "evaluation" / "600_updates" / kind / f"{game}_seed{start}.json" for start in range(5)
-    ]
-    agents = [read_cell(file) for file in files]
-    return [agent.seed for agent in agents], np.array([a.area_under_reward for a in agents])
-
-
-def test_encoders_of_other_budgets_are_held_against_the_same_fresh_agents():
+def test_encoders_of_other_budgets_are_held_against_the_same_fresh_agents(agents):
     page = (ROOT / "docs" / "atari.md").read_text()
     encoders = {
-        "seed 0, 10 meta-steps": BUDGET / "leap_0_at10",
-        "seed 0, 20 meta-steps": BUDGET / "leap_0_at20",
-        "seed 0, 30 meta-steps": STUDY / "leap_0",
-        "seed 1, 30 meta-steps": STUDY / "leap_1",
-        "seed 0, 8 meta-steps of long visits": BUDGET / "long_0",
+        "seed 0, 10 meta-steps": "leap_0_at10",
+        "seed 0, 20 meta-steps": "leap_0_at20",
+        "seed 0, 30 meta-steps": "leap_0",
+        "seed 1, 30 meta-steps": "leap_1",
+        "seed 0, 8 meta-steps of long visits": "long_0",
     }
     for name, run in encoders.items():
         gains, ahead = [], 0
         for game in ("crazy_climber", "alien", "krull", "ms_pacman"):
-            starts, learned = areas(run, "learned", game)
-            fresh_starts, fresh = areas(STUDY / "leap_0", "fresh", game)
-            assert starts == fresh_starts
+            learned, fresh = (
+                np.array([agent.area_under_reward for agent in agents[key]])
+                for key in ((run, "learned", game), ("leap_0", "fresh", game))
+            )
             gains.append(f"{round(100 * (learned.mean() / fresh.mean() - 1)):+d} %")
             ahead += int(np.sum(learned > fresh)) if game != "ms_pacman" else 0
         assert f"| {name} | {' | '.join(gains)} | {ahead} |" in page

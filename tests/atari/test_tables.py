@@ -1,16 +1,19 @@
-"""Means over seeds and lines for people, by hand."""
+"""Tables, bands and log lines, against values computed by hand."""
 
-import io
 import json
-import types
 
 import pytest
 
-from leap_tf.atari.pictures import plot_learning_curves
-from leap_tf.atari.tables import as_table, reward_band, spread, summarise
-from leap_tf.atari.visit import VisitStoppedError
-from leap_tf.atari.visit_log import VisitLog, VisitWatch
-from leap_tf.training import SeededTask
+from leap_tf.atari.comparison import (
+    as_table,
+    mean_curve,
+    plot_learning_curves,
+    reward_band,
+    spread,
+    summarise,
+)
+from leap_tf.atari.problem import Progress, TaskRunStoppedError, TrainedGame
+from leap_tf.atari.run_log import ProgressLog, TaskRunLog
 from tests.atari.small import played
 
 
@@ -18,7 +21,7 @@ def agent(rewards, scores=(), **of):
     return played(rewards, [(score, step + 1) for step, score in enumerate(scores)], **of)
 
 
-def test_spread_is_over_those_that_have_a_value():
+def test_spread_leaves_out_missing_values():
     assert spread([1.0, None, 3.0]) == {
         "mean": 2.0,
         "standard_error": 1.0,
@@ -28,7 +31,7 @@ def test_spread_is_over_those_that_have_a_value():
     assert spread([4.0])["standard_error"] is None
 
 
-def test_bands_are_means_of_parts_over_agents():
+def test_bands_are_means_and_errors_over_agents():
     band = reward_band([agent([0.0, 2.0, 4.0, 6.0]), agent([2.0, 4.0, 6.0, 8.0])], points=2)
     assert band == {
         "frames": [40, 120],
@@ -38,8 +41,13 @@ def test_bands_are_means_of_parts_over_agents():
     assert reward_band([agent([1.0])])["standard_error"] == [0.0]
 
 
-def test_scores_of_few_games_have_honest_bands(tmp_path):
-    of_two = [agent([1.0] * 4, [2.0] * 20), agent([1.0] * 4, [])]
+def test_bands_of_scores_leave_out_parts_without_a_finished_game(tmp_path):
+    # A step of both copies is 8 frames, so the third game ends at frame 24 of 160.
+    of_two = [agent([1.0] * 4, [1.0, 2.0, 3.0]), agent([1.0] * 4, [4.0, 8.0])]
+    band = mean_curve(of_two, [each.score_curve(8) for each in of_two])
+    assert band.index.tolist() == [10, 30, 50, 70, 90, 110, 130, 150]
+    assert band["mean"].dropna().tolist() == [3.75, 3.0]  # 1.5 and 6; 3 and no game
+    assert band["standard_error"].tolist() == [2.25] + 7 * [0.0]
     plot_learning_curves({"pong": {"learned": of_two}}, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
@@ -57,7 +65,7 @@ def test_the_table_by_hand():
     assert "| pong | fresh (1) | 4.0 | – | 5.0 | – | 80 (1 of 1 reach 5) | – |" in without
 
 
-def test_learned_agents_are_held_against_fresh_ones_on_the_same_starts():
+def test_learned_agents_are_compared_with_fresh_ones_on_the_same_starts():
     def agents(*areas, runs=1):
         return [
             agent([area / 1e3, (area + 1) / 1e3], seed=seed)
@@ -84,30 +92,27 @@ def test_learned_agents_are_held_against_fresh_ones_on_the_same_starts():
     assert not figures["learned"]["gain_is_settled"]
 
 
-def test_long_visits_show_how_far_they_are():
-    stream = io.StringIO()
-    watch = VisitWatch(seconds=0.0, stream=stream)
-    seeded = SeededTask(types.SimpleNamespace(name="pong"), seed=0, steps=2000)
-    watch(seeded, 640, 1500)
-    assert stream.getvalue() == "pong: 1,500 of 2,000 updates, 960,000 frames so far\n"
-    patient = VisitWatch(stream=stream)
-    patient(seeded, 640, 1501)
-    assert stream.getvalue().count("\n") == 1
+def test_long_task_runs_print_their_progress(capsys):
+    ProgressLog(seconds=0.0)(Progress("pong", 1500, 2000, 640 * 1500))
+    printed = "pong: 1,500 of 2,000 updates, 960,000 frames so far\n"
+    assert capsys.readouterr().err == printed
+    patient = ProgressLog()
+    patient(Progress("pong", 1501, 2000, 640 * 1501))
+    assert capsys.readouterr().err == ""
     patient.stop()
-    with pytest.raises(VisitStoppedError, match="pong was left after 1502 updates"):
-        patient(seeded, 640, 1502)
+    with pytest.raises(TaskRunStoppedError, match="pong was stopped after 1502 updates"):
+        patient(Progress("pong", 1502, 2000, 640 * 1502))
 
 
-def test_visits_are_kept_and_shown_now_and_then(tmp_path):
-    stream = io.StringIO()
-    log = VisitLog(tmp_path / "visits.jsonl", seconds=1000.0, stream=stream)
-    log(agent([0.001, 0.003], [5.0]))
-    log(agent([0.001], game="qbert"))
-    lines = [json.loads(line) for line in (tmp_path / "visits.jsonl").read_text().splitlines()]
+def test_task_runs_are_logged_and_printed_from_time_to_time(tmp_path, capsys):
+    log = TaskRunLog(tmp_path / "task_runs.jsonl", seconds=1000.0)
+    for run in (agent([0.001, 0.003], [5.0]), agent([0.001], game="qbert")):
+        log(TrainedGame((), {}, True, evaluation=run))
+    lines = [json.loads(line) for line in (tmp_path / "task_runs.jsonl").read_text().splitlines()]
     assert [line["game"] for line in lines] == ["pong", "qbert"]
     assert lines[0]["rewards"] == [1.0, 3.0]
     assert lines[0]["frames_per_second"] == 40.0
     assert 50 < lines[0]["peak_memory_mb"] <= lines[1]["peak_memory_mb"] < 100_000
-    assert stream.getvalue() == (
+    assert capsys.readouterr().err == (
         "pong: 80 frames, 40 frames/s, 1.0 updates/s, reward 2.0 per 1000 steps, score 5.0\n"
     )

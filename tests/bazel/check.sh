@@ -57,7 +57,7 @@ imports() { bazel query //:all | "$python" tests/bazel/imports.py; }
 
 imports
 bazel build //:all
-bazel test //:geometry_test //:results_test
+bazel test //:geometry_test //:functional_test
 bazel run //:train -- --gin_file="$PWD/gin_configs/sinusoid.gin" --output_dir="$work/run" \
   --gin_param='meta_train.meta_steps = 2' --gin_param='sinusoid_splits.test_tasks = 2' > "$work/train.log" 2>&1 ||
   { tail -n 20 "$work/train.log" >&2; exit 1; }
@@ -80,7 +80,7 @@ taken_out() {
   cp "$checkout/BUILD" .
   echo "Taking $line out of $target is noticed: $expected"
 }
-taken_out learners '":geometry"' 'add //:geometry to deps' imports
-taken_out functional '@pypi\/\/numpy' 'add @pypi//numpy to deps' imports
-taken_out geometry_test '":geometry"' "No module named 'leap_tf" bazel test //:geometry_test
-taken_out golden 'data = ' 'golden_public' bazel test //:geometry_test
+taken_out experiments '":datasets"' 'add //:datasets to deps' imports
+taken_out leap_tf '@pypi\/\/tqdm' 'add @pypi//tqdm to deps' imports
+taken_out geometry_test '":leap_tf"' "No module named 'leap_tf" bazel test //:geometry_test
+taken_out testing 'data = ' 'golden_public' bazel test //:geometry_test

@@ -15,15 +15,15 @@ from typing import NamedTuple
 
 from pypi import bazel_name
 
-FOLDERS = ("leap_tf", "bin", "benchmarks", "tests", "docs")
+FOLDERS = ("leap_tf", "bin", "benchmarks", "studies", "tests", "docs")
 APART = ("tests/bazel", "tests/install")  # scripts that check the project from outside
 
 # Needed by what is imported, or run in another process or by path.
 NOT_IMPORTED = {
     "//:testing",
     "//:experiments",
-    "//:summarise",
     "@pypi//dill",
+    "@pypi//gymnasium",
     "@pypi//importlib_resources",
     "@pypi//setuptools",
     "@pypi//tensorboard",

@@ -3,7 +3,7 @@
 import hypothesis
 from hypothesis import strategies as st
 
-from leap_tf.cluster.scheduler import TaskScheduler
+from leap_tf.cluster.ray_pool import TaskScheduler
 
 
 def handed_out(scheduler):

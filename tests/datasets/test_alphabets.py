@@ -1,4 +1,4 @@
-"""Alphabets as tasks: splits, held-out drawings, rotations; on made-up data and real Omniglot."""
+"""Alphabets as tasks: splits, held-out drawings, rotations; on synthetic data and Omniglot."""
 
 import numpy as np
 import pytest

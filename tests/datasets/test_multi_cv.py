@@ -1,4 +1,4 @@
-"""Whole data sets as tasks: parts and their roles, padding and normalising; made up and real."""
+"""Data sets as tasks: parts and their roles, padding and normalization; synthetic and real data."""
 
 import numpy as np
 import pytest
@@ -77,12 +77,12 @@ def test_the_three_parts_share_no_image_and_keep_the_classes_in_proportion():
 
 
 @pytest.mark.usefixtures("made_up")
-def test_meta_validation_judges_pretraining_tasks_by_their_validation_part():
+def test_meta_validation_evaluates_training_tasks_on_their_validation_part():
     made = splits()
-    for task, judged in zip(made.train.tasks, made.validation, strict=True):
-        assert pixels(judged.test_batches()) == pixels(task.validation_batches())
-        assert pixels(judged.validation_batches()) == pixels(task.validation_batches())
-        for one, other in zip(task.train_batches(3).take(4), judged.train_batches(3).take(4)):
+    for task, evaluated in zip(made.train.tasks, made.validation, strict=True):
+        assert pixels(evaluated.test_batches()) == pixels(task.validation_batches())
+        assert pixels(evaluated.validation_batches()) == pixels(task.validation_batches())
+        for one, other in zip(task.train_batches(3).take(4), evaluated.train_batches(3).take(4)):
             np.testing.assert_array_equal(one[0], other[0])
 
 
@@ -146,14 +146,14 @@ def test_opening_a_task_again_traces_nothing():
         ({"held_out": "mnist", "datasets": ("mnist",)}, "another must be left to train on"),
         ({"datasets": ("mnist", "mnist", "gtsrb")}, "named twice"),
         ({"datasets": ("mnist", "imagenet")}, r"Unknown data sets \['imagenet'\]"),
-        ({"evaluate_on": "train"}, "evaluate_on is 'test' or 'validation', and is 'train'"),
+        ({"evaluate_on": "train"}, "evaluate_on must be 'test' or 'validation', and is 'train'"),
         ({"share": 0.0}, "share in"),
         ({"validation_share": 1.0}, "validation_share must lie between 0 and 1"),
-        ({"share": 0.05}, "Class 0 has 20 examples. Of them 1 are taken, 0 for validation"),
+        ({"share": 0.05}, "Class 0 has 20 examples, of which 1 are used, 0 of them for validation"),
     ],
 )
 @pytest.mark.usefixtures("made_up")
-def test_arguments_that_make_no_sense_are_refused(options, said):
+def test_arguments_out_of_range_are_refused(options, said):
     with pytest.raises(ValueError, match=said):
         splits(**options)
 

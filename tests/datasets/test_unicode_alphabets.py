@@ -15,8 +15,7 @@ from matplotlib.ft2font import FT2Font
 from scipy import ndimage
 from scipy.spatial import distance
 
-from leap_tf.datasets import glyphs as centre_lines
-from leap_tf.datasets import glyphs as drawing
+from leap_tf.datasets import glyphs
 from leap_tf.datasets import unicode_alphabets as scripts
 
 ALPHABETS = scripts.ALPHABETS
@@ -47,7 +46,7 @@ class TestScripts:
             assert unicodedata.category(character) in ("Lu", "Ll", "Lo"), hex(ord(character))
 
     def test_the_font_has_a_glyph_for_each(self):
-        font = FT2Font(str(centre_lines.font_path(centre_lines.FALLBACK_FACE)))
+        font = FT2Font(str(glyphs.font_path(glyphs.FALLBACK_FACE)))
         for character in itertools.chain.from_iterable(ALPHABETS.values()):
             assert font.get_char_index(ord(character)) != 0, hex(ord(character))
 
@@ -64,14 +63,14 @@ class TestScripts:
 
 
 def _plain_points(character):
-    return centre_lines.centre_line_of(character, centre_lines.FALLBACK_FACE).points
+    return glyphs.centre_line_of(character, glyphs.FALLBACK_FACE).points
 
 
 class TestCentreLines:
     @pytest.mark.parametrize("character", ["ش", "Θ", "ⵙ", "ᚊ", "Ж"])
     def test_thinning_keeps_parts_and_holes(self, character):
-        bitmap = centre_lines.printed(character, centre_lines.FALLBACK_FACE)
-        thin = centre_lines.thinned(bitmap)
+        bitmap = glyphs.printed(character, glyphs.FALLBACK_FACE)
+        thin = glyphs.thinned(bitmap)
         assert not np.any(thin & ~bitmap)
         assert np.sum(thin) < 0.3 * np.sum(bitmap)
         assert _parts(thin) == _parts(bitmap)
@@ -81,12 +80,10 @@ class TestCentreLines:
     @pytest.mark.parametrize("side", [1, 2, 3, 4, 9])
     def test_thinning_keeps_dots(self, side):
         dot = np.pad(np.ones((side, side), bool), 2)
-        assert _parts(centre_lines.thinned(dot)) == 1
+        assert _parts(glyphs.thinned(dot)) == 1
 
     def test_neighbouring_pixels_are_joined_once(self):
-        line = centre_lines.joined(
-            np.array([[1, 0, 0, 0, 0], [1, 1, 1, 0, 1], [0, 0, 0, 1, 0]], bool)
-        )
+        line = glyphs.joined(np.array([[1, 0, 0, 0, 0], [1, 1, 1, 0, 1], [0, 0, 0, 1, 0]], bool))
         pixels = [(0, 0), (1, 0), (1, 1), (1, 2), (1, 4), (2, 3)]
         assert list(map(tuple, line.points)) == pixels
         pairs = {frozenset((pixels[a], pixels[b])) for a, b in line.edges}
@@ -105,24 +102,24 @@ class TestCentreLines:
     def test_ends_are_shortened_but_strokes_do_not_vanish(self):
         stroke = np.zeros((5, 12), bool)
         stroke[1, 1:11] = stroke[3, 1:4] = stroke[3, 6:8] = stroke[3, 9] = True
-        line = centre_lines.without_ends(centre_lines.joined(stroke), times=2)
+        line = glyphs.without_ends(glyphs.joined(stroke), times=2)
         assert {tuple(point) for point in line.points} == {
             *((1, column) for column in range(3, 9)),
             (3, 2),
             *((3, 6), (3, 7)),
             (3, 9),
         }
-        assert centre_lines.degrees(line).tolist() == [1, 2, 2, 2, 2, 1, 0, 1, 1, 0]
+        assert glyphs.degrees(line).tolist() == [1, 2, 2, 2, 2, 1, 0, 1, 1, 0]
 
     def test_rounding_moves_corners_only(self):
         corner = np.zeros((6, 6), bool)
         corner[0, :5] = corner[:5, 4] = True
-        line = centre_lines.joined(corner)
-        ends = centre_lines.degrees(line) == 1
-        rounded = centre_lines.rounded(line, times=5)
+        line = glyphs.joined(corner)
+        ends = glyphs.degrees(line) == 1
+        rounded = glyphs.rounded(line, times=5)
         np.testing.assert_array_equal(rounded.points[ends], line.points[ends])
         assert np.min(np.linalg.norm(rounded.points - (0, 4), axis=1)) > 0.3
-        np.testing.assert_array_equal(centre_lines.rounded(line, times=0).points, line.points)
+        np.testing.assert_array_equal(glyphs.rounded(line, times=0).points, line.points)
 
     def test_a_line_is_as_long_as_one_unit_and_in_the_middle(self):
         points = _plain_points("Ж")
@@ -132,8 +129,7 @@ class TestCentreLines:
     def test_another_face_gives_another_line_if_it_has_the_glyph(self):
         def same(character):
             lines = [
-                centre_lines.centre_line_of(character, face)
-                for face in ("DejaVuSans", "DejaVuSerif")
+                glyphs.centre_line_of(character, face) for face in ("DejaVuSans", "DejaVuSerif")
             ]
             return np.array_equal(lines[0].points, lines[1].points)
 
@@ -142,7 +138,7 @@ class TestCentreLines:
 
     def test_a_character_without_a_glyph_is_refused(self):
         with pytest.raises(ValueError, match=r"U\+4E00"):
-            drawing.draw("\u4e00", 0)
+            glyphs.draw("\u4e00", 0)
 
 
 def _parts(bitmap):
@@ -162,7 +158,7 @@ def samples():
 
 
 def _all_drawings(character):
-    return np.stack([drawing.draw(character, drawer) for drawer in range(drawing.DRAWERS)])
+    return np.stack([glyphs.draw(character, drawer) for drawer in range(glyphs.DRAWERS)])
 
 
 class TestDrawings:
@@ -192,14 +188,14 @@ class TestDrawings:
 
     def test_no_two_drawings_of_a_character_are_equal(self, samples):
         for drawings in samples:
-            assert len({image.tobytes() for image in drawings}) == drawing.DRAWERS
+            assert len({image.tobytes() for image in drawings}) == glyphs.DRAWERS
 
     def test_a_drawing_depends_on_nothing_drawn_before(self):
-        first = drawing.draw("Ж", 7)
-        for function in (centre_lines.centre_line_of, drawing.habits_of, centre_lines.code_points):
+        first = glyphs.draw("Ж", 7)
+        for function in (glyphs.centre_line_of, glyphs.habits_of, glyphs.code_points):
             function.cache_clear()
-        drawing.draw("ש", 7)
-        np.testing.assert_array_equal(drawing.draw("Ж", 7), first)
+        glyphs.draw("ש", 7)
+        np.testing.assert_array_equal(glyphs.draw("Ж", 7), first)
 
     def test_a_drawer_keeps_habits_for_all_characters(self):
         drawings = np.stack([_all_drawings(letter) for letter in ALPHABETS["Latin_Capital"]])
@@ -211,8 +207,8 @@ class TestDrawings:
     def test_another_process_draws_the_same(self):
         script = """
 import hashlib
-from leap_tf.tasks.unicode_alphabets import drawing
-drawings = b"".join(drawing.draw(c, d).tobytes() for c in "ЖשA" for d in range(3))
+from leap_tf.datasets import glyphs
+drawings = b"".join(glyphs.draw(c, d).tobytes() for c in "ЖשA" for d in range(3))
 print(hashlib.sha256(drawings).hexdigest())
 """
         printed = subprocess.run(
@@ -222,7 +218,7 @@ print(hashlib.sha256(drawings).hexdigest())
             check=True,
             text=True,
         ).stdout
-        drawings = b"".join(drawing.draw(c, d).tobytes() for c in "ЖשA" for d in range(3))
+        drawings = b"".join(glyphs.draw(c, d).tobytes() for c in "ЖשA" for d in range(3))
         assert printed.split()[-1] == hashlib.sha256(drawings).hexdigest()
 
     def test_nearest_neighbours_find_the_letter_often_but_not_always(self):
@@ -236,27 +232,27 @@ print(hashlib.sha256(drawings).hexdigest())
 class TestGeometry:
     def test_points_inside_stay(self):
         points = np.array([[10.0, 20.0], [90.0, 60.0]])
-        np.testing.assert_allclose(drawing.inside(points, border=4.0), points)
+        np.testing.assert_allclose(glyphs.inside(points, border=4.0), points)
 
     def test_points_outside_are_moved_and_shrunk(self):
         points = np.array([[-20.0, 50.0], [130.0, 110.0]])
-        moved = drawing.inside(points, border=4.0)
+        moved = glyphs.inside(points, border=4.0)
         np.testing.assert_allclose(moved[:, 0], [4.0, 100.0])
         assert moved[1, 1] <= 100.0
         np.testing.assert_allclose(np.diff(moved, axis=0), np.diff(points, axis=0) * 96 / 150)
 
     def test_slant_leans_to_the_right_and_rotation_is_clockwise(self):
         top = np.array([[-1.0, 0.0]])
-        assert (top @ drawing.stance(slant=0.2, rotation=0.0, stretch=0.0))[0, 1] > 0
-        assert (top @ drawing.stance(slant=0.0, rotation=0.2, stretch=0.0))[0, 1] > 0
-        wide = np.ones((1, 2)) @ drawing.stance(slant=0.0, rotation=0.0, stretch=0.5)
+        assert (top @ glyphs.stance(slant=0.2, rotation=0.0, stretch=0.0))[0, 1] > 0
+        assert (top @ glyphs.stance(slant=0.0, rotation=0.2, stretch=0.0))[0, 1] > 0
+        wide = np.ones((1, 2)) @ glyphs.stance(slant=0.0, rotation=0.0, stretch=0.5)
         assert np.log(wide[0, 1] / wide[0, 0]) == pytest.approx(0.5)
 
     def test_what_is_close_together_is_bent_together(self):
         points = np.array([[0.0, 0.0], [0.01, 0.0], [3.0, 0.0]])
         moves = np.stack(
             [
-                drawing.bent(points, np.random.default_rng(seed), length=0.5, amount=0.1) - points
+                glyphs.bent(points, np.random.default_rng(seed), length=0.5, amount=0.1) - points
                 for seed in range(400)
             ]
         )
@@ -265,7 +261,7 @@ class TestGeometry:
         assert np.std(moves[:, 0] - moves[:, 2]) > 0.12
 
     def test_a_pen_covers_the_pixels_within_its_radius(self):
-        canvas = drawing.ink(np.array([[50.0, 30.0], [20.0, 20.0]]), np.array([1.0, 0.4]))
+        canvas = glyphs.ink(np.array([[50.0, 30.0], [20.0, 20.0]]), np.array([1.0, 0.4]))
         rows, columns = np.nonzero(canvas)
         assert set(zip(rows.tolist(), columns.tolist())) == {
             *((50, 30), (49, 30), (51, 30), (50, 29), (50, 31)),
@@ -325,10 +321,10 @@ class TestBuilder:
     def test_each_drawing_is_there_once_with_its_labels(self, builds):
         features = builds[0].info.features
         expected = {
-            (name, number, f"{name}_{character}", drawing.draw(character, drawer).tobytes())
+            (name, number, f"{name}_{character}", glyphs.draw(character, drawer).tobytes())
             for name, characters in TWO_ALPHABETS.items()
             for number, character in enumerate(characters)
-            for drawer in range(drawing.DRAWERS)
+            for drawer in range(glyphs.DRAWERS)
         }
         found = []
         for example in tfds.as_numpy(builds[0].as_dataset(split="train")):

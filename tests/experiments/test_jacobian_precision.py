@@ -11,20 +11,18 @@ import pytest
 import tensorflow as tf
 
 from leap_tf.experiments.config import read_configuration
-from leap_tf.experiments.jacobian import (
+from leap_tf.functional import Batch, FunctionalModel
+from leap_tf.models import conv_net
+from leap_tf.tasks import ArrayTask, FiniteTasks, TaskSplits
+from studies.jacobian import (
     advance_jacobian,
+    check_no_stopped_gradients,
+    hessian_block,
+    hessian_vector_products,
     jacobian_precision,
     relative_precision,
     table,
 )
-from leap_tf.functional import Batch, FunctionalModel
-from leap_tf.functional.second_order import (
-    check_no_stopped_gradients,
-    hessian_block,
-    hessian_vector_products,
-)
-from leap_tf.models import conv_net
-from leap_tf.tasks import ArrayTask, FiniteTasks, TaskSplits
 
 CONFIGURATIONS = (pathlib.Path(__file__).parents[2] / "gin_configs" / "omniglot").glob(
     "jacobian_*.gin"

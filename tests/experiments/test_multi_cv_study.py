@@ -98,17 +98,17 @@ def test_training_does_not_move_columns_of_classes_a_task_does_not_have(method, 
     study.trainer.fit(study.tasks.train, 1, verbose=False)
     for variable, old in zip(heads, before, strict=True):
         moved = old != variable.numpy()
-        of_first = moved[0] if "bank" in variable.path else moved
+        of_first = moved[0] if "per_task" in variable.path else moved
         assert not of_first[..., first.classes :].any()
         assert of_first[..., : first.classes].any()
 
 
 def kept_heads(trainer, number):
-    """The variables of a task's head: of its column's, or of all heads in one bank."""
+    """The variables of a task's head: of its column's, or the heads of all tasks in one layer."""
     found = [
         variable
         for variable in trainer.problem.meta_variables
-        if "bank" in variable.path or variable.path.split("/")[-2].endswith(f"head_{number}")
+        if "per_task" in variable.path or variable.path.split("/")[-2].endswith(f"head_{number}")
         if tuple(variable.shape)[-1:] == (100,)
     ]
     assert len(found) >= 2  # kernel and bias

@@ -1,404 +1,412 @@
-"""The report, from small result folders whose figures can be computed by hand."""
+"""The report, from small sweeps whose figures can be computed by hand."""
 
 import json
 import math
-import re
-import shlex
-import xml.etree.ElementTree
 
-import numpy as np
+import pandas as pd
 import pytest
-import scipy.stats
 
-from leap_tf.experiments.report.ablation import effect
-from leap_tf.experiments.report.checks import ResultsError
-from leap_tf.experiments.report.methods import METHODS, colours, in_order, method_look
-from leap_tf.experiments.report.page import as_html, compose, write_report
-from leap_tf.experiments.report.paper import ALPHABETS, TABLE_1
-from leap_tf.experiments.report.record import cell_command, sweep_command
-from leap_tf.experiments.report.results import natural_order, read_study, read_sweep
-from leap_tf.experiments.report.statistics import (
-    Estimate,
-    adaptation_curve,
-    curve_over,
-    difference,
-    is_settled,
-    metric_curve,
-    student_t,
-    summarise,
-)
-from leap_tf.experiments.report.wording import (
-    change,
-    emphasised,
-    first_place,
-    listing,
-    number,
-    order_against,
-)
-from tests.result_folders import Balanced, outcome, task, write_sweep
+from leap_tf.experiments import run_tables
+from leap_tf.experiments.report import figures, studies
+from leap_tf.experiments.report.data import estimate, read_results
+from leap_tf.experiments.report.page import write_report
+from leap_tf.experiments.report.statistics import Estimate, combine, difference, is_settled
+from leap_tf.experiments.run_tables import ResultsError
+from tests.result_folders import CONFIG, outcome, task, write_sweep
 
 
-def write_table(results, errors, alphabets="20"):
-    """Writes table1/ from each method to its error at every seed, None if missing."""
-    write_sweep(
-        results / "table1",
-        [
-            (
-                {"method": method, "alphabets": alphabets, "seed": str(seed)},
-                None if error is None else outcome(task(error)),
-            )
-            for method, seeds in errors.items()
-            for seed, error in enumerate(seeds)
-        ],
-    )
+def read(folder, *runs):
+    """The tables that runs are collected into, read again."""
+    folder.mkdir(exist_ok=True)
+    for name, content in run_tables.collect(runs).items():
+        (folder / name).write_bytes(content)
+    return read_results(folder)
 
 
-def write_everything(results):
-    write_table(results, {"leap": [0.3, 0.34], "reptile": [0.4, 0.42], "none": [0.7, None]})
-    write_sweep(
-        results / "ablation",
-        [
-            (
-                {"distance": distance, "loss": loss, "stabilizer": stabilizer, "seed": "0"},
-                outcome(task(0.5)),
-            )
-            for distance in ("length", "energy")
-            for loss in ("loss", "noloss")
-            for stabilizer in ("stab", "nostab")
-        ],
-    )
-    write_sweep(results / "paths", [({"method": "leap", "seed": "0"}, outcome(task(0.3)))])
-    write_sweep(
-        results / "rates",
-        [
-            ({"method": "leap", "outer": outer, "inner": "0.1"}, outcome(task(0.3), area=area))
-            for outer, area in (("0.05", 40.0), ("0.1", 30.0), ("0.2", 35.0))
-        ],
-    )
-    (results / "jacobian").mkdir()
-    for rate, rho in ((0.1, [0.0, 0.5]), (0.5, [0.0, None])):
-        record = {
-            "learning_rate": rate,
-            "task": 0,
-            "steps": [0, 5],
-            "rho": rho,
-            "parameters": 288,
-            "matrix_bytes": 2**20,
-            "seconds": 3.0,
-        }
-        (results / "jacobian" / f"{rate}.json").write_text(json.dumps(record))
+def page(tmp_path, study="mine"):
+    """The page on tmp_path/runs, as text."""
+    (path,) = write_report(tmp_path / "report", runs=[tmp_path / "runs"], study=study)
+    return path.read_text()
 
 
-@pytest.fixture(scope="module")
-def whole_study(tmp_path_factory):
-    """A results folder with everything, and the report on it, written once: drawing takes time."""
-    folder = tmp_path_factory.mktemp("study")
-    write_everything(folder / "results")
-    write_report(folder / "results", folder / "report")
-    return folder
-
-
-def section(report, identifier):
-    return next(each for each in report.sections if each.identifier == identifier)
-
-
-def findings(results, identifier="methods"):
-    return said(compose(read_study(results)), identifier)
-
-
-def said(report, identifier):
-    return " ".join(section(report, identifier).findings).replace("\xa0", " ")
-
-
-def rows(report, identifier):
-    table = next(each for each in section(report, identifier).blocks if hasattr(each, "rows"))
-    return [[value.text.replace("\xa0", " ") for value in row] for row in table.rows]
+def rows(text, heading):
+    """The cells of the first table under a heading, header included, without bold type."""
+    lines = text.split(f"## {heading}\n", 1)[1].split("\n| ", 1)[1].split("\n\n", 1)[0]
+    cells = [line.strip("|").split("|") for line in f"| {lines}".splitlines()]
+    texts = [[cell.replace("**", "").strip() for cell in row] for row in cells]
+    return [row for row in texts if not row[0].startswith("---")]
 
 
 # Statistics
 
 
-def test_mean_and_standard_error_over_seeds():
-    estimate = Estimate({"0": 1.0, "1": 2.0, "2": 6.0})
-    assert estimate.mean == 3.0
-    assert estimate.standard_error == pytest.approx(math.sqrt(7.0 / 3.0))  # s² = (4 + 1 + 9)/2
-    assert Estimate({"0": 1.0}).standard_error is None
-    assert Estimate({}).mean == math.inf
-
-
-def test_differences_are_taken_seed_by_seed():
-    gap = difference(Estimate({"0": 5.0, "1": 7.0}), Estimate({"1": 4.0, "0": 1.0, "2": 9.0}))
-    assert gap.values == {"0": 4.0, "1": 3.0}
-
-
-def test_a_gap_is_settled_if_its_confidence_interval_leaves_out_zero():
-    """Of two seeds it reaches 12.7 standard errors, of three 4.3."""
-    assert not is_settled(Estimate({"0": 4.0, "1": 3.0}))  # 3.5 ± 0.5
-    assert is_settled(Estimate({"0": 4.0, "1": 3.5}))  # 3.75 ± 0.25
-    assert not is_settled(Estimate({"0": 1.0, "1": 2.0, "2": 3.0}))  # 2 ± 0.58
-    assert is_settled(Estimate({"0": 2.0, "1": 3.0, "2": 4.0}))  # 3 ± 0.58
-    assert is_settled(Estimate({"0": -2.0, "1": -3.0, "2": -4.0}))
-    assert not is_settled(Estimate({"0": 4.0, "1": -3.0}))
-    assert not is_settled(Estimate({"0": 4.0}))
-    assert not is_settled(Estimate({"0": 0.0, "1": 0.0}))
-
-
-def test_one_null_comparison_in_twenty_is_called_settled():
-    rng = np.random.default_rng(0)
-    for seeds in (2, 3, 5):
-        settled = [
-            is_settled(Estimate(dict(enumerate(rng.normal(size=seeds))))) for _ in range(4000)
-        ]
-        assert np.mean(settled) < 0.06
-
-
-@pytest.mark.parametrize("seeds", range(2, 31))
-def test_the_quantiles_of_students_t(seeds):
-    assert student_t(seeds) == pytest.approx(scipy.stats.t.ppf(0.975, seeds - 1), abs=6e-4)
-    assert student_t(1000) == student_t(30)
-
-
-def test_a_summary_leaves_diverged_tasks_out_and_counts_them():
-    summary = summarise(
-        {
-            "0": outcome(task(0.2, steps=1), task(0.4)),
-            "1": outcome(task(0.6, steps=2), task(None)),
-            "2": outcome(task(None), task(None)),
-        }
-    )
-    assert summary.error.values == {"0": pytest.approx(30.0), "1": pytest.approx(60.0)}
-    assert summary.task_errors == pytest.approx((20.0, 40.0, 60.0))
-    assert summary.steps.values == {"0": 1.0, "1": 2.0}
-    assert summary.capped_steps.values == {"0": 2.0, "1": 2.0}  # (1 + 3)/2 and 2
-    assert (summary.tasks, summary.reached, summary.diverged) == (6, 2, 3)
-
-
-def test_curves_over_seeds():
-    curve = curve_over([[1.0, 2.0, 9.0], [3.0, 6.0]])
-    assert curve.mean.tolist() == [2.0, 4.0]
-    assert curve.spread == pytest.approx([1.0, 2.0])
-    assert curve_over([[1.0]]).spread.tolist() == [0.0]
-
-
-def test_adaptation_curves_leave_diverged_tasks_out():
-    seeds = [outcome(task(0.1, curve=(1.0, 0.0)), task(None), task(0.1, curve=(0.0, 1.0)))]
-    assert adaptation_curve(seeds, "training_errors", 1).mean.tolist() == [0.5, 0.5]
-    assert adaptation_curve([outcome(task(None))], "training_errors", 1) is None
-
-
-def test_metrics_are_averaged_where_every_run_has_them():
-    first = [{"meta_step": 1, "a": 1.0}, {"meta_step": 2, "a": 2.0}, {"meta_step": 3}]
-    second = [{"meta_step": 1, "a": math.inf}, {"meta_step": 2, "a": 4.0}]
-    curve = metric_curve([first, second], "a")
-    assert (curve.x.tolist(), curve.mean.tolist()) == ([2], [3.0])
-    assert metric_curve([first], "a", window=2).mean.tolist() == [1.0, 1.5]
-    assert metric_curve([first, second], "b") is None
-    assert metric_curve([], "a") is None
-
-
-def test_an_ablation_averages_pairs_that_differ_in_one_switch():
-    errors = {
-        ("length", "loss", "stab"): Estimate({"0": 1.0, "1": 2.0}),
-        ("length", "loss", "nostab"): Estimate({"0": 3.0, "1": 2.0}),
-        ("energy", "loss", "stab"): Estimate({"0": 2.0, "1": 5.0}),
-        ("energy", "loss", "nostab"): Estimate({"0": 6.0}),
+def test_estimates_over_seeds():
+    several = Estimate({"0": 1.0, "1": 2.0, "2": 6.0})
+    assert several.mean == 3.0
+    assert several.standard_error == pytest.approx(math.sqrt(7 / 3))  # s² = (4 + 1 + 9)/2
+    assert several.text() == "3.0 ± 1.5 (1.0, 2.0, 6.0)"
+    assert several.text(0, each=False) == "3 ± 2"
+    assert Estimate({"0": 1.0}).text() == "1.0 (one seed)"
+    assert Estimate({}).text() == "–"
+    assert difference(Estimate({"0": 5.0, "1": 7.0}), Estimate({"1": 4.0, "2": 9.0})).values == {
+        "1": 3.0
     }
-    assert effect(errors, 0).values == {"0": 2.0}  # (2−1 + 6−3)/2
-    assert effect(errors, 2).values == {"0": 3.0}  # (3−1 + 6−2)/2
-    assert effect(errors, 1).values == {}
+    assert combine(sum, several, Estimate({"0": 1.0, "2": 1.0})).values == {"0": 2.0, "2": 7.0}
 
 
-# Words
+@pytest.mark.parametrize(
+    ("values", "settled"),
+    [
+        ([4.0, 3.0], False),  # 3.5 ± 0.5; of two seeds the interval reaches 12.7 standard errors
+        ([4.0, 3.5], True),  # 3.75 ± 0.25
+        ([1.0, 2.0, 3.0], False),  # 2 ± 0.58; of three seeds it reaches 4.3
+        ([2.0, 3.0, 4.0], True),
+        ([-2.0, -3.0, -4.0], True),
+        ([4.0, -3.0], False),
+        ([4.0], False),
+        ([0.0, 0.0], False),
+    ],
+)
+def test_a_gap_is_settled_if_its_confidence_interval_leaves_out_zero(values, settled):
+    assert is_settled(Estimate(dict(enumerate(values)))) == settled
 
 
-def test_words_follow_the_numbers():
-    assert change(60.0, 34.5, unit=" %") == "falls from 60.0 % to 34.5 %"
-    assert change(1.0, 2.0) == "rises from 1.0 to 2.0"
-    assert change(1.01, 1.02) == "stays at 1.0"
-    assert number(None) == number(float("nan")) == "–"
-    assert listing(["a", "b", "c"]) == "a, b and c"
-    assert emphasised({"a": 1.0, "b": 1.0, "c": 2.0}) == {"a", "b"}
-    assert emphasised({"a": 1.0, "b": 1.0}) == emphasised({"a": math.inf}) == set()
-    assert natural_order(["10", "2", "a", "2"]) == ["2", "10", "a"]
+# Tables
 
 
-def test_an_order_is_held_against_another():
-    assert order_against(["a", "x", "b"], ["a", "b", "c"]) == "The order a < b is the paper's."
-    turned = order_against(["b", "a", "c"], ["a", "b", "c"])
-    assert turned.endswith("1 of 3 pairs is the other way round: b before a.")
-    assert order_against(["a"], ["a", "b"]) == ""
-
-
-def test_one_seed_settles_nothing():
-    sentence = first_place({"A": Estimate({"0": 1.0}), "B": Estimate({"0": 2.0})}, "error", "", "")
-    assert "A has the lowest error" in sentence
-    assert "With one seed there is no telling" in sentence
-
-
-# Reports
-
-
-def test_findings_flip_when_numbers_flip(tmp_path):
-    write_table(tmp_path / "a", {"leap": [0.31, 0.33], "reptile": [0.4, 0.42], "none": [0.7, 0.7]})
-    write_table(tmp_path / "b", {"leap": [0.8, 0.84], "reptile": [0.4, 0.42], "none": [0.7, 0.7]})
-    write_table(tmp_path / "c", {"leap": [0.3, 0.5], "reptile": [0.4, 0.42], "none": [0.7, 0.7]})
-    ahead, behind, open_ = (findings(tmp_path / name) for name in "abc")
-    assert "Leap has the lowest held-out error: 32.0 ± 1.0 %; Reptile is next with 41.0" in ahead
-    assert "9.0 ± 0.0 points more on the same seeds. All 2 seeds agree" in ahead
-    assert "Of 2 pretrained methods, 2 have a lower" in ahead
-    assert "The order Leap < Reptile < No pretraining is the paper's." in ahead
-    assert "Reptile has the lowest held-out error: 41.0" in behind
-    assert "Of 2 pretrained methods, 1 has a lower" in behind
-    assert "2 of 3 pairs are the other way round" in behind
-    assert "2 seeds do not settle which of the two is lower" in open_
-
-
-def test_missing_cells_are_named_and_diverged_tasks_counted(tmp_path):
+def test_scores_leave_diverged_tasks_out_and_count_them(tmp_path):
     write_sweep(
-        tmp_path / "table1",
+        tmp_path / "s",
         [
-            ({"method": "leap", "alphabets": "20", "seed": "0"}, outcome(task(0.1), task(None))),
-            ({"method": "leap", "alphabets": "20", "seed": "1"}, None),
+            ({"method": "leap", "seed": "0"}, outcome(task(0.2, steps=1), task(0.4))),
+            ({"method": "leap", "seed": "1"}, outcome(task(0.6, steps=2), task(None))),
+            ({"method": "leap", "seed": "2"}, outcome(task(None))),
+            ({"method": "leap", "seed": "3"}, None),
         ],
     )
-    page = as_html(compose(read_study(tmp_path)))
-    assert "Missing: 1 of 2 cells not finished: leap-20-1." in page
-    assert "Tasks diverged and are left out of the means: Leap 1 of 2." in page
-    assert "Only Leap has results so far" in page
+    scores = read(tmp_path / "tables", tmp_path / "s").scores()
+    assert estimate(scores, "error").values == pytest.approx({"0": 30.0, "1": 60.0})
+    assert estimate(scores, "steps").values == {"0": 1.0, "1": 2.0}
+    assert estimate(scores, "capped").values == {"0": 2.0, "1": 2.0}  # (1 + 3)/2 and 2
+    assert scores["diverged"].tolist() == [0, 1, 1]
+    assert scores["reached"].tolist() == [1, 1, 0]
+    assert scores["gradient_steps"].tolist() == [1500] * 3
+
+
+def test_the_training_error_at_the_end_is_recorded_or_computed(tmp_path):
+    curve = [1.0] * 10 + [0.5, 0.25] * 25
+    old, new = task(0.2, curve=curve), task(0.2, curve=curve, final_training_error=0.1)
+    cells = [({"method": m, "seed": "0"}, outcome(t)) for m, t in (("leap", old), ("maml", new))]
+    write_sweep(tmp_path / "s", cells)
+    scores = read(tmp_path / "tables", tmp_path / "s").scores()
+    assert scores["final_training_error"].tolist() == pytest.approx([37.5, 10.0])
+
+
+def test_curves_of_whole_tasks(tmp_path):
+    judged = outcome(task(0.1, curve=(1.0, 0.0)), task(None), task(0.1, curve=(0.0, 1.0, 1.0)))
+    cells = [({"method": "leap", "seed": seed}, judged) for seed in "01"]
+    write_sweep(tmp_path / "s", cells)
+    results = read(tmp_path / "tables", tmp_path / "s")
+    curve = results.adaptation(results.scores(), "training_errors", 1)
+    assert curve["s/leap-0"].tolist() == [0.5, 0.5]
+    metric = results.metric(results.runs, "loss", 2, "gradient_steps")
+    assert metric["s/leap-1"].tolist() == [3.0, 2.25, 1.25]  # of 3, 1.5 and 1
+    assert metric.index.tolist() == [500, 1000, 1500]
+    assert results.metric(results.runs, "nothing").empty
+
+
+def test_methods_and_seeds_of_single_runs_come_from_their_configuration(tmp_path):
+    write_sweep(tmp_path / "s", [({"a": "1"}, outcome(task(0.5)))])
+    runs = tmp_path / "group"
+    for name, learner in (("x", "@MultiHeadedFinetuning()"), ("y", "@scope/Leap()")):
+        run = runs / name
+        run.parent.mkdir(exist_ok=True)
+        (tmp_path / "s" / "cells" / "1").rename(run) if name == "x" else run.mkdir()
+        (run / "config.gin").write_text(f"{CONFIG}MetaTrainer.learner = {learner}\n")
+    table = read(tmp_path / "tables", runs).runs
+    assert table.index.tolist() == ["group/x", "group/y"]
+    assert table["method"].tolist() == ["finetuning", "leap"]
+    assert table["seed"].tolist() == ["7", "7"]
+    assert table["finished"].tolist() == [1, 0]
+
+
+def test_the_last_line_of_metrics_may_be_cut_short(tmp_path):
+    write_sweep(tmp_path / "s", [({"method": "leap", "seed": "0"}, outcome(task(0.5)))])
+    file = next(tmp_path.rglob("metrics.jsonl"))
+    file.write_text(file.read_text() + '{"meta_step": 4, "secon')
+    assert read(tmp_path / "tables", tmp_path / "s").runs["meta_steps"].tolist() == [3]
+
+
+# Pages
+
+
+def test_a_page_on_a_sweep_of_any_axes(tmp_path):
+    write_sweep(
+        tmp_path / "runs",
+        [
+            ({"rate": "0.1", "seed": "0"}, outcome(task(0.2), task(None))),
+            ({"rate": "0.1", "seed": "1"}, outcome(task(0.4))),
+            ({"rate": "0.3", "seed": "0"}, outcome(task(0.1, steps=2))),
+            ({"rate": "0.3", "seed": "1"}, None),
+        ],
+    )
+    text = page(tmp_path)
+    assert text.startswith("# mine\n")
+    assert "Not finished: 1 of 4 runs: 0.3-1." in text
+    header, *table = rows(text, "runs")
+    assert header == [
+        "method", "held-out error, %", "training error at the end, %",
+        "area under training error, 0–100", "steps to 10 % training error", "diverged tasks",
+    ]  # fmt: skip
+    assert table == [
+        ["Leap · rate 0.1", "30.0 ± 10.0 (20.0, 40.0)", "58.3 ± 0.0 (58.3, 58.3)",
+         "50.0 ± 0.0 (50.0, 50.0)", "– (0 of 3 tasks)", "1 of 3"],
+        ["Leap · rate 0.3", "10.0 (one seed)", "58.3 (one seed)", "50.0 (one seed)",
+         "2 (1 of 1 tasks)", "0 of 1"],
+    ]  # fmt: skip
+    assert "| Leap · rate 0.3 | **10.0** (one seed) |" in text
+    assert (tmp_path / "report" / "figures" / "runs.png").read_bytes()[:4] == b"\x89PNG"
+    assert rows(text, "Runs")[1] == ["runs", "3 of 4", "0, 1", "18 s", "4,500"]
+
+
+def test_no_pretraining_is_a_row_if_it_was_evaluated(tmp_path):
+    write_sweep(tmp_path / "runs", [({"seed": seed}, outcome(task(0.2))) for seed in "01"])
+    for file in tmp_path.rglob("evaluation.json"):
+        record = json.loads(file.read_text())
+        record["results"]["no pretraining"] = outcome(task(0.8))
+        file.write_text(json.dumps(record))
+    assert [row[:2] for row in rows(page(tmp_path), "runs")[1:]] == [
+        ["Leap", "20.0 ± 0.0 (20.0, 20.0)"],
+        ["No pretraining", "80.0 ± 0.0 (80.0, 80.0)"],
+    ]
 
 
 def test_a_method_whose_tasks_all_diverged_has_no_error_and_is_shown(tmp_path):
+    cells = [("leap", outcome(task(None))), ("none", outcome(task(0.5)))]
+    write_sweep(tmp_path / "runs", [({"method": m, "seed": "0"}, judged) for m, judged in cells])
+    table = rows(page(tmp_path), "runs")
+    assert [row[:2] for row in table[1:]] == [["Leap", "–"], ["No pretraining", "50.0 (one seed)"]]
+    assert table[1][-1] == "1 of 1"
+
+
+def test_the_omniglot_study(tmp_path):
+    errors = {("leap", "1"): 0.6, ("leap", "20"): 0.4, ("none", "0"): 0.8}
     write_sweep(
-        tmp_path / "table1",
+        tmp_path / "runs" / "table1",
         [
-            ({"method": "leap", "seed": "0"}, outcome(task(None))),  # 20 alphabets: config.gin
-            ({"method": "none", "seed": "0"}, outcome(task(0.5))),
+            ({"method": method, "alphabets": alphabets, "seed": "0"}, outcome(task(error)))
+            for (method, alphabets), error in errors.items()
         ],
     )
-    report = compose(read_study(tmp_path))
-    leap, none = rows(report, "methods")
-    assert leap[1] == "–"
-    assert leap[4] == "1 of 1"
-    assert none[1] == "50.0"
-    assert as_html(report)
-
-
-def test_sections_appear_with_their_folders(whole_study, tmp_path):
-    page = (whole_study / "report" / "report.html").read_text()
-    assert re.findall('<section id="([^"]*)"', page) == [
-        "methods", "learning", "meta-training", "ablation", "jacobian", "paths", "rates", "record",
+    write_sweep(
+        tmp_path / "runs" / "ablation",
+        [
+            ({"distance": d, "loss": "loss", "stabilizer": s, "seed": "0"}, outcome(task(0.5)))
+            for d in ("length", "energy")
+            for s in ("stab", "nostab")
+        ],
+    )
+    paths = [({"method": method, "seed": "0"}, outcome(task(0.3))) for method in ("leap", "none")]
+    write_sweep(tmp_path / "runs" / "paths", paths)
+    fresh = tmp_path / "runs" / "paths" / "cells" / "none-0" / "metrics.jsonl"
+    fresh.write_text(fresh.read_text().splitlines()[0].replace("12.0", "24.0") + "\n")
+    write_sweep(
+        tmp_path / "runs" / "rates",
+        [
+            ({"method": "leap", "outer": outer}, outcome(task(0.3, area=area)))
+            for outer, area in (("0.05", 40.0), ("0.1", 30.0), ("0.2", 35.0))
+        ],
+    )
+    folder = tmp_path / "runs" / "jacobian"
+    folder.mkdir()
+    for number, rho in enumerate(([0.0, 0.5], [0.0, 0.7])):
+        record = {"learning_rate": 0.1, "task": number, "steps": [0, 5], "rho": rho,
+                  "layer": "conv1", "parameters": 288, "matrix_bytes": 2**20,
+                  "seconds": 30.0}  # fmt: skip
+        (folder / f"learning_rate_0.1_task_{number}.json").write_text(json.dumps(record))
+    text = page(tmp_path, "omniglot")
+    assert [line[3:] for line in text.splitlines() if line.startswith("## ")] == [
+        "Methods compared", "Error against pretraining alphabets", "Learning on held-out tasks",
+        "Meta-training", "Ablation of Leap", "How far is the Jacobian from the identity?",
+        "Theorem 1: do the paths get shorter?", "Learning-rate trials", "Runs",
     ]  # fmt: skip
-    write_table(tmp_path / "few", {"leap": [0.3]}, alphabets="5")
-    assert [each.identifier for each in compose(read_study(tmp_path / "few")).sections] == [
-        "methods",
-        "record",
+    assert [(row[0], row[1], row[-1]) for row in rows(text, "Methods compared")[1:]] == [
+        ("Leap", "40.0 (one seed)", "2.4"),
+        ("No pretraining", "80.0 (one seed)", "16.6"),
     ]
-    assert "No finished cell has 20 pretraining alphabets" in findings(tmp_path / "few")
+    assert rows(text, "Error against pretraining alphabets") == [
+        ["method", "1 alphabet", "20 alphabets"],
+        ["Leap", "60.0 (one seed)", "40.0 (one seed)"],
+        ["No pretraining", "–", "80.0 (one seed)"],
+    ]
+    assert len(rows(text, "Ablation of Leap")) == 1 + 4
+    assert rows(text, "How far is the Jacobian from the identity?")[1][1:] == ["0 ± 0", "0.6 ± 0.1"]
+    # 24 before meta-training, then 12, 6 and 4.
+    assert rows(text, "Theorem 1: do the paths get shorter?")[1] == [
+        "Leap", "6.00× (24 → 4)", "3.00× (6 → 2)", "3.00× (1 → 0.333)", "3 of 3",
+    ]  # fmt: skip
+    assert [row[1] for row in rows(text, "Learning-rate trials") if row[-1] == "✓ chosen"] == [
+        "0.1"
+    ]
 
 
-def test_error_against_alphabets(tmp_path):
-    errors = {"1": 0.6, "5": 0.4, "20": 0.45}
+def test_the_multi_cv_study(tmp_path):
+    figures = {
+        ("leap", "mnist"): [(0.02, 10.0), (0.04, 14.0)],
+        ("leap", "cifar10"): [(0.40, 50.0), (0.42, 54.0)],
+        ("hat", "mnist"): [(0.06, 40.0), (0.08, 44.2)],
+        ("hat", "cifar10"): [(0.50, 56.0), None],
+        ("none", "mnist"): [(0.06, 20.0), (0.06, 28.0)],
+        ("none", "cifar10"): [(0.52, 60.0), (0.56, 60.0)],
+    }
     cells = [
-        ({"method": "leap", "alphabets": alphabets, "seed": "0"}, outcome(task(error)))
-        for alphabets, error in errors.items()
+        (
+            {"seed": str(seed), "method": method, "heldout": dataset},
+            pair and outcome(task(pair[0], area=pair[1], parameters=1234)),
+        )
+        for (method, dataset), seeds in figures.items()
+        for seed, pair in enumerate(seeds)
     ]
-    none = ({"method": "none", "alphabets": "0", "seed": "0"}, outcome(task(0.8)))
-    write_sweep(tmp_path / "table1", [*cells, none])
-    report = compose(read_study(tmp_path))
-    assert rows(report, "alphabets")[0] == ["Leap", "60.0", "40.0", "45.0"]
-    assert rows(report, "alphabets")[1] == ["No pretraining", "80.0", "80.0", "80.0"]
-    assert "Leap falls from 60.0 % to 45.0 %" in findings(tmp_path, "alphabets")
-    assert "lower held-out error for 1 of 1 method." in findings(tmp_path, "alphabets")
-
-
-def test_figures_of_the_smaller_sections(whole_study):
-    report = compose(read_study(whole_study / "results"))
-    assert "path length falls from 12.0 to 4.0" in said(report, "paths")
-    assert "a factor of 3.00 (first/last); it did not rise in 2 of 2" in said(report, "paths")
-    assert "0.5 at learning rate 0.1" in said(report, "jacobian")
-    assert "1 of 2 paths ended in non-finite Jacobians" in said(report, "jacobian")
-    assert "1 seed does not settle" in said(report, "ablation")
-    assert "Every one of 1 method has 3 trials. Leap: outer rate 0.1." in said(report, "rates")
-    assert "made 25,500 gradient steps" in said(report, "record")  # 17 cells of 3 × 500
-    chosen = [row[1] for row in rows(report, "rates") if "chosen" in row[-1]]
-    assert chosen == ["0.1"]
-
-
-def test_the_page_needs_no_other_file_and_parses(whole_study):
-    folder = whole_study / "report"
-    content = (folder / "report.html").read_text()
-    assert not re.search(r"https?:|@import|<link|<script|<img|<iframe|src=", content)
-    assert all(link.startswith("#") for link in re.findall(r'href="([^"]*)"', content))
-    assert all(link.startswith("#") for link in re.findall(r"url\(([^)]*)\)", content))
-    parser = Balanced()
-    parser.feed(content)
-    parser.close()
-    assert parser.open == []
-    assert len(parser.identifiers) == len(set(parser.identifiers))
-    used = re.findall(r'href="#([^"]*)"|url\(#([^)]*)\)', content)
-    assert {a or b for a, b in used} <= set(parser.identifiers)
-    for svg in re.findall(r"<svg.*?</svg>", content, flags=re.DOTALL):
-        xml.etree.ElementTree.fromstring(svg)
-    figures = re.findall(r"!\[[^]]*\]\(([^)]*)\)", (folder / "report.md").read_text())
-    assert len(figures) == len(re.findall("<svg", content)) == 7
-    assert all((folder / figure).is_file() for figure in figures)
-
-
-def test_the_same_results_give_the_same_bytes(whole_study, tmp_path):
-    write_report(whole_study / "results", tmp_path)
-    one, two = (
-        {path.relative_to(each): path.read_bytes() for path in each.rglob("*") if path.is_file()}
-        for each in (whole_study / "report", tmp_path)
-    )
-    assert one == two
-    assert len(one) == 9
-
-
-def test_commands_are_quoted_and_name_the_cell(tmp_path):
-    write_sweep(tmp_path / "rates", [({"method": "leap", "outer": "0.1"}, None)])
-    sweep = read_sweep(tmp_path / "rates")
-    assert shlex.split(cell_command(sweep.cells[0], "rates")) == [
-        "python",
-        "bin/train.py",
-        "--gin_file=gin_configs/omniglot/cell_cpu.gin",
-        "--gin_param=MetaTrainer.learner = @Leap()",
-        "--gin_param=judge.split = 'test'",
-        "--output_dir=runs/rates/cells/leap-0.1",
+    write_sweep(tmp_path / "runs" / "table3", cells, study="multi_cv")
+    trials = {"0.1": (20.0, 60.0), "0.2": (30.0, 40.0), "0.3": (10.0, None)}
+    write_sweep(
+        tmp_path / "runs" / "rates",
+        [
+            ({"seed": "9", "method": "leap", "heldout": dataset, "inner": inner},
+             outcome(task(None if areas[place] is None else 0.5, area=areas[place])))
+            for place, dataset in enumerate(("mnist", "cifar10"))
+            for inner, areas in trials.items()
+        ],
+    )  # fmt: skip
+    text = page(tmp_path, "multi_cv")
+    means = {row[0]: row[1:] for row in rows(text, "Which pretraining helps?")}
+    assert means["Leap"][0] == "22.0 ± 1.0 (21.0, 23.0)"
+    assert means["Leap"][2] == "32.0 ± 2.0 (30.0, 34.0)"
+    assert means["HAT"][0] == "28.0 (one seed)"  # of seed 0, which has both data sets
+    assert means["No pretraining"][2] == "42.0 ± 2.0 (40.0, 44.0)"
+    assert means["Leap"][-1] == "10.9 / 5.5 / 9.1"  # the paper's, of MNIST and CIFAR-10
+    gaps = text.split("| Leap minus |")[1].splitlines()[2:4]
+    assert gaps[0].startswith("| HAT | −18.0 (one seed), not settled | 2 of 2 data sets |")
+    assert gaps[1].startswith("| No pretraining | −10.0 ± 0.0, settled | 2 of 2 data sets |")
+    of_data_sets = rows(text, "Data set by data set: does any pretraining hurt?")
+    assert [row[:2] for row in of_data_sets[1:3]] == [
+        ["MNIST (10 images)", "Leap"],
+        ["MNIST (10 images)", "HAT"],
     ]
-    assert sweep_command(sweep) == (
-        "python bin/sweep.py --gin_file=gin_configs/omniglot/rates_cpu.gin --output_dir=runs/rates"
-    )
+    trials = rows(text, "Learning-rate trials")
+    # 0.3 diverged on CIFAR-10, and cannot be chosen.
+    assert [row[1:5] + row[-1:] for row in trials[1:]] == [
+        ["0.1", "20.0", "60.0", "50.0", ""],
+        ["0.2", "30.0", "40.0", "50.0", "✓ chosen"],
+        ["0.3", "10.0", "–", "–", ""],
+    ]
+
+
+def test_sweeps_that_do_not_fit_a_layout_get_the_page_of_any_sweep(tmp_path):
+    for name in ("table1", "ablation"):
+        write_sweep(tmp_path / "runs" / name, [({"method": "leap"}, outcome(task(0.5)))])
+        file = tmp_path / "runs" / name / "cells" / "leap" / "config.gin"
+        file.write_text("alphabet_splits.train_alphabets = 5\n")
+    text = page(tmp_path, "omniglot")
+    assert rows(text, "table1")[1][1] == rows(text, "ablation")[1][1] == "50.0 (one seed)"
+
+
+def test_findings_stand_under_the_titles_of_their_sections(tmp_path):
+    write_sweep(tmp_path / "runs", [({"method": "leap"}, outcome(task(0.5)))])
+    page(tmp_path)
+    findings = tmp_path / "report" / "findings.md"
+    findings.write_text("What it is.\n\n## runs\n\nLeap has 50 %.\n")
+    (path,) = write_report(tmp_path / "report", results=tmp_path / "report", study="mine")
+    text = path.read_text()
+    assert "# mine\n\nWhat it is.\n\n## runs\n\nLeap has 50 %.\n\n|" in text
+    findings.write_text("## Elsewhere\n\nNothing.\n")
+    with pytest.raises(ResultsError, match="no section's: Elsewhere"):
+        write_report(tmp_path / "report", results=tmp_path / "report")
+
+
+def test_the_same_results_give_the_same_bytes(tmp_path):
+    write_sweep(tmp_path / "runs", [({"method": "leap"}, outcome(task(0.5)))])
+    page(tmp_path)
+    write_report(tmp_path / "again", results=tmp_path / "report", study="mine")
+    written = [path for path in (tmp_path / "again").rglob("*") if path.is_file()]
+    assert len(written) == 2
+    for path in written:
+        former = tmp_path / "report" / path.relative_to(tmp_path / "again")
+        assert path.read_bytes() == former.read_bytes()
+    assert [each.name for each in sorted((tmp_path / "report").glob("*.gz"))] == [
+        "curves.csv.gz",
+        "runs.csv.gz",
+        "tasks.csv.gz",
+    ]
+
+
+def test_a_folder_of_studies_gives_a_page_for_each(tmp_path):
+    for name in "ab":
+        write_sweep(tmp_path / "runs" / name, [({"method": "leap"}, outcome(task(0.5)))])
+        write_report(tmp_path / "tables" / name, runs=[tmp_path / "runs" / name])
+    pages = write_report(tmp_path / "pages", results=tmp_path / "tables")
+    assert [path.read_text().splitlines()[0] for path in pages] == ["# a", "# b"]
 
 
 def test_what_cannot_be_read_is_said(tmp_path):
-    with pytest.raises(ResultsError, match="Give --results"):
-        read_study(tmp_path)
-    (tmp_path / "rates").mkdir()
-    with pytest.raises(ResultsError, match="no sweep.json"):
-        read_study(tmp_path)
-    (tmp_path / "rates" / "sweep.json").write_text("[")
-    with pytest.raises(ResultsError, match="not JSON"):
-        read_study(tmp_path)
-    twice = {"method": "leap", "alphabets": "20", "seed": "0"}
-    cells = [({**twice, "more": more}, outcome(task(0.5))) for more in "ab"]
-    write_sweep(tmp_path / "twice" / "table1", cells)
+    with pytest.raises(ValueError, match="Give either"):
+        write_report(tmp_path)
+    with pytest.raises(ResultsError, match="Give --results a folder of tables"):
+        write_report(tmp_path, results=tmp_path)
+    with pytest.raises(ResultsError, match="neither a sweep.json nor a run's config.gin"):
+        run_tables.collect([tmp_path])
+    cells = [({"method": "leap", "more": more}, outcome(task(0.5))) for more in "ab"]
+    write_sweep(tmp_path / "runs", cells)
+    with pytest.raises(ResultsError, match="Two runs are runs/leap-"):
+        run_tables.collect([tmp_path / "runs", tmp_path / "runs"])
+    tables = run_tables.collect([tmp_path / "runs"])
+    (tmp_path / "tables").mkdir()
+    for name in ("runs.csv.gz", "curves.csv.gz"):
+        (tmp_path / "tables" / name).write_bytes(tables[name])
+    with pytest.raises(ResultsError, match="has no tasks.csv.gz"):
+        read_results(tmp_path / "tables")
+    for content in (tables["runs.csv.gz"], b"run,name\n", tables["tasks.csv.gz"][:40]):
+        (tmp_path / "tables" / "tasks.csv.gz").write_bytes(content)
+        with pytest.raises(
+            ResultsError, match="tasks.csv.gz does not have the form that this project writes"
+        ):
+            read_results(tmp_path / "tables")
+    index = tmp_path / "runs" / "sweep.json"
+    entries = json.loads(index.read_text())
+    for entry in entries:
+        entry["values"] = {"method": "leap"}
+    index.write_text(json.dumps(entries))
     with pytest.raises(ResultsError, match="an axis that tells them apart"):
-        compose(read_study(tmp_path / "twice"))
+        page(tmp_path)
+    for content in ("[", '[{"name": "a"}]', "[1]"):
+        index.write_text(content)
+        with pytest.raises(
+            ResultsError, match="sweep.json does not have the form that this project writes"
+        ):
+            page(tmp_path)
 
 
 def test_methods_look_the_same_everywhere_and_unlike_each_other():
-    assert in_order(["zeta", "none", "leap", "alpha"]) == ["leap", "none", "alpha", "zeta"]
-    assert method_look("zeta", ["alpha"]) == method_look("zeta", ["alpha", "leap"])
-    assert method_look("zeta", ["alpha"]).light != method_look("alpha", ["zeta"]).light
-    assert len({look.light for look in METHODS.values()}) == len(METHODS)
-    names = [name for name, *_ in colours().values()]
-    assert len(names) == len(set(names)) == 10 + 3 + 4 + 4
+    assert figures.in_order(["zeta", "none", "leap", "alpha"]) == ["leap", "none", "alpha", "zeta"]
+    assert len({each.colour for each in figures.METHODS.values()}) == len(figures.METHODS)
+    assert figures.look("zeta", 0).colour != figures.look("alpha", 1).colour
 
 
-def test_the_papers_table_is_whole():
-    assert set(TABLE_1) <= set(METHODS)
-    assert {len(errors) for errors in TABLE_1.values()} == {len(ALPHABETS)} == {16}
-    at_twenty = {method: errors[20] for method, errors in TABLE_1.items()}
+def test_the_papers_tables_are_whole():
+    first = pd.read_csv(studies.PAPER / "table1.csv")
+    assert first.groupby("method").size().to_dict() == dict.fromkeys(
+        ["finetuning", "fomaml", "leap", "none", "reptile"], 16
+    )
+    at_twenty = first[first["alphabets"] == 20].set_index("method")["error"].to_dict()
     assert at_twenty == {
-        "leap": 2.4, "finetuning": 3.9, "reptile": 4.7, "fomaml": 9.4, "none": 16.6,
-    }  # fmt: skip
+        "leap": 2.4,
+        "finetuning": 3.9,
+        "reptile": 4.7,
+        "fomaml": 9.4,
+        "none": 16.6,
+    }
+    third = pd.read_csv(studies.PAPER / "table3.csv")
+    assert third.groupby("heldout").size().to_dict() == dict.fromkeys(studies.DATASETS, 5)
+    # Columns added up from the paper itself.
+    sums = third[third["method"] == "leap"].sum(numeric_only=True)
+    assert sums.tolist() == pytest.approx([118.4, 51.8, 91.5])

@@ -4,8 +4,8 @@
     python -m tests.faults kills --pool=ray --trials=55
     python -m tests.faults table                          # writes docs/reliability.md again
 
-Each writes docs/results/reliability/<name>.json, from which the table is generated. An attack that
-finds a failure ends with exit code 1.
+Each replaces its line of docs/results/reliability.jsonl, from which the table is generated. An
+attack that finds a failure ends with exit code 1.
 """
 
 import argparse

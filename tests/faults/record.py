@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Sequence
 
 ROOT = pathlib.Path(__file__).parents[2]
-RESULTS = ROOT / "docs" / "results" / "reliability"
+RESULTS = ROOT / "docs" / "results" / "reliability.jsonl"  # one campaign a line
 
 
 @dataclasses.dataclass
@@ -46,10 +46,9 @@ class Fault:
 
 
 def write_results(name: str, command: str, seed: int, faults: Sequence[Fault]) -> pathlib.Path:
-    """Writes results, with command, seed, commit and machine."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    path = RESULTS / f"{name}.json"
+    """Writes the results of a campaign in place of its former ones, with command and machine."""
     content = {
+        "name": name,
         "command": command,
         "seed": seed,
         "commit": _git("rev-parse", "--short=12", "HEAD"),
@@ -62,8 +61,14 @@ def write_results(name: str, command: str, seed: int, faults: Sequence[Fault]) -
         },
         "faults": [dataclasses.asdict(fault) for fault in faults],
     }
-    path.write_text(json.dumps(content, indent=1) + "\n")
-    return path
+    campaigns = {each["name"]: each for each in read_results()} | {name: content}
+    RESULTS.write_text("".join(json.dumps(campaigns[each]) + "\n" for each in sorted(campaigns)))
+    return RESULTS
+
+
+def read_results() -> list[dict]:
+    """Returns the results of all campaigns, in the order of their names."""
+    return [json.loads(line) for line in RESULTS.read_text().splitlines()]
 
 
 def _git(*arguments):

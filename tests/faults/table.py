@@ -1,10 +1,9 @@
-"""The table of docs/reliability.md, generated from the records in docs/results/reliability."""
+"""The fault table of docs/reliability.md, generated from docs/results/reliability.jsonl."""
 
-import json
 import pathlib
 import statistics
 
-from tests.faults.record import RESULTS, ROOT
+from tests.faults.record import ROOT, read_results
 
 DOCUMENT = ROOT / "docs" / "reliability.md"
 _BEGIN, _END = "<!-- The table: python -m tests.faults table -->", "<!-- End of the table. -->"
@@ -17,16 +16,16 @@ _HEADER = (
 def table() -> str:
     """Returns the table of all records, and how each was made."""
     rows, sources = [], []
-    for path in sorted(RESULTS.glob("*.json")):
-        content = json.loads(path.read_text())
+    for content in read_results():
         rows += [_row(fault) for fault in content["faults"]]
         machine = content["machine"]
         sources.append(
-            f"- [{path.name}](results/reliability/{path.name}): `{content['command']}`, seed "
+            f"- {content['name']}: `{content['command']}`, seed "
             f"{content['seed']}, commit {content['commit']}, on {machine['cores']} cores of "
             f"{machine['processor']}, Python {machine['python']}"
         )
-    return "\n".join([_HEADER, *rows, "", *sources])
+    raw = "Raw figures are in [reliability.jsonl](results/reliability.jsonl), one campaign a line:"
+    return "\n".join([_HEADER, *rows, "", raw, "", *sources])
 
 
 def _row(fault) -> str:

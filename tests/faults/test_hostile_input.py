@@ -19,9 +19,9 @@ import tensorflow as tf
 import leap_tf
 from leap_tf.datasets import open_dataset
 from leap_tf.experiments.config import ConfigurationError, read_configuration
-from leap_tf.experiments.report.checks import ResultsError
 from leap_tf.experiments.report.page import write_report
 from leap_tf.experiments.run_directory import RunDirectory, RunDirectoryError
+from leap_tf.experiments.run_tables import ResultsError, collect
 from leap_tf.serialization import SavedArrays, unpack_arrays
 from leap_tf.training import CheckpointMismatchError, CheckpointUnreadableError
 from tests.result_folders import outcome, task, write_sweep
@@ -372,32 +372,38 @@ def test_a_sweep_cannot_lead_out_of_its_folder(tmp_path, name):
     write_sweep(tmp_path / "table1", [({"method": "leap", "seed": "0"}, outcome(task(0.5)))])
     index = tmp_path / "table1" / "sweep.json"
     index.write_text(json.dumps([json.loads(index.read_text())[0] | {"name": name}]))
-    with pytest.raises(ResultsError, match="should be the name of a folder"):
-        write_report(tmp_path, tmp_path / "report")
+    with pytest.raises(ResultsError, match="is not the name of a folder"):
+        collect([tmp_path])
 
 
 def test_what_is_in_results_is_text_in_a_report(tmp_path):
-    """Neither HTML, nor a template, nor a formula; in a figure, a table, a list or a command."""
-    method = f"{SCRIPT}{{{{ 7 * 7 }}}}$x_{{$"
+    """Neither HTML, nor a template, nor a formula; in a figure, a table or a list."""
+    method = f"{SCRIPT}{{{{ 7 * 7 }}}}$x_{{$|\n"
     cells = [({"method": name, "seed": "0"}, outcome(task(0.5))) for name in ("leap", "strange")]
-    write_sweep(tmp_path / "table1", cells)
-    index = tmp_path / "table1" / "sweep.json"
+    write_sweep(tmp_path / "runs", cells)
+    index = tmp_path / "runs" / "sweep.json"
     entries = json.loads(index.read_text())
     entries[1]["values"]["method"] = method
-    entries[1]["bindings"] = [f"x = '```\n{SCRIPT}'"]
     index.write_text(json.dumps(entries))
-    page, text = write_report(tmp_path, tmp_path / "report")
-    for written in (page.read_text(), text.read_text()):
-        assert "{{ 7 * 7 }}" in written
-    assert "<script" not in page.read_text()
-    outside_code = "".join(text.read_text().split("```")[::2])
-    assert "<script" not in outside_code
+    (page,) = write_report(tmp_path / "report", runs=[tmp_path / "runs"])
+    written = page.read_text()
+    assert "{{ 7 * 7 }}$x_{$\\|  | 50.0 (one seed) |" in written
+    assert "<script" not in written
 
 
-@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999", "1e300", "true", '"1"', "[]"])
+@pytest.mark.parametrize("number", ['"a"', "[]", "null", "{}"])
 def test_numbers_in_results_are_numbers(tmp_path, number):
     write_sweep(tmp_path / "table1", [({"method": "leap", "seed": "0"}, outcome(task(0.5)))])
     file = next(tmp_path.rglob("evaluation.json"))
     file.write_text(file.read_text().replace('"target_error": 0.1', f'"target_error": {number}'))
-    with pytest.raises(ResultsError, match=r"\['target_error'\] should be"):
-        write_report(tmp_path, tmp_path / "report")
+    with pytest.raises(ResultsError, match="evaluation.json does not have the form"):
+        collect([tmp_path])
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999", "1e300"])
+def test_a_task_with_a_number_that_overflows_has_diverged(tmp_path, number):
+    write_sweep(tmp_path / "table1", [({"method": "leap", "seed": "0"}, outcome(task(0.5)))])
+    file = next(tmp_path.rglob("evaluation.json"))
+    file.write_text(file.read_text().replace('"loss": 1.0', f'"loss": {number}'))
+    (page,) = write_report(tmp_path / "report", runs=[tmp_path])
+    assert "| 1 of 1 |" in page.read_text()

@@ -1,11 +1,11 @@
-"""Draws of fresh layers: as Keras draws, from a seed alone, of any width, in a graph or not."""
+"""Reinitialized layers have Keras's distributions, follow from a seed, and may be of any width."""
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from leap_tf.functional import FreshLayers, FunctionalOptimizer
+from leap_tf.functional import FunctionalOptimizer, TaskLayers
 
 INITIALIZERS = {
     "glorot_uniform": "glorot_uniform",
@@ -29,26 +29,26 @@ def model(initializer, units=40, features=50):
 
 
 @pytest.mark.parametrize("name", INITIALIZERS)
-def test_draws_are_distributed_as_keras_draws(name):
+def test_values_have_the_distribution_of_keras(name):
     network = model(INITIALIZERS[name])
     kernel, bias = network.weights
-    drawn = FreshLayers(network, ["head"]).draw(3)
+    drawn = TaskLayers(network, ["head"]).draw(3)
     np.testing.assert_array_equal(drawn[id(bias)], np.zeros(40))
-    ours, keras_own = drawn[id(kernel)].numpy(), kernel.numpy()
+    drawn_kernel, keras_kernel = drawn[id(kernel)].numpy(), kernel.numpy()
     if name == "constant":
-        np.testing.assert_array_equal(ours, keras_own)
+        np.testing.assert_array_equal(drawn_kernel, keras_kernel)
         return
-    assert not np.allclose(ours, keras_own)
+    assert not np.allclose(drawn_kernel, keras_kernel)
     for moment in (1, 2, 4):
-        scale = np.mean(np.abs(keras_own) ** moment)
-        assert np.mean(np.abs(ours) ** moment) == pytest.approx(scale, rel=0.15)
-    assert abs(ours.mean()) < 3 * keras_own.std() / np.sqrt(ours.size)
+        scale = np.mean(np.abs(keras_kernel) ** moment)
+        assert np.mean(np.abs(drawn_kernel) ** moment) == pytest.approx(scale, rel=0.15)
+    assert abs(drawn_kernel.mean()) < 3 * keras_kernel.std() / np.sqrt(drawn_kernel.size)
 
 
 @pytest.mark.parametrize("name", INITIALIZERS)
-def test_a_width_that_is_a_tensor_draws_the_same(name):
+def test_a_width_given_as_a_tensor_gives_the_same_values(name):
     network = model(INITIALIZERS[name])
-    layers = FreshLayers(network, ["head"])
+    layers = TaskLayers(network, ["head"])
     kernel, bias = (id(variable) for variable in network.weights)
 
     @tf.function(input_signature=[tf.TensorSpec((), tf.int64), tf.TensorSpec((), tf.int32)])
@@ -68,15 +68,15 @@ def test_a_width_that_is_a_tensor_draws_the_same(name):
         assert wide.std() / narrow.std() == pytest.approx(np.sqrt(60 / 4050), rel=0.1)
 
 
-def test_a_seed_of_the_layers_own_is_kept():
+def test_the_seed_of_an_initializer_is_kept():
     network = model(keras.initializers.GlorotUniform(seed=5))
-    layers = FreshLayers(network, ["head"])
+    layers = TaskLayers(network, ["head"])
     kernel = id(network.weights[0])
     np.testing.assert_array_equal(layers.draw(1)[kernel], layers.draw(2)[kernel])
 
 
-def test_what_cannot_have_another_width_says_so():
-    orthogonal = FreshLayers(model("orthogonal"), ["head"])
+def test_layers_that_cannot_have_another_width_are_refused():
+    orthogonal = TaskLayers(model("orthogonal"), ["head"])
     assert orthogonal.draw(0, {"head": 7}) is not None  # a known number is no trouble
     with pytest.raises(ValueError, match="has to know the number of units beforehand"):
         orthogonal.draw(0, {"head": tf.constant(7)})
@@ -84,27 +84,27 @@ def test_what_cannot_have_another_width_says_so():
         [keras.layers.Input((4,)), keras.layers.BatchNormalization(name="norm")]
     )
     with pytest.raises(ValueError, match="only a Dense layer"):
-        FreshLayers(normalizing, ["norm"]).draw(0, {"norm": 5})
+        TaskLayers(normalizing, ["norm"]).draw(0, {"norm": 5})
 
 
-def test_layers_with_weights_of_their_own_making_are_refused():
-    class Own(keras.layers.Layer):
+def test_layers_that_make_weights_without_add_weight_are_refused():
+    class Custom(keras.layers.Layer):
         def build(self, shape):
             self.scale = keras.Variable(np.ones(shape[-1], "float32"))
 
         def call(self, inputs):
             return inputs * self.scale
 
-    network = keras.Sequential([keras.layers.Input((4,)), Own(name="own")])
+    network = keras.Sequential([keras.layers.Input((4,)), Custom(name="custom")])
     with pytest.raises(ValueError, match="makes weights otherwise than by its add_weight"):
-        FreshLayers(network, ["own"])
+        TaskLayers(network, ["custom"])
 
 
 @pytest.mark.parametrize(
     "rate", [0.25, keras.optimizers.schedules.CosineDecay(0.25, 10)], ids=["constant", "schedule"]
 )
-def test_an_optimizer_takes_another_first_rate(rate):
-    """Of a schedule, all rates are scaled: here by two."""
+def test_an_optimizer_can_start_with_another_learning_rate(rate):
+    """All rates of a schedule are scaled, here by two."""
     variable = keras.Variable(np.array([1.0], "float32"))
     optimizer = FunctionalOptimizer(keras.optimizers.SGD(rate), [variable])
     paths = []
@@ -122,7 +122,7 @@ def test_an_optimizer_takes_another_first_rate(rate):
     assert (paths[0][2] < paths[0][0]) == (rate != 0.25)
 
 
-def test_a_schedule_that_starts_at_zero_has_no_first_rate_to_choose():
+def test_a_schedule_that_starts_at_zero_cannot_be_scaled():
     schedule = keras.optimizers.schedules.CosineDecay(0.0, 10, warmup_target=0.1, warmup_steps=2)
     variable = keras.Variable(np.array([1.0], "float32"))
     optimizer = FunctionalOptimizer(keras.optimizers.SGD(schedule), [variable])

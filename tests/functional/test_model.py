@@ -1,4 +1,4 @@
-"""Models and layers as functions: what is checked, what counts as an error, what is fresh."""
+"""Models and layers as functions: checks, default errors, and reinitialized layers."""
 
 import random
 
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from leap_tf.functional import Batch, FunctionalModel, fresh_values, layer_variables
+from leap_tf.functional import Batch, FunctionalModel, TaskLayers, layer_variables
 from leap_tf.functional.model import default_error
 from leap_tf.serialization import SavedArrays
 
@@ -28,7 +28,7 @@ def model():
 def test_fresh_values_depend_on_the_seed_alone():
     network = model()
     state = random.getstate()
-    first, again, other = (fresh_values(network, ["head"], seed) for seed in (1, 1, 2))
+    first, again, other = (TaskLayers(network, ["head"]).draw(seed) for seed in (1, 1, 2))
     assert random.getstate() == state
     kernel, bias = network.get_layer("head").weights
     assert set(first) == {id(kernel), id(bias)}
@@ -50,7 +50,7 @@ def test_nested_layers_are_found_by_name():
 
 def test_whole_submodels_can_be_fresh():
     network = model()
-    values = fresh_values(network, ["encoder"], seed=3)
+    values = TaskLayers(network, ["encoder"]).draw(3)
     assert set(values) == {id(variable) for variable in network.get_layer("encoder").weights}
 
 
@@ -79,12 +79,12 @@ def test_whole_submodels_can_be_fresh():
         (keras.losses.MeanSquaredError(), [[0.0, 0.0], [1.0, 1.0]], [[1.0, 3.0]] * 2, [5.0, 2.0]),
     ],
 )
-def test_the_error_people_quote(loss, targets, outputs, errors):
+def test_the_default_error(loss, targets, outputs, errors):
     result = default_error(loss)(tf.constant(targets), tf.constant(outputs))
     np.testing.assert_allclose(np.ravel(result), errors, rtol=1e-6)
 
 
-def test_what_cannot_be_learned_is_refused():
+def test_models_and_losses_that_cannot_be_used_are_refused():
     mse = keras.losses.MeanSquaredError()
     with pytest.raises(ValueError, match="no variables yet"):
         FunctionalModel(keras.Sequential([keras.layers.Dense(1)]), mse)
@@ -97,7 +97,7 @@ def test_what_cannot_be_learned_is_refused():
 
 
 @pytest.mark.parametrize("reduction", ["sum", None])
-def test_losses_that_are_no_mean_are_refused(reduction):
+def test_losses_that_are_not_a_mean_are_refused(reduction):
     with pytest.raises(ValueError, match="one number a batch"):
         FunctionalModel(model(), keras.losses.MeanSquaredError(reduction=reduction))
 
@@ -117,7 +117,7 @@ def test_losses_without_a_configuration_work():
 
 
 class Subclassed(keras.Model):
-    """Hands nothing down: Keras itself tells the layers that they are in training."""
+    """A model that does not pass `training` on: Keras itself tells its layers."""
 
     def __init__(self, **options):
         super().__init__(**options)
@@ -140,7 +140,7 @@ def test_subclassed_models_run_as_keras_runs_them(policy):
     trained = functional.evaluate(
         functional.parameters(), state, Batch(inputs, targets), training=True
     )
-    judged = functional.evaluate(
+    evaluated = functional.evaluate(
         functional.parameters(), state, Batch(inputs, targets), training=False
     )
     by_name = {
@@ -150,7 +150,7 @@ def test_subclassed_models_run_as_keras_runs_them(policy):
     np.testing.assert_allclose(by_name["moving_mean"], 0.5 * inputs.mean(axis=0), rtol=0.02)
     outputs = network(inputs, training=False)
     expected = np.mean(np.square(np.asarray(outputs, "float32")))
-    assert float(judged.loss) == pytest.approx(expected, rel=1e-5)  # no penalty, no dropout
+    assert float(evaluated.loss) == pytest.approx(expected, rel=1e-5)  # no penalty, no dropout
     penalty = float(sum(network.losses))
     assert penalty > 0
     assert float(trained.loss) > penalty

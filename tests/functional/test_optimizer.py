@@ -1,4 +1,4 @@
-"""Functional optimizers do what the ordinary ones do, step for step."""
+"""Functional optimizers make the steps of the Keras optimizers."""
 
 import keras
 import numpy as np
@@ -78,7 +78,7 @@ def test_a_reset_optimizer_starts_over():
         np.testing.assert_array_equal(variable.numpy(), value)
 
 
-def test_hidden_state_is_refused():
+def test_optimizers_with_hidden_state_are_refused():
     with pytest.raises(ValueError, match="mixed_bfloat16"):
         FunctionalOptimizer(
             keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD()), variables()
@@ -103,12 +103,12 @@ def test_hidden_state_is_refused():
         ),
     ],
 )
-def test_kinds_that_cannot_be_functional_are_refused(optimizer, message):
+def test_optimizers_that_cannot_be_functional_are_refused(optimizer, message):
     with pytest.raises(ValueError, match=message):
         FunctionalOptimizer(optimizer(), variables())
 
 
-def test_exemptions_from_weight_decay_are_kept():
+def test_exclusions_from_weight_decay_are_kept():
     model = variables()
     optimizer = keras.optimizers.SGD(0.1, weight_decay=0.5)
     optimizer.exclude_from_weight_decay(var_list=[model[0]], var_names=["bias"])

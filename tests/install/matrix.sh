@@ -50,7 +50,7 @@ train_cluster() { train_sinusoid --pool=ray --workers=1; }
 
 train_atari() {
   train atari_train --gin_file=gin_configs/atari_cpu.gin --gin_param='atari_meta_train.meta_steps = 1' \
-    --gin_param='AtariTrainer.steps_per_task = 4' --gin_param='AtariEnvironment.copies = 2'
+    --gin_param='AtariProblem.steps_per_task = 4' --gin_param='AtariEnvironment.copies = 2'
 }
 
 test_base() { tests tests/geometry tests/models tests/test_readme.py; }

@@ -30,6 +30,7 @@ run train --gin_file=gin_configs/sinusoid.gin --output_dir=run \
   --gin_param='meta_train.meta_steps = 2' --gin_param='sinusoid_splits.test_tasks = 2'
 run evaluate --output_dir=run
 run export --output_dir=run
-run report --results=omniglot --output_dir=page
-ls run/evaluation.json run/export/MODEL_CARD.md page/report.html > /dev/null
+run report --runs=run --output_dir=page
+run report --results=omniglot --output_dir=omniglot_page
+ls run/evaluation.json run/export/MODEL_CARD.md page/report.md omniglot_page/report.md > /dev/null
 echo "The wheel works: $(basename dist/*.whl)"

@@ -1,4 +1,4 @@
-"""LeapOptimizer under plain `model.fit`: the original's numbers, and the contract around them."""
+"""LeapOptimizer under `model.fit`: the numbers of the original code, and its contract."""
 
 import keras
 import numpy as np
@@ -72,7 +72,7 @@ def test_every_way_of_running_fit_records_the_same_path(compile_options):
 
 
 @pytest.mark.parametrize("in_graph", [False, True])
-def test_a_gradient_tape_loop_hands_over_the_loss(in_graph):
+def test_a_gradient_tape_loop_passes_the_loss_to_scale_loss(in_graph):
     model, optimizer = golden.build_model("float64"), leap()
 
     def step(inputs, labels):
@@ -136,7 +136,7 @@ def test_steps_outside_a_task_train_and_record_nothing():
         optimizer.meta_gradients()
 
 
-def test_a_task_left_by_an_exception_leaves_no_trace():
+def test_a_task_left_by_an_exception_adds_nothing():
     model, optimizer = regression_model(), leap()
     model.compile(optimizer, loss=MSE)
     start = model.get_weights()
@@ -160,7 +160,7 @@ def test_a_task_left_by_an_exception_leaves_no_trace():
     assert_same(once, values(undisturbed.meta_gradients()))
 
 
-def test_task_layers_start_fresh_and_are_not_meta_learned():
+def test_task_layers_are_reinitialized_and_not_meta_learned():
     model = regression_model(
         keras.layers.Dense(4, name="encoder"), keras.layers.Dense(1, name="head")
     )
@@ -177,8 +177,8 @@ def test_task_layers_start_fresh_and_are_not_meta_learned():
     assert [tuple(g.shape) for g in optimizer.meta_gradients()] == [(3, 4), (4,)]
 
 
-def test_the_head_is_no_part_of_the_path():
-    """Fed with zeros, an encoder without biases stays put while the head's bias learns."""
+def test_the_head_is_not_part_of_the_path():
+    """On zeros, an encoder without biases does not move, while the head's bias learns."""
     model = regression_model(
         keras.layers.Dense(4, use_bias=False, name="encoder"), keras.layers.Dense(1, name="head")
     )
@@ -196,7 +196,7 @@ def test_the_head_is_no_part_of_the_path():
     assert lengths[0] > 0.1
 
 
-def test_task_layers_that_names_cannot_tell_apart_are_refused():
+def test_ambiguous_names_of_task_layers_are_refused():
     inputs = keras.Input((4, 3))
     attended = keras.layers.MultiHeadAttention(1, 2, name="attention")(inputs, inputs)
     outputs = keras.layers.Dense(1, name="value")(keras.layers.Flatten()(attended))
@@ -249,7 +249,7 @@ def test_the_initialization_keeps_its_constraints():
 
 
 @pytest.mark.parametrize("good_batches", [0, 3])
-def test_under_loss_scaling_too_a_diverging_task_is_counted(good_batches):
+def test_a_diverging_task_under_loss_scaling_is_counted(good_batches):
     model = regression_model()
     optimizer = leap(
         keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.05), initial_scale=2.0)
@@ -353,13 +353,13 @@ def test_per_segment_and_metric_are_those_of_the_learner():
         model.compile(optimizer, loss=CROSS_ENTROPY)
         with optimizer.task(model):
             model.fit(golden.task_dataset(0), verbose=0)
-            steps = optimizer._recorder.steps
+            steps = optimizer._recorder._steps.numpy()
         gradients[name] = optimizer.meta_gradients()
     for total, mean in zip(gradients["sum"], gradients["mean"], strict=True):
         np.testing.assert_allclose(mean, total / (steps - 1), rtol=1e-6)
     fisher = leap(metric="fisher", per_segment=True)
     read = LeapOptimizer.from_config(fisher.get_config())
-    assert (read.geometry.metric, read.per_segment) == ("fisher", True)
+    assert (read.geometry.metric, read.geometry.per_segment) == ("fisher", True)
 
 
 def test_a_meta_update_that_overflows_is_not_made():
@@ -378,7 +378,7 @@ def test_a_meta_update_that_overflows_is_not_made():
         assert np.any(old != new)
 
 
-def test_a_meta_optimizer_may_spare_biases_its_weight_decay():
+def test_a_meta_optimizer_may_exclude_biases_from_weight_decay():
     meta = keras.optimizers.SGD(0.5, weight_decay=1.0)
     meta.exclude_from_weight_decay(var_names=["bias"])
     model = regression_model()
@@ -392,7 +392,7 @@ def test_a_meta_optimizer_may_spare_biases_its_weight_decay():
         np.testing.assert_allclose(variable, 1.0 if variable.name == "bias" else 0.5)
 
 
-def test_what_makes_no_path_is_refused():
+def test_tasks_without_a_path_are_refused():
     model, optimizer = regression_model(), leap()
     model.compile(optimizer, loss=MSE)
     with pytest.raises(ValueError, match="One training step is one point"):
@@ -452,7 +452,7 @@ def test_the_learning_rate_is_the_inner_one_and_resets_with_the_task():
 
 
 def half_done(inner):
-    """A model with batch norm, two tasks into a meta-batch."""
+    """Returns a model with batch norm after one meta-update and one more task."""
     model = regression_model(
         keras.layers.Dense(4), keras.layers.BatchNormalization(), keras.layers.Dense(1)
     )
@@ -474,7 +474,7 @@ def finish(model, optimizer):
     return values(model.weights)
 
 
-def test_a_keras_file_saved_in_mid_batch_continues_to_the_bit(tmp_path):
+def test_a_keras_file_saved_within_a_meta_batch_continues_to_the_bit(tmp_path):
     model, optimizer = half_done(keras.optimizers.Adam(0.05))
     model.save(tmp_path / "model.keras")
     expected = finish(model, optimizer)
@@ -483,7 +483,7 @@ def test_a_keras_file_saved_in_mid_batch_continues_to_the_bit(tmp_path):
     assert_same(finish(loaded, loaded.optimizer), expected)
 
 
-def test_a_checkpoint_saved_in_mid_batch_continues_to_the_bit(tmp_path):
+def test_a_checkpoint_saved_within_a_meta_batch_continues_to_the_bit(tmp_path):
     model, optimizer = half_done(keras.optimizers.SGD(0.05, momentum=0.9))
     saved = tf.train.Checkpoint(model=model, optimizer=optimizer).save(tmp_path / "ckpt")
     expected = finish(model, optimizer)
@@ -545,12 +545,12 @@ def test_configuration_round_trip():
         (lambda: leap(distance="fisher"), "distance must be one of"),
     ],
 )
-def test_combinations_that_cannot_be_right_are_refused(build, message):
+def test_options_that_contradict_each_other_are_refused(build, message):
     with pytest.raises(ValueError, match=message):
         build()
 
 
-def test_optimizers_must_be_optimizers_unused_and_two():
+def test_optimizers_must_be_two_unused_keras_optimizers():
     with pytest.raises(TypeError, match="must be a keras.optimizers.Optimizer"):
         LeapOptimizer("sgd", keras.optimizers.SGD())
     used = keras.optimizers.SGD()
@@ -562,7 +562,7 @@ def test_optimizers_must_be_optimizers_unused_and_two():
         leap(shared, shared)
 
 
-def test_misuse_is_refused_with_what_to_do():
+def test_calls_in_the_wrong_order_or_for_another_model_are_refused():
     model, optimizer = regression_model(), leap()
     model.compile(optimizer, loss=MSE)
     with pytest.raises(ValueError, match="No training step was recorded"), optimizer.task(model):

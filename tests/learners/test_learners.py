@@ -1,11 +1,11 @@
-"""What every learner keeps to, and what defines each."""
+"""The contract of all learners, and the definition of each."""
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from leap_tf.functional import FunctionalModel, FunctionalOptimizer, fresh_values
+from leap_tf.functional import FunctionalModel, FunctionalOptimizer, TaskLayers
 from leap_tf.geometry import PathPoint
 from leap_tf.learners import (
     ANIL,
@@ -67,7 +67,7 @@ class TestMetaSGD(LearnerContract):
         return MetaSGD()
 
 
-class TestFinetuning(LearnerContract):
+class TestJointTraining(LearnerContract):
     task_layers = ("head",)
     meta_rate = 1.0
 
@@ -75,14 +75,14 @@ class TestFinetuning(LearnerContract):
         return JointTraining(heads=6)
 
 
-class TestPlainTraining(LearnerContract):
+class TestNoMetaLearning(LearnerContract):
     learns = False
 
     def learner(self):
         return NoMetaLearning()
 
 
-# -- what defines each ---------------------------------------------------------------------
+# -- definitions ---------------------------------------------------------------------
 
 
 def run_learner(learner, points):
@@ -121,7 +121,7 @@ def test_leap_per_segment_is_the_mean_over_segments():
 
 
 def float64_problem():
-    """A small smooth net in float64, and a loop's worth of batches."""
+    """Returns a small smooth network in float64, and batches."""
     keras.utils.set_random_seed(1)
     model = keras.Sequential(
         [
@@ -136,16 +136,19 @@ def float64_problem():
     return model, tf.data.Dataset.from_tensor_slices((inputs, targets))
 
 
-def meta_gradient(learner, model, dataset, steps=3, parameters=None, own=None):
-    """The loop's meta-gradient, and the objective f(θᴷ; query batches) computed beside it."""
+def meta_gradient(learner, model, dataset, steps=3, parameters=None, learner_values=None):
+    """Returns the loop's meta-gradient, and f(θᴷ; query batches) computed without the loop."""
     functional = FunctionalModel(model, keras.losses.MeanSquaredError(dtype="float64"))
     built = [tf.convert_to_tensor(v.value) for v in learner.build(functional.variables)]
-    own = built if own is None else own
+    values = built if learner_values is None else learner_values
     optimizer = FunctionalOptimizer(keras.optimizers.SGD(0.25), functional.variables)
     indices = range(len(functional.variables))
     loop = InnerLoop(functional, optimizer, learner, indices)
     parameters = functional.parameters() if parameters is None else parameters
-    result = loop.train(iter(dataset), steps, parameters, functional.state(0), own)
+    steps_of_loop = steps if learner.second_order else tf.constant(steps)
+    result = loop.train(
+        iter(dataset), steps_of_loop, parameters, functional.state(0), learner_values=values
+    )
     batches = list(dataset)[steps : steps + learner.query_batches]
 
     def loss(x, y):
@@ -164,8 +167,8 @@ def meta_gradient(learner, model, dataset, steps=3, parameters=None, own=None):
 def test_second_order_gradients_are_those_of_finite_differences(make):
     model, dataset = float64_problem()
     start = [variable.numpy() for variable in model.trainable_variables]
-    own = [np.ones_like(value) for value in start] if isinstance(make(), MetaSGD) else []
-    values = [*start, *own]
+    rates = [np.ones_like(value) for value in start] if isinstance(make(), MetaSGD) else []
+    values = [*start, *rates]
     gradient, _ = meta_gradient(make(), model, dataset)
     assert len(gradient) == len(values)
     rng, step = np.random.default_rng(5), 1e-5
@@ -180,7 +183,7 @@ def test_second_order_gradients_are_those_of_finite_differences(make):
                     model,
                     dataset,
                     parameters=moved[: len(start)],
-                    own=moved[len(start) :],
+                    learner_values=moved[len(start) :],
                 )[1]
             )
         expected = (objectives[0] - objectives[1]) / (2 * step)
@@ -212,14 +215,14 @@ def test_fomaml_takes_the_gradient_at_the_end_point():
     )
 
 
-def test_query_batches_are_the_ones_after_the_steps():
+def test_query_batches_follow_the_steps():
     model, dataset = float64_problem()
     with pytest.raises(tf.errors.OutOfRangeError):
         meta_gradient(MAML(query_batches=2), model, dataset.take(4))
     meta_gradient(MAML(query_batches=1), model, dataset.take(4))
 
 
-def test_too_short_a_task_is_named():
+def test_a_task_without_enough_query_batches_is_named():
     short = blobs(0)
     short.train_batches = lambda seed: blobs(0).train_batches(seed).take(3)
     for learner in (MAML(), FOMAML()):
@@ -239,12 +242,12 @@ def test_too_short_a_task_is_named():
 def test_anil_trains_the_head_only():
     trainer = TestANIL().trainer()
     direction = trainer.learner.direction([tf.ones(2)] * 4, [])
-    paths = [variable.path for variable in trainer.meta_variables]
+    paths = [variable.path for variable in trainer.problem.meta_variables]
     assert [path.split("/")[-2] for path in paths] == ["body", "body", "head", "head"]
     assert [part is None for part in direction] == [True, True, False, False]
 
 
-def test_anil_refuses_names_that_are_not_there():
+def test_anil_refuses_unknown_layer_names():
     with pytest.raises(ValueError, match="no meta-learned layer 'top'"):
         MetaTrainer(
             small_model(),
@@ -268,30 +271,44 @@ def test_meta_sgd_learns_its_rates_and_adapts_with_them():
     assert not np.allclose(before, still.training_losses)
 
 
-def test_finetuning_is_plain_joint_training_of_the_shared_encoder():
-    """The same updates by hand: Keras SGD over the mixture's batches, head by head."""
-    contract = TestFinetuning()
+def test_joint_training_is_keras_fit_on_the_mixture():
+    """The same updates by `model.fit` of the multi-headed model on the mixture's batches."""
+    contract = TestJointTraining()
     trainer = contract.trainer()
-    model = trainer.learner.training_models(small_model(), ("head",))[0]
-    bank = [v for v in trainer.meta_variables if "bank" in v.path]
+    model = multi_headed(small_model(), "head", heads=6)
+    bank = [v for v in trainer.problem.meta_variables if "per_task" in v.path]
     assert [tuple(v.shape) for v in bank] == [(6, 6, 3), (6, 3)]
-    assert not np.allclose(bank[0][0], bank[0][1])  # every head has its own start
-    for target, source in zip(model.trainable_variables, trainer.meta_variables, strict=True):
+    assert not np.allclose(bank[0][0], bank[0][1])  # every head is initialized by itself
+    for target, source in zip(
+        model.trainable_variables, trainer.problem.meta_variables, strict=True
+    ):
         target.assign(source.numpy())
-    rng = np.random.default_rng([0, 0, 0])  # (seed, training, meta-step), as the trainer draws
-    (mixture,) = trainer.learner.draw_tasks(contract.tasks(), 4, 0, rng)
-    batches = mixture.train_batches(int(rng.integers(2**31))).take(16)
+    sampler = trainer.problem.sampler
+    sampler.use_distribution(contract.tasks())
+    (spec,) = sampler.training_specs(0)
+    assert spec.steps == 16  # four steps for each of four tasks
+    batches = sampler.resolve(spec).train_batches(spec.seed).take(spec.steps)
     trainer.fit(contract.tasks(), 1, verbose=False)
     model.compile(keras.optimizers.SGD(0.3), loss=CROSS_ENTROPY)
     model.fit(batches, verbose=0)
-    for actual, expected in zip(trainer.meta_variables, model.trainable_variables, strict=True):
+    for actual, expected in zip(
+        trainer.problem.meta_variables, model.trainable_variables, strict=True
+    ):
         np.testing.assert_allclose(actual.numpy(), expected.numpy(), rtol=1e-4, atol=1e-6)
+
+
+def mixture_of(learner, distribution):
+    """Returns the training task of a meta-step with three tasks."""
+    trainer = trainer_with(
+        learner, meta=keras.optimizers.SGD(1.0), task_layers=["head"], meta_batch_size=3
+    )
+    trainer.problem.sampler.use_distribution(distribution)
+    return trainer.problem.sampler.resolve(trainer.problem.sampler.training_specs(0)[0])
 
 
 def test_a_mixture_takes_one_batch_of_each_task_a_round():
     distribution = FiniteTasks([blobs(number) for number in range(5)])
-    rng = np.random.default_rng(0)
-    (mixture,) = JointTraining(5).draw_tasks(distribution, 3, 0, rng)
+    mixture = mixture_of(JointTraining(5), distribution)
     numbers = [int(task[0]) for (_, task, _), _ in mixture.train_batches(7).take(9)]
     rounds = [numbers[start : start + 3] for start in (0, 3, 6)]
     members = sorted(number for number, _ in mixture.members)
@@ -302,25 +319,25 @@ def test_a_mixture_takes_one_batch_of_each_task_a_round():
         assert task.shape == classes.shape == labels.shape == (5,)
 
 
-def test_finetuning_says_what_it_needs():
+def test_joint_training_needs_a_head_and_a_list_of_tasks():
     with pytest.raises(ValueError, match="task_layers=\\['head'\\]"):
-        JointTraining().training_models(small_model(), ())
+        trainer_with(JointTraining(), meta=keras.optimizers.SGD(1.0))
     with pytest.raises(ValueError, match="no fixed list of tasks"):
-        JointTraining().draw_tasks(Sinusoids(), 2, 0, np.random.default_rng(0))
+        mixture_of(JointTraining(), Sinusoids())
     with pytest.raises(ValueError, match="6 tasks, and the learner has room for 2"):
-        JointTraining(heads=2).draw_tasks(TestFinetuning().tasks(), 2, 0, None)
+        mixture_of(JointTraining(heads=2), TestJointTraining().tasks())
     with pytest.raises(ValueError, match="last layer"):
         multi_headed(small_model(), "body", 3)
 
 
 @pytest.mark.parametrize("make", [MAML, FOMAML, ANIL, MetaSGD])
-def test_no_query_batches_make_no_sense(make):
+def test_query_batches_below_one_are_refused(make):
     with pytest.raises(ValueError, match="at least 1"):
         make(query_batches=0)
 
 
-def test_learners_are_judged_by_the_same_loop():
-    """From the same weights, methods that take the plain gradient give the same figures."""
+def test_all_learners_are_evaluated_by_the_same_loop():
+    """From the same weights, learners that take the plain gradient have the same figures."""
     evaluations = []
     for learner in (Leap(), Reptile(), MAML(), NoMetaLearning()):
         keras.utils.set_random_seed(0)
@@ -333,7 +350,7 @@ def test_learners_are_judged_by_the_same_loop():
 
 
 def test_second_order_refuses_models_whose_second_derivatives_are_wrong():
-    """Keras's batch norm stops a gradient inside the variance; first order does not mind."""
+    """Keras's batch norm stops a gradient inside the variance, which first order allows."""
 
     def trainer(learner):
         keras_norm = [keras.layers.Dense(4), keras.layers.BatchNormalization()]
@@ -361,7 +378,7 @@ def trainer_with(learner, inner=None, meta=None, model=None, **options):
         meta or keras.optimizers.SGD(0.1),
         learner=learner,
         steps_per_task=options.pop("steps_per_task", 4),
-        meta_batch_size=2,
+        meta_batch_size=options.pop("meta_batch_size", 2),
         **options,
     )
 
@@ -374,14 +391,14 @@ def trainer_with(learner, inner=None, meta=None, model=None, **options):
     ],
     ids=["sgd with decay", "adamw"],
 )
-def test_anils_body_is_at_rest_on_held_out_tasks_whatever_the_optimizer(inner):
-    """Only the head makes the path: with its step at nought, too, nothing moves."""
+def test_anil_leaves_the_body_unchanged_on_evaluation_tasks(inner):
+    """Weight decay of the optimizer must not move it either."""
     trainer = trainer_with(ANIL(adapted_layers=["head"]), inner=inner())
-    runner = trainer._judge
+    evaluator = trainer.problem._evaluator
     task, seed = blobs(10), 3
-    parameters = runner._model.parameters()
-    adapted = runner._evaluation_loop.train(
-        iter(task.train_batches(seed)), 5, parameters, runner._model.state(seed)
+    parameters = evaluator.model.parameters()
+    adapted = evaluator.evaluation_loop.train(
+        iter(task.train_batches(seed)), tf.constant(5), parameters, evaluator.model.state(seed)
     )
     moved = [not np.array_equal(a, b) for a, b in zip(parameters, adapted.parameters, strict=True)]
     assert moved == [False, False, True, True]
@@ -406,26 +423,26 @@ def test_one_anil_serves_trainers_of_different_models():
     ]
 
 
-def test_a_tasks_own_query_batches_are_used():
-    """A few-shot task: its stream would only repeat the examples that were trained on."""
+def test_query_batches_of_the_task_are_used():
+    """The training stream of a few-shot task would repeat the examples that were trained on."""
 
     def meta_step(task):
         trainer = trainer_with(FOMAML(), steps_per_task=1)
         return trainer.fit(FiniteTasks([task]), 1, verbose=False).history["meta_gradient_norm"][0]
 
-    plain, own = blobs(0), blobs(0)
+    plain, with_queries = blobs(0), blobs(0)
     seeds = []
 
     def query_batches(seed):
         seeds.append(seed)
-        return tf.data.Dataset.from_tensors((50.0 * own.test[0], own.test[1]))
+        return tf.data.Dataset.from_tensors((50.0 * with_queries.test[0], with_queries.test[1]))
 
-    own.query_batches = query_batches
-    assert meta_step(own) != meta_step(plain)
+    with_queries.query_batches = query_batches
+    assert meta_step(with_queries) != meta_step(plain)
     assert len(seeds) == 2
-    assert len(set(seeds)) == 2  # the task is drawn twice, and each visit has its seed
-    trainer_with(FOMAML()).evaluate([own], steps=2)
-    assert len(seeds) == 2  # judging has no queries
+    assert len(set(seeds)) == 2  # the meta-batch has the task twice, with different seeds
+    trainer_with(FOMAML()).evaluate([with_queries], steps=2)
+    assert len(seeds) == 2  # evaluation has no query batches
 
 
 def test_best_weights_are_not_restored_without_the_learners_variables():
@@ -435,7 +452,7 @@ def test_best_weights_are_not_restored_without_the_learners_variables():
     trainer_with(Leap()).fit(FiniteTasks([blobs(0)]), 1, callbacks=[stopper], verbose=False)
 
 
-def test_a_checkpoint_belongs_to_its_learner(tmp_path):
+def test_a_checkpoint_of_another_learner_is_refused(tmp_path):
     tasks = FiniteTasks([blobs(0)])
     trainer_with(Leap()).fit(tasks, 1, checkpoint_dir=tmp_path, verbose=False)
     with pytest.raises(ValueError, match="learner.class: Leap then, Reptile now"):
@@ -453,7 +470,7 @@ def test_a_checkpoint_belongs_to_its_learner(tmp_path):
         ),
     ],
 )
-def test_finetuning_refuses_what_it_cannot_honour(options, message):
+def test_joint_training_refuses_other_settings(options, message):
     with pytest.raises(ValueError, match=message):
         trainer_with(JointTraining(), task_layers=["head"], **options)
 
@@ -471,7 +488,7 @@ def test_heads_of_a_bank_differ_and_have_the_models_precision():
             ),
         ]
     )
-    bank = multi_headed(model, "head", 3).get_layer("head_bank")
+    bank = multi_headed(model, "head", 3).get_layer("head_per_task")
     assert bank.kernel.dtype == "float64"
     assert not np.allclose(bank.kernel[0], bank.kernel[1])
     regularised = keras.Sequential(
@@ -481,17 +498,19 @@ def test_heads_of_a_bank_differ_and_have_the_models_precision():
         multi_headed(regularised, "head", 3)
 
 
-def test_path_lengths_of_fresh_and_meta_learned_heads_can_be_compared():
-    """The same net, trained alike: the length counts the head in both cases."""
+def test_path_lengths_with_reinitialized_and_meta_learned_heads_can_be_compared():
+    """The same network, trained alike: the length includes the head in both cases."""
     shared = trainer_with(Leap())
-    own_head = trainer_with(Leap(), task_layers=["head"])
-    seed = int(np.random.default_rng([0, 2, 0]).integers(2**31))  # as `evaluate` draws it
-    fresh = fresh_values(own_head.model, ["head"], seed)
+    fresh_head = trainer_with(Leap(), task_layers=["head"])
+    seed = fresh_head.evaluation_seed(0)
+    fresh = TaskLayers(fresh_head.model, ["head"]).draw(seed)
     for variable in shared.model.get_layer("head").weights:
-        twin = next(v for v in own_head.model.get_layer("head").weights if v.name == variable.name)
+        twin = next(
+            v for v in fresh_head.model.get_layer("head").weights if v.name == variable.name
+        )
         variable.assign(fresh[id(twin)])
     lengths = [
         trainer.evaluate([blobs(10)], steps=8).tasks[0].path_length
-        for trainer in (shared, own_head)
+        for trainer in (shared, fresh_head)
     ]
     assert lengths[0] == pytest.approx(lengths[1], rel=1e-6)

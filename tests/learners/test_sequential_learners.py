@@ -1,4 +1,4 @@
-"""HAT and Progressive Nets: the contract of all learners, and what defines each."""
+"""HAT and Progressive Nets: the contract of all learners, and the definition of each."""
 
 import itertools
 
@@ -9,10 +9,10 @@ import tensorflow as tf
 
 from leap_tf.learners import HAT, HardAttentionModel, ProgressiveNets, progressive_columns
 from leap_tf.learners.hat import attention, gated_gradient
-from leap_tf.learners.sequential import chain_of
+from leap_tf.learners.sequential import split_into_blocks
 from leap_tf.models import conv_net
 from leap_tf.tasks import ArrayTask, FiniteTasks
-from leap_tf.training import MetaTrainer, SeededTask, StopOnPlateau
+from leap_tf.training import MetaTrainer, StopOnPlateau
 from tests.learner_contract import CROSS_ENTROPY, LearnerContract, blobs, small_model
 
 
@@ -40,7 +40,7 @@ class SequentialContract(LearnerContract):
                     task_layers=("head",),
                 )
 
-    def test_a_meta_step_is_one_visit(self):
+    def test_a_meta_step_has_one_task(self):
         with pytest.raises(ValueError, match="Set meta_batch_size to 1"):
             MetaTrainer(
                 small_model(),
@@ -53,17 +53,24 @@ class SequentialContract(LearnerContract):
             )
 
     def test_tasks_take_turns(self):
-        drawn = [self.learner().draw_tasks(self.tasks(), 1, step, None)[0] for step in range(8)]
-        assert [task.number for task in drawn] == [0, 1, 2, 3, 4, 5, 0, 1]
+        sampler = self.trainer().problem.sampler
+        sampler.use_distribution(self.tasks())
+        specs = [spec for step in range(8) for spec in sampler.training_specs(step)]
+        assert [sampler.resolve(spec).number for spec in specs] == [0, 1, 2, 3, 4, 5, 0, 1]
 
-    def test_a_model_that_is_read_back_says_the_same(self, tmp_path):
+    def test_evaluation_tasks_have_the_number_after_all_training_tasks(self):
+        plan = self.trainer().problem.plan
+        assert plan.evaluation_task(blobs(9)).number == self.learner().tasks
+
+    def test_a_saved_model_gives_the_same_outputs(self, tmp_path):
         trainer = self.trainer()
         trainer.fit(self.tasks(), 2, verbose=False)
         trainer.model.save(tmp_path / "model.keras")
         read = keras.saving.load_model(tmp_path / "model.keras")
         for a, b in zip(trainer.model.get_weights(), read.get_weights(), strict=True):
             np.testing.assert_array_equal(a, b)
-        (inputs, _), *_ = trainer.learner.judged_task(blobs(3)).test_batches()
+        task = trainer.problem.plan.evaluation_task(blobs(3))
+        (inputs, _), *_ = task.test_batches()
         np.testing.assert_allclose(trainer.model(inputs), read(inputs), rtol=1e-6)
 
 
@@ -75,6 +82,19 @@ class TestHAT(SequentialContract):
 class TestProgressiveNets(SequentialContract):
     def learner(self):
         return ProgressiveNets(tasks=6)
+
+
+def sequential_trainer(learner, model=None, steps=4):
+    return MetaTrainer(
+        model or small_model(),
+        CROSS_ENTROPY,
+        keras.optimizers.SGD(0.1),
+        keras.optimizers.SGD(1.0),
+        learner=learner,
+        steps_per_task=steps,
+        meta_batch_size=1,
+        task_layers=("head",),
+    )
 
 
 # -- HAT ------------------------------------------------------------------------------------
@@ -127,15 +147,15 @@ def hard_attention_model(**options):
 
 
 def attend(model, task, *units):
-    """Makes a task attend to these units of each block and no others, and counts it as visited."""
+    """Makes a task attend to these units of each block only, and marks it as trained."""
     for bank, attended in zip(model.embeddings, units, strict=True):
         embeddings = bank.numpy()
         # ±6 saturate: σ(400·6) is 1 in float32, σ(−400·6) is 0.
         embeddings[task] = np.where(np.isin(np.arange(bank.shape[1]), attended), 6.0, -6.0)
         bank.assign(embeddings)
-    visited = model.visited.numpy()
+    visited = model.trained.numpy()
     visited[task] = 1.0
-    model.visited.assign(visited)
+    model.trained.assign(visited)
 
 
 def batch(task, rows=5, progress=1.0):
@@ -163,21 +183,21 @@ def test_weights_between_units_of_another_task_have_no_gradient():
     np.testing.assert_array_equal(gradients["second/kernel"] != 0, ~protected)
 
 
-def test_a_task_may_change_what_it_attends_to_itself():
+def test_a_task_is_not_protected_from_itself():
     model = hard_attention_model(penalty=0.0)
     for task in range(3):
         attend(model, task, [task], [])
     for task, expected in ((0, [0, 1, 1]), (1, [1, 0, 1]), (2, [1, 1, 0])):
-        taken, _ = model.attended_by_others(tf.constant(task))
+        taken, _ = model.reserved_by_others(tf.constant(task))
         np.testing.assert_array_equal(taken[:3], expected)
 
 
-def test_what_a_task_attends_to_counts_from_its_first_visit_on_as_it_is_after_the_last_step():
+def test_attention_of_a_task_protects_from_its_first_run_on_as_it_is_after_the_last_step():
     trainer = TestHAT().trainer()
     trainer.fit(TestHAT().tasks(), 1, verbose=False)
     model = trainer.model
-    np.testing.assert_array_equal(model.visited, np.eye(7)[0])
-    taken = model.attended_by_others(tf.constant(1))[0]
+    np.testing.assert_array_equal(model.trained, np.eye(7)[0])
+    taken = model.reserved_by_others(tf.constant(1))[0]
     np.testing.assert_array_equal(taken, tf.sigmoid(400.0 * model.embeddings[0][0]))
 
 
@@ -188,7 +208,7 @@ def test_the_penalty_counts_attention_to_free_units():
     attend(model, 1, range(8), [])  # task 1 took the whole first block
     model(batch(0, progress=1.0), training=True)
     np.testing.assert_allclose(model.losses, [0.5 * (6 * 0.5) / 6])
-    np.testing.assert_array_equal(model.visited, [1.0, 1.0, 0.0])
+    np.testing.assert_array_equal(model.trained, [1.0, 1.0, 0.0])
 
 
 def test_the_scale_rises_within_an_epoch():
@@ -202,24 +222,16 @@ def test_the_scale_rises_within_an_epoch():
                 model.blocks[1][0].kernel,
             )
         ) / (1 + np.exp(-scale * embedding))
-        expected = features @ model.bank.kernel[0]
+        expected = features @ model.heads.kernel[0]
         actual = model(batch(0, progress=progress), training=True)
         np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_later_task_leaves_an_earlier_ones_outputs_to_the_bit():
-    """With saturated attention, on a real network with normalization; the later task does learn."""
+def test_a_later_task_does_not_change_the_outputs_of_an_earlier_one():
+    """To the bit, with saturated attention and normalization, while the later task does learn."""
     keras.utils.set_random_seed(0)
-    trainer = MetaTrainer(
-        conv_net((8, 8, 1), classes=3, filters=8, blocks=2),
-        CROSS_ENTROPY,
-        keras.optimizers.SGD(0.1),
-        keras.optimizers.SGD(1.0),
-        learner=HAT(tasks=2, steps_per_epoch=10),
-        steps_per_task=20,
-        meta_batch_size=1,
-        task_layers=("head",),
-    )
+    network = conv_net((8, 8, 1), classes=3, filters=8, blocks=2)
+    trainer = sequential_trainer(HAT(tasks=2, steps_per_epoch=10), network, steps=20)
     model = trainer.model
     for bank in model.embeddings:  # ±6 saturate: σ(400·6) is 1 in float32, σ(−400·6) is 0
         bank.assign(np.where(np.arange(8) % 2, 6.0, -6.0)[np.newaxis] * [[1.0], [-1.0], [1.0]])
@@ -243,7 +255,7 @@ def test_a_later_task_leaves_an_earlier_ones_outputs_to_the_bit():
 
 
 def flattened_network():
-    """Convolution, flattening, a dense block, a head: units become positions times units."""
+    """Returns a network that flattens units of a convolution to positions times units."""
     keras.utils.set_random_seed(0)
     layers = [
         keras.layers.Conv2D(4, 3, name="first"),
@@ -262,7 +274,7 @@ def small_images(number):
     return ArrayTask(f"images {number}", (values, labels), (values, labels), batch_size=10)
 
 
-def test_after_flattening_a_weight_belongs_to_the_unit_whatever_its_position():
+def test_weights_behind_flattening_are_protected_by_unit_at_every_position():
     model = HardAttentionModel(flattened_network(), "head", tasks=3, penalty=0.0)
     attend(model, 1, [0, 3], [2, 5])
     inputs = next(iter(HAT(steps_per_epoch=2).numbered(0, small_images(0)).train_batches(0)))[0]
@@ -273,21 +285,12 @@ def test_after_flattening_a_weight_belongs_to_the_unit_whatever_its_position():
     np.testing.assert_array_equal(gradient == 0, protected)
 
 
-def test_a_later_task_leaves_an_earlier_ones_outputs_to_the_bit_behind_flattening():
-    trainer = MetaTrainer(
-        flattened_network(),
-        CROSS_ENTROPY,
-        keras.optimizers.SGD(0.1),
-        keras.optimizers.SGD(1.0),
-        learner=HAT(tasks=2, steps_per_epoch=10),
-        steps_per_task=20,
-        meta_batch_size=1,
-        task_layers=("head",),
-    )
+def test_flattening_does_not_let_a_later_task_change_the_outputs_of_an_earlier_one():
+    trainer = sequential_trainer(HAT(tasks=2, steps_per_epoch=10), flattened_network(), steps=20)
     model = trainer.model
     attend(model, 0, [0, 1], [0, 1, 2])
     attend(model, 1, [2, 3], [3, 4, 5])
-    model.visited.assign(np.zeros(3))
+    model.trained.assign(np.zeros(3))
     tasks = FiniteTasks([small_images(0), small_images(1)])
     trainer.fit(tasks, 1, verbose=False)
     (inputs, _), *_ = trainer.learner.numbered(0, tasks.tasks[0]).test_batches()
@@ -336,14 +339,14 @@ def test_softmax_in_a_layer_with_units_and_weights_behind_flattening_are_refused
         )
 
 
-def test_embeddings_stay_where_the_sigmoid_has_a_slope():
+def test_embeddings_are_clipped_to_where_the_sigmoid_has_a_slope():
     trainer = TestHAT().trainer()
     trainer.model.embeddings[0].assign(trainer.model.embeddings[0] * 100)
     trainer.fit(FiniteTasks([blobs(0)]), 1, verbose=False)
     assert np.abs(trainer.model.embeddings[0].numpy()).max() <= 6.0
 
 
-def test_numbers_that_make_no_sense_are_refused():
+def test_arguments_out_of_range_are_refused():
     for options in ({"tasks": 0}, {"steps_per_epoch": 1}, {"largest_scale": 0}, {"penalty": -1}):
         with pytest.raises(ValueError, match="must|at least"):
             HAT(**options)
@@ -372,20 +375,14 @@ def test_every_epoch_goes_from_soft_to_hard():
     assert {float(inputs[-1][0]) for inputs, _ in task.test_batches()} == {1.0}
 
 
-def test_a_visit_that_ends_within_an_epoch_is_refused():
-    learner = HAT(tasks=6, steps_per_epoch=3)
-    assert learner.training_steps(6, meta_batch_size=1) == 6
-    with pytest.raises(ValueError, match="visit of 4 gradient steps ends within an epoch of 3"):
-        learner.training_steps(4, meta_batch_size=1)
-
-
-@pytest.mark.parametrize("contract", [TestHAT(), TestProgressiveNets()])
-def test_what_is_judged_has_a_place_of_its_own(contract):
-    assert contract.learner().judged_task(blobs(9)).number == contract.learner().tasks
+def test_a_task_that_ends_within_an_epoch_is_refused():
+    assert sequential_trainer(HAT(6, steps_per_epoch=3), steps=6).problem.plan.steps == 6
+    with pytest.raises(ValueError, match="task of 4 gradient steps ends within an epoch of 3"):
+        sequential_trainer(HAT(6, steps_per_epoch=3), steps=4)
 
 
 def test_stopping_between_the_ends_of_epochs_is_refused():
-    """s is far below s_max there, and held-out examples are judged with s_max."""
+    """s is far below s_max there, and held-out examples are evaluated with s_max."""
     for every in (1, 6):
         with pytest.raises(ValueError, match=f"every {every} gradient steps.*multiple of"):
             TestHAT().trainer(stopping=StopOnPlateau(every=every))
@@ -423,7 +420,7 @@ def test_a_column_trains_itself_and_its_laterals_and_nothing_else():
     }
 
 
-def test_the_first_column_is_the_model_itself():
+def test_the_first_column_is_the_original_model():
     original = conv_net((8, 8, 1), classes=3, filters=4, blocks=2)
     (first,) = progressive_columns(original, "head", 1)
     for target, source in zip(first.weights, original.weights, strict=True):
@@ -489,16 +486,8 @@ def test_the_second_column_by_hand():
 
 def test_earlier_columns_do_not_move_and_keep_their_statistics():
     keras.utils.set_random_seed(0)
-    trainer = MetaTrainer(
-        conv_net((8, 8, 1), classes=3, filters=4, blocks=2),
-        CROSS_ENTROPY,
-        keras.optimizers.SGD(0.1),
-        keras.optimizers.SGD(1.0),
-        learner=ProgressiveNets(tasks=2),
-        steps_per_task=10,
-        meta_batch_size=1,
-        task_layers=("head",),
-    )
+    network = conv_net((8, 8, 1), classes=3, filters=4, blocks=2)
+    trainer = sequential_trainer(ProgressiveNets(tasks=2), network, steps=10)
     rng = np.random.default_rng(0)
     labels = np.tile(np.arange(3), 10)
     tasks = [
@@ -511,20 +500,14 @@ def test_earlier_columns_do_not_move_and_keep_their_statistics():
     before = {path: variable.numpy() for path, variable in first.items()}
     means = [path for path in first if "moving_mean" in path]
     assert means
-    assert all(np.any(before[path]) for path in means)  # the visit left its statistics
-    moved = {v.path: v.numpy() for v in trainer.meta_variables if "conv1_1" in v.path}
+    assert all(np.any(before[path]) for path in means)  # training has left its statistics
+    moved = {v.path: v.numpy() for v in trainer.problem.meta_variables if "conv1_1" in v.path}
     trainer.fit(FiniteTasks(tasks), 2, verbose=False)
     for path, variable in first.items():
         np.testing.assert_array_equal(before[path], variable.numpy())
-    for variable in trainer.meta_variables:
+    for variable in trainer.problem.meta_variables:
         if variable.path in moved:
             assert np.any(moved[variable.path] != variable.numpy())
-
-
-def test_a_task_without_a_number_has_no_column():
-    trainer = TestProgressiveNets().trainer()
-    with pytest.raises(ValueError, match="'blobs 0' has no number, and each of 7 models"):
-        trainer._runner.train(SeededTask(blobs(0), seed=0, steps=1))
 
 
 @pytest.mark.parametrize("count", [5, 7])
@@ -534,13 +517,13 @@ def test_as_many_tasks_as_columns_are_required(count):
         TestProgressiveNets().trainer().fit(tasks, 1, verbose=False)
 
 
-def test_a_visit_of_the_second_round_moves_its_own_column_only():
+def test_a_task_of_the_second_round_moves_its_own_column_only():
     trainer = TestProgressiveNets().trainer()
     tasks = TestProgressiveNets().tasks()
     trainer.fit(tasks, 8, verbose=False)
-    before = {variable.path: variable.numpy() for variable in trainer.meta_variables}
-    trainer.fit(tasks, 9, verbose=False)  # the third task's second visit
-    moved = {v.path for v in trainer.meta_variables if np.any(before[v.path] != v.numpy())}
+    before = {variable.path: variable.numpy() for variable in trainer.problem.meta_variables}
+    trainer.fit(tasks, 9, verbose=False)  # the third task for the second time
+    moved = {v.path for v in trainer.problem.meta_variables if np.any(before[v.path] != v.numpy())}
     of_third = {path for path in before if column_of(path) == 2}
     assert moved == of_third
     assert any("body" in path for path in moved)
@@ -551,19 +534,19 @@ def column_of(path):
     return int(path.split("/")[-2].rsplit("_", 1)[-1])
 
 
-def test_models_that_are_no_chain_are_refused():
+def test_models_that_are_not_a_chain_of_layers_are_refused():
     inputs = keras.Input((4,))
     hidden = keras.layers.Dense(4)(inputs)
     branched = keras.Model(inputs, keras.layers.Dense(2, name="head")(inputs + hidden))
     with pytest.raises(ValueError, match="one layer after the other"):
-        chain_of(branched, "head")
+        split_into_blocks(branched, "head")
     no_block = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(2, name="head")])
     with pytest.raises(ValueError, match="no layer with units"):
-        chain_of(no_block, "head")
-    chain = chain_of(conv_net(blocks=2), "head")
+        split_into_blocks(no_block, "head")
+    chain = split_into_blocks(conv_net(blocks=2), "head")
     names = [[layer.name.rstrip("0123456789") for layer in block] for block in chain.blocks]
     assert names == [["conv", "norm", "pool", "relu"]] * 2
-    assert [layer.name for layer in chain.shaping] == ["flatten"]
+    assert [layer.name for layer in chain.reshaping] == ["flatten"]
 
 
 @pytest.mark.parametrize(
@@ -577,10 +560,10 @@ def test_models_that_are_no_chain_are_refused():
     ids=str,
 )
 @pytest.mark.parametrize(
-    "learner", [HAT(tasks=2), ProgressiveNets(tasks=2)], ids=["hat", "progressive"]
+    "learner", [HAT(2, steps_per_epoch=4), ProgressiveNets(2)], ids=["hat", "progressive"]
 )
-def test_penalties_and_constraints_are_refused_since_they_move_others_weights(learner, pull):
+def test_penalties_and_constraints_move_weights_of_other_tasks_and_are_refused(learner, pull):
     layers = [keras.layers.Dense(6, name="body", **pull), keras.layers.Dense(3, name="head")]
     model = keras.Sequential([keras.layers.Input((4,)), *layers])
     with pytest.raises(ValueError, match="'body' has a regularizer or constraint"):
-        learner.training_models(model, ["head"])
+        sequential_trainer(learner, model)

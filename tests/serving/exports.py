@@ -1,4 +1,4 @@
-"""Small trainers of every kind that is served, their tasks, and their exports."""
+"""Small trainers of every kind that is served, and their tasks."""
 
 import keras
 import numpy as np
@@ -11,7 +11,7 @@ STEPS = 12
 
 
 def pictures(number=0, classes=3):
-    """A task of 8×8 pictures in uint8, with a bright row for each class."""
+    """Returns a task of 8×8 pictures in uint8, with a bright row for each class."""
     rng = np.random.default_rng([number, classes])
     labels = np.tile(np.arange(classes), 9)
     images = rng.integers(0, 120, size=(len(labels), 8, 8, 1), dtype=np.uint8)
@@ -28,7 +28,7 @@ def pictures(number=0, classes=3):
 
 
 def clouds(number=0, classes=3):
-    """A task of points around a centre for each class."""
+    """Returns a task of points around a centre for each class."""
     rng = np.random.default_rng([number, classes])
     labels = np.tile(np.arange(classes), 9)
     points = 2.0 * rng.normal(size=(classes, 4))[labels] + rng.normal(size=(len(labels), 4))
@@ -55,7 +55,7 @@ def trainer(model, loss=CROSS_ENTROPY, inner=None, learner=None, **options):
         loss,
         inner or keras.optimizers.SGD(0.1),
         keras.optimizers.SGD(0.1),
-        learner,
+        learner=learner,
         steps_per_task=STEPS,
         **options,
     )
@@ -75,7 +75,9 @@ def convolutional():
 
 
 def transductive():
-    return trainer(small_conv_net(), transductive=True), pictures
+    return trainer(
+        small_conv_net(), evaluation=leap_tf.EvaluationConfig(transductive=True)
+    ), pictures
 
 
 def fresh_head_dropout_adam():
@@ -120,7 +122,7 @@ KINDS = {
 
 
 def request(trainer, task, seed=0, steps=STEPS, **changes):
-    """The inputs of `adapt` for a task, as plain arrays."""
+    """Returns the inputs of `adapt` for a task, as arrays."""
     inputs, targets = task.train
     labels = hasattr(task, "classes")
     made = {
@@ -129,7 +131,7 @@ def request(trainer, task, seed=0, steps=STEPS, **changes):
         "query_x": task.test[0],
         "steps": np.int32(steps),
         "batch_size": np.int32(task.batch_size),
-        "learning_rate": np.float32(trainer.inner_optimizer.learning_rate),
+        "learning_rate": np.float32(trainer.problem.setup.inner_optimizer.learning_rate),
         "seed": np.int64(seed),
     }
     return made | ({"num_classes": np.int32(task.classes)} if labels else {}) | changes

@@ -1,4 +1,4 @@
-"""Exports hold what they promise: in other processes, under load, and when misused."""
+"""Exports give the numbers of the library in other processes, and refuse wrong requests."""
 
 import pathlib
 import subprocess
@@ -16,12 +16,12 @@ import leap_tf
 from leap_tf.functional import FunctionalModel, FunctionalOptimizer
 from leap_tf.learners import NoMetaLearning
 from leap_tf.serving import Limits
+from leap_tf.serving.adapter import support_batches
 from leap_tf.training import InnerLoop
-from leap_tf.training.inner_loop import support_batches
 from tests.serving.exports import CROSS_ENTROPY, KINDS, STEPS, clouds, dense, network, request
 from tests.serving.exports import trainer as make_trainer
 
-# What a server has: TensorFlow. Requests in, answers out, nothing of this project.
+# A server has TensorFlow only. This process cannot import Keras or this library.
 ELSEWHERE = """
 import importlib
 import sys
@@ -94,8 +94,7 @@ def error_of(answers, targets):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_elsewhere_it_gives_the_numbers_of_the_library(exported, kind):
-    """In a process without Keras and this library, which it cannot even import."""
+def test_a_process_without_the_library_gets_the_numbers_of_the_library(exported, kind):
     trainer, make_task, folder = exported(kind)
     task = make_task(number=4)
     (evaluated,) = trainer.evaluate([task]).tasks
@@ -129,7 +128,7 @@ def test_floats_and_pixels_give_the_same(exported, adapt):
     np.testing.assert_allclose(predicted["logits"], expected, rtol=1e-5, atol=1e-6)
 
 
-def test_two_hundred_tasks_at_the_same_time_get_what_they_get_alone(exported, adapt):
+def test_two_hundred_requests_at_the_same_time_get_the_answers_of_single_ones(exported, adapt):
     trainer, make_task, _ = exported("convolutional")
     requests = [request(trainer, make_task(number), seed=number) for number in range(200)]
 
@@ -145,9 +144,9 @@ def test_two_hundred_tasks_at_the_same_time_get_what_they_get_alone(exported, ad
     assert len({one["losses"].tobytes() for one in alone}) == 200
 
 
-def test_adapted_weights_make_the_keras_model_the_clients_own(exported, adapt):
+def test_adapted_weights_fit_into_the_keras_model(exported, adapt):
     trainer, make_task, folder = exported("convolutional")
-    for classes in (3, 5):  # the model's own number, and another
+    for classes in (3, 5):  # that of the model, and another
         made = request(trainer, make_task(1, classes), seed=3)
         answers = adapt("convolutional", "adapt_uint8", **made)
         inputs = made.pop("query_x")
@@ -264,14 +263,14 @@ def test_one_label_out_of_range_is_found_wherever_it_is(exported, adapt, place, 
     refused(adapt, made, "support_y", support_y=labels)
 
 
-def test_training_that_diverges_is_an_error_and_no_answer(exported, adapt):
+def test_diverged_training_is_an_error(exported, adapt):
     trainer, make_task, _ = exported("regression")
     made = request(trainer, make_task(), steps=200, learning_rate=np.float32(1e30))
     with pytest.raises(tf.errors.InvalidArgumentError, match="learning_rate: training diverged"):
         adapt("regression", **made)
 
 
-def test_learners_that_know_their_head_serve_its_classes_only(exported, adapt):
+def test_learners_with_variables_for_the_head_serve_its_classes_only(exported, adapt):
     trainer, make_task, _ = exported("meta_sgd")
     with pytest.raises(tf.errors.InvalidArgumentError, match="num_classes: must be at least 3"):
         adapt("meta_sgd", **request(trainer, make_task(classes=4)))
@@ -279,7 +278,7 @@ def test_learners_that_know_their_head_serve_its_classes_only(exported, adapt):
 
 @pytest.mark.parametrize("classes", [2, 5, 8])
 def test_fresh_heads_have_as_many_rows_as_the_task(exported, adapt, classes):
-    """A head that starts fresh on every task is drawn and trained as in evaluation."""
+    """A reinitialized head is drawn and trained as in evaluation."""
     trainer, make_task, _ = exported("fresh_head_dropout_adam")
     task = make_task(1, classes)
     (evaluated,) = trainer.evaluate([task], steps=30).tasks
@@ -290,7 +289,7 @@ def test_fresh_heads_have_as_many_rows_as_the_task(exported, adapt, classes):
     assert error_of(answers, task.test[1]) == pytest.approx(evaluated.error)
 
 
-def test_a_learned_head_stays_for_its_own_number_of_classes(exported, adapt):
+def test_a_learned_head_serves_tasks_with_its_number_of_classes(exported, adapt):
     trainer, make_task, _ = exported("convolutional")
     task = make_task(1)
     made = request(trainer, task, steps=0)
@@ -310,22 +309,23 @@ def test_a_learned_head_stays_for_its_own_number_of_classes(exported, adapt):
 
 @pytest.mark.parametrize("kind", ["fresh_head_dropout_adam", "anil"])
 def test_the_learning_rate_is_the_requests(exported, adapt, kind):
-    """Of a schedule, it is where it starts."""
+    """The rate of a request is the first one of a schedule."""
     trainer, make_task, _ = exported(kind)
-    own = float(trainer.inner_optimizer.learning_rate)
-    configuration = trainer.inner_optimizer.get_config()
-    schedule = keras.optimizers.schedules.CosineDecay(3 * own, STEPS)
-    configuration["learning_rate"] = 3 * own if kind == "anil" else schedule
+    setup = trainer.problem.setup
+    rate = 3 * float(setup.inner_optimizer.learning_rate)
+    schedule = keras.optimizers.schedules.CosineDecay(rate, STEPS)
+    configuration = setup.inner_optimizer.get_config()
+    configuration["learning_rate"] = rate if kind == "anil" else schedule
     faster = make_trainer(
         trainer.model,
-        trainer.loss,
-        type(trainer.inner_optimizer)(**configuration),
+        trainer.problem.loss,
+        type(setup.inner_optimizer)(**configuration),
         trainer.learner,
-        task_layers=trainer.task_layers,
+        task_layers=setup.task_layers,
     )
     task = make_task(1)
     (evaluated,) = faster.evaluate([task]).tasks
-    made = request(trainer, task, faster.evaluation_seed(0), learning_rate=np.float32(3 * own))
+    made = request(trainer, task, faster.evaluation_seed(0), learning_rate=np.float32(rate))
     np.testing.assert_allclose(adapt(kind, **made)["losses"], evaluated.training_losses, rtol=1e-5)
 
 
@@ -344,7 +344,7 @@ def test_support_batches_are_those_of_an_array_task(examples, batch_size, steps,
         tf.constant(targets),
         tf.constant(steps),
         tf.constant(batch_size),
-        tf.constant(seed, tf.int64),
+        seed=tf.constant(seed, tf.int64),
     )
     for step, (x, y) in enumerate(task.train_batches(seed).take(steps)):
         np.testing.assert_array_equal(batches.at(tf.constant(step))[0], x)
@@ -359,14 +359,16 @@ def test_the_loop_takes_batches_out_of_tensors():
     sources = (
         iter(task.train_batches(5)),
         support_batches(
-            *map(tf.constant, (*task.train, 9, task.batch_size)), tf.constant(5, tf.int64)
+            *map(tf.constant, (*task.train, 9, task.batch_size)), seed=tf.constant(5, tf.int64)
         ),
     )
-    results = [loop.train(source, 9, model.parameters(), model.state(0)) for source in sources]
+    results = [
+        loop.train(source, tf.constant(9), model.parameters(), model.state(0)) for source in sources
+    ]
     np.testing.assert_array_equal(*[result.losses for result in results])
 
 
-def test_what_cannot_be_served_is_refused_beforehand(tmp_path):
+def test_models_and_paths_that_cannot_be_exported_are_refused(tmp_path):
     two = [keras.Input((2,), name="a"), keras.Input((2,), name="b")]
     model = keras.Model(two, keras.layers.Dense(2)(keras.layers.Concatenate()(two)))
     with pytest.raises(ValueError, match="one input and one output"):

@@ -1,4 +1,4 @@
-"""A small study of sinusoids that the tests of the outer loop train on."""
+"""A small trainer on sinusoids, for the tests of the outer loop."""
 
 import keras
 import numpy as np
@@ -17,7 +17,7 @@ def trainer(seed=0, model=None, **options):
         "meta_optimizer": keras.optimizers.Adam(0.02),
         "steps_per_task": 8,
         "meta_batch_size": 5,
-        "parallel_tasks": 2,
+        "pool": 2,
         "seed": seed,
     }
     return leap_tf.MetaTrainer(model or leap_tf.mlp(), **(settings | options))

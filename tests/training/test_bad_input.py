@@ -1,4 +1,4 @@
-"""Tasks that diverge or cannot be used, settings that cannot be right."""
+"""Tasks that diverge or cannot be used, and arguments that are refused."""
 
 import keras
 import numpy as np
@@ -47,26 +47,32 @@ def classification(labels, empty=False):
 
 
 def test_bad_tasks_are_named():
-    def classifier():
-        return trainer(
-            model=leap_tf.mlp(outputs=3),
-            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        )
-
-    with pytest.raises(ValueError, match="'labelled' has data the model or loss cannot take"):
-        classifier().fit(classification([0, 1, 2, 3]), 1, verbose=False)
-    with pytest.raises(ValueError, match="'labelled' gave no training batch"):
-        classifier().fit(classification([0, 1], empty=True), 1, verbose=False)
+    classifier = trainer(
+        model=leap_tf.mlp(outputs=3),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    for labels, empty, message in (
+        ([0, 1, 2, 3], False, "'labelled' has data the model or loss cannot take"),
+        ([0, 1], True, "^Task 'labelled' gave no training batch"),
+    ):
+        tasks = classification(labels, empty)
+        with pytest.raises(ValueError, match=message):
+            classifier.fit(tasks, 1, verbose=False)
+        with pytest.raises(ValueError, match=message):
+            classifier.evaluate(tasks.tasks)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps_per_task": 0}, "steps_per_task must be at least 2"),
+        ({"steps_per_task": 0}, "steps_per_task must be at least 1"),
         ({"meta_batch_size": 0}, "meta_batch_size must be at least 1"),
-        ({"parallel_tasks": -1}, "at least one thread"),
-        ({"parallel_tasks": 0}, "at least one thread"),
-        ({"steps_per_task": 1}, "steps_per_task must be at least 2"),  # one point, no segment
+        ({"pool": -1}, "pool must be at least 1"),
+        ({"pool": 0}, "pool must be at least 1"),
+        (
+            {"steps_per_task": 1},
+            "steps_per_task must be at least 2 for Leap",
+        ),  # one point, no segment
         ({"task_layers": ["nose"]}, "no layer named"),
         ({"meta_optimizer": keras.optimizers.SGD(loss_scale_factor=8.0)}, "unscaled"),
         ({"meta_optimizer": keras.optimizers.SGD(use_ema=True)}, "meta_optimizer has use_ema"),
@@ -76,15 +82,15 @@ def test_bad_tasks_are_named():
         ),
     ],
 )
-def test_settings_that_cannot_be_right_are_refused(options, message):
+def test_arguments_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         trainer(**options)
 
 
-def test_calls_that_cannot_be_right_are_refused():
+def test_calls_with_arguments_out_of_range_are_refused():
     learner = trainer()
     with pytest.raises(ValueError, match="validation_freq must be at least 1"):
-        learner.fit(leap_tf.Sinusoids(), 1, held_out(1), validation_freq=0, verbose=False)
+        learner.fit(leap_tf.Sinusoids(), 1, validation_freq=0, verbose=False)
     with pytest.raises(ValueError, match="steps must be at least 1"):
         learner.evaluate(held_out(1), steps=0)
     with pytest.raises(ValueError, match="no tasks to evaluate"):
@@ -94,7 +100,7 @@ def test_calls_that_cannot_be_right_are_refused():
         def sample(self, count, rng):
             return []
 
-    with pytest.raises(ValueError, match="gave no tasks when asked for 5"):
+    with pytest.raises(ValueError, match="returned no tasks when asked for 5"):
         learner.fit(Nothing(), 1, verbose=False)
     wide = np.ones((8, 3), np.float32)
     with pytest.raises(ValueError, match="Task 'wide' cannot be trained on.*: Input 0"):
@@ -108,7 +114,9 @@ def test_tasks_that_end_too_soon_or_never_are_refused():
         def train_batches(self, seed):
             return held_out(1)[0].train_batches(seed).take(1)
 
-    with pytest.raises(ValueError, match="'short' gave 1 training batches, .* no less than 2"):
+    with pytest.raises(
+        ValueError, match="'short' gave 1 training batches, and Leap needs at least 2"
+    ):
         trainer().fit(leap_tf.FiniteTasks([Short()]), 1, verbose=False)
 
     class Endless:
@@ -121,7 +129,7 @@ def test_tasks_that_end_too_soon_or_never_are_refused():
         trainer().evaluate([Endless()])
 
 
-def test_everything_fresh_leaves_nothing_to_learn():
+def test_a_model_of_task_layers_only_is_refused():
     model = leap_tf.mlp()
     with pytest.raises(ValueError, match="nothing is left to meta-learn"):
         trainer(model=model, task_layers=[layer.name for layer in model.layers])

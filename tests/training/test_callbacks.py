@@ -11,7 +11,7 @@ from leap_tf.training import CollapseWarning, JSONLogger, ProgressDisplay, read_
 from tests.training.sinusoids import assert_same, held_out, trainer, weights
 
 
-def test_keras_callbacks_see_meta_steps_as_epochs(tmp_path):
+def test_a_meta_step_is_an_epoch_to_keras_callbacks(tmp_path):
     learner = trainer()
     seen = []
     stopping = keras.callbacks.EarlyStopping("loss", mode="min", patience=100)
@@ -86,7 +86,7 @@ def test_early_stopping_remembers_across_a_restart(tmp_path):
     assert_same(weights(again), weights(straight))
 
 
-def test_a_callback_that_lowers_the_rate_goes_on_where_it_was(tmp_path):
+def test_a_callback_that_lowers_the_rate_continues_after_a_restart(tmp_path):
     def fit(learner, meta_steps, **options):
         callback = keras.callbacks.ReduceLROnPlateau("loss", 0.5, 2, mode="min", min_delta=1e9)
         learner.fit(leap_tf.Sinusoids(), meta_steps, callbacks=[callback], verbose=False, **options)
@@ -98,7 +98,7 @@ def test_a_callback_that_lowers_the_rate_goes_on_where_it_was(tmp_path):
     assert restarted[1::2] == straight
 
 
-def test_a_fit_that_stopped_early_does_not_bind_the_next():
+def test_the_next_fit_continues_after_an_early_stop():
     learner = trainer()
     now = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda step, logs: setattr(learner.model, "stop_training", True)
@@ -109,7 +109,7 @@ def test_a_fit_that_stopped_early_does_not_bind_the_next():
     assert learner.meta_step == 3
 
 
-def test_another_criterion_starts_from_nothing(tmp_path):
+def test_another_monitored_metric_starts_anew(tmp_path):
     def stopper(monitor):
         return keras.callbacks.EarlyStopping(monitor, mode="min", patience=50)
 
@@ -128,7 +128,7 @@ def test_another_criterion_starts_from_nothing(tmp_path):
     assert other.best == history.history["loss"][-1]
 
 
-def test_metrics_log_holds_each_meta_step_once(tmp_path):
+def test_the_json_log_has_each_meta_step_once(tmp_path):
     path = tmp_path / "metrics.jsonl"
     learner = trainer()
     learner.fit(leap_tf.Sinusoids(), 3, callbacks=[JSONLogger(path)], verbose=False)
@@ -148,15 +148,15 @@ def warnings_of(norms, caplog):
     caplog.clear()
     for meta_step, norm in enumerate(norms):
         callback.on_epoch_end(meta_step, {"meta_gradient_norm": norm})
-    return own_messages(caplog)
+    return library_messages(caplog)
 
 
-def own_messages(caplog):
-    """What the library logged: TensorFlow's own warnings depend on the tests before this one."""
+def library_messages(caplog):
+    """Returns what leap_tf logged, since TensorFlow's warnings depend on the tests before."""
     return [record.getMessage() for record in caplog.records if record.name == "leap_tf"]
 
 
-def test_a_collapse_is_told_once(caplog):
+def test_a_collapse_is_reported_once(caplog):
     (message,) = warnings_of([0.15, 0.2, 0.1, *[1e-4] * 5, 0.2, *[1e-4] * 3], caplog)
     assert "at meta-step 6 its norm is 0.0001, and its median so far is 0.05" in message
 
@@ -168,7 +168,7 @@ def test_convergence_spikes_and_single_small_meta_gradients_are_no_collapse(capl
     assert not warnings_of([0.0, 0.0, 0.0, 0.0], caplog)
 
 
-def test_a_network_that_dies_in_meta_training_is_told_of(caplog):
+def test_a_network_that_dies_in_meta_training_is_reported(caplog):
     model = leap_tf.mlp()
     model.layers[-1].trainable = False  # as a head that is not meta-learned
     learner = trainer(model=model)
@@ -184,7 +184,7 @@ def test_a_network_that_dies_in_meta_training_is_told_of(caplog):
         leap_tf.Sinusoids(), 8, callbacks=[dying, CollapseWarning()], verbose=False
     )
     assert history.history["meta_gradient_norm"][-1] == 0.0
-    (message,) = own_messages(caplog)
+    (message,) = library_messages(caplog)
     assert "at meta-step 8 its norm is 0," in message
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints: read again, damaged, of another training."""
+"""Checkpoints: restored, damaged, and of another run."""
 
 import re
 
@@ -51,7 +51,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, how, suffix
         assert "Falling back to the checkpoint before it" in caplog.text
 
 
-def test_if_no_checkpoint_can_be_read_training_does_not_start_over(tmp_path):
+def test_training_does_not_start_over_if_no_checkpoint_can_be_read(tmp_path):
     learner = trainer()
     learner.fit(
         leap_tf.Sinusoids(), 2, checkpoint_dir=tmp_path, checkpoint_seconds=0, verbose=False
@@ -62,7 +62,7 @@ def test_if_no_checkpoint_can_be_read_training_does_not_start_over(tmp_path):
         trainer().fit(leap_tf.Sinusoids(), 3, checkpoint_dir=tmp_path, verbose=False)
 
 
-def test_a_checkpoint_of_something_else_is_refused(tmp_path):
+def test_a_checkpoint_of_another_model_or_seed_is_refused(tmp_path):
     learner = trainer()
     learner.fit(leap_tf.Sinusoids(), 1, checkpoint_dir=tmp_path, verbose=False)
     for other in (
@@ -106,7 +106,7 @@ def test_a_trainer_that_has_moved_on_does_not_overwrite_a_folder(tmp_path):
     [
         ({"meta_optimizer": keras.optimizers.SGD(0.01)}, "meta_optimizer.learning_rate: 0.1"),
         ({"inner_optimizer": keras.optimizers.SGD(0.02, momentum=0.5)}, "inner_optimizer.momentum"),
-        ({"learner": leap_tf.Leap("energy")}, "geometry.distance: length then, energy now"),
+        ({"learner": leap_tf.Leap("energy")}, "learner.distance: length then, energy now"),
         ({"learner": leap_tf.Reptile()}, "learner.class: Leap then, Reptile now"),
         ({"steps_per_task": 7}, "steps_per_task: "),
         ({"meta_batch_size": 2}, "meta_batch_size: "),
@@ -143,9 +143,9 @@ def test_settings_that_are_lists_are_described():
     ]
 
 
-def test_files_of_others_in_the_folder_are_left_alone(tmp_path):
-    theirs = ["step-counts.csv", "step-best.index", "step-00000001.txt", "step-size/thesis.txt"]
-    for name in theirs:
+def test_other_files_in_the_folder_are_not_touched(tmp_path):
+    others = ["step-counts.csv", "step-best.index", "step-00000001.txt", "step-size/thesis.txt"]
+    for name in others:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("precious")
     for last in (6, 7):
@@ -156,17 +156,17 @@ def test_files_of_others_in_the_folder_are_left_alone(tmp_path):
             checkpoint_seconds=0.0,
             verbose=False,
         )
-    assert all((tmp_path / name).read_text() == "precious" for name in theirs)
+    assert all((tmp_path / name).read_text() == "precious" for name in others)
     assert len(list(tmp_path.glob("step-0000000?.index"))) == 3
 
 
-def test_a_folder_of_another_training_is_not_taken_over(tmp_path):
+def test_a_folder_of_another_run_is_refused(tmp_path):
     trainer().fit(leap_tf.Sinusoids(), 1, checkpoint_dir=tmp_path / "other", verbose=False)
     learner = trainer()
-    learner.fit(leap_tf.Sinusoids(), 2, checkpoint_dir=tmp_path / "own", verbose=False)
+    learner.fit(leap_tf.Sinusoids(), 2, checkpoint_dir=tmp_path / "this", verbose=False)
     with pytest.raises(leap_tf.CheckpointMismatchError, match="which it did not reach from there"):
         learner.fit(leap_tf.Sinusoids(), 3, checkpoint_dir=tmp_path / "other", verbose=False)
-    learner.fit(leap_tf.Sinusoids(), 3, checkpoint_dir=tmp_path / "own", verbose=False)
+    learner.fit(leap_tf.Sinusoids(), 3, checkpoint_dir=tmp_path / "this", verbose=False)
     again = trainer()
-    again.load(tmp_path / "own" / "step-00000003")
-    again.fit(leap_tf.Sinusoids(), 4, checkpoint_dir=tmp_path / "own", verbose=False)
+    again.load(tmp_path / "this" / "step-00000003")
+    again.fit(leap_tf.Sinusoids(), 4, checkpoint_dir=tmp_path / "this", verbose=False)

@@ -1,4 +1,4 @@
-"""Tasks with different numbers of classes: a head for each, and nothing left of it afterwards."""
+"""Tasks with different numbers of classes: each has a head of its width, which is freed again."""
 
 import gc
 
@@ -10,7 +10,7 @@ import pytest
 from leap_tf.learners import JointTraining
 from leap_tf.learners.joint import multi_headed
 from leap_tf.tasks import ArrayTask, FiniteTasks
-from leap_tf.training import MetaTrainer, SeededTask
+from leap_tf.training import MetaTrainer, TaskSpec
 
 CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
@@ -56,16 +56,16 @@ def trainer(classes=3, optimizer=None, **options):
     ],
 )
 def test_a_task_of_any_width_trains_as_in_a_model_of_that_width(make_optimizer):
-    """The encoder's meta-gradient and the judged error: the same, in a model made for the task."""
+    """Meta-gradient of the encoder and held-out error are those of a model made for the task."""
     narrow, fitting = trainer(2, make_optimizer()), trainer(7, make_optimizer())
     for target, source in zip(fitting.model.layers[0].weights, narrow.model.layers[0].weights):
         target.assign(source.numpy())
-    seeded = SeededTask(Clouds(7), seed=5, steps=8)
-    for a, b in zip(
-        narrow._runner.train(seeded).meta_gradient,
-        fitting._runner.train(seeded).meta_gradient,
-        strict=True,
-    ):
+    gradients = []
+    for each in (narrow, fitting):
+        each.problem.sampler.use_list("test", [Clouds(7)])
+        spec = TaskSpec("test", meta_step=0, index=0, seed=5, steps=8)
+        gradients.append(each.problem.train(spec).meta_gradient)
+    for a, b in zip(*gradients, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
     one, other = (each.evaluate([Clouds(7)], steps=30).tasks[0] for each in (narrow, fitting))
     np.testing.assert_allclose(one.training_losses, other.training_losses, rtol=1e-4)
@@ -75,12 +75,12 @@ def test_a_task_of_any_width_trains_as_in_a_model_of_that_width(make_optimizer):
 
 
 def test_all_widths_share_one_trace_and_nothing_grows():
-    """A hundred tasks with their heads come and go: no new graphs, no new memory."""
+    """A hundred tasks with heads of their own need no new graphs and no new memory."""
     meta_trainer = trainer()
     meta_trainer.fit(FiniteTasks([Clouds(2), Clouds(3), Clouds(4)]), 2, verbose=False)
     meta_trainer.evaluate([Clouds(2), Clouds(3), Clouds(4)])
-    runner = meta_trainer._judge
-    loops = (runner._training_loop.traced_training, runner._evaluation_loop.traced_training)
+    evaluator = meta_trainer.problem._evaluator
+    loops = (evaluator.training_loop.train, evaluator.evaluation_loop.train)
     graphs = [loop.experimental_get_tracing_count() for loop in loops]
     tasks = [Clouds(2 + index % 9, index) for index in range(100)]
     meta_trainer.evaluate(tasks[:20])
@@ -94,7 +94,7 @@ def test_all_widths_share_one_trace_and_nothing_grows():
     assert process.memory_info().rss - before < 8 * 2**20
 
 
-def test_a_head_that_is_meta_learned_has_one_width():
+def test_a_meta_learned_head_has_one_width():
     fixed = MetaTrainer(
         network(3), CROSS_ENTROPY, keras.optimizers.SGD(0.1), keras.optimizers.SGD(0.1)
     )
@@ -120,7 +120,7 @@ def test_a_bank_of_heads_knows_how_many_classes_each_task_has():
         meta_rate=1.0,
         meta_batch_size=2,
     )
-    kernel = next(each for each in joint.meta_variables if "bank/kernel" in each.path)
+    kernel = next(each for each in joint.problem.meta_variables if "per_task/kernel" in each.path)
     before = kernel.numpy()
     joint.fit(FiniteTasks([Clouds(2), Clouds(5)]), 3, verbose=False)
     moved = np.any(kernel.numpy() != before, axis=1)

@@ -1,17 +1,19 @@
-"""The outer loop: what it learns, and what results depend on."""
+"""The outer loop: meta-training, evaluation, and what results depend on."""
+
+import concurrent.futures
 
 import keras
 import numpy as np
 import pytest
 
 import leap_tf
-from leap_tf.tasks import FiniteTasks
+from leap_tf.tasks import ArrayTask, FiniteTasks
 from tests import golden
 from tests.training.sinusoids import assert_same, held_out, trainer, weights
 
 
 class RecordedTask:
-    """One of the original's recorded tasks."""
+    """A task recorded from the original code."""
 
     def __init__(self, number):
         self.number = number
@@ -62,11 +64,11 @@ def test_evaluation_changes_nothing_and_repeats():
     assert len(learner.evaluate(held_out(), steps=3).tasks[0].training_errors) == 3
 
 
-@pytest.mark.parametrize("parallel_tasks", [1, 3])
-def test_results_do_not_depend_on_parallel_tasks(parallel_tasks):
+@pytest.mark.parametrize("threads", [1, np.int64(3)])
+def test_results_do_not_depend_on_the_number_of_threads(threads):
     ends = []
-    for tasks in (2, parallel_tasks):
-        learner = trainer(parallel_tasks=tasks)
+    for pool in (2, threads):
+        learner = trainer(pool=pool)
         learner.fit(leap_tf.Sinusoids(), 4, verbose=False)
         ends.append(weights(learner))
     assert_same(*ends)
@@ -82,7 +84,7 @@ def test_the_seed_decides_everything():
     assert not np.array_equal(ends[0][0], ends[2][0])
 
 
-def test_task_layers_are_fresh_for_each_task_and_never_move():
+def test_task_layers_are_reinitialized_for_each_task_and_not_meta_learned():
     model = leap_tf.mlp()
     head = [array.copy() for array in model.get_layer("head").get_weights()]
     encoder = model.layers[0].get_weights()[0].copy()
@@ -94,7 +96,7 @@ def test_task_layers_are_fresh_for_each_task_and_never_move():
     assert len({task.training_errors[0] for task in first.tasks}) == 2
 
 
-def test_batch_norm_state_of_the_initialization_never_moves():
+def test_running_statistics_of_the_initialization_do_not_change():
     model = keras.Sequential(
         [keras.layers.Input((1,)), keras.layers.Dense(4), keras.layers.BatchNormalization()]
     )
@@ -106,7 +108,7 @@ def test_batch_norm_state_of_the_initialization_never_moves():
     np.testing.assert_array_equal(norm.moving_variance.numpy(), np.ones(4))
 
 
-def test_fresh_task_layers_are_fresh_in_their_state_too():
+def test_statistics_of_task_layers_are_reinitialized_too():
     model = keras.Sequential(
         [
             keras.layers.Input((1,)),
@@ -119,3 +121,96 @@ def test_fresh_task_layers_are_fresh_in_their_state_too():
     clean = learner.evaluate(held_out(1)).loss
     model.get_layer("norm").moving_mean.assign(np.full(4, 1e3))
     assert learner.evaluate(held_out(1)).loss == clean
+
+
+def figures(evaluation):
+    return [(task.name, task.seed, task.error, task.loss) for task in evaluation.tasks]
+
+
+def renamed(tasks, names):
+    """Returns the tasks under other names."""
+    return [
+        ArrayTask(name, task.train, task.test, batch_size=task.batch_size)
+        for task, name in zip(tasks, names, strict=True)
+    ]
+
+
+class NoPool:
+    """A pool in other processes that fails the test if it is used."""
+
+    remote = True
+
+    def map(self, job, specs):
+        raise AssertionError("These tasks do not belong to the study.")
+
+
+@pytest.mark.parametrize("pool", [2, NoPool()])
+def test_tasks_with_the_names_of_the_study_and_other_data_are_evaluated_as_given(pool):
+    splits = leap_tf.sinusoid_splits(validation_tasks=3, test_tasks=3)
+    study = leap_tf.Study(trainer(pool=pool), splits)
+    for of_study in (splits.validation, splits.test):
+        others = renamed(held_out(3), [task.name for task in of_study])
+        expected = trainer().evaluate(others)
+        assert figures(study.trainer.evaluate(others)) == figures(expected)
+        assert figures(expected) != figures(trainer().evaluate(of_study))
+
+
+def test_evaluations_may_overlap():
+    shared = trainer(pool=2)
+    lists = [held_out(4), held_out(8)[4:]]
+    expected = [figures(shared.evaluate(tasks)) for tasks in lists]
+    with concurrent.futures.ThreadPoolExecutor(2) as executor:
+        for _ in range(5):
+            assert [figures(each) for each in executor.map(shared.evaluate, lists)] == expected
+
+
+def test_a_remote_pool_trains_on_the_distribution_of_the_study_only():
+    study = leap_tf.Study(trainer(pool=NoPool()), leap_tf.sinusoid_splits())
+    with pytest.raises(ValueError, match="NoPool trains in other processes.*tasks.train"):
+        study.trainer.fit(leap_tf.Sinusoids(), 1, verbose=False)
+
+
+class WithoutAttribute(leap_tf.Reptile):
+    """A learner whose configuration is not known."""
+
+    def __init__(self, momentum=0.5):
+        self._momentum = momentum
+
+
+class Configured(WithoutAttribute):
+    def get_config(self):
+        return {"momentum": self._momentum}
+
+
+def test_settings_that_cannot_be_compared_at_a_restart_are_refused(tmp_path):
+    with pytest.raises(NotImplementedError, match=r"WithoutAttribute has no attributes \['mom"):
+        trainer(learner=WithoutAttribute())
+    trainer(learner=Configured(0.5)).fit(
+        leap_tf.Sinusoids(), 1, checkpoint_dir=tmp_path, verbose=False
+    )
+    with pytest.raises(leap_tf.CheckpointMismatchError, match="momentum: 0.5 then, 0.9 now"):
+        trainer(learner=Configured(0.9)).fit(
+            leap_tf.Sinusoids(), 2, checkpoint_dir=tmp_path, verbose=False
+        )
+
+
+class Unconfigured:
+    """Another object without its `get_config`."""
+
+    def __init__(self, wrapped):
+        self._wrapped = wrapped
+
+    def __getattr__(self, name):
+        if name in ("get_config", "_wrapped"):
+            raise AttributeError(name)
+        return getattr(self._wrapped, name)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"learner": Unconfigured(leap_tf.Leap())}, {"stopping": Unconfigured(leap_tf.StopAtError())}],
+    ids=["learner", "stopping"],
+)
+def test_learners_and_stop_rules_without_get_config_are_refused(options):
+    with pytest.raises(TypeError, match=r"Unconfigured has no get_config\(\)"):
+        trainer(**options)

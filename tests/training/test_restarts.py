@@ -1,4 +1,4 @@
-"""Whatever ends a training: the next goes on from whole meta-steps, bit-identical."""
+"""Restarts: training continues from complete meta-steps, bit-identical, whatever ended it."""
 
 import keras
 import numpy as np
@@ -12,13 +12,15 @@ MSE = keras.losses.MeanSquaredError()
 
 def test_a_restart_ends_bit_identical(tmp_path):
     straight = trainer()
-    expected = straight.fit(leap_tf.Sinusoids(), 6, held_out(2), validation_freq=2, verbose=False)
+    expected = straight.fit(
+        leap_tf.Sinusoids(), 6, validation_tasks=held_out(2), validation_freq=2, verbose=False
+    )
     for meta_steps in (2, 3, 6):  # each a new process, as far as the trainer knows
         resumed = trainer()
         history = resumed.fit(
             leap_tf.Sinusoids(),
             meta_steps,
-            held_out(2),
+            validation_tasks=held_out(2),
             validation_freq=2,
             checkpoint_dir=tmp_path,
             verbose=False,
@@ -46,7 +48,7 @@ def test_a_requested_stop_saves_whole_meta_steps(tmp_path):
 
 
 @pytest.mark.parametrize("moment", ["in a task", "in validation", "in a callback"])
-def test_an_exception_anywhere_leaves_a_state_to_go_on_from(tmp_path, moment):
+def test_training_continues_after_an_exception_anywhere(tmp_path, moment):
     learner = trainer()
 
     def explode(*_):
@@ -59,10 +61,10 @@ def test_an_exception_anywhere_leaves_a_state_to_go_on_from(tmp_path, moment):
             return super().sample(count, rng)
 
     class Validation(list):
-        def __iter__(self):
+        def __getitem__(self, index):
             if moment == "in validation" and learner.meta_step == 2:
                 explode()
-            return super().__iter__()
+            return super().__getitem__(index)
 
     late = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda step, logs: explode() if moment == "in a callback" and step == 2 else 0
@@ -71,21 +73,23 @@ def test_an_exception_anywhere_leaves_a_state_to_go_on_from(tmp_path, moment):
         learner.fit(
             Exploding(),
             5,
-            Validation(held_out(1)),
+            validation_tasks=Validation(held_out(1)),
             callbacks=[late],
             checkpoint_dir=tmp_path,
             checkpoint_seconds=0,
             verbose=False,
         )
     resumed, straight = trainer(), trainer()
-    resumed.fit(leap_tf.Sinusoids(), 5, held_out(1), checkpoint_dir=tmp_path, verbose=False)
-    straight.fit(leap_tf.Sinusoids(), 5, held_out(1), verbose=False)
+    validated = {"validation_tasks": held_out(1), "verbose": False}
+    resumed.fit(leap_tf.Sinusoids(), 5, checkpoint_dir=tmp_path, **validated)
+    straight.fit(leap_tf.Sinusoids(), 5, **validated)
+    assert resumed.meta_step == straight.meta_step == 5
     assert_same(weights(resumed), weights(straight))
 
 
 @pytest.mark.parametrize("meta_optimizer", [keras.optimizers.SGD, keras.optimizers.Adam])
-def test_a_meta_step_is_made_as_a_whole_or_not_at_all(meta_optimizer):
-    """Broken off after the meta-update, in validation or in a callback."""
+def test_a_meta_step_is_complete_or_undone(meta_optimizer):
+    """An error after the meta-update, in validation or in a callback, takes the update back."""
 
     class Unreachable:
         name = "unreachable"
@@ -103,7 +107,7 @@ def test_a_meta_step_is_made_as_a_whole_or_not_at_all(meta_optimizer):
     with pytest.raises(KeyError):
         learner.fit(leap_tf.Sinusoids(), 3, callbacks=[bug], verbose=False)
     with pytest.raises(ConnectionError):
-        learner.fit(leap_tf.Sinusoids(), 3, [Unreachable()], verbose=False)
+        learner.fit(leap_tf.Sinusoids(), 3, validation_tasks=[Unreachable()], verbose=False)
     assert learner.meta_step == 1
     assert_same(weights(learner), before)
     history = learner.fit(leap_tf.Sinusoids(), 3, verbose=False)
@@ -114,7 +118,7 @@ def test_a_meta_step_is_made_as_a_whole_or_not_at_all(meta_optimizer):
     assert history.epoch == expected.epoch == [0, 1, 2]
 
 
-def test_a_stop_requested_before_fit_is_honoured(tmp_path):
+def test_a_stop_requested_before_fit_ends_it(tmp_path):
     learner = trainer()
     learner.request_stop()
     learner.fit(leap_tf.Sinusoids(), 3, checkpoint_dir=tmp_path, verbose=False)
@@ -125,9 +129,9 @@ def test_a_stop_requested_before_fit_is_honoured(tmp_path):
     assert learner.meta_step == 3
 
 
-def test_a_stop_that_is_asked_for_in_validation_is_heard_there():
+def test_a_stop_requested_in_validation_ends_it_there():
     learner = trainer()
-    judged = []
+    evaluated = []
 
     class Stopping:
         def __init__(self, number):
@@ -136,17 +140,18 @@ def test_a_stop_that_is_asked_for_in_validation_is_heard_there():
             self.test_batches = self._task.test_batches
 
         def train_batches(self, seed):
-            judged.append(self.name)
+            evaluated.append(self.name)
             learner.request_stop()
             return self._task.train_batches(seed)
 
-    learner.fit(leap_tf.Sinusoids(), 2, [Stopping(number) for number in range(12)], verbose=False)
+    tasks = [Stopping(number) for number in range(12)]
+    learner.fit(leap_tf.Sinusoids(), 2, validation_tasks=tasks, verbose=False)
     assert learner.was_stopped
     assert learner.meta_step == 0
-    assert len(judged) < 6
+    assert len(evaluated) < 6
 
 
-def test_if_all_tasks_diverge_the_last_good_initialization_is_saved(tmp_path):
+def test_the_last_finite_initialization_is_saved_if_all_tasks_diverge(tmp_path):
     class Worsening(leap_tf.Sinusoids):
         def sample(self, count, rng):
             if learner.meta_step < 2:
@@ -163,7 +168,7 @@ def test_if_all_tasks_diverge_the_last_good_initialization_is_saved(tmp_path):
     assert all(np.isfinite(array).all() for array in weights(restored))
 
 
-def test_numbers_of_numpy_are_numbers(tmp_path):
+def test_numpy_numbers_are_accepted(tmp_path):
     learner = trainer(seed=np.int64(3), steps_per_task=np.int32(5))
     note = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda step, logs: logs.update(extra=np.float32(0.5))

@@ -1,190 +1,120 @@
-"""Puts a report together and writes it as one HTML page and as Markdown with PNG figures."""
+"""Writes the page of a study: Markdown, with figures as PNG."""
 
-import dataclasses
 import os
 import pathlib
 import re
+from collections.abc import Sequence
 
 import jinja2
-import markupsafe
+import matplotlib.figure
 
-from leap_tf.experiments.report.ablation import ablation_section
-from leap_tf.experiments.report.curves import (
-    alphabets_section,
-    learning_section,
-    meta_training_section,
-)
-from leap_tf.experiments.report.document import (
-    Block,
-    Code,
-    Details,
-    KeyFigure,
-    Picture,
-    Report,
-    Section,
-)
-from leap_tf.experiments.report.drawing import as_png, as_svg, with_variables
-from leap_tf.experiments.report.headline import headline_section, key_figures
-from leap_tf.experiments.report.jacobian import jacobian_section
-from leap_tf.experiments.report.methods import colours
-from leap_tf.experiments.report.paths import path_figure, paths_section
-from leap_tf.experiments.report.record import record_section
-from leap_tf.experiments.report.results import StudyResults, read_study
-from leap_tf.experiments.report.transfer_curves import transfer_learning_section
-from leap_tf.experiments.report.transfer_datasets import datasets_section
-from leap_tf.experiments.report.transfer_findings import transfer_key_figures
-from leap_tf.experiments.report.transfer_tables import transfer_section
-from leap_tf.experiments.report.trials import trials_section
-from leap_tf.experiments.report.wording import count, duration
-from leap_tf.experiments.run_directory import write_atomically
+from leap_tf.experiments import run_tables
+from leap_tf.experiments.report import data, figures, studies
+from leap_tf.experiments.run_directory import replacing, write_atomically
 
 
 def write_report(
-    results: str | os.PathLike, output_dir: str | os.PathLike
-) -> tuple[pathlib.Path, pathlib.Path]:
-    """Writes report.html, which needs no other file, and report.md with its figures/*.png.
+    output_dir: str | os.PathLike,
+    *,
+    results: str | os.PathLike | None = None,
+    runs: Sequence[str | os.PathLike] = (),
+    study: str | None = None,
+) -> list[pathlib.Path]:
+    """Writes report.md and figures/*.png for a study, or for each of several.
 
-    The same results give the same bytes.
+    `findings.md` beside the tables has sentences written by a person: those under a section's title
+    go to the top of that section, those before the first title to the top of the page.
 
     Args:
-        results: a folder that `read_study` can read.
-        output_dir: where the files go; made if need be.
+        output_dir: where the page goes, and the tables if they are collected; made if need be.
+        results: folder with the tables of a study, or with a folder of tables for each study.
+        runs: folders of runs and sweeps, to collect the tables from instead.
+        study: "omniglot" or "multi_cv" for its layout; the name of the tables' folder by default.
 
     Returns:
-        The paths of the page and of the Markdown file.
+        The paths of the pages. The same tables give the same text.
 
     Raises:
-        ResultsError: there is nothing to report on.
+        ResultsError: there is nothing to report on, or a file does not have its form.
+        ValueError: both `results` and `runs` are given, or neither.
     """
-    report = compose(read_study(results))
-    folder = pathlib.Path(output_dir)
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
-    for section in report.sections:
-        for picture in _pictures(section.blocks):
-            (folder / "figures" / f"{picture.name}.png").write_bytes(as_png(picture.figure))
-    page, text = folder / "report.html", folder / "report.md"
-    write_atomically(page, as_html(report))
-    write_atomically(text, as_markdown(report))
-    return page, text
+    output = pathlib.Path(output_dir)
+    if (results is None) == (not runs):
+        raise ValueError("Give either results (folders of tables) or runs (folders of runs).")
+    if runs:
+        tables = run_tables.collect(runs)
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "jacobian.csv").unlink(missing_ok=True)  # of other runs
+        for name, content in tables.items():
+            with replacing(output / name) as partial:
+                partial.write_bytes(content)
+    folder = output if results is None else pathlib.Path(results)
+    if (folder / "runs.csv.gz").exists():
+        return [_write_page(folder, output, study or folder.resolve().name)]
+    folders = sorted(path.parent for path in folder.glob("*/runs.csv.gz"))
+    if not folders:
+        raise run_tables.ResultsError(
+            f"Neither {folder} nor a folder in it has a runs.csv.gz. Give --results a folder of "
+            "tables, or collect them from the folders of runs with --runs."
+        )
+    return [_write_page(each, output / each.name, study or each.name) for each in folders]
 
 
-def compose(study: StudyResults) -> Report:
-    """Returns the report on a study: Multi-CV if it holds out data sets, or else Omniglot.
+class Page:
+    """Collects the sections of a page."""
 
-    What the study does not have, it does not mention.
-    """
-    cells = [cell for sweep in study.sweeps for cell in sweep.cells]
-    finished = sum(cell.finished for cell in cells)
-    progress = KeyFigure(
-        "training runs finished",
-        f"{finished} of {len(cells)}",
-        f"{duration(sum(cell.seconds for cell in cells))} of meta-training, "
-        f"{sum(cell.gradient_steps for cell in cells):,} gradient steps",
-    )
-    if study.is_multi_cv:
-        title, where, judged = "Leap on Multi-CV", _MULTI_CV, "the data set it never saw"
-        figures, sections = transfer_key_figures(study.table3), _multi_cv_sections(study)
-    else:
-        title, where, judged = "Leap on Omniglot", _OMNIGLOT, "alphabets it never saw"
-        figures = [*key_figures(study.table1), *path_figure(study.paths)]
-        sections = _omniglot_sections(study)
-    if study.rates is not None:
-        sections.append(trials_section(study.rates))
-    sections.append(record_section(study))
-    lead = (
-        "Leap learns the initialization from which training is shortest. Here is what it does on "
-        f"{where}, beside other ways to pretrain: "
-        f"{count(finished, 'training run')}, every one judged on {judged}."
-    )
-    return Report(
-        title=title,
-        lead=lead,
-        key_figures=(*figures, progress),
-        sections=tuple(section for section in sections if section is not None),
-    )
+    def __init__(self):
+        self.sections: list[dict] = []
+        self.figures: dict[str, matplotlib.figure.Figure] = {}
+
+    def section(self, title: str) -> None:
+        """Begins a section."""
+        self.sections.append({"title": title, "blocks": []})
+
+    def table(self, key: str, header, rows, note: str = "", folded: str = "") -> None:
+        """Adds a table, folded away under a summary if there is one.
+
+        `key` names its glossary in the template, and `note` stands before that.
+        """
+        self._add(kind="table", key=key, header=header, rows=rows, note=note, folded=folded)
+
+    def figure(self, key: str, figure, name: str = "", note: str = "") -> None:
+        """Adds a figure; `key` names its caption in the template, and its file without `name`."""
+        self.figures[name or key] = figure
+        self._add(kind="figure", key=key, name=name or key, note=note)
+
+    def text(self, text: str) -> None:
+        """Adds a paragraph."""
+        self._add(kind="text", text=text)
+
+    def _add(self, **block):
+        self.sections[-1]["blocks"].append(block)
 
 
-_OMNIGLOT = "Omniglot, where a task is an alphabet"
-_MULTI_CV = "Multi-CV, where a task is a whole data set of images and each is held out in turn"
+def _write_page(tables, output, study):
+    page, path = Page(), tables / "findings.md"
+    studies.add_sections(page, data.read_results(tables), study)
+    parts = re.split(r"^## +(.+?) *$", path.read_text() if path.exists() else "", flags=re.M)
+    findings = dict(zip(["", *parts[1::2]], map(str.strip, parts[::2])))
+    unknown = set(findings) - {"", *(section["title"] for section in page.sections)}
+    if unknown:
+        raise run_tables.ResultsError(
+            f"{path} has titles that are no section's: {', '.join(unknown)}."
+        )
+    loader = jinja2.PackageLoader("leap_tf.experiments.report")
+    environment = jinja2.Environment(loader=loader, trim_blocks=True, lstrip_blocks=True)
+    environment.undefined = jinja2.StrictUndefined
+    environment.filters["text"] = _plain
+    template = environment.get_template("report.md.jinja")
+    text = template.render(title=study, findings=findings, sections=page.sections)
+    (output / "figures").mkdir(parents=True, exist_ok=True)
+    for name, figure in page.figures.items():
+        with replacing(output / "figures" / f"{name}.png") as partial:
+            figures.save(figure, partial)
+    write_atomically(output / "report.md", text.rstrip() + "\n")
+    return output / "report.md"
 
 
-def _omniglot_sections(study: StudyResults) -> list[Section | None]:
-    sections: list[Section | None] = []
-    if study.table1 is not None:
-        sections += [
-            headline_section(study.table1),
-            alphabets_section(study.table1),
-            learning_section(study.table1),
-            meta_training_section(study.table1),
-        ]
-    if study.ablation is not None:
-        sections.append(ablation_section(study.ablation))
-    if study.jacobian is not None:
-        sections.append(jacobian_section(study.jacobian))
-    if study.paths is not None:
-        sections.append(paths_section(study.paths))
-    return sections
-
-
-def _multi_cv_sections(study: StudyResults) -> list[Section | None]:
-    if study.table3 is None:
-        return []
-    return [
-        transfer_section(study.table3),
-        datasets_section(study.table3),
-        transfer_learning_section(study.table3),
-    ]
-
-
-def as_html(report: Report) -> str:
-    """Returns a page without any reference to other files."""
-    environment = _environment(autoescape=True)
-    environment.globals["svg"] = lambda picture: markupsafe.Markup(
-        as_svg(picture.figure, picture.name, picture.description)
-    )
-    environment.filters["variable"] = with_variables
-    return environment.get_template("page.html.jinja").render(
-        report=report, colours=list(colours().values())
-    )
-
-
-def as_markdown(report: Report) -> str:
-    """Returns Markdown that refers to figures/<name>.png."""
-    environment = _environment(autoescape=False)
-    environment.filters["cell"] = lambda text: text.replace("|", "\\|")
-    return environment.get_template("page.md.jinja").render(report=_without_tags(report))
-
-
-def _environment(autoescape):
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("leap_tf.experiments.report"),
-        autoescape=autoescape,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.tests["of_kind"] = lambda block, kind: type(block).__name__ == kind
-    return environment
-
-
-def _without_tags(part):
-    """A part of a report in which HTML, which Markdown would let through, is text."""
-    if isinstance(part, str):
-        return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", part)
-    if isinstance(part, tuple):
-        return tuple(map(_without_tags, part))
-    if isinstance(part, Code):  # in a fence, which nothing in it may end
-        return Code(part.text.replace("```", "` ` `"))
-    if dataclasses.is_dataclass(part) and not isinstance(part, type):
-        values = {each.name: getattr(part, each.name) for each in dataclasses.fields(part)}
-        return dataclasses.replace(part, **{k: _without_tags(v) for k, v in values.items()})
-    return part
-
-
-def _pictures(blocks: tuple[Block, ...]):
-    for block in blocks:
-        if isinstance(block, Picture):
-            yield block
-        elif isinstance(block, Details):
-            yield from _pictures(block.blocks)
+def _plain(text: str) -> str:
+    """Returns text that ends no cell of a table and no line, and is no tag."""
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text).replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,212 @@
+"""The Atari commands: meta-train, evaluate, compare, and screen games."""
+
+import contextlib
+import hashlib
+import json
+import pathlib
+import re
+import sys
+import time
+from collections.abc import Sequence
+
+from leap_tf.atari import comparison
+from leap_tf.atari.environments import check_game
+from leap_tf.atari.evaluation import GameEvaluation
+from leap_tf.atari.problem import AtariProblem, TaskRunStoppedError
+from leap_tf.atari.run_log import ProgressLog, TaskRunLog
+from leap_tf.atari.study import (
+    AtariStudyFactory,
+    configured_evaluate,
+    configured_meta_train,
+    configured_study,
+)
+from leap_tf.experiments.commands import THREADS, Path, PoolChoice, exit_on_signals, stop_on_signals
+from leap_tf.experiments.config import (
+    ConfigurationError,
+    operative_configuration,
+    read_configuration,
+)
+from leap_tf.experiments.result_cache import CachingPool
+from leap_tf.experiments.run_directory import RunDirectory, bindings_of, write_atomically
+from leap_tf.training import map_in_threads
+
+# Settings that do not affect a single agent. Changing them does not repeat a screening.
+_OF_THE_STUDY = re.compile(
+    r"atari_study\.(games|pool)$|atari_evaluate\.|atari_meta_train\.|meta/|Leap\.|"
+    r"AtariProblem\.(learner|meta_optimizer|meta_batch_size)$"
+)
+
+
+def train(
+    gin_files: Sequence[Path],
+    gin_params: Sequence[str],
+    output_dir: Path,
+    pool: PoolChoice = THREADS,
+) -> None:
+    """Starts or resumes meta-training of the configured study in `output_dir`.
+
+    Args:
+        gin_files: configuration files.
+        gin_params: bindings that override the files.
+        output_dir: the run's folder.
+        pool: where games are played. A run can resume on another pool, with the same results.
+
+    Raises:
+        ConfigurationError, RunDirectoryError, ClusterError: the request cannot be carried out; no
+            file has been overwritten.
+    """
+    run = RunDirectory(output_dir)
+    config = read_configuration(gin_files, gin_params)
+    run.check(config)
+    with pool.open(AtariStudyFactory(config)) as opened:
+        log = TaskRunLog(run.path / "task_runs.jsonl")
+        options = {"pool": opened} if opened else {}  # or the one of the configuration
+        study = configured_study(on_result=log, on_update=ProgressLog(), **options)
+        run.claim(config)
+        if opened:
+            opened.start()
+        cache = CachingPool(study.trainer.pool, run.path / "cached_results")
+        study.trainer.pool = cache
+        with stop_on_signals(study.trainer):
+            configured_meta_train(study=study, run=run)
+        cache.clear()
+    write_atomically(run.operative_config, operative_configuration())
+    print(f"Encoder, metrics and logs are in {run.path}. Evaluate with bin/atari_evaluate.py.")
+
+
+def evaluate(gin_params: Sequence[str], output_dir: Path) -> None:
+    """Starts or resumes the evaluation of a finished run.
+
+    Args:
+        gin_params: bindings of the evaluation, such as "atari_evaluate.seeds = 3".
+        output_dir: the run's folder.
+
+    Raises:
+        ConfigurationError: a binding is not of the evaluation.
+        RunDirectoryError: the folder holds no finished run.
+    """
+    run = RunDirectory(output_dir)
+    if others := [each for each in gin_params if not each.strip().startswith("atari_evaluate.")]:
+        raise ConfigurationError(
+            "Agents are evaluated with the settings of their run, so that an evaluation can be "
+            f"resumed. Only atari_evaluate can be bound here, not {others}."
+        )
+    read_configuration([run.require_config()], gin_params)
+    run.require_initialization()
+    run.lock_out_others()
+    progress = ProgressLog()
+    with exit_on_signals(progress.stop), contextlib.suppress(TaskRunStoppedError):
+        print(configured_evaluate(study=configured_study(), run=run, on_update=progress))
+        print(f"All agents, the summary and plots are in {run.path}.")
+
+
+def compare(runs: Sequence[str], output_dir: Path) -> None:
+    """Compares evaluated runs of several methods or seeds.
+
+    Args:
+        runs: each as "method=folder".
+        output_dir: the folder for the table, figures and plots.
+
+    Raises:
+        ConfigurationError, RunDirectoryError: the runs cannot be compared.
+    """
+    named = []
+    for run in runs:
+        method, separator, folder = run.partition("=")
+        if not (separator and method and folder):
+            raise ConfigurationError(f"Runs must be given as method=folder, not as {run!r}.")
+        named.append((method, pathlib.Path(folder)))
+    print(comparison.compare(named, pathlib.Path(output_dir)))
+
+
+def screen(
+    gin_files: Sequence[Path],
+    gin_params: Sequence[str],
+    games: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    updates: int | None = None,
+    output: Path | None = None,
+) -> None:
+    """Trains single agents from fresh encoders and compares them with random play.
+
+    Random play is the same agent without learning, from the same start and for as many steps. Use
+    this to choose the settings and games of a configuration, and to check that agents learn.
+
+    Args:
+        gin_files: configuration files.
+        gin_params: bindings that override the files.
+        games: names of the games.
+        seeds: seeds of the encoder and of all other random numbers.
+        updates: updates of each agent; the trainer's number by default.
+        output: a file of JSON lines to append to. Agents that are already there, with the same
+            game, seed, settings and updates, are not trained again.
+
+    Raises:
+        ConfigurationError, ValueError: the configuration cannot be used, or a game is unknown.
+    """
+    file = pathlib.Path(output) if output else None
+    present = file.read_text().splitlines() if file and file.exists() else []
+    done = {_key(json.loads(line)) for line in present}
+    for game in games:
+        check_game(game)
+        for seed in seeds:
+            config = read_configuration(gin_files, [*gin_params, f"atari_study.seed = {seed}"])
+            problem = configured_study().trainer.problem
+            steps = updates or problem.setup.steps_per_task
+            line = {
+                "game": game,
+                "seed": seed,
+                "bindings": sorted(gin_params),
+                "settings_sha256": _fingerprint(config),
+                "updates": steps,
+            }
+            if _key(line) in done:
+                continue
+            line |= _against_random_play(problem, game, seed, steps)
+            print(
+                f"{game}, seed {seed}: {line['final_reward']:.1f} per 1000 steps in the last "
+                f"quarter of {line['frames']:,} frames, random play "
+                f"{line['random_final_reward']:.1f}, factor {line['factor']}; "
+                f"{line['wall_seconds']:.0f} s",
+                flush=True,
+            )
+            if file:
+                with file.open("a") as stream:
+                    stream.write(json.dumps(line) + "\n")
+    print(f"Bindings over {', '.join(map(str, gin_files))}: {sorted(gin_params)}", file=sys.stderr)
+
+
+def _key(line):
+    return tuple(line.get(name) for name in ("game", "seed", "settings_sha256", "updates"))
+
+
+def _fingerprint(config: str) -> str:
+    """Returns a hash of the settings that affect a single agent."""
+    settings = sorted(
+        item for item in bindings_of(config).items() if not _OF_THE_STUDY.match(item[0])
+    )
+    return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
+
+
+def _against_random_play(problem: AtariProblem, game: str, seed: int, steps: int) -> dict:
+    """Trains the agent and plays the control at the same time, on two threads."""
+    started, started_cpu = time.perf_counter(), time.process_time()
+
+    def play(learning: bool) -> GameEvaluation:
+        return problem.adapt(game, seed, steps, learning=learning)[0]
+
+    agent, control = map_in_threads(play, [True, False], threads=2)
+    reward, random_reward = agent.final_reward(), control.final_reward()
+    return {
+        "frames": agent.frames,
+        "wall_seconds": round(time.perf_counter() - started, 1),
+        "cpu_seconds": round(time.process_time() - started_cpu, 1),
+        "final_reward": round(reward, 2),
+        "random_final_reward": round(random_reward, 2),
+        "reward": round(agent.area_under_reward, 2),
+        "random_reward": round(control.area_under_reward, 2),
+        "score": agent.score,
+        "random_score": control.score,
+        "factor": round(reward / random_reward, 3) if random_reward > 0 else None,
+    }

@@ -1,0 +1,194 @@
+"""The inner loop of a game: an agent acts for some steps, learns from them, and so on.
+
+    for each update:
+        for each of T steps, for each group:  act ── send the actions ── (the emulator works)
+        update the parameters on the whole unroll
+
+`TracedAgent` acts and learns as functions of tensors, traced once for each number of actions:
+
+    act(parameters, screens, noise)        → actions
+    update(state, learner_values, unroll)  → state, loss of the unroll before the update
+
+Any number of threads can share an agent. An update is one gradient step of the agent and one point
+of the gradient path: the point's loss is that of the unroll.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tf_agents.trajectories import time_step as ts
+
+from leap_tf.atari.actor_critic import (
+    ActorCriticLoss,
+    actor_critic_loss,
+    forward,
+    trained_variables,
+)
+from leap_tf.atari.environments import ScreenEnvironment
+from leap_tf.functional import FunctionalOptimizer
+from leap_tf.learners import Learner
+from leap_tf.training import inner_step
+
+
+class Unroll(NamedTuple):
+    """T transitions of B copies of a game, time-major.
+
+    Attributes:
+        screens: uint8 screens of steps 0 to T, in one tensor per step and group of copies.
+        actions: [T, B] int32.
+        rewards, discounts: [T, B] float32, of the transitions; discounts are the environment's.
+        is_last: [T + 1, B] bool.
+    """
+
+    screens: Sequence[tf.Tensor]
+    actions: tf.Tensor
+    rewards: tf.Tensor
+    discounts: tf.Tensor
+    is_last: tf.Tensor
+
+
+class AgentState(NamedTuple):
+    """Parameters, optimizer slots and the meta-learner's memory, which an update changes."""
+
+    parameters: list[tf.Tensor]
+    slots: list[tf.Tensor]
+    memory: Any
+
+
+class TracedAgent:
+    """An actor-critic whose training a meta-learner observes.
+
+    Args:
+        model: built by `actor_critic`.
+        optimizer: the inner optimizer.
+        learner: the meta-learner, already built.
+        meta_indices: which of `trained_variables(model)` the learner observes.
+        loss: weights of the agent's loss.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        learner: Learner,
+        meta_indices: Sequence[int],
+        *,
+        loss: ActorCriticLoss,
+    ):
+        self.model = model
+        self._learner = learner
+        self._meta_indices = list(meta_indices)
+        self._settings = loss
+        self._optimizer = FunctionalOptimizer(optimizer, trained_variables(model))
+        self.act = tf.function(self._act)
+        self.update = tf.function(self._update)
+
+    def start(self, parameters: list[tf.Tensor]) -> AgentState:
+        """Returns the state before the first update."""
+        memory = self._learner.begin_task(self.meta_learned(parameters))
+        return AgentState(parameters, self._optimizer.initial_slots(parameters), memory)
+
+    def meta_learned(self, tensors: Sequence[Any]) -> list[Any]:
+        """Returns those tensors, one per variable, that the learner observes."""
+        return [tensors[index] for index in self._meta_indices]
+
+    def _act(self, parameters, screens, noise):
+        """Draws actions: argmax of logits + Gumbel noise has the probabilities of the softmax."""
+        logits, _ = forward(self.model, parameters, screens)
+        return tf.argmax(logits + noise, axis=-1, output_type=tf.int32)
+
+    def _update(self, state: AgentState, learner_values: Sequence[tf.Tensor], unroll: Unroll):
+        steps, copies = unroll.actions.shape
+        groups = len(unroll.screens) // (steps + 1)
+        # The last step only bootstraps. Outside the tape its forward pass is cheaper.
+        last = tf.concat(unroll.screens[-groups:], 0)
+        _, bootstrap = forward(self.model, state.parameters, last)
+        with tf.GradientTape() as tape:
+            tape.watch(state.parameters)
+            screens = tf.concat(unroll.screens[:-groups], 0)
+            logits, values = forward(self.model, state.parameters, screens)
+            values = tf.reshape(tf.concat([values, bootstrap], 0), [steps + 1, copies])
+            loss = actor_critic_loss(
+                tf.reshape(logits, [steps, copies, logits.shape[-1]]),
+                values,
+                actions=unroll.actions,
+                rewards=unroll.rewards,
+                discounts=unroll.discounts,
+                is_last=unroll.is_last,
+                settings=self._settings,
+            )
+        parameters, slots, memory = inner_step(
+            self._learner,
+            self._optimizer,
+            self._meta_indices,
+            loss=loss.total,
+            gradients=tape.gradient(loss.total, state.parameters),
+            parameters=state.parameters,
+            slots=state.slots,
+            learner_state=state.memory,
+            learner_values=learner_values,
+            trains_parts=True,
+        )
+        return AgentState(parameters, slots, memory), loss
+
+
+class UnrollCollector:
+    """Plays a game with an agent, one unroll at a time.
+
+    The constructor resets the environments, which must have been seeded. The unrolls are then a
+    function of the seeds and the parameters.
+
+    Args:
+        environments: groups of copies of one game.
+        agent: chooses the actions.
+        steps: steps per unroll, T.
+        seed: seed of the noise that draws actions.
+    """
+
+    def __init__(
+        self, environments: Sequence[ScreenEnvironment], agent: TracedAgent, steps: int, seed: int
+    ):
+        self._environments = environments
+        self._agent = agent
+        self._steps = steps
+        self._random = np.random.default_rng(seed)
+        self._time_steps = [environment.reset() for environment in environments]
+
+    def collect(self, parameters: list[tf.Tensor]) -> tuple[Unroll, float]:
+        """Plays one unroll. While the emulator of one group works, the agent acts for the next.
+
+        Returns:
+            The unroll, and the mean raw reward per step of a copy.
+        """
+        environments, time_steps = self._environments, self._time_steps
+        screens, actions, history = [], [], []
+        raw = 0.0
+        # Drawn for all groups at once, so that it does not depend on the number of groups.
+        copies = [environment.batch_size for environment in environments]
+        shape = (self._steps, sum(copies), environments[0].actions)
+        drawn = self._random.gumbel(size=shape).astype(np.float32)
+        noise = np.split(drawn, np.cumsum(copies)[:-1], axis=1)
+        for t in range(self._steps + 1):
+            for group, environment in enumerate(environments):
+                if t:
+                    time_steps[group] = environment.receive()
+                    raw += environment.raw_reward.sum()
+                screens.append(tf.convert_to_tensor(time_steps[group].observation))
+                if t < self._steps:
+                    chosen = self._agent.act(parameters, screens[-1], noise[group][t]).numpy()
+                    environment.send(chosen)
+                    actions.append(chosen)
+            fields = ((step.step_type, step.reward, step.discount) for step in time_steps)
+            history.append([np.concatenate(groups) for groups in zip(*fields)])
+        step_types, rewards, discounts = (np.stack(arrays) for arrays in zip(*history))
+        unroll = Unroll(
+            screens,
+            np.concatenate(actions).reshape(self._steps, -1),
+            rewards[1:],
+            discounts[1:],
+            step_types == ts.StepType.LAST,
+        )
+        return unroll, raw / rewards[1:].size

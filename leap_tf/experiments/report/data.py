@@ -1,0 +1,103 @@
+"""The tables of a study's runs, as the pages of a report read them.
+
+import dataclasses
+import pathlib
+
+import pandas as pd
+
+from leap_tf.experiments.report.statistics import Estimate
+from leap_tf.experiments.run_tables import LEARNED, META_TRAINING, ResultsError, natural_order
+from leap_tf.experiments.run_tables import read as read_tables
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """The tables of a study.
+
+    Attributes:
+        runs: indexed by the run's name, "<sweep>/<cell>"; axes other than method and seed are
+            columns "axis.<name>", empty for runs without them.
+        tasks: indexed by the run; errors are in [0, 1].
+        curves: one row a value, with the position `step` in its curve.
+        jacobian: empty without measurements.
+    """
+
+    runs: pd.DataFrame
+    tasks: pd.DataFrame
+    curves: pd.DataFrame
+    jacobian: pd.DataFrame
+
+    def scores(self, initialization: str = LEARNED) -> pd.DataFrame:
+        """Returns the finished runs with means over their held-out tasks that did not diverge.
+
+        The means are `error`, `final_training_error` (in %), `area`, `steps` (to the target, over
+        tasks that reach it), `capped` (other tasks count with all their steps), `examples` and
+        `parameters`; `tasks`, `diverged` and `reached` are numbers of tasks.
+        """
+        tasks = self.tasks[self.tasks["initialization"] == initialization]
+        tasks = tasks.assign(error=100 * tasks["error"], area=tasks["area_under_error"])
+        tasks["final_training_error"] *= 100
+        tasks["capped"] = tasks["steps_to_target"].fillna(self.runs["steps"].reindex(tasks.index))
+        whole = tasks[tasks["diverged"] == 0].groupby(level=0)
+        found = tasks.groupby(level=0)["diverged"].agg(tasks="size", diverged="sum")
+        found["reached"] = whole["steps_to_target"].count().reindex(found.index, fill_value=0)
+        means = whole.mean(numeric_only=True).rename(columns={"steps_to_target": "steps"})
+        means = means.drop(columns="diverged").reindex(found.index)
+        runs = self.runs.drop(columns="steps").assign(initialization=initialization)
+        return runs.join(found, how="inner").join(means)
+
+    def adaptation(self, scores: pd.DataFrame, quantity: str, window: int) -> pd.DataFrame:
+        """Returns a curve of the tasks that did not diverge over steps: a column a run, their mean.
+
+        `quantity` is "training_errors" or "training_losses", smoothed over `window` batches.
+        """
+        found = self._curves_of(scores, scores["initialization"]).query("quantity == @quantity")
+        of_tasks = found.pivot(index="step", columns=["run", "index"], values="value").dropna()
+        return of_tasks.T.groupby(level=0).mean().T.rolling(window, min_periods=1).mean()
+
+    def metric(
+        self, runs: pd.DataFrame, quantity: str, window: int = 1, over: str = "meta_step"
+    ) -> pd.DataFrame:
+        """Returns a metric of meta-training, at meta-steps where all runs have it: a column a run.
+
+        It is smoothed over `window` meta-steps; `over` is "meta_step", or "gradient_steps" for
+        those made by then in the first run.
+        """
+        found = self._curves_of(runs, [META_TRAINING])
+        found = found.pivot(index=["step", "run"], columns="quantity", values="value")
+        if not {quantity, "meta_step", "gradient_steps"} <= set(found):
+            return pd.DataFrame()
+        found = found.reset_index("run").set_index("meta_step")
+        made = found[found["run"] == found["run"].iloc[0]]["gradient_steps"].cumsum()
+        table = found.pivot(columns="run", values=quantity).dropna()
+        table = table.rolling(window, min_periods=1).mean()
+        return table.set_axis(made[table.index]) if over == "gradient_steps" else table
+
+    def _curves_of(self, runs, initializations):
+        wanted = self.curves["run"].isin(runs.index)
+        return self.curves[wanted & self.curves["initialization"].isin(initializations)]
+
+
+def estimate(scores: pd.DataFrame, column: str) -> Estimate:
+    """Returns a column of one method's runs as an estimate over their seeds.
+
+    Raises:
+        ResultsError: two of the runs have the same seed.
+    """
+    twice = scores[scores["seed"].duplicated(keep=False)]
+    if len(twice):
+        raise ResultsError(
+            f"{' and '.join(twice.index[:2])} are the same configuration with the same seed, "
+            f"{twice['seed'].iloc[0]}. Give the sweep an axis that tells them apart."
+        )
+    values = scores.set_index("seed")[column].dropna()
+    return Estimate({seed: float(values[seed]) for seed in natural_order(values.index)})
+
+
+def read_results(folder: pathlib.Path) -> Results:
+    """Reads the tables in a folder. Raises a ResultsError if one is missing or another's."""
+    runs, tasks, curves, jacobian = read_tables(folder)
+    curves = curves.assign(value=curves.pop("values").str.split()).explode("value")
+    curves["value"] = curves["value"].astype(float)
+    curves["step"] = curves.groupby(level=0).cumcount()
+    return Results(runs.set_index("run"), tasks.set_index("run"), curves, jacobian)

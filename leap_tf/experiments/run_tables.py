@@ -1,0 +1,247 @@
+"""Training runs as tables: collected from their folders, and read from files.
+
+runs.csv.gz     one row a training run: sweep, method, seed, axes, cost, machine, configuration
+tasks.csv.gz    one row a held-out task of a run, for each initialization that was evaluated
+curves.csv.gz   one row a curve: the training error or loss of a task that did not diverge over
+                gradient steps, or a metric of meta-training; values are separated by spaces
+jacobian.csv    one row a measurement of Jacobian precision, if there are any
+"""
+
+import contextlib
+import gzip
+import itertools
+import json
+import os
+import pathlib
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import pandas as pd
+
+from leap_tf.experiments.run_directory import RunDirectory
+
+# The initializations that evaluation.json compares, and what stands in for one in curves.csv.gz.
+LEARNED, FRESH, META_TRAINING = "learned initialization", "no pretraining", "meta-training"
+
+# From each file to its columns of text and of numbers.
+COLUMNS = {
+    file: (text.split(), numbers.split())
+    for file, text, numbers in (
+        (
+            "runs.csv.gz",
+            "run sweep method seed split batch_norm environment gin_files bindings config",
+            "finished steps target_error meta_steps gradient_steps seconds tasks_skipped",
+        ),
+        (
+            "tasks.csv.gz",
+            "run initialization name",
+            "index diverged error loss final_training_error area_under_error steps_to_target "
+            "path_length path_energy examples parameters",
+        ),
+        ("curves.csv.gz", "run initialization quantity values", "index"),
+        ("jacobian.csv", "task layer", "learning_rate step rho parameters matrix_bytes seconds"),
+    )
+}
+
+LAST_BATCHES = 50  # the training error at the end is a mean over these
+
+_KEY = ("run", "initialization", "index")
+_CURVES = ("training_errors", "training_losses")
+# Learners whose method has another name than their class.
+_METHODS = {"multiheadedfinetuning": "finetuning", "jointtraining": "finetuning", "": "leap",
+            "plaintraining": "none", "nometalearning": "none",
+            "progressivenets": "progressive"}  # fmt: skip
+
+
+class ResultsError(ValueError):
+    """A folder or a file is not what a report is made of."""
+
+
+def collect(folders: Iterable[str | os.PathLike]) -> dict[str, bytes]:
+    """Collects runs into the files that `read` reads. The same runs give the same bytes.
+
+    Args:
+        folders: each of a sweep, of a run, of measurements of Jacobian precision, or of several
+            such folders.
+
+    Returns:
+        From the name of each file to its content.
+
+    Raises:
+        ResultsError: a folder holds no run, or a file does not have its form.
+    """
+    rows: dict[str, list[dict]] = {file: [] for file in COLUMNS}
+    for folder in map(pathlib.Path, folders):
+        found = list(_runs_in(folder))
+        measured = sorted(folder.rglob("learning_rate_*_task_*.json"))
+        if not found and not measured:
+            raise ResultsError(
+                f"{folder} has neither a sweep.json nor a run's config.gin. Give --runs a folder "
+                "that bin/sweep.py, bin/train.py or bin/jacobian.py wrote."
+            )
+        for run in found:
+            _add_run(rows, *run)
+        for path in measured:
+            with _form_of(path):
+                record = json.loads(path.read_text())
+                required = ("learning_rate", "task", "parameters", "matrix_bytes", "seconds")
+                for step, rho in zip(record["steps"], record["rho"], strict=True):
+                    row = {**record, "step": int(step), "rho": _number(rho)}
+                    rows["jacobian.csv"].append(row | {name: row[name] for name in required})
+    names = [row["run"] for row in rows["runs.csv.gz"]]
+    if len(set(names)) < len(names):
+        raise ResultsError(f"Two runs are {max(names, key=names.count)}. Give --runs each once.")
+    tables = {file: _csv(rows[file], columns) for file, columns in COLUMNS.items()}
+    if not rows["jacobian.csv"]:
+        del tables["jacobian.csv"]
+    return {
+        file: gzip.compress(table, mtime=0) if file.endswith("gz") else table
+        for file, table in tables.items()
+    }
+
+
+def _runs_in(folder: pathlib.Path) -> Iterator[tuple[str, pathlib.Path, dict]]:
+    """Yields sweep, folder and index entry of every run in a folder."""
+    if (index := folder / "sweep.json").exists():
+        with _form_of(index):
+            for entry in json.loads(index.read_text()):
+                name, texts = entry["name"], [*entry["gin_files"], *entry["bindings"]]
+                if not all(isinstance(e, str) for e in [name, *entry["values"].values(), *texts]):
+                    raise ValueError("a name, value, file or binding is not text")
+                if name in ("", ".", "..") or set(name) & set("/\\\0"):
+                    raise ValueError(f"{name!r} is not the name of a folder")
+                yield folder.resolve().name, folder / "cells" / name, entry
+    elif (folder / "config.gin").exists() and not any(folder.glob("learning_rate_*.json")):
+        entry = {"name": folder.resolve().name, "values": {}, "gin_files": [], "bindings": []}
+        yield folder.resolve().parent.name, folder, entry
+    elif folder.is_dir():
+        for child in natural_order(each.name for each in folder.iterdir() if each.is_dir()):
+            yield from _runs_in(folder / child)
+
+
+def _add_run(rows, sweep, folder, entry):
+    run, name = RunDirectory(folder), f"{sweep}/{entry['name']}"
+    config = run.config.read_text(errors="replace") if run.config.exists() else ""
+    settings, axes = "\n".join([config, *entry["bindings"]]), dict(entry["values"])
+    learner = setting(settings, "MetaTrainer.learner").strip("@()").split("/")[-1].lower()
+    row = {
+        "run": name,
+        "sweep": sweep,
+        "method": axes.pop("method", "") or _METHODS.get(learner, learner),
+        "seed": axes.pop("seed", "") or setting(settings, "study.seed") or "0",
+        "finished": int(run.evaluation.exists()),
+        "gin_files": "\n".join(entry["gin_files"]),
+        "bindings": "\n".join(entry["bindings"]),
+        "config": config,
+        **{f"axis.{axis}": value for axis, value in axes.items()},
+    }
+    rows["runs.csv.gz"].append(row)
+    with _form_of(run.environment):
+        for start in json.loads(run.environment.read_text()) if run.environment.exists() else []:
+            packages = ", ".join(f"{name} {version}" for name, version in start["packages"].items())
+            row["environment"] = f"{start['platform']}, {start['cores']} cores, Python "
+            row["environment"] += f"{start['python']}, {packages}"
+    with _form_of(run.metrics):
+        lines = run.metrics.read_bytes().splitlines(True) if run.metrics.exists() else []
+        entries = [json.loads(line) for line in lines if line.endswith(b"\n")]
+        metrics = [{name: _number(value) for name, value in line.items()} for line in entries]
+        meta_steps = [line["meta_step"] for line in metrics]
+        if meta_steps != sorted(set(meta_steps)):
+            raise ValueError("the meta-steps do not ascend")
+        row["meta_steps"] = len(meta_steps)
+        for total in ("gradient_steps", "seconds", "tasks_skipped"):
+            row[total] = sum(line.get(total) or 0 for line in metrics)
+        for quantity in dict.fromkeys(name for line in metrics for name in line):
+            values = [line.get(quantity) for line in metrics]
+            _add_curve(rows, (name, META_TRAINING, 0), quantity, values)
+    with _form_of(run.evaluation):
+        if not row["finished"]:
+            return
+        evaluation = json.loads(run.evaluation.read_text())
+        row["steps"] = int(evaluation["steps"])
+        row["batch_norm"] = "transductive" if evaluation["transductive"] else "inductive"
+        row["target_error"] = float(evaluation["target_error"])
+        # A task of Multi-CV is evaluated on its test or on its validation images.
+        row["split"] = setting(settings, "multi_cv_splits.evaluate_on") or str(evaluation["split"])
+        evaluation["results"][LEARNED]  # a KeyError says that it is missing
+        for initialization, result in evaluation["results"].items():
+            for index, task in enumerate(result["tasks"]):
+                _add_task(rows, (name, initialization, index), task)
+
+
+def _add_task(rows, key, task):
+    curves = {name: [_number(value) for value in task[name]] for name in _CURVES}
+    row = {name: _number(task.get(name)) for name in COLUMNS["tasks.csv.gz"][1]}
+    row["diverged"] = int(None in (row["error"], row["loss"], *itertools.chain(*curves.values())))
+    if not row["diverged"]:
+        if row["final_training_error"] is None:  # runs before this figure was recorded
+            row["final_training_error"] = np.mean(curves["training_errors"][-LAST_BATCHES:])
+        for quantity, values in curves.items():
+            _add_curve(rows, key, quantity, values)
+    row |= dict(zip(_KEY, key)) | {"name": str(task["name"])}
+    rows["tasks.csv.gz"].append(row)
+
+
+def _add_curve(rows, key, quantity, values):
+    text = " ".join("nan" if value is None else f"{value:.6g}" for value in values)
+    rows["curves.csv.gz"].append(dict(zip(_KEY, key)) | {"quantity": quantity, "values": text})
+
+
+def _number(value) -> float | None:
+    """Returns a number; None for one that is missing, not finite, or overflows in sums."""
+    return float(value) if value is not None and abs(float(value)) < 1e15 else None
+
+
+def _csv(rows, columns) -> bytes:
+    axes = dict.fromkeys(name for row in rows for name in row if name.startswith("axis."))
+    table = pd.DataFrame(rows, columns=[*columns[0], *axes, *columns[1]]).convert_dtypes()
+    return table.to_csv(index=False, lineterminator="\n").encode(errors="replace")
+
+
+def read(folder: pathlib.Path) -> list[pd.DataFrame]:
+    """Returns the tables in a folder, in the order of `COLUMNS`; an empty one if it is optional.
+
+    Raises:
+        ResultsError: a table is missing, or is not one of a report.
+    """
+    tables = []
+    for file, (texts, numbers) in COLUMNS.items():
+        table = pd.DataFrame(columns=[*texts, *numbers])
+        if file != "jacobian.csv" or (folder / file).exists():
+            with _form_of(folder / file):
+                table = pd.read_csv(folder / file, dtype=str, keep_default_na=False)
+                table = table.assign(**{name: pd.to_numeric(table[name]) for name in numbers})
+                table[texts]  # a KeyError names a column that is missing
+        tables.append(table)
+    return tables
+
+
+def natural_order(names: Iterable[str]) -> list[str]:
+    """Returns names once each, numbers in them by size: "2" before "10"."""
+    return sorted(set(names), key=lambda name: [
+        (part, 0.0) if place % 2 == 0 else ("", float(part))
+        for place, part in enumerate(re.split(r"(\d+(?:\.\d+)?)", name))
+    ])  # fmt: skip
+
+
+def setting(configuration: str, name: str) -> str:
+    """Returns what a configuration binds to a name last, such as "study.seed"; "" if nothing."""
+    pattern = rf"^{re.escape(name)}\s*=\s*(.+?)\s*(?:#.*)?$"
+    return next(iter(re.findall(pattern, configuration, re.M)[-1:]), "").strip("'\"")
+
+
+@contextlib.contextmanager
+def _form_of(path):
+    """Turns what a missing, foreign or damaged file raises into a ResultsError that names it."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        message = f"{path.parent} has no {path.name}. Collect it from run folders with --runs."
+        raise ResultsError(message) from error
+    except (ValueError, LookupError, TypeError, AttributeError, EOFError, RecursionError,
+            gzip.BadGzipFile, zlib.error) as error:  # fmt: skip
+        why = f"{error} is missing" if isinstance(error, KeyError) else f"{error}"
+        message = f"{path} does not have the form that this project writes: {why[:300]}."
+        raise ResultsError(message) from error

@@ -1,0 +1,305 @@
+"""The Atari commands, most of them in processes of their own: killed, resumed, misused."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import gin
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import leap_tf
+from leap_tf.atari import commands
+from leap_tf.atari.comparison import read_cell
+from leap_tf.atari.environments import AtariEnvironment
+from leap_tf.atari.study import configured_study
+from leap_tf.experiments.config import read_configuration
+from leap_tf.experiments.run_directory import RunDirectory
+from leap_tf.training import read_metrics
+from tests.faults.kills import atari, attack
+
+ROOT = pathlib.Path(__file__).parents[2]
+SMALL = [
+    "atari_study.games = ['pong', 'freeway', 'crazy_climber']",
+    "mnih_2013.filters = (4, 4)",
+    "mnih_2013.units = 8",
+    "AtariEnvironment.copies = 2",
+    "AtariProblem.steps_per_task = 4",
+    "AtariProblem.meta_batch_size = 2",
+    "atari_meta_train.meta_steps = 4",
+    "atari_meta_train.checkpoint_seconds = 0.0",
+    "atari_evaluate.groups = {'held out': ['breakout'], 'seen': ['pong']}",
+    "atari_evaluate.target_scores = {'breakout': 1.0}",
+    "atari_evaluate.seeds = 2",
+]
+
+
+def command(binary, *arguments, bindings=()):
+    return [
+        sys.executable,
+        str(ROOT / "bin" / binary),
+        *arguments,
+        *(f"--gin_param={binding}" for binding in bindings),
+    ]
+
+
+def train_command(folder, *bindings):
+    configuration = f"--gin_file={ROOT / 'gin_configs/atari_cpu.gin'}"
+    return command(
+        "atari_train.py", configuration, f"--output_dir={folder}", bindings=[*SMALL, *bindings]
+    )
+
+
+def run(arguments, **environment):
+    return subprocess.run(
+        arguments, capture_output=True, text=True, env=os.environ | environment, cwd=ROOT
+    )
+
+
+def learned(folder):
+    return keras.saving.load_model(RunDirectory(folder).initialization).get_weights()
+
+
+def without_times(folder):
+    return [
+        {name: value for name, value in entry.items() if name != "seconds"}
+        for entry in read_metrics(RunDirectory(folder).metrics)
+    ]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    result = run(train_command(folder))
+    assert result.returncode == 0, result.stderr
+    return folder, result
+
+
+def test_a_run_writes_encoder_metrics_and_logs(finished):
+    folder, result = finished
+    assert [entry["meta_step"] for entry in without_times(folder)] == [1, 2, 3, 4]
+    runs = [json.loads(line) for line in (folder / "task_runs.jsonl").read_text().splitlines()]
+    assert len(runs) == 8
+    assert {each["game"] for each in runs} <= {"pong", "freeway", "crazy_climber"}
+    assert all(each["frames"] == 4 * 5 * 2 * 4 for each in runs)
+    assert all(each["frames_per_second"] > 0 for each in runs)
+    assert "frames/s" in result.stderr
+    assert "updates/s" in result.stderr
+    model = keras.saving.load_model(RunDirectory(folder).initialization)
+    screens = AtariEnvironment("pong", copies=2).reset().observation.astype(np.float32)
+    encoder = tf.saved_model.load(str(folder / "encoder"))
+    np.testing.assert_allclose(encoder.serve(screens), model(screens), rtol=1e-4, atol=1e-5)
+    assert "epsilon_inside_root = True" in RunDirectory(folder).operative_config.read_text()
+
+
+def test_a_run_that_was_killed_ends_the_same(finished, tmp_path):
+    folder = tmp_path / "killed"
+    process = subprocess.Popen(
+        train_command(folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT
+    )
+    metrics = RunDirectory(folder).metrics
+    while not (metrics.exists() and metrics.read_text().count("\n") >= 2):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert not RunDirectory(folder).initialization.exists()
+    result = run(train_command(folder))
+    assert result.returncode == 0, result.stderr
+    for array, expected in zip(learned(folder), learned(finished[0]), strict=True):
+        np.testing.assert_array_equal(array, expected)
+    assert without_times(folder) == without_times(finished[0])
+
+
+def test_an_evaluation_resumes_and_compares_with_random_play(finished, tmp_path):
+    folder, _ = finished
+    arguments = command("atari_evaluate.py", f"--output_dir={folder}")
+    first = run(arguments)
+    assert first.returncode == 0, first.stderr
+    results = folder / "evaluation" / "4_updates"
+    cells = sorted(results.rglob("*_seed*.json"))
+    assert len(cells) == 3 * 2 * 2
+    saved = tf.saved_model.load(str(folder / "policies" / "breakout"))
+    assert saved.action is not None
+    for picture in (results / "held_out.png", results / "seen.png", folder / "plots/breakout.png"):
+        assert picture.read_bytes().startswith(b"\x89PNG")
+    summary = json.loads((results / "summary.json").read_text())
+    breakout = summary["groups"]["held out"]["breakout"]
+    assert set(breakout) == {"learned", "fresh", "random policy"}
+    assert len(breakout["learned"]["gain"]["values"]) == 2
+    assert breakout["learned"]["frames_to_score"] == [None, None]
+    assert "| breakout | random policy (2) |" in first.stdout
+    # Only an agent whose file is lost is trained again, with the same result.
+    lost = results / "fresh" / "pong_seed1.json"
+    before = json.loads(lost.read_text())
+    lost.unlink()
+    again = run(arguments)
+    assert again.returncode == 0, again.stderr
+    assert again.stderr.count("per 1000 steps") == 1
+    after = json.loads(lost.read_text())
+    before["seconds"] = after["seconds"] = 0
+    assert after == before
+    # Every start is another task run. Four updates end no game, so only the paths tell.
+    lengths = [read_cell(cell).path_length for cell in (results / "fresh").glob("pong_*")]
+    assert len(set(lengths)) == 2
+
+
+def test_runs_are_compared_on_the_same_starts(finished, tmp_path):
+    folder, _ = finished
+    other = tmp_path / "other"
+    trained = run(train_command(other, "atari_study.seed = 1", "atari_meta_train.meta_steps = 0"))
+    assert trained.returncode == 0, trained.stderr
+    only = ["atari_evaluate.kinds = ['learned']"]
+    evaluated = run(command("atari_evaluate.py", f"--output_dir={other}", bindings=only))
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert run(command("atari_evaluate.py", f"--output_dir={folder}")).returncode == 0
+    result = run(
+        command(
+            "atari_compare.py",
+            f"--run=Leap={folder}",
+            f"--run=no pretraining={other}",
+            f"--run=no pretraining={other}",
+            f"--output_dir={tmp_path / 'compared'}",
+        )
+    )
+    assert result.returncode == 0, result.stderr
+    summary = json.loads((tmp_path / "compared" / "summary.json").read_text())
+    breakout = summary["groups"]["held out"]["breakout"]
+    assert set(breakout) == {"Leap", "no pretraining", "fresh", "random policy"}
+    assert len(breakout["no pretraining"]["area"]["values"]) == 4
+    assert len(breakout["no pretraining"]["gain"]["values"]) == 2  # the starts, not the agents
+    assert (tmp_path / "compared" / "held_out.png").exists()
+
+
+def test_errors_of_a_comparison_are_one_line(finished, tmp_path):
+    for runs, message in (
+        ("leap", "Runs must be given as method=folder"),
+        (f"fresh={tmp_path}", "'fresh' is the name of a control"),
+        (f"leap={tmp_path}", "has 0 finished evaluations"),
+    ):
+        result = run(command("atari_compare.py", f"--run={runs}", f"--output_dir={tmp_path}"))
+        assert result.returncode == 1
+        assert message in result.stderr
+        assert "Traceback" not in result.stderr
+
+
+def test_single_agents_are_compared_with_random_play(tmp_path):
+    def arguments(*bindings):
+        return command(
+            "atari_screen.py",
+            f"--gin_file={ROOT / 'gin_configs/atari_cpu.gin'}",
+            "--game=pong",
+            "--seed=1",
+            "--seed=2",
+            "--updates=4",
+            f"--output={tmp_path / 'figures.jsonl'}",
+            bindings=[*SMALL[1:4], *bindings],
+        )
+
+    first = run(arguments())
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.count("random play") == 2
+    lines = [json.loads(line) for line in (tmp_path / "figures.jsonl").read_text().splitlines()]
+    assert [line["seed"] for line in lines] == [1, 2]
+    assert all(line["wall_seconds"] > 0 for line in lines)
+    assert (
+        run(arguments("atari_study.games = ['qbert']", "meta/SGD.learning_rate = 1.0")).stdout == ""
+    )
+    assert run(arguments("ActorCriticLoss.discount = 0.9")).stdout.count("random play") == 2
+
+
+@pytest.mark.parametrize(
+    ("binding", "message"),
+    [
+        ("atari_study.games = ['joust']", "'joust' is a game for several players"),
+        ("AtariProblem.unroll = 2.5", "cannot be built: unroll must be a whole number"),
+    ],
+)
+def test_errors_of_the_configuration_are_one_line(tmp_path, binding, message):
+    result = run(train_command(tmp_path / "run", binding))
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_number_of_threads_can_be_configured(tmp_path, monkeypatch):
+    def meta_train(study, run):
+        threads.append(study.trainer.pool._pool.threads)
+
+    threads = []
+    monkeypatch.setattr(commands, "configured_meta_train", meta_train)
+    configuration = [ROOT / "gin_configs/atari_cpu.gin"]
+    commands.train(configuration, [*SMALL, "atari_study.pool = 7"], tmp_path)
+    assert threads == [7]
+
+
+def test_an_evaluation_keeps_the_settings_of_its_run(finished):
+    arguments = command(
+        "atari_evaluate.py",
+        f"--output_dir={finished[0]}",
+        bindings=["RMSProp.learning_rate = 1.0"],
+    )
+    result = run(arguments)
+    assert result.returncode == 1
+    assert "Only atari_evaluate can be bound here" in result.stderr
+
+
+def test_importing_without_legacy_keras_says_what_to_do():
+    environment = {"TF_USE_LEGACY_KERAS": "0", "PYTHONPATH": str(ROOT)}
+    result = run([sys.executable, "-c", "import leap_tf.atari"], **environment)
+    assert "TF_USE_LEGACY_KERAS=1 in the environment before TensorFlow" in result.stderr
+    result = run([sys.executable, "-c", "import leap_tf; print(leap_tf.Leap)"], **environment)
+    assert result.returncode == 0
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["atari_cpu"],
+        ["atari_paper"],
+        ["atari_cpu", "atari_reptile"],
+        ["atari_cpu", "atari_finetuning"],
+    ],
+    ids=lambda names: names[-1],
+)
+def test_every_configuration_builds_a_study(names):
+    read_configuration([ROOT / "gin_configs" / f"{name}.gin" for name in names])
+    study = configured_study()
+    games = [game.name for game in study.tasks.train.tasks]
+    held_out = gin.query_parameter("atari_evaluate.groups")["held out"]
+    assert not set(held_out) & set(games)
+    # Leap's steps are bounded. Those of the others must not be, or they end in other places.
+    bounded = study.trainer.meta_optimizer.global_clipnorm is not None
+    assert bounded == isinstance(study.trainer.learner, leap_tf.Leap)
+    if names == ["atari_paper"]:
+        assert len(games) == 25
+        assert set(held_out) == {"breakout", "space_invaders"}
+        assert study.trainer.problem.setup.steps_per_task * 5 * 32 == 5_000_000
+        for game in games:
+            assert AtariEnvironment(game, copies=1).actions <= 10
+
+
+def test_a_run_on_ray_workers_gives_the_same_encoder(finished, tmp_path):
+    pytest.importorskip("ray", reason="needs the extra: requirements-cluster.txt")
+    arguments = [*train_command(tmp_path / "run"), "--pool=ray", "--workers=2"]
+    result = run(arguments, RAY_AUTH_MODE="disabled")
+    assert result.returncode == 0, result.stderr
+    for array, other in zip(learned(tmp_path / "run"), learned(finished[0]), strict=True):
+        np.testing.assert_array_equal(array, other)
+    assert without_times(tmp_path / "run") == without_times(finished[0])
+    assert len((tmp_path / "run" / "task_runs.jsonl").read_text().splitlines()) == 8
+
+
+def test_a_killed_run_of_games_ends_bit_identical(tmp_path):
+    def some(planned):
+        return [kill for kill in planned if kill[0] in ("checkpoint", "final model")][-2:]
+
+    fault = attack(atari(), tmp_path, kills=2, seed=2, shorten=some)
+    assert fault.injected == 2
+    assert not fault.failures
