@@ -42,8 +42,8 @@ def main(argv):
             _GIN_PARAM.value,
             _OUTPUT_DIR.value,
             _DATA_DIR.value,
-            _EXPORT_DIR.value,
-            _CHECKPOINT.value,
+            export_dir=_EXPORT_DIR.value,
+            checkpoint=_CHECKPOINT.value,
         )
 
 

@@ -362,9 +362,9 @@ def sweep(
         cells,
         [pathlib.Path(gin_file).parent / file for file in gin_files],
         output_dir,
-        data_dir,
-        train_binary,
-        read_configuration,
+        data_dir=data_dir,
+        train_binary=train_binary,
+        read_configuration=read_configuration,
     )
     with exit_on_signals(running.stop):
         running.run(workers)

@@ -114,6 +114,7 @@ class Sweep:
         cells: Sequence[Cell],
         gin_files: Sequence[str | os.PathLike],
         output_dir: str | os.PathLike,
+        *,
         data_dir: str | os.PathLike | None,
         train_binary: str | os.PathLike,
         read_configuration: Callable[[Sequence[str | os.PathLike], Sequence[str]], str],

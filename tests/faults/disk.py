@@ -154,35 +154,68 @@ def run_undisturbed(folder: pathlib.Path) -> Results:
 
 
 def fill_before(
-    disk: Disk, folder: pathlib.Path, expected: Results, kind: str, number: int, leave: int, fault
+    disk: Disk,
+    folder: pathlib.Path,
+    expected: Results,
+    *,
+    kind: str,
+    number: int,
+    leave: int,
+    fault: Fault,
 ) -> None:
-    """One trial: the disk is full when this kind of file is written, and later it is not."""
+    """Runs a trial in which the disk is full when a file is written, and has space later."""
     with before_call(WRITERS[kind], number, lambda: disk.fill(leave)):
         message = train(folder)
-    after(disk.empty, folder, expected, message, "No space left on device", kind, fault)
+    words = "No space left on device"
+    after(disk.empty, folder, expected, message=message, words=words, kind=kind, fault=fault)
 
 
-def lock_before(disk: Disk, folder: pathlib.Path, expected: Results, kind: str, number: int, fault):
-    """One trial: the disk is read-only when this kind of file is written, and later it is not."""
-
-    def lock():
-        _mount("-o", "remount,ro", str(disk.path))
-
-    # A disk that has a file open for writing cannot be locked: it is done between two runs.
+def lock_before(
+    disk: Disk,
+    folder: pathlib.Path,
+    expected: Results,
+    *,
+    kind: str,
+    number: int,
+    fault: Fault,
+) -> None:
+    """Runs a trial in which the disk is read-only when a file is written, and writable later."""
+    # A disk with a file open for writing cannot be locked, so it is locked between two runs.
     with before_call(WRITERS[kind], number, _raise_interrupt):
         with contextlib.suppress(KeyboardInterrupt):
             train(folder)
     gc.collect()
-    lock()
+    disk.lock()
     message = train(folder)
-    after(disk.unlock, folder, expected, message, "Read-only file system", kind, fault)
+    words = "Read-only file system"
+    after(disk.unlock, folder, expected, message=message, words=words, kind=kind, fault=fault)
 
 
 def _raise_interrupt():
     raise KeyboardInterrupt
 
 
-def after(repair, folder, expected, message, words, kind, fault):
+def after(
+    repair: Callable[[], None],
+    folder: pathlib.Path,
+    expected: Results,
+    *,
+    message: str,
+    words: str,
+    kind: str,
+    fault: Fault,
+) -> None:
+    """Checks the message and files of a run that failed, repairs the disk and checks the rest.
+
+    Args:
+        repair: makes the disk writable again.
+        folder: the run's folder.
+        expected: the results of an undisturbed run.
+        message: the message of the run that failed.
+        words: what the message must contain.
+        kind: the kind of file, for the record.
+        fault: the record.
+    """
     run = RunDirectory(folder)
     fault.trials += 1
     fault.injected += 1
@@ -224,9 +257,11 @@ def attack_disk(folder: pathlib.Path, trials: int, seed: int) -> list[Fault]:
         with small_disk(folder / f"disk-{trial}") as disk:
             # Nothing is written after evaluation.json, so if that fits, nothing fails at all.
             leave = 0 if "evaluation.json" in kind else rng.choice([0, 0, 4096, 8192])
-            fill_before(disk, disk.path / "run", expected, kind, number, leave, full)
+            run = disk.path / "run"
+            fill_before(disk, run, expected, kind=kind, number=number, leave=leave, fault=full)
             full.count(f"at {kind}")
         if trial < trials // 4:
             with small_disk(folder / f"locked-{trial}") as disk:
-                lock_before(disk, disk.path / "run", expected, "checkpoint", 1 + trial % 4, locked)
+                options = {"kind": "checkpoint", "number": 1 + trial % 4, "fault": locked}
+                lock_before(disk, disk.path / "run", expected, **options)
     return [full, locked]

@@ -228,7 +228,7 @@ def attack(
         run = folder / f"run-{fault.trials}"
         fault.trials += 1
         planned = shorten(schedule(victim, pace, rng))[: kills - fault.injected]
-        _kill_one_run(victim, run, planned, pace, rng, fault)
+        _kill_one_run(victim, run, planned, pace, rng=rng, fault=fault)
         actual = results_of(run)
         for field in dataclasses.fields(Results):
             if getattr(actual, field.name) != getattr(expected, field.name):
@@ -236,7 +236,7 @@ def attack(
     return fault
 
 
-def _kill_one_run(victim, folder, planned, pace, rng, fault):
+def _kill_one_run(victim, folder, planned, pace, *, rng, fault):
     was_at = None
     for stage, meta_step in planned:
         life = _Life(victim, folder, was_at)

@@ -39,13 +39,15 @@ def small_disk(tmp_path):
 )
 def test_a_full_disk_is_named_and_loses_nothing(small_disk, undisturbed, kind, number):
     fault = Fault("full")
-    disk.fill_before(small_disk, small_disk.path / "run", undisturbed, kind, number, 0, fault)
+    run = small_disk.path / "run"
+    disk.fill_before(small_disk, run, undisturbed, kind=kind, number=number, leave=0, fault=fault)
     assert not fault.failures
 
 
 def test_a_read_only_folder_is_named_and_loses_nothing(small_disk, undisturbed):
     fault = Fault("read-only")
-    disk.lock_before(small_disk, small_disk.path / "run", undisturbed, "checkpoint", 2, fault)
+    run = small_disk.path / "run"
+    disk.lock_before(small_disk, run, undisturbed, kind="checkpoint", number=2, fault=fault)
     assert not fault.failures
 
 
@@ -84,5 +86,13 @@ def test_a_limit_on_the_size_of_files_is_named_and_loses_nothing(tmp_path, undis
             message = disk.train(tmp_path / "run")
     finally:
         lift()
-    disk.after(lift, tmp_path / "run", undisturbed, message, "File too large", "final model", fault)
+    disk.after(
+        lift,
+        tmp_path / "run",
+        undisturbed,
+        message=message,
+        words="File too large",
+        kind="final model",
+        fault=fault,
+    )
     assert not fault.failures
