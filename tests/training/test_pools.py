@@ -18,7 +18,7 @@ from leap_tf.training import (
     map_in_threads,
 )
 from leap_tf.training.problem import MetaBatch, check_gradient
-from tests.cluster.studies import assert_same, hat, leap, meta_sgd
+from tests.cluster.small_studies import assert_same, hat, leap, meta_sgd
 from tests.pool_contract import PoolContract
 
 
