@@ -60,11 +60,17 @@ def test_training_continues_after_an_exception_anywhere(tmp_path, moment):
                 explode()
             return super().sample(count, rng)
 
-    class Validation(list):
-        def __getitem__(self, index):
+    class ExplodingTask:
+        name = "exploding"
+
+        def __init__(self):
+            self._task = held_out(1)[0]
+            self.train_batches = self._task.train_batches
+
+        def test_batches(self):
             if moment == "in validation" and learner.meta_step == 2:
                 explode()
-            return super().__getitem__(index)
+            return self._task.test_batches()
 
     late = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda step, logs: explode() if moment == "in a callback" and step == 2 else 0
@@ -73,7 +79,7 @@ def test_training_continues_after_an_exception_anywhere(tmp_path, moment):
         learner.fit(
             Exploding(),
             5,
-            validation_tasks=Validation(held_out(1)),
+            validation_tasks=[ExplodingTask()],
             callbacks=[late],
             checkpoint_dir=tmp_path,
             checkpoint_seconds=0,
