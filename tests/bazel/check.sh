@@ -82,5 +82,5 @@ taken_out() {
 }
 taken_out experiments '":datasets"' 'add //:datasets to deps' imports
 taken_out leap_tf '@pypi\/\/tqdm' 'add @pypi//tqdm to deps' imports
-taken_out geometry_test '":leap_tf"' "No module named 'leap_tf" bazel test //:geometry_test
+taken_out testing '@pypi\/\/hypothesis' "No module named 'hypothesis" bazel test //:functional_test
 taken_out testing 'data = ' 'golden_public' bazel test //:geometry_test
