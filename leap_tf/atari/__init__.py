@@ -30,12 +30,7 @@ with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
     warnings.simplefilter("ignore")
     importlib.import_module("tf_agents.agents")
 
-from leap_tf.atari.actor_critic import (
-    ActorCriticLoss,
-    RMSProp,
-    actor_critic,
-    mnih_2013,
-)
+from leap_tf.atari.actor_critic import ActorCriticLoss, RMSProp, actor_critic, mnih_2013
 from leap_tf.atari.environments import (
     AtariEnvironment,
     EnvironmentPool,
@@ -49,22 +44,11 @@ from leap_tf.atari.evaluation import GameEvaluation, GameEvaluations
 from leap_tf.atari.problem import AtariProblem
 from leap_tf.atari.tf_agents import ActorCriticAgent, ActorCriticNetwork, ActorCriticPolicy
 
+# fmt: off
 __all__ = [
-    "ActorCriticAgent",
-    "ActorCriticLoss",
-    "ActorCriticNetwork",
-    "ActorCriticPolicy",
-    "AtariEnvironment",
-    "AtariProblem",
-    "EnvironmentPool",
-    "Episode",
-    "Game",
-    "GameEvaluation",
-    "GameEvaluations",
-    "RMSProp",
-    "ScreenEnvironment",
-    "actor_critic",
-    "available_games",
-    "games",
+    "ActorCriticAgent", "ActorCriticLoss", "ActorCriticNetwork", "ActorCriticPolicy",
+    "AtariEnvironment", "AtariProblem", "EnvironmentPool", "Episode", "Game", "GameEvaluation",
+    "GameEvaluations", "RMSProp", "ScreenEnvironment", "actor_critic", "available_games", "games",
     "mnih_2013",
 ]
+# fmt: on

@@ -52,8 +52,7 @@ def train(
         pool: where games are played. A run can resume on another pool, with the same results.
 
     Raises:
-        ConfigurationError, RunDirectoryError, ClusterError: the request cannot be carried out; no
-            file has been overwritten.
+        ConfigurationError, RunDirectoryError, ClusterError: no file has been overwritten.
     """
     run = RunDirectory(output_dir)
     config = read_configuration(gin_files, gin_params)

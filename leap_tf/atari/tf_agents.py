@@ -116,6 +116,9 @@ class ActorCriticAgent(tf_agent.TFAgent):
         loss: weights of the loss.
         unroll: T.
         train_step_counter: counts updates.
+
+    Attributes:
+        network: the trained network.
     """
 
     def __init__(
@@ -130,7 +133,7 @@ class ActorCriticAgent(tf_agent.TFAgent):
         train_step_counter: tf.Variable | None = None,
     ):
         tf.Module.__init__(self, name="ActorCriticAgent")
-        self._network = network = ActorCriticNetwork(time_step_spec.observation, model)
+        self.network = network = ActorCriticNetwork(time_step_spec.observation, model)
         network.create_variables()
         self._optimizer = optimizer
         self._settings = loss or ActorCriticLoss()
@@ -148,11 +151,6 @@ class ActorCriticAgent(tf_agent.TFAgent):
             train_step_counter=train_step_counter,
         )
 
-    @property
-    def network(self) -> ActorCriticNetwork:
-        """The trained network."""
-        return self._network
-
     def _initialize(self):
         """Does nothing: the model is given with its weights."""
 
@@ -163,7 +161,7 @@ class ActorCriticAgent(tf_agent.TFAgent):
             lambda each: tf.transpose(each, [1, 0, *range(2, each.shape.rank)]), experience
         )
         with tf.GradientTape() as tape:
-            (logits, values), _ = self._network(history.observation, training=True)
+            (logits, values), _ = self.network(history.observation, training=True)
             loss = actor_critic_loss(
                 logits[:-1],
                 values,

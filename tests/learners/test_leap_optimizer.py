@@ -515,7 +515,7 @@ def test_configuration_round_trip():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: leap(clipnorm=1.0), "Set clipping, decay and the like on"),
+        (lambda: leap(clipnorm=1.0), "Set clipping, weight decay and the like on"),
         (lambda: leap(keras.optimizers.SGD(gradient_accumulation_steps=2)), "larger batches"),
         (lambda: leap(keras.optimizers.SGD(use_ema=True)), "without EMA"),
         (lambda: leap(meta=keras.optimizers.SGD(use_ema=True)), "meta_optimizer has use_ema"),

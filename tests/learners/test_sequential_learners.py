@@ -244,7 +244,7 @@ def test_a_later_task_does_not_change_the_outputs_of_an_earlier_one():
 
     tasks = FiniteTasks([images(0), images(1)])
     trainer.fit(tasks, 1, verbose=False)
-    (inputs, _), *_ = trainer.learner.numbered(0, tasks.tasks[0]).test_batches()
+    (inputs, _), *_ = trainer.learner.numbered_task(0, tasks.tasks[0]).test_batches()
     # in training mode, so that the batch's own statistics normalize
     before = model(inputs, training=True).numpy()
     kernel = model.blocks[1][0].kernel.numpy()
@@ -277,7 +277,9 @@ def small_images(number):
 def test_weights_behind_flattening_are_protected_by_unit_at_every_position():
     model = HardAttentionModel(flattened_network(), "head", tasks=3, penalty=0.0)
     attend(model, 1, [0, 3], [2, 5])
-    inputs = next(iter(HAT(steps_per_epoch=2).numbered(0, small_images(0)).train_batches(0)))[0]
+    inputs = next(iter(HAT(steps_per_epoch=2).numbered_task(0, small_images(0)).train_batches(0)))[
+        0
+    ]
     with tf.GradientTape() as tape:
         loss = tf.reduce_sum(model(inputs, training=True) ** 2)
     gradient = tape.gradient(loss, model.blocks[1][0].kernel.value).numpy()
@@ -293,7 +295,7 @@ def test_flattening_does_not_let_a_later_task_change_the_outputs_of_an_earlier_o
     model.trained.assign(np.zeros(3))
     tasks = FiniteTasks([small_images(0), small_images(1)])
     trainer.fit(tasks, 1, verbose=False)
-    (inputs, _), *_ = trainer.learner.numbered(0, tasks.tasks[0]).test_batches()
+    (inputs, _), *_ = trainer.learner.numbered_task(0, tasks.tasks[0]).test_batches()
     before, kernel = model(inputs).numpy(), model.blocks[1][0].kernel.numpy()
     trainer.fit(tasks, 2, verbose=False)
     assert not np.array_equal(kernel, model.blocks[1][0].kernel.numpy())
@@ -369,7 +371,7 @@ def test_the_penalty_moves_embeddings_of_free_units_only():
 
 
 def test_every_epoch_goes_from_soft_to_hard():
-    task = HAT(tasks=6, steps_per_epoch=4).numbered(2, blobs(2))
+    task = HAT(tasks=6, steps_per_epoch=4).numbered_task(2, blobs(2))
     progress = [float(inputs[-1][0]) for inputs, _ in task.train_batches(seed=0).take(9)]
     np.testing.assert_allclose(progress, [0, 1 / 3, 2 / 3, 1, 0, 1 / 3, 2 / 3, 1, 0], rtol=1e-6)
     assert {float(inputs[-1][0]) for inputs, _ in task.test_batches()} == {1.0}

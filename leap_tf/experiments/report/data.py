@@ -1,4 +1,4 @@
-"""The tables of a study's runs, as the pages of a report read them.
+"""Figures of the runs of a study: means over held-out tasks, curves, estimates over seeds."""
 
 import dataclasses
 import pathlib
