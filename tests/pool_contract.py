@@ -7,7 +7,7 @@ import pytest
 
 from leap_tf.training import TaskFailure, ThreadPool
 from leap_tf.training.problem import training_job
-from tests.cluster.studies import FaultyStudy, assert_same, hat, meta_sgd, weights
+from tests.cluster.small_studies import FaultyStudy, assert_same, hat, meta_sgd, weights
 
 
 class PoolContract:

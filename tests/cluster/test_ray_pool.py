@@ -17,7 +17,7 @@ from ray.cluster_utils import Cluster
 from leap_tf.cluster import ClusterError, RayPool
 from leap_tf.tasks import FiniteTasks
 from leap_tf.training import TaskFailedError
-from tests.cluster.studies import (
+from tests.cluster.small_studies import (
     assert_same,
     hat,
     leap,

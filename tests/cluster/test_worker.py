@@ -6,7 +6,14 @@ import pytest
 from leap_tf.cluster.worker import Reply, TaskWorker
 from leap_tf.serialization import decode
 from leap_tf.training import TaskEvaluation, TaskGradient, TaskSpec
-from tests.cluster.studies import assert_same, leap, meta_sgd, other_seed, unbuildable, weights
+from tests.cluster.small_studies import (
+    assert_same,
+    leap,
+    meta_sgd,
+    other_seed,
+    unbuildable,
+    weights,
+)
 
 
 def started(factory=leap):

@@ -5,7 +5,7 @@ import pytest
 
 from leap_tf.experiments.result_cache import CachingPool
 from leap_tf.training import ThreadPool
-from tests.cluster.studies import assert_same, leap, weights
+from tests.cluster.small_studies import assert_same, leap, weights
 from tests.pool_contract import PoolContract
 
 

@@ -18,7 +18,7 @@ from leap_tf.training import (
     map_in_threads,
 )
 from leap_tf.training.problem import MetaBatch, check_gradient
-from tests.cluster.studies import assert_same, hat, leap, meta_sgd
+from tests.cluster.small_studies import assert_same, hat, leap, meta_sgd
 from tests.pool_contract import PoolContract
 
 
@@ -142,7 +142,7 @@ def test_meta_gradients_may_have_the_precision_in_which_they_are_summed():
     with pytest.raises(SerializationError, match="has float64"):
         check_gradient(TaskGradient([tf.ones(3, "float64")], {}, True), problem)
     problem.meta_variables, problem.plan = [], hat().trainer.problem.plan
-    with pytest.raises(SerializationError, match=r"has float16 \(7,\) where .*visited is float32"):
+    with pytest.raises(SerializationError, match=r"has float16 \(7,\) where .*trained is float32"):
         check_gradient(TaskGradient([], {}, True, [tf.ones(7, "float16")]), problem)
 
 

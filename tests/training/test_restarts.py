@@ -60,11 +60,15 @@ def test_training_continues_after_an_exception_anywhere(tmp_path, moment):
                 explode()
             return super().sample(count, rng)
 
-    class Validation(list):
-        def __getitem__(self, index):
-            if moment == "in validation" and learner.meta_step == 2:
-                explode()
-            return super().__getitem__(index)
+    (validation_task,) = held_out(1)
+    test_batches = validation_task.test_batches
+
+    def exploding_batches():
+        if moment == "in validation" and learner.meta_step == 2:
+            explode()
+        return test_batches()
+
+    validation_task.test_batches = exploding_batches
 
     late = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda step, logs: explode() if moment == "in a callback" and step == 2 else 0
@@ -73,7 +77,7 @@ def test_training_continues_after_an_exception_anywhere(tmp_path, moment):
         learner.fit(
             Exploding(),
             5,
-            validation_tasks=Validation(held_out(1)),
+            validation_tasks=[validation_task],
             callbacks=[late],
             checkpoint_dir=tmp_path,
             checkpoint_seconds=0,
