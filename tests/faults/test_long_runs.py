@@ -26,7 +26,9 @@ SIX = [TaskSpec("train", 0, index, seed=index, steps=1) for index in range(6)]
 
 
 def job(run):
-    return Job("train", run, str, object, lambda result: None, [])
+    return Job(
+        "train", run, task_name=str, result_type=object, check=lambda result: None, variables=[]
+    )
 
 
 def test_a_pool_keeps_its_threads():
