@@ -60,15 +60,17 @@ def test_training_continues_after_an_exception_anywhere(tmp_path, moment):
                 explode()
             return super().sample(count, rng)
 
-    (validation_task,) = held_out(1)
-    test_batches = validation_task.test_batches
+    class ExplodingTask:
+        name = "exploding"
 
-    def exploding_batches():
-        if moment == "in validation" and learner.meta_step == 2:
-            explode()
-        return test_batches()
+        def __init__(self):
+            self._task = held_out(1)[0]
+            self.train_batches = self._task.train_batches
 
-    validation_task.test_batches = exploding_batches
+        def test_batches(self):
+            if moment == "in validation" and learner.meta_step == 2:
+                explode()
+            return self._task.test_batches()
 
     late = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda step, logs: explode() if moment == "in a callback" and step == 2 else 0
@@ -77,7 +79,7 @@ def test_training_continues_after_an_exception_anywhere(tmp_path, moment):
         learner.fit(
             Exploding(),
             5,
-            validation_tasks=[validation_task],
+            validation_tasks=[ExplodingTask()],
             callbacks=[late],
             checkpoint_dir=tmp_path,
             checkpoint_seconds=0,
