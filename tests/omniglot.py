@@ -1,4 +1,4 @@
-"""Where Omniglot is on this machine, for tests that need it."""
+"""The folder of Omniglot on this machine, for tests that need it."""
 
 import os
 import pathlib

@@ -16,7 +16,7 @@ ENVIRONMENT = [
 
 
 def task(error, steps=None, curve=(1.0, 0.5, 0.25), area=50.0, **more):
-    """Returns the record of a judged task, diverged if its error is None."""
+    """Returns the record of an evaluated task, diverged if its error is None."""
     lost = error is None
     return {
         "name": "task",
@@ -50,7 +50,7 @@ def write_sweep(folder, cells, meta_steps=3, study="omniglot"):
     """Writes a sweep's folder. `cells` are pairs of axis values and an outcome, None if missing."""
     folder.mkdir(parents=True)
     entries = []
-    for values, judged in cells:
+    for values, result in cells:
         name = "-".join(values.values())
         entries.append(
             {
@@ -60,7 +60,7 @@ def write_sweep(folder, cells, meta_steps=3, study="omniglot"):
                 "bindings": ["MetaTrainer.learner = @Leap()", "evaluate.split = 'test'"],
             }
         )
-        if judged is None:
+        if result is None:
             continue
         run = folder / "cells" / name
         run.mkdir(parents=True)
@@ -69,7 +69,7 @@ def write_sweep(folder, cells, meta_steps=3, study="omniglot"):
             "steps": 3,
             "target_error": 0.1,
             "transductive": False,
-            "results": {"learned initialization": judged},
+            "results": {"learned initialization": result},
         }
         (run / "evaluation.json").write_text(json.dumps(record))
         (run / "config.gin").write_text(CONFIG)

@@ -105,7 +105,7 @@ def _builder(name, folder):
         return tfds.builder(name, data_dir=folder, try_gcs=False)
     except tfds.core.DatasetNotFoundError as error:
         raise ValueError(f"TensorFlow Datasets knows no data set named {name!r}.") from error
-    except (json_format.Error, TypeError) as error:
+    except (json_format.Error, TypeError) as error:  # TFDS does not check types in descriptions
         raise _damaged(name, folder) from error
 
 

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import pandas as pd
 
+from leap_tf.errors import LeapError
 from leap_tf.experiments.run_directory import RunDirectory
 
 # The initializations that evaluation.json compares, and what stands in for one in curves.csv.gz.
@@ -55,7 +56,7 @@ _METHODS = {"multiheadedfinetuning": "finetuning", "jointtraining": "finetuning"
             "progressivenets": "progressive"}  # fmt: skip
 
 
-class ResultsError(ValueError):
+class ResultsError(LeapError, ValueError):
     """A folder or a file is not what a report is made of."""
 
 

@@ -221,12 +221,8 @@ def attack_studies(folder: pathlib.Path, trials: int, seed: int = 0) -> Fault:
 def _places(value, path=()):
     """Yields the path to every part of a JSON value."""
     yield path
-    children = (
-        value.items()
-        if isinstance(value, dict)
-        else enumerate(value if isinstance(value, list) else ())
-    )
     if isinstance(value, dict | list):
+        children = value.items() if isinstance(value, dict) else enumerate(value)
         for key, each in children:
             yield from _places(each, (*path, key))
 

@@ -14,7 +14,16 @@ def test_any_input_is_read_right_or_refused(reader, tmp_path):
     assert not fault.failures
 
 
-@pytest.mark.parametrize("reader", ["configurations", "checkpoints", "requests"])
-def test_the_inputs_are_neither_all_good_nor_all_bad(reader, tmp_path):
-    fault = fuzz.ATTACKS[reader](tmp_path, 60, seed=1)
+@pytest.mark.parametrize(
+    ("reader", "trials"),
+    [
+        ("configurations", 60),
+        ("studies", 60),
+        ("results", 20),
+        ("checkpoints", 60),
+        ("requests", 60),
+    ],
+)
+def test_the_inputs_are_neither_all_good_nor_all_bad(reader, trials, tmp_path):
+    fault = fuzz.ATTACKS[reader](tmp_path, trials, seed=1)
     assert set(fault.details) == {"read", "refused"}

@@ -356,6 +356,17 @@ def test_a_damaged_description_of_a_data_set_is_named(tmp_path, text):
         open_dataset("stolen", tmp_path)
 
 
+@pytest.mark.parametrize("description", [None, 3, {"featuresDict": None}])
+def test_a_description_of_other_types_is_a_damaged_one(tmp_path, description):
+    data_set_folder(tmp_path, "tensorflow_datasets.core.features.tensor_feature.Tensor")
+    file = tmp_path / "stolen" / "1.0.0" / "features.json"
+    if isinstance(description, dict):
+        description = json.loads(file.read_text()) | description
+    file.write_text(json.dumps(description))
+    with pytest.raises(ValueError, match="is damaged"):
+        open_dataset("stolen", tmp_path)
+
+
 @pytest.mark.parametrize("name", ["kaggle:titanic", "huggingface:x/y", "../etc", "/etc", "a b", ""])
 def test_a_data_set_is_a_plain_name(tmp_path, name):
     with pytest.raises(ValueError, match="no name of a data set"):

@@ -135,7 +135,8 @@ def _trials(page, results, sweep):
     held_out = _datasets(runs)
     rows = []
     for method in in_order(runs["method"]):
-        trials = dict(list(runs[runs["method"] == method].groupby(axes, sort=False)))
+        own = runs[runs["method"] == method]
+        trials = dict(list(own.groupby(axes, sort=False))) if axes else {(): own}
         means = {key: of[[*MEASURES]].mean(skipna=False) for key, of in trials.items()}
         chosen = min((key for key in trials if means[key]["area"] >= 0), default=None,
                      key=lambda key: means[key]["area"])  # fmt: skip
