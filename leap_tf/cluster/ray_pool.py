@@ -25,63 +25,53 @@ if TYPE_CHECKING:
 
 
 class TaskScheduler:
-    """Decides which task of a map is handed out next, and which results can leave, in order.
+    """Decides which task of a map is started next, and yields results in the order of the tasks.
+
+    Every task that `next_task` returns must come back once, by `put` or by `requeue`.
 
     Args:
         tasks: number of tasks.
-        ahead: tasks are handed out up to this many places from the oldest missing result, so at
-            most this many results wait behind a slow task.
-        attempts: number of times a task is handed out before it counts as failed.
+        ahead: a task is started only if it is less than this many places after the oldest missing
+            result, so fewer results than this wait for a slow task.
+        attempts: number of times that a task is started before it counts as failed.
     """
 
     def __init__(self, tasks: int, ahead: int, attempts: int):
-        self._tasks = tasks
         self._ahead = ahead
-        self._attempts_left = [attempts] * tasks
+        self._remaining_attempts = [attempts] * tasks
         self._waiting = list(range(tasks))
         self._results: dict[int, Any] = {}
-        self._left = 0  # results that have left
+        self._yielded = 0
 
     @property
     def finished(self) -> bool:
-        """Whether all results have left."""
-        return self._left == self._tasks
+        """Whether all results have been yielded."""
+        return self._yielded == len(self._remaining_attempts)
 
     def next_task(self) -> int | None:
-        """Returns the first task that no worker has, or None if none can be handed out now."""
-        while self._waiting and self._has_result(self._waiting[0]):
-            heapq.heappop(self._waiting)
-        if self._waiting and self._waiting[0] < self._left + self._ahead:
-            index = heapq.heappop(self._waiting)
-            self._attempts_left[index] -= 1
-            return index
-        return None
+        """Returns the first task that no worker has, or None if none can be started now."""
+        if not self._waiting or self._waiting[0] >= self._yielded + self._ahead:
+            return None
+        index = heapq.heappop(self._waiting)
+        self._remaining_attempts[index] -= 1
+        return index
 
-    def put(self, index: int, result: Any) -> bool:
-        """Adds a result. Returns False, and drops it, if the task has a result already."""
-        if self._has_result(index):
-            return False
+    def put(self, index: int, result: Any) -> None:
+        """Adds the result of a task."""
         self._results[index] = result
-        return True
 
-    def lose(self, index: int) -> bool:
-        """Queues a task again whose worker was lost. Returns False if no attempts are left."""
-        if self._has_result(index):
-            return True
-        if not self._attempts_left[index]:
+    def requeue(self, index: int) -> bool:
+        """Queues a task whose worker was lost. Returns False if the task has no attempts left."""
+        if not self._remaining_attempts[index]:
             return False
         heapq.heappush(self._waiting, index)
         return True
 
     def take(self) -> Iterator[Any]:
-        """Removes and yields the results that can leave."""
-        while self._left in self._results:
-            result = self._results.pop(self._left)
-            self._left += 1
-            yield result
-
-    def _has_result(self, index):
-        return index < self._left or index in self._results
+        """Removes and yields the results that are next in order."""
+        while self._yielded in self._results:
+            yield self._results.pop(self._yielded)
+            self._yielded += 1
 
 
 class RayPool:
@@ -216,7 +206,7 @@ class RayPool:
                     if job.on_result and not isinstance(result, TaskFailure):
                         job.on_result(specs[index], result)
                     scheduler.put(index, result)
-                elif not scheduler.lose(index):
+                elif not scheduler.requeue(index):
                     lost = (
                         f"It was started {self._attempts} times, and each time its worker died or "
                         f"did not finish within the deadline of {self._deadline:g} s. See `ray "

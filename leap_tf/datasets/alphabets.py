@@ -82,25 +82,20 @@ def alphabet_splits(
     rest = [name for name in sorted(drawings) if name not in evaluated]
     trained = [rest[index] for index in rng.permutation(len(rest))[:train_alphabets]]
 
-    def tasks(names):
-        return [
-            alphabet_task(
-                name,
-                drawings[name],
-                seed=seed,
-                characters=characters,
-                held_out_drawings=held_out_drawings,
-                image_size=image_size,
-                rotations=rotations,
-                batch_size=batch_size,
-            )
-            for name in names
-        ]
-
+    task = functools.partial(
+        alphabet_task,
+        seed=seed,
+        characters=characters,
+        held_out_drawings=held_out_drawings,
+        image_size=image_size,
+        rotations=rotations,
+        batch_size=batch_size,
+    )
+    test, validation = evaluated[:test_alphabets], evaluated[test_alphabets:]
     return TaskSplits(
-        train=FiniteTasks(tasks(trained)),
-        test=tasks(evaluated[:test_alphabets]),
-        validation=tasks(evaluated[test_alphabets:]),
+        train=FiniteTasks([task(name, drawings[name]) for name in trained]),
+        test=[task(name, drawings[name]) for name in test],
+        validation=[task(name, drawings[name]) for name in validation],
     )
 
 

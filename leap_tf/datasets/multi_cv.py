@@ -11,7 +11,7 @@ held out, and the others are for training. Images are 32×32×3. Each data set h
 Arrays stay uint8 and keep their size; padding and normalization happen in the pipeline.
 """
 
-import dataclasses
+import copy
 import functools
 import os
 import zlib
@@ -129,8 +129,8 @@ def multi_cv_splits(
     test_task = tasks.pop(held_out)
     return TaskSplits(
         train=FiniteTasks(list(tasks.values())),
-        validation=[ValidationAsTest(task) for task in tasks.values()],
-        test=[test_task if evaluate_on == "test" else ValidationAsTest(test_task)],
+        validation=[task.on_validation() for task in tasks.values()],
+        test=[test_task if evaluate_on == "test" else test_task.on_validation()],
     )
 
 
@@ -165,29 +165,12 @@ class DataSetTask(ArrayTask):
         """Returns the validation examples once, in order."""
         return self._validation.test_batches()
 
-
-@dataclasses.dataclass(frozen=True)
-class ValidationAsTest:
-    """The task of a data set, evaluated on its validation part instead of its test split."""
-
-    task: DataSetTask
-
-    @property
-    def name(self) -> str:
-        return self.task.name
-
-    @property
-    def classes(self) -> int:
-        return self.task.classes
-
-    def train_batches(self, seed: int) -> tf.data.Dataset:
-        return self.task.train_batches(seed)
-
-    def validation_batches(self) -> tf.data.Dataset:
-        return self.task.validation_batches()
-
-    def test_batches(self) -> tf.data.Dataset:
-        return self.task.validation_batches()
+    def on_validation(self) -> "DataSetTask":
+        """Returns the task with its validation part in place of its test part."""
+        task = copy.copy(self)
+        task.test = self._validation.test
+        task.test_batches = self.validation_batches  # type: ignore[method-assign]
+        return task
 
 
 def data_set_task(

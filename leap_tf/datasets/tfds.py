@@ -16,6 +16,7 @@ _MODULES = {
     "unicode_alphabets": "leap_tf.datasets.unicode_alphabets",
     **dict.fromkeys(("facescrub", "gtsrb", "not_mnist"), "leap_tf.datasets.builders"),
 }
+_CLASS_NAMES = ("pythonClassName", "python_class_name")  # of features, in their descriptions
 
 
 class MissingDataError(LeapError, FileNotFoundError):
@@ -74,30 +75,23 @@ def open_dataset(name: str, data_dir: str | os.PathLike | None = None) -> tfds.c
 def _check_no_foreign_code(folder):
     """Checks that a description names modules of TFDS only: TFDS imports every module it names."""
     for path in folder.rglob("features.json"):
-        for name in _class_names(path):
+        names: list = []
+
+        def collect(entry, names=names):
+            names.extend(entry[key] for key in _CLASS_NAMES if key in entry)
+            return entry
+
+        try:
+            json.loads(path.read_text(), object_hook=collect)
+        except (ValueError, RecursionError) as error:
+            message = f"{path} is damaged. Prepare the data set again with tfds.load."
+            raise ValueError(message) from error
+        for name in names:
             if not str(name).startswith("tensorflow_datasets."):
                 raise ValueError(
                     f"{path} names {name!r}, which is code from outside TFDS, and opening the data "
                     "set would run it. Prepare the data set again with tfds.load."
                 )
-
-
-def _class_names(path):
-    try:
-        waiting = [json.loads(path.read_text())]
-    except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{path} is damaged. Prepare the data set again with tfds.load."
-        ) from error
-    while waiting:
-        each = waiting.pop()
-        if isinstance(each, dict):
-            waiting += each.values()
-            yield from (
-                each[key] for key in ("pythonClassName", "python_class_name") if key in each
-            )
-        elif isinstance(each, list):
-            waiting += each
 
 
 def _builder(name, folder):

@@ -2,32 +2,17 @@
 
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import overload
 
 import matplotlib.figure
-import numpy as np
-from numpy.typing import ArrayLike
+import pandas as pd
+import scipy.stats
 
 from leap_tf.training import Evaluation
 
 
-@overload
-def standard_error(values: Sequence[float]) -> float | None: ...
-@overload
-def standard_error(values: np.ndarray) -> np.ndarray | None: ...
-def standard_error(values):
-    """Returns the standard error of a mean, s/√n with s² = Σ(x − x̄)²/(n − 1).
-
-    Args:
-        values: n numbers, or an array [n, …] of curves.
-
-    Returns:
-        A number, or an array […] for curves; None if there are fewer than two values.
-    """
-    if len(values) < 2:
-        return None
-    error = np.std(values, axis=0, ddof=1) / np.sqrt(len(values))
-    return error if error.ndim else float(error)
+def standard_error(values: Sequence[float]) -> float | None:
+    """Returns the standard error of a mean, s/√n with s² = Σ(x − x̄)²/(n − 1); None if n < 2."""
+    return float(scipy.stats.sem(values)) if len(values) > 1 else None
 
 
 _COLOURS = ("#1b6ca8", "#b5651d", "#4f7942", "#7a4988")
@@ -42,20 +27,14 @@ def plot_learning_curve(entries: Sequence[Mapping[str, float]], path: pathlib.Pa
     """
     figure = matplotlib.figure.Figure(figsize=(9, 3.6), layout="constrained")
     loss, error = figure.subplots(1, 2)
-    steps = [entry["meta_step"] for entry in entries]
-    loss.plot(steps, _numbers(entries, "loss"), color=_COLOURS[0])
+    table = pd.DataFrame(entries).astype(float).set_index("meta_step")
+    loss.plot(table["loss"], color=_COLOURS[0])
     loss.set(title="Mean training loss along the paths", ylabel="loss")
-    error.plot(steps, _numbers(entries, "error"), color=_COLOURS[0], label="training batches")
-    validated = [entry for entry in entries if "val_error" in entry]
-    if validated:
-        error.plot(
-            [entry["meta_step"] for entry in validated],
-            _numbers(validated, "val_error"),
-            color=_COLOURS[1],
-            marker="o",
-            markersize=3,
-            label="held-out examples of validation tasks",
-        )
+    error.plot(table["error"], color=_COLOURS[0], label="training batches")
+    if "val_error" in table:
+        validated = table.loc[["val_error" in entry for entry in entries], "val_error"]
+        label = "held-out examples of validation tasks"
+        error.plot(validated, color=_COLOURS[1], marker="o", markersize=3, label=label)
     error.set(title="Error", ylabel="error")
     error.legend(frameon=False)
     for axes in (loss, error):
@@ -81,10 +60,12 @@ def plot_adaptation(
     for colour, (name, evaluation) in zip(_COLOURS, evaluations.items()):
         lost = len(evaluation.diverged)
         label = f"{name} ({lost} diverged)" if lost else name
-        mean, spread = mean_training_error(evaluation, window)
-        steps = np.arange(len(mean))
-        axes.plot(steps, mean, color=colour, label=label)
-        axes.fill_between(steps, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
+        curves = adaptation_curves(evaluation, window)
+        mean, spread = curves.mean(axis=1), curves.sem(axis=1).fillna(0.0)
+        axes.plot(mean, color=colour, label=label)
+        axes.fill_between(
+            curves.index, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0
+        )
     tasks = len(next(iter(evaluations.values())).tasks)
     axes.set(
         title=f"Adaptation to {tasks} held-out tasks",
@@ -98,35 +79,15 @@ def plot_adaptation(
     figure.savefig(path, dpi=120)
 
 
-def _numbers(entries, name):
-    return [np.nan if entry[name] is None else entry[name] for entry in entries]
+def adaptation_curves(evaluation: Evaluation, window: int) -> pd.DataFrame:
+    """Returns the training errors of the tasks that did not diverge: steps × tasks.
 
-
-def mean_training_error(evaluation: Evaluation, window: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns mean and standard error of the training error over tasks that did not diverge.
-
-    Args:
-        evaluation: the evaluation. Its curves are cut to the length of the shortest.
-        window: number of batches in the running mean that smooths them.
-
-    Returns:
-        Two arrays [steps], empty if all tasks diverged. The standard error of one task is 0.
+    The curves are cut to the length of the shortest and smoothed by a running mean over `window`
+    batches, and over fewer at the start.
     """
     whole = [task.training_errors for task in evaluation.tasks if not task.diverged]
-    if not whole:
-        return np.zeros(0), np.zeros(0)
-    shortest = min(len(errors) for errors in whole)
-    curves = np.stack([running_mean(errors[:shortest], window) for errors in whole])
-    error = standard_error(curves)
-    return curves.mean(axis=0), np.zeros(shortest) if error is None else error
-
-
-def running_mean(values: ArrayLike, window: int) -> np.ndarray:
-    """Returns the mean of the last `window` values at each position, and of fewer at the start."""
-    totals = np.cumsum(np.concatenate([[0.0], np.asarray(values, np.float64)]))
-    ends = np.arange(1, len(totals))
-    starts = np.maximum(ends - window, 0)
-    return (totals[ends] - totals[starts]) / (ends - starts)
+    curves = pd.DataFrame(whole).T.dropna()
+    return curves.rolling(window, min_periods=1).mean()
 
 
 def _tidy(axes):
