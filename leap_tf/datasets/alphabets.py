@@ -196,7 +196,7 @@ def rotate(images: np.ndarray, rotations: int) -> np.ndarray:
     if rotations == 1:
         return _halve(images)
     if rotations < 1 or rotations % 4:
-        raise ValueError(f"rotations must be 1 or a multiple of 4, and is {rotations}.")
+        raise ValueError(f"rotations must be 1 or a multiple of 4. Received: {rotations}.")
     turned: list[np.ndarray] = []
     for step in range(rotations // 4):
         slanted = _halve(_rotate_by(images, 2 * np.pi * step / rotations) if step else images)

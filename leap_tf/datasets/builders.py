@@ -128,7 +128,7 @@ class Gtsrb(tfds.core.GeneratorBasedBuilder):
             md5 = hashlib.file_digest(file, "md5").hexdigest()
         if md5 != _TRAINING_MD5:
             raise ValueError(
-                f"{training} has MD5 {md5}: the download is incomplete, or it is another archive.\n"
+                f"{training} has MD5 {md5}: the download is incomplete, or not this archive.\n"
                 f"{self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
             )
         test = dl_manager.download(

@@ -11,7 +11,7 @@ held out, and the others are for training. Images are 32×32×3. Each data set h
 Arrays stay uint8 and keep their size; padding and normalization happen in the pipeline.
 """
 
-import copy
+import dataclasses
 import functools
 import os
 import zlib
@@ -76,17 +76,18 @@ def multi_cv_splits(
         data_dir: see `open_dataset`.
         datasets: TFDS names from `NORMALIZATIONS`.
         held_out: the data set among them that is held out.
-        evaluate_on: `test_batches` of the held-out task: "test" for its test split, "validation"
-            for its validation part. Choose learning rates on the latter.
+        evaluate_on: the part that `test_batches` of the held-out task returns: "test" or
+            "validation". Use "validation" to choose learning rates.
         batch_size: images in a training batch.
         test_batch_size: images in a held-out batch.
         validation_share: share of the training images of each class that is for validation.
         share: share of the training images of each class that is used, for short runs. A larger
-            share contains the smaller ones. The test split is always complete.
+            share uses the same images and more, but divides them differently into training and
+            validation. The test split is always complete.
 
     Returns:
         The tasks. Inputs are float32 [b, 32, 32, 3], normalized by `NORMALIZATIONS`; targets are
-        class numbers, int64. Tasks also have `classes` and `validation_batches()`.
+        class numbers, int64 [b]. Tasks also have `classes` and `validation_batches()`.
 
     Raises:
         MissingDataError: a data set is not on this machine.
@@ -113,7 +114,7 @@ def multi_cv_splits(
             "another must be left to train on."
         )
     if evaluate_on not in ("test", "validation"):
-        raise ValueError(f"evaluate_on must be 'test' or 'validation', and is {evaluate_on!r}.")
+        raise ValueError(f"evaluate_on must be 'test' or 'validation'. Received: {evaluate_on!r}.")
     tasks = {
         name: data_set_task(
             name,
@@ -129,8 +130,8 @@ def multi_cv_splits(
     test_task = tasks.pop(held_out)
     return TaskSplits(
         train=FiniteTasks(list(tasks.values())),
-        validation=[task.on_validation() for task in tasks.values()],
-        test=[test_task if evaluate_on == "test" else test_task.on_validation()],
+        validation=[ValidationAsTest(task) for task in tasks.values()],
+        test=[test_task if evaluate_on == "test" else ValidationAsTest(test_task)],
     )
 
 
@@ -165,12 +166,29 @@ class DataSetTask(ArrayTask):
         """Returns the validation examples once, in order."""
         return self._validation.test_batches()
 
-    def on_validation(self) -> "DataSetTask":
-        """Returns the task with its validation part in place of its test part."""
-        task = copy.copy(self)
-        task.test = self._validation.test
-        task.test_batches = self.validation_batches  # type: ignore[method-assign]
-        return task
+
+@dataclasses.dataclass(frozen=True)
+class ValidationAsTest:
+    """The task of a data set, evaluated on its validation part instead of its test split."""
+
+    task: DataSetTask
+
+    @property
+    def name(self) -> str:
+        return self.task.name
+
+    @property
+    def classes(self) -> int:
+        return self.task.classes
+
+    def train_batches(self, seed: int) -> tf.data.Dataset:
+        return self.task.train_batches(seed)
+
+    def validation_batches(self) -> tf.data.Dataset:
+        return self.task.validation_batches()
+
+    def test_batches(self) -> tf.data.Dataset:
+        return self.task.validation_batches()
 
 
 def data_set_task(
@@ -196,13 +214,16 @@ def data_set_task(
         test=load_images(name, "test", folder),
         batch_size=batch_size,
         test_batch_size=test_batch_size,
-        prepare=normalize(NORMALIZATIONS[name]),
+        prepare=make_normalizer(NORMALIZATIONS[name]),
     )
 
 
 @functools.lru_cache(maxsize=2 * len(NORMALIZATIONS))
 def load_images(name: str, split: str, data_dir: str | None = None) -> Examples:
-    """Reads uint8 images [n, height, width, channels] and int64 labels [n], in order of files."""
+    """Reads uint8 images [n, height, width, channels] and int64 labels [n], in order of files.
+
+    The arrays are cached and shared by all callers; do not change them.
+    """
     dataset = open_dataset(name, data_dir).as_dataset(
         split=split, as_supervised=True, shuffle_files=False
     )
@@ -216,6 +237,9 @@ def split_by_class(
     """Returns indices of training and validation examples, each in a random order.
 
     `share` of each class is used, and `validation_share` of what is used is for validation.
+
+    Raises:
+        ValueError: a share is out of range, or a class has too few examples.
     """
     if not (0 < validation_share < 1 and 0 < share <= 1):
         raise ValueError(
@@ -238,12 +262,13 @@ def split_by_class(
     return rng.permutation(np.concatenate(training)), rng.permutation(np.concatenate(validation))
 
 
-@functools.cache
-def normalize(normalization: Normalization) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Returns the function from uint8 [b, h, w, 1 or 3] to float32 [b, 32, 32, 3]; cached.
+@functools.cache  # `ArrayTask` traces a pipeline for every function object
+def make_normalizer(normalization: Normalization) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns the function from uint8 [b, h, w, 1 or 3] to float32 [b, 32, 32, 3].
 
     It pads images with zeros, computes (pixel / 255 − mean) / deviation, and repeats a single
-    channel three times. It refuses images that are larger than 32×32 or of unknown size.
+    channel three times. It raises ValueError for images that are larger than 32×32 or of unknown
+    size.
     """
 
     def prepare(images):

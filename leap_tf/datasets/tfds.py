@@ -121,5 +121,5 @@ def _draw(name, folders):
             return builder
     raise MissingDataError(
         f"{name!r} has to be drawn first, but {' and '.join(map(str, folders))} is not writable. "
-        "Give a writable --data_dir."
+        "Pass a writable --data_dir."
     )

@@ -79,7 +79,7 @@ def collect(folders: Iterable[str | os.PathLike]) -> dict[str, bytes]:
         measured = sorted(folder.rglob("learning_rate_*_task_*.json"))
         if not found and not measured:
             raise ResultsError(
-                f"{folder} has neither a sweep.json nor a run's config.gin. Give --runs a folder "
+                f"{folder} has neither a sweep.json nor a run's config.gin. Pass --runs a folder "
                 "that bin/sweep.py, bin/train.py or bin/jacobian.py wrote."
             )
         for run in found:
@@ -93,7 +93,7 @@ def collect(folders: Iterable[str | os.PathLike]) -> dict[str, bytes]:
                     rows["jacobian.csv"].append(row | {name: row[name] for name in required})
     names = [row["run"] for row in rows["runs.csv.gz"]]
     if len(set(names)) < len(names):
-        raise ResultsError(f"Two runs are {max(names, key=names.count)}. Give --runs each once.")
+        raise ResultsError(f"Two runs are {max(names, key=names.count)}. Pass each to --runs once.")
     tables = {file: _csv(rows[file], columns) for file, columns in COLUMNS.items()}
     if not rows["jacobian.csv"]:
         del tables["jacobian.csv"]
@@ -177,7 +177,7 @@ def _add_task(rows, key, task):
     row = {name: _number(task.get(name)) for name in COLUMNS["tasks.csv.gz"][1]}
     row["diverged"] = int(None in (row["error"], row["loss"], *itertools.chain(*curves.values())))
     if not row["diverged"]:
-        if row["final_training_error"] is None:  # runs before this figure was recorded
+        if row["final_training_error"] is None:  # runs before this value was recorded
             row["final_training_error"] = np.mean(curves["training_errors"][-LAST_BATCHES:])
         for quantity, values in curves.items():
             _add_curve(rows, key, quantity, values)

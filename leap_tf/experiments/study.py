@@ -130,7 +130,7 @@ def evaluate(
     """Adapts to every held-out task from the learned and from the fresh initialization.
 
     The fresh initialization is the one that meta-training started from. Tasks, batches, steps and
-    code are the same for both. The figures go to evaluation.json, or to evaluation_again.json if
+    code are the same for both. The results go to evaluation.json, or to evaluation_again.json if
     there are `overrides`.
 
     Args:
@@ -151,7 +151,7 @@ def evaluate(
         RunDirectoryError: training has not finished in this folder.
     """
     if split not in SPLITS:
-        raise ValueError(f"split must be one of {SPLITS}, and is {split!r}.")
+        raise ValueError(f"split must be one of {SPLITS}. Received: {split!r}.")
     run.require_initialization()
     trainer = study.trainer
     tasks = getattr(study.tasks, split)
@@ -167,13 +167,10 @@ def evaluate(
         "transductive": trainer.problem.evaluation.transductive,
         "results": {name: as_record(value, target_error) for name, value in evaluations.items()},
     }
+    file, picture = run.evaluation, "adaptation.png"
     if overrides is not None:
         record["bindings"] = dict(overrides)
-    file, picture = (
-        (run.evaluation_again, "adaptation_again.png")
-        if overrides is not None
-        else (run.evaluation, "adaptation.png")
-    )
+        file, picture = run.evaluation_again, "adaptation_again.png"
     with replacing(run.plots / picture) as partial:
         plot_adaptation(evaluations, partial)
     # Written last, since a run that has it counts as finished.

@@ -11,7 +11,8 @@ bias or scale of unit i by 1 − Aₗᵢ. A penalty on attention to free units l
 
     λ Σₗ aₗ·(1 − Aₗ) / Σₗ Σ(1 − Aₗ)
 
-Embeddings hardly move where σ is steep or flat, so their gradient is compensated for s.
+With a large s, σ(s e) saturates and the gradient of e vanishes. The gradient is therefore rescaled
+to that of σ(e).
 
 Source: Serrà, Surís, Miron and Karatzoglou, "Overcoming Catastrophic Forgetting with Hard Attention
 to the Task", ICML 2018. Tasks are trained on repeatedly, as in Flennerhag et al. 2019, appendix G:
@@ -79,7 +80,9 @@ class HAT(SequentialLearner):
 
     Raises:
         ValueError: `tasks` or `largest_scale` is below 1, `steps_per_epoch` is below 2, or
-            `penalty` is negative.
+            `penalty` is negative. Later, when a trainer is made: the meta-optimizer,
+            `meta_batch_size`, `task_layers`, `steps_per_task`, `stopping` or a layer of the model
+            is unsuitable, or the inner optimizer has weight decay.
 
     Example:
 
@@ -169,11 +172,11 @@ class HardAttentionModel(keras.Model):
     must be of one task.
 
     Args:
-        original: a chain of layers with a linear head. Its layers are used, not copied. Between
-            those with units may be batch normalization, pooling, element-wise activations,
-            dropout and flattening.
+        original: a chain of layers with a linear head. Its layers are used, not copied. Batch
+            normalization, pooling, element-wise activations, dropout and flattening may stand
+            between the layers with units.
         head: the name of its head.
-        tasks: the largest number of tasks.
+        tasks: the largest number of tasks, the evaluation task included.
         largest_scale, penalty: s_max and λ.
 
     Attributes:
@@ -283,8 +286,7 @@ class ClippedEmbedding(keras.constraints.Constraint):
 def attention(embedding: tf.Tensor, scale: tf.Tensor, largest_scale: float) -> tf.Tensor:
     """Returns σ(s e), with a gradient that is compensated for the scale.
 
-    The gradient with respect to e is multiplied by s_max/s (cosh(s e) + 1)/(cosh(e) + 1), where
-    |s e| counts as 50 at most. Below that limit it equals s_max σ'(e), and is computed as such.
+    The gradient with respect to e is s_max σ'(e) while |s e| ≤ 50, and decays exponentially beyond.
     """
 
     @tf.custom_gradient
@@ -318,7 +320,7 @@ def _gradient_factors(block, taken, taken_before):
     """Returns the factor on the gradient of each trainable variable of a block, by id.
 
     A kernel whose inputs are not the units of the block before (grouped convolutions, the first
-    block) gets the factor of its output units, which protects no less.
+    block) gets the factor of its output units, which protects at least as much.
     """
     free = 1.0 - taken
     factors = {id(variable): free for layer in block for variable in layer.trainable_variables}
@@ -368,8 +370,9 @@ def _check_unitwise(parts: ModelBlocks) -> None:
             for variable in layer.trainable_variables:
                 if variable.shape[-1] != units:
                     raise ValueError(
-                        f"Hard attention is to the {units} units of {first.name!r}, and "
-                        f"{variable.path} of shape {tuple(variable.shape)} belongs to none of them."
+                        f"The last dimension of {variable.path}, of shape {tuple(variable.shape)}, "
+                        f"does not match the {units} units of {first.name!r}, so hard attention "
+                        "cannot protect it."
                     )
     for layer in parts.reshaping:
         _check_layer_is_unitwise(layer)

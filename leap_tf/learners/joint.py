@@ -81,7 +81,7 @@ class JointTraining(EndpointLearner):
 
     def __init__(self, heads: int = 50):
         if heads < 1:
-            raise ValueError(f"heads must be at least 1, and is {heads}.")
+            raise ValueError(f"heads must be at least 1. Received: heads={heads}.")
         self.heads = heads
 
     def plan(self, setup: TrainingSetup) -> TrainingPlan:
@@ -304,7 +304,7 @@ def check_head(model: keras.Model, head: str) -> keras.layers.Dense:
 
 
 def has_penalty(layer: keras.Layer) -> bool:
-    """Returns whether a regularizer or constraint acts on the layer, beside the loss."""
+    """Returns whether a regularizer or constraint acts on the layer, in addition to the loss."""
     return any(
         part.activity_regularizer
         or any(variable.regularizer or variable.constraint for variable in part.variables)

@@ -40,7 +40,7 @@ class SequentialLearner(EndpointLearner):
 
     def __init__(self, tasks: int = 50):
         if tasks < 1:
-            raise ValueError(f"tasks must be at least 1, and is {tasks}.")
+            raise ValueError(f"tasks must be at least 1. Received: tasks={tasks}.")
         self.tasks = tasks
 
     def plan(self, setup: TrainingSetup) -> TrainingPlan:

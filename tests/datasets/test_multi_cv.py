@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from leap_tf import tasks
 from leap_tf.datasets import multi_cv, multi_cv_splits
-from leap_tf.datasets.multi_cv import NORMALIZATIONS, OBTAINABLE, normalize, split_by_class
+from leap_tf.datasets.multi_cv import NORMALIZATIONS, OBTAINABLE, make_normalizer, split_by_class
 
 MADE_UP = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3), "gtsrb": (32, 32, 3)}
 CLASSES = {"mnist": 2, "cifar10": 3, "gtsrb": 5}
@@ -146,7 +146,7 @@ def test_opening_a_task_again_traces_nothing():
         ({"held_out": "mnist", "datasets": ("mnist",)}, "another must be left to train on"),
         ({"datasets": ("mnist", "mnist", "gtsrb")}, "named twice"),
         ({"datasets": ("mnist", "imagenet")}, r"Unknown data sets \['imagenet'\]"),
-        ({"evaluate_on": "train"}, "evaluate_on must be 'test' or 'validation', and is 'train'"),
+        ({"evaluate_on": "train"}, "evaluate_on must be 'test' or 'validation'. Received: 'train'"),
         ({"share": 0.0}, "share in"),
         ({"validation_share": 1.0}, "validation_share must lie between 0 and 1"),
         ({"share": 0.05}, "Class 0 has 20 examples, of which 1 are used, 0 of them for validation"),
@@ -170,7 +170,7 @@ def test_grey_images_are_padded_with_zeros_and_then_normalised():
     images = np.zeros((1, 28, 28, 1), np.uint8)
     images[0, 0, 0] = 255
     images[0, 27, 5] = 51
-    prepared = normalize(NORMALIZATIONS["mnist"])(images).numpy()
+    prepared = make_normalizer(NORMALIZATIONS["mnist"])(images).numpy()
     assert prepared.shape == (1, 32, 32, 3)
     assert prepared.dtype == np.float32
     paper = -0.1 / 0.2752
@@ -184,13 +184,13 @@ def test_grey_images_are_padded_with_zeros_and_then_normalised():
 @pytest.mark.parametrize("shape", [(1, 33, 32, 3), (1, 32, 48, 1)])
 def test_larger_images_are_refused_and_not_cut(shape):
     with pytest.raises(ValueError, match="do not fit into 32×32"):
-        normalize(NORMALIZATIONS["svhn_cropped"])(np.zeros(shape, np.uint8))
+        make_normalizer(NORMALIZATIONS["svhn_cropped"])(np.zeros(shape, np.uint8))
 
 
 def test_channels_are_normalised_each_by_its_own_numbers():
     images = np.zeros((2, 32, 32, 3), np.uint8)
     images[1, 4, 5] = (255, 102, 0)
-    prepared = normalize(NORMALIZATIONS["svhn_cropped"])(images).numpy()
+    prepared = make_normalizer(NORMALIZATIONS["svhn_cropped"])(images).numpy()
     assert prepared.shape == images.shape
     dark = [-0.4377 / 0.198, -0.4438 / 0.201, -0.4728 / 0.197]
     np.testing.assert_allclose(prepared[0, 9, 9], dark, rtol=1e-6)
@@ -200,8 +200,8 @@ def test_channels_are_normalised_each_by_its_own_numbers():
 
 def test_each_data_set_has_one_function_that_prepares_it():
     for numbers in NORMALIZATIONS.values():
-        assert normalize(numbers) is normalize(numbers)
-    assert normalize(NORMALIZATIONS["mnist"]) is not normalize(NORMALIZATIONS["gtsrb"])
+        assert make_normalizer(numbers) is make_normalizer(numbers)
+    assert make_normalizer(NORMALIZATIONS["mnist"]) is not make_normalizer(NORMALIZATIONS["gtsrb"])
 
 
 def test_real_subsets_have_the_parts_that_were_asked_for(tfds_subset):

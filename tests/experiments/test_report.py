@@ -349,9 +349,9 @@ def test_a_folder_of_studies_gives_a_page_for_each(tmp_path):
 
 
 def test_what_cannot_be_read_is_said(tmp_path):
-    with pytest.raises(ValueError, match="Give either"):
+    with pytest.raises(ValueError, match="Pass either"):
         write_report(tmp_path)
-    with pytest.raises(ResultsError, match="Give --results a folder of tables"):
+    with pytest.raises(ResultsError, match="Pass --results a folder of tables"):
         write_report(tmp_path, results=tmp_path)
     with pytest.raises(ResultsError, match="neither a sweep.json nor a run's config.gin"):
         run_tables.collect([tmp_path])

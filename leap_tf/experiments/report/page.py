@@ -22,8 +22,8 @@ def write_report(
 ) -> list[pathlib.Path]:
     """Writes report.md and figures/*.png for a study, or for each of several.
 
-    `findings.md` beside the tables has sentences written by a person: those under a section's title
-    go to the top of that section, those before the first title to the top of the page.
+    `findings.md` next to the tables has sentences written by a person. Those under a section's
+    title go to the top of that section, those before the first title to the top of the page.
 
     Args:
         output_dir: where the page goes, and the tables if they are collected; made if need be.
@@ -40,7 +40,7 @@ def write_report(
     """
     output = pathlib.Path(output_dir)
     if (results is None) == (not runs):
-        raise ValueError("Give either results (folders of tables) or runs (folders of runs).")
+        raise ValueError("Pass either results (folders of tables) or runs (folders of runs).")
     if runs:
         tables = run_tables.collect(runs)
         output.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,7 @@ def write_report(
     folders = sorted(path.parent for path in folder.glob("*/runs.csv.gz"))
     if not folders:
         raise run_tables.ResultsError(
-            f"Neither {folder} nor a folder in it has a runs.csv.gz. Give --results a folder of "
+            f"Neither {folder} nor a folder in it has a runs.csv.gz. Pass --results a folder of "
             "tables, or collect them from the folders of runs with --runs."
         )
     return [_write_page(each, output / each.name, study or each.name) for each in folders]
