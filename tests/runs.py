@@ -1,5 +1,6 @@
-"""Functions that run the binaries in processes of their own, for the tests of several folders."""
+"""Functions that run the binaries, or their functions in this process, for several folders."""
 
+import gc
 import os
 import pathlib
 import subprocess
@@ -8,6 +9,7 @@ import time
 
 import keras
 
+from leap_tf.experiments import commands
 from leap_tf.experiments.run_directory import RunDirectory
 from leap_tf.training import read_metrics
 
@@ -35,6 +37,12 @@ def run(*arguments, **options):
     return subprocess.run(
         command(*arguments, **options), capture_output=True, text=True, env=environment
     )
+
+
+def train_here(output_dir, *bindings):
+    """Runs the function of bin/train.py in this process, which has everything imported."""
+    commands.train([ROOT / "gin_configs/sinusoid.gin"], [*SMALL, *bindings], output_dir)
+    gc.collect()  # releases the folder's lock
 
 
 def start(*arguments):

@@ -7,7 +7,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from tests.runs import command, learned, wait_for_meta_step, without_times
+from tests.runs import command, learned, train_here, wait_for_meta_step, without_times
 
 pytest.importorskip("ray", reason="needs the extra: requirements-cluster.txt")
 
@@ -37,14 +37,12 @@ def end(folder, flags):
     return output
 
 
-def test_a_run_continues_on_another_pool_with_the_same_bits(tmp_path):
-    table = end(tmp_path / "threads", [])
-    for meta_step, flags, number in (
-        (2, [], signal.SIGTERM),
-        (4, RAY, signal.SIGTERM),
-        (6, RAY, signal.SIGKILL),
-    ):
-        process = start(tmp_path / "both", flags)
+def test_a_run_continues_on_another_pool_with_the_same_bits(tmp_path, capsys):
+    train_here(tmp_path / "threads", LENGTH)
+    table = capsys.readouterr().out
+    train_here(tmp_path / "both", "meta_train.meta_steps = 2")
+    for meta_step, number in ((4, signal.SIGTERM), (6, signal.SIGKILL)):
+        process = start(tmp_path / "both", RAY)
         wait_for_meta_step(process, tmp_path / "both", meta_step)
         process.send_signal(number)
         _, errors = process.communicate(timeout=300)

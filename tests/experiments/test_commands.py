@@ -20,7 +20,15 @@ from leap_tf.experiments.run_directory import (
     set_aside,
 )
 from leap_tf.training import read_metrics
-from tests.runs import command, learned, run, start, wait_for_meta_step, without_times
+from tests.runs import (
+    command,
+    learned,
+    run,
+    start,
+    train_here,
+    wait_for_meta_step,
+    without_times,
+)
 
 SINUSOID = pathlib.Path(__file__).parents[2] / "gin_configs" / "sinusoid.gin"
 
@@ -74,11 +82,11 @@ def test_the_table_compares_learned_with_fresh(finished):
     assert "3 held-out tasks" in result.stdout
 
 
-def test_evaluate_prints_the_same_table_again(finished):
+def test_evaluate_prints_the_same_table_again(finished, capsys):
     folder, trained = finished
-    result = run("evaluate.py", folder)
-    assert result.returncode == 0, result.stderr
-    table = result.stdout.partition("The run's own")[0].strip()
+    commands.evaluate([], [], folder)
+    table = capsys.readouterr().out.partition("The run's own")[0].strip()
+    assert "learned initialization" in table
     assert table in trained.stdout
     other = run("evaluate.py", folder, "evaluate.steps = 2", "evaluate.target_error = 3.0")
     assert "steps to error 3" in other.stdout
@@ -97,53 +105,35 @@ def test_evaluation_cannot_override_what_was_trained(finished):
         ("MetaTrainer.learner = @MetaSGD()", "MetaTrainer.learner"),
         ("sinusoid_splits.test_tasks = 9", "sinusoid_splits.test_tasks"),
     ):
-        result = run("evaluate.py", finished[0], binding)
-        assert result.returncode == 1
-        assert f"Evaluation cannot override {name}" in result.stderr
-        assert "Traceback" not in result.stderr
+        with pytest.raises(SystemExit, match=f"Evaluation cannot override {name}"):
+            with commands.one_line_errors():
+                commands.evaluate([], [binding], finished[0])
 
 
-@pytest.mark.parametrize("kills", [(1,), (3, 7, 11)])
-def test_a_run_that_is_killed_and_started_again_ends_bit_identical(finished, tmp_path, kills):
-    arguments = ("train.py", tmp_path / "run", "meta_train.meta_steps = 12")
-    for meta_step in kills:
-        process = start(*arguments)
+def test_a_signal_saves_and_leaves(finished, tmp_path):
+    arguments = (tmp_path / "run", "meta_train.meta_steps = 12")
+    for number, meta_step in ((signal.SIGTERM, 2), (signal.SIGINT, 5)):
+        process = start("train.py", *arguments)
         wait_for_meta_step(process, tmp_path / "run", meta_step)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
-    result = run(*arguments)
-    assert result.returncode == 0, result.stderr
-    for a, b in zip(learned(tmp_path / "run"), learned(finished[0]), strict=True):
-        np.testing.assert_array_equal(a, b)
-    assert without_times(tmp_path / "run") == without_times(finished[0])
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_leaves(finished, tmp_path, number):
-    arguments = ("train.py", tmp_path / "run", "meta_train.meta_steps = 12")
-    process = start(*arguments)
-    wait_for_meta_step(process, tmp_path / "run", 2)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 128 + number
-    assert "The same command continues from there" in errors
-    assert "Traceback" not in errors
-    assert run(*arguments).returncode == 0
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 128 + number
+        assert "The same command continues from there" in errors
+        assert "Traceback" not in errors
+    train_here(*arguments)
     for a, b in zip(learned(tmp_path / "run"), learned(finished[0]), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_finished_run_can_be_extended(finished, tmp_path):
-    shorter = run("train.py", tmp_path / "run", "meta_train.meta_steps = 5")
-    assert shorter.returncode == 0, shorter.stderr
+def test_a_finished_run_can_be_extended(finished, tmp_path, capsys):
+    train_here(tmp_path / "run", "meta_train.meta_steps = 5")
     before = RunDirectory(tmp_path / "run").evaluation.read_bytes()
-    longer = run("train.py", tmp_path / "run", "meta_train.meta_steps = 12")
-    assert longer.returncode == 0, longer.stderr
+    capsys.readouterr()
+    train_here(tmp_path / "run", "meta_train.meta_steps = 12")
     for a, b in zip(learned(tmp_path / "run"), learned(finished[0]), strict=True):
         np.testing.assert_array_equal(a, b)
     assert without_times(tmp_path / "run") == without_times(finished[0])
-    table = longer.stdout.partition("Learned initialization,")[0]
+    table = capsys.readouterr().out.partition("Learned initialization,")[0]
     assert table == finished[1].stdout.partition("Learned initialization,")[0]
     aside = tmp_path / "run" / "after_5_meta_steps"
     assert (aside / "evaluation.json").read_bytes() == before
@@ -153,8 +143,8 @@ def test_a_finished_run_can_be_extended(finished, tmp_path):
         "initialization.keras",
         "plots",
     }
-    again = run("train.py", tmp_path / "run", "meta_train.meta_steps = 5")
-    assert "another configuration" in again.stderr  # it cannot be shortened
+    with pytest.raises(RunDirectoryError, match="another configuration"):  # it cannot be shortened
+        train_here(tmp_path / "run", "meta_train.meta_steps = 5")
 
 
 @pytest.mark.parametrize(
@@ -247,8 +237,7 @@ def test_a_run_directory_is_used_by_one_process_at_a_time(tmp_path):
 @pytest.fixture(scope="module")
 def exported(finished):
     folder, _ = finished
-    result = run("export.py", folder, "export.requests = 2")
-    assert result.returncode == 0, result.stderr
+    commands.export([], ["export.requests = 2"], folder)
     return RunDirectory(folder).export
 
 
@@ -269,12 +258,11 @@ def test_an_export_holds_model_requests_and_card(finished, exported):
 def test_the_model_card_counts_the_meta_steps_of_what_was_taken(tmp_path):
     settings = ("meta_train.meta_steps = 12", "meta_train.validation_freq = 1")
     unsteady = ("meta_train.patience = 2", "meta/Adam.learning_rate = 0.1")
-    result = run("train.py", tmp_path, *settings, *unsteady)
-    assert result.returncode == 0, result.stderr
+    train_here(tmp_path, *settings, *unsteady)
     metrics = read_metrics(RunDirectory(tmp_path).metrics)
     best = int(np.argmin([entry["val_error"] for entry in metrics])) + 1
     assert best < len(metrics)  # or this would show nothing
-    assert run("export.py", tmp_path).returncode == 0
+    commands.export([], [], tmp_path)
     card = json.loads((tmp_path / "export" / "model_card.json").read_text())
     assert card["method"]["meta_steps"] == best
     assert card["method"]["gradient_steps"] == best * 2 * 5
@@ -328,13 +316,13 @@ def test_the_model_card_is_made_from_the_runs_files(finished, exported):
 def test_a_checkpoint_is_exported_without_an_evaluation(finished, tmp_path):
     checkpoint = RunDirectory(finished[0]).checkpoints / "step-00000011"
     options = (f"--checkpoint={checkpoint}", f"--export_dir={tmp_path / 'export'}")
-    result = subprocess.run(
-        [*command("export.py", finished[0]), *options], capture_output=True, text=True
-    )
+    exporting = [*command("export.py", finished[0], "export.requests = 1"), *options]
+    result = subprocess.run(exporting, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     card = json.loads((tmp_path / "export" / "model_card.json").read_text())
     assert card["evaluation"] is None
     assert card["method"]["meta_steps"] == 11
+    assert len(card["requests"]) == 1
     assert "has not been evaluated" in (tmp_path / "export" / "MODEL_CARD.md").read_text()
     weights = keras.saving.load_model(tmp_path / "export" / "model.keras").get_weights()
     assert not np.array_equal(weights[0], learned(finished[0])[0])
@@ -345,11 +333,11 @@ def test_an_export_is_never_written_over_and_needs_a_finished_run(finished, expo
     assert result.returncode == 1
     assert "exists. Give another --export_dir" in result.stderr
     assert "Traceback" not in result.stderr
-    result = run("export.py", tmp_path)
-    assert "holds no run" in result.stderr
+    with pytest.raises(SystemExit, match="holds no run"), commands.one_line_errors():
+        commands.export([], [], tmp_path)
 
 
 def test_an_export_is_of_the_run_as_it_was_trained(finished):
-    result = run("export.py", finished[0], "study.seed = 5", "export.requests = 2")
-    assert result.returncode == 1
-    assert "An export cannot override study.seed" in result.stderr
+    with pytest.raises(SystemExit, match="An export cannot override study.seed"):
+        with commands.one_line_errors():
+            commands.export([], ["study.seed = 5", "export.requests = 2"], finished[0])

@@ -15,6 +15,7 @@ SMALL = (
     "multi_cv_splits.share = 0.2",
     "multi_cv_splits.held_out = 'gtsrb'",
     "conv_net.filters = 4",
+    "conv_net.blocks = 2",
     "MetaTrainer.steps_per_task = 3",
     "HAT.steps_per_epoch = 3",
 )
