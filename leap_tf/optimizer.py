@@ -135,8 +135,8 @@ class LeapOptimizer(keras.optimizers.Optimizer):
 
         On entry, the model returns to the initialization. On exit, the meta-gradient of the path
         joins the sum over the meta-batch, and the model keeps the task's weights until the next
-        `task` or `meta_update`. A task with a path that is not finite is left out and counted in
-        `skipped_tasks`. A task that ends by an exception adds nothing.
+        `task` or `meta_update`. A task whose path or weights are not finite is left out and
+        counted in `skipped_tasks`. A task that ends by an exception adds nothing.
 
         Args:
             model: the model whose variables this optimizer trains; the same one every time.
@@ -180,8 +180,8 @@ class LeapOptimizer(keras.optimizers.Optimizer):
         skipped = self.skipped_tasks
         if not tasks and skipped:
             raise FloatingPointError(
-                f"All {skipped} tasks of this meta-batch diverged (loss or path not finite). The "
-                "initialization is unchanged. Lower the inner learning rate or clip gradients."
+                f"All {skipped} tasks of this meta-batch diverged (loss, path or weights not finite). "
+                "The initialization is unchanged. Lower the inner learning rate or clip gradients."
             )
         if not tasks:
             raise RuntimeError("No task has finished: train inside `with optimizer.task(model):`.")

@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -22,8 +22,9 @@ class Batch(NamedTuple):
 
 
 class BatchResult(NamedTuple):
-    """The loss and the errors of a model on a batch."""
+    """The outputs, the loss and the errors of a model on a batch."""
 
+    outputs: Any  # a tensor, or a nest of tensors
     loss: tf.Tensor  # scalar, the mean over the batch
     loss_weight: tf.Tensor  # scalar, the weight of that mean in a mean over several batches
     errors: tf.Tensor  # [n] float32, of each example
@@ -157,6 +158,7 @@ class FunctionalModel:
         errors, weights = tf.reshape(errors, [-1]), tf.reshape(weights, [-1])
         by_weight = self.loss.reduction == "mean_with_sample_weight"
         return BatchResult(
+            outputs=outputs,
             loss=loss,
             loss_weight=tf.reduce_sum(weights)
             if by_weight

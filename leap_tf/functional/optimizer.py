@@ -119,9 +119,10 @@ class FunctionalOptimizer:
 
 
 def all_finite(tensors: Iterable[tf.Tensor | tf.IndexedSlices]) -> tf.Tensor:
-    """Returns whether no tensor has an infinity or NaN."""
+    """Returns whether no tensor of floats has an infinity or NaN."""
     dense = [tf.convert_to_tensor(tensor) for tensor in tensors]
-    return tf.reduce_all([tf.reduce_all(tf.math.is_finite(tensor)) for tensor in dense])
+    floats = [tensor for tensor in dense if tensor.dtype.is_floating]
+    return tf.reduce_all([True, *(tf.reduce_all(tf.math.is_finite(each)) for each in floats)])
 
 
 def apply_if_finite(
@@ -136,8 +137,7 @@ def apply_if_finite(
     touched = [*variables, *optimizer.variables]
     before = [tf.identity(variable.value) for variable in touched]
     optimizer.apply(gradients, variables)
-    floats = [variable.value for variable in touched if variable.value.dtype.is_floating]
-    if all_finite(floats):
+    if all_finite(variable.value for variable in touched):
         return True
     for variable, value in zip(touched, before):
         variable.assign(value)

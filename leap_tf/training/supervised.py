@@ -190,6 +190,7 @@ class SupervisedProblem:
             path_length=float(adapted.update.metrics["path_length"]),
             path_energy=float(adapted.update.metrics["path_energy"]),
             parameters=sum(int(tf.size(parameter)) for parameter in adapted.parameters),
+            finite=bool(adapted.finite) and bool(held_out.finite),
             seed=spec.seed,
         )
 

@@ -273,6 +273,19 @@ def test_a_diverging_task_is_left_out_and_counted():
     assert_same(values(optimizer.meta_gradients()), alone)
 
 
+def test_weights_that_are_not_numbers_behind_finite_losses_are_divergence():
+    """The ReLU turns them into zeros, also in the last step, which ends no segment."""
+    model = regression_model(keras.layers.Dense(4), keras.layers.ReLU(), keras.layers.Dense(1))
+    optimizer = leap()
+    model.compile(optimizer, loss=MSE)
+    broken = batches().take(1).map(lambda x, y: (x * np.nan, y))
+    for dataset in (broken.concatenate(batches()), batches().concatenate(broken)):
+        with optimizer.task(model):
+            history = model.fit(dataset, shuffle=False, verbose=0)
+        assert np.isfinite(history.history["loss"]).all()
+    assert optimizer.skipped_tasks == 2
+
+
 def test_a_meta_batch_that_diverges_altogether_is_an_error():
     model, optimizer = regression_model(), leap()
     model.compile(optimizer, loss=MSE)
