@@ -25,9 +25,9 @@ from leap_tf.functional import (
     FunctionalModel,
     FunctionalOptimizer,
     all_finite,
+    check_no_stopped_gradients_in,
     unpack_batch,
 )
-from leap_tf.functional.second_order import check_no_stopped_gradients_in
 from leap_tf.geometry import PathPoint
 from leap_tf.learners import Learner, TaskEnd, TaskUpdate
 from leap_tf.training.early_stopping import StopRule

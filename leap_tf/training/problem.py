@@ -223,8 +223,9 @@ class MetaBatch:
             failed = f" {len(self._failures)} failed." if self._failures else ""
             raise MetaTrainingDivergedError(
                 f"All {self._skipped} tasks of meta-step {self._meta_step} diverged (loss, "
-                f"weights or meta-gradient not finite).{failed} The initialization before it is kept. Lower "
-                "the inner learning rate, clip its gradients, or lower the meta learning rate."
+                f"weights or meta-gradient not finite).{failed} The initialization before it is "
+                "kept. Lower the inner learning rate, clip its gradients, or lower the meta "
+                "learning rate."
             )
         metrics = self._metrics
         mean = [gradient / tf.cast(len(metrics), gradient.dtype) for gradient in self._total]
