@@ -22,10 +22,12 @@ import tensorflow as tf
 
 from leap_tf.functional import (
     OptimizerReset,
+    OptimizerWrapper,
     TaskLayers,
     apply_if_finite,
     check_no_loss_scaling,
     check_optimizer,
+    check_variables,
     layer_variables,
 )
 from leap_tf.geometry import PathGeometry
@@ -36,7 +38,7 @@ _STATE_KEY = "initial_state"
 
 
 @keras.saving.register_keras_serializable(package="leap_tf")
-class LeapOptimizer(keras.optimizers.Optimizer):
+class LeapOptimizer(OptimizerWrapper):
     """A Keras optimizer that trains with another one and meta-learns the initialization (Leap).
 
     In your own training loop, pass the loss through `scale_loss` inside the tape:
@@ -63,7 +65,7 @@ class LeapOptimizer(keras.optimizers.Optimizer):
         TypeError: an argument is not a Keras optimizer.
         ValueError: `distance` or `metric` is unknown, there is another keyword argument, or the
             optimizers cannot be used: they are one object, have been used, accumulate gradients,
-            average parameters, or the meta-optimizer scales a loss.
+            average parameters, wrap several others, or the meta-optimizer scales a loss.
 
     Example:
 
@@ -114,8 +116,12 @@ class LeapOptimizer(keras.optimizers.Optimizer):
         if inner_optimizer is meta_optimizer:
             raise ValueError("inner_optimizer and meta_optimizer must be two different objects.")
         check_no_loss_scaling(meta_optimizer)
+        if not hasattr(inner_optimizer, "learning_rate"):
+            raise ValueError(
+                "inner_optimizer is or wraps a MultiOptimizer, which has no learning rate of its "
+                "own that a task could start with. Use one optimizer for all variables."
+            )
         super().__init__(learning_rate=0.0, name=name)
-        self.inner_optimizer = inner_optimizer
         self.meta_optimizer = meta_optimizer
         self.geometry = PathGeometry(
             distance, include_loss, stabilizer, metric, per_segment=per_segment
@@ -126,6 +132,7 @@ class LeapOptimizer(keras.optimizers.Optimizer):
         self._in_task = False
         self._model: weakref.ref[keras.Model] | None = None
         self._initial_state = SavedArrays()
+        self.inner_optimizer = inner_optimizer
 
     # -- meta-learning ----------------------------------------------------------------------
 
@@ -135,8 +142,8 @@ class LeapOptimizer(keras.optimizers.Optimizer):
 
         On entry, the model returns to the initialization. On exit, the meta-gradient of the path
         joins the sum over the meta-batch, and the model keeps the task's weights until the next
-        `task` or `meta_update`. A task with a path that is not finite is left out and counted in
-        `skipped_tasks`. A task that ends by an exception adds nothing.
+        `task` or `meta_update`. A task whose path or weights are not finite is left out and
+        counted in `skipped_tasks`. A task that ends by an exception adds nothing.
 
         Args:
             model: the model whose variables this optimizer trains; the same one every time.
@@ -180,8 +187,9 @@ class LeapOptimizer(keras.optimizers.Optimizer):
         skipped = self.skipped_tasks
         if not tasks and skipped:
             raise FloatingPointError(
-                f"All {skipped} tasks of this meta-batch diverged (loss or path not finite). The "
-                "initialization is unchanged. Lower the inner learning rate or clip gradients."
+                f"All {skipped} tasks of this meta-batch diverged (loss, path or weights not "
+                "finite). The initialization is unchanged. Lower the inner learning rate or clip "
+                "gradients."
             )
         if not tasks:
             raise RuntimeError("No task has finished: train inside `with optimizer.task(model):`.")
@@ -280,12 +288,7 @@ class LeapOptimizer(keras.optimizers.Optimizer):
                 "LeapOptimizer does not run under tf.distribute, since each task is trained on one "
                 "device. Train different tasks in parallel instead, with leap_tf.MetaTrainer."
             )
-        overwritten = [v.path for v in variables if getattr(v, "overwrite_with_gradient", False)]
-        if overwritten:
-            raise ValueError(
-                f"The gradients of {overwritten} are new values, not gradients (float8 training), "
-                "so they have no gradient path. Use a float32 or mixed policy."
-            )
+        check_variables(variables)
         with tf.init_scope():  # model.fit may call this while it traces its train function
             self._build(variables)
 
@@ -308,13 +311,6 @@ class LeapOptimizer(keras.optimizers.Optimizer):
     @property
     def _has_settable_rate(self):
         return isinstance(self.inner_optimizer.learning_rate, keras.Variable)
-
-    @property
-    def iterations(self):
-        return self.inner_optimizer.iterations
-
-    def finalize_variable_values(self, var_list):
-        self.inner_optimizer.finalize_variable_values(var_list)
 
     # -- saving -----------------------------------------------------------------------------
 

@@ -125,13 +125,16 @@ class PathRecorder:
         )
 
     def meta_gradient(self) -> list[tf.Tensor] | None:
-        """Returns the meta-gradient of the path; None if a loss or the path is not finite.
+        """Returns the meta-gradient of the path.
+
+        It is None if a loss, the path or a variable after the last step is not finite.
 
         Raises:
             ValueError: the steps since `start` made fewer than two points.
         """
         path = self.path()
-        finite = all_finite([path.last.loss, path.length, *path.meta_gradient])
+        ends = [variable.value for variable in self.variables]
+        finite = all_finite([path.last.loss, path.length, *path.meta_gradient, *ends])
         if self._diverged.numpy() or not finite:
             return None
         steps, points = int(self._steps.numpy()), int(path.points)

@@ -148,7 +148,7 @@ class AtariProblem:
         agent, start, state, evaluation = self._run(game, spec.seed, spec.steps, **options)
         end = TaskEnd(agent.meta_learned(start), agent.meta_learned(state.parameters), ())
         update = self.learner.end_task(state.memory, end)
-        numbers = [evaluation.losses, *update.meta_gradient]
+        numbers = [evaluation.losses, *state.parameters, *update.meta_gradient]
         return TrainedGame(
             meta_gradient=update.meta_gradient,
             metrics={

@@ -175,7 +175,9 @@ def _add_run(rows, sweep, folder, entry):
 def _add_task(rows, key, task):
     curves = {name: [_number(value) for value in task[name]] for name in _CURVES}
     row = {name: _number(task.get(name)) for name in COLUMNS["tasks.csv.gz"][1]}
-    row["diverged"] = int(None in (row["error"], row["loss"], *itertools.chain(*curves.values())))
+    numbers = (row["error"], row["loss"], *itertools.chain(*curves.values()))
+    # Runs before `finite` was recorded have only the numbers.
+    row["diverged"] = int(None in numbers or not task.get("finite", True))
     if not row["diverged"]:
         if row["final_training_error"] is None:  # runs before this value was recorded
             row["final_training_error"] = np.mean(curves["training_errors"][-LAST_BATCHES:])

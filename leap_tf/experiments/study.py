@@ -222,6 +222,7 @@ def as_record(evaluation: Evaluation, target_error: float) -> dict:
                 "loss": _number(task.loss),
                 "examples": task.examples,
                 "parameters": task.parameters,
+                "finite": task.finite,
                 "final_training_error": _number(task.final_training_error),
                 "area_under_error": _number(task.area_under_error),
                 "path_length": _number(task.path_length),

@@ -1,15 +1,22 @@
 """Keras models and optimizers as pure functions of their variables."""
 
+from leap_tf.functional.checks import (
+    UnsupportedModelError,
+    WrongSecondDerivativesError,
+    check_no_loss_scaling,
+    check_no_stopped_gradients_in,
+    check_optimizer,
+    check_training_rule,
+    check_variables,
+)
 from leap_tf.functional.model import Batch, FunctionalModel, unpack_batch
 from leap_tf.functional.optimizer import (
     FunctionalOptimizer,
     OptimizerReset,
+    OptimizerWrapper,
     all_finite,
     apply_if_finite,
-    check_no_loss_scaling,
-    check_optimizer,
 )
-from leap_tf.functional.second_order import WrongSecondDerivativesError
 from leap_tf.functional.task_layers import (
     TaskLayers,
     layer_variables,
@@ -19,8 +26,10 @@ from leap_tf.functional.task_layers import (
 
 # fmt: off
 __all__ = [
-    "Batch", "FunctionalModel", "FunctionalOptimizer", "OptimizerReset", "TaskLayers",
-    "WrongSecondDerivativesError", "all_finite", "apply_if_finite", "check_no_loss_scaling",
-    "check_optimizer", "layer_variables", "meta_learned_indices", "output_layer", "unpack_batch",
+    "Batch", "FunctionalModel", "FunctionalOptimizer", "OptimizerReset", "OptimizerWrapper",
+    "TaskLayers", "UnsupportedModelError", "WrongSecondDerivativesError", "all_finite",
+    "apply_if_finite", "check_no_loss_scaling", "check_no_stopped_gradients_in", "check_optimizer",
+    "check_training_rule", "check_variables", "layer_variables", "meta_learned_indices",
+    "output_layer", "unpack_batch",
 ]
 # fmt: on

@@ -3,10 +3,12 @@
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
+
+from leap_tf.functional.checks import UnsupportedModelError, check_training_rule
 
 _MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
 
@@ -22,8 +24,9 @@ class Batch(NamedTuple):
 
 
 class BatchResult(NamedTuple):
-    """The loss and the errors of a model on a batch."""
+    """The outputs, the loss and the errors of a model on a batch."""
 
+    outputs: Any  # a tensor, or a nest of tensors
     loss: tf.Tensor  # scalar, the mean over the batch
     loss_weight: tf.Tensor  # scalar, the weight of that mean in a mean over several batches
     errors: tf.Tensor  # [n] float32, of each example
@@ -55,6 +58,7 @@ class FunctionalModel:
         TypeError: `loss` is not a loss object.
         ValueError: the model is not built or has no trainable variables, or `loss` is not a mean
             over the batch.
+        UnsupportedModelError: see `check_training_rule`.
     """
 
     def __init__(
@@ -77,7 +81,9 @@ class FunctionalModel:
             )
         if not model.trainable_variables:
             raise ValueError("The model has no trainable variables, so there is nothing to learn.")
+        check_training_rule(model)
         self.model = model
+        self._trainable = [id(variable) for variable in model.trainable_variables]
         self.loss = loss
         self.error = error or default_error(self.loss)
         self._takes_training = "training" in inspect.signature(model.call).parameters
@@ -125,7 +131,15 @@ class FunctionalModel:
             seed: as for `state`.
             replaced: values by `id(variable)`, for variables that do not start from their current
                 values.
+
+        Raises:
+            UnsupportedModelError: other variables are trainable than at the start.
         """
+        if [id(variable) for variable in self.variables] != self._trainable:
+            raise UnsupportedModelError(
+                f"Layers of {self.model.name!r} were frozen or unfrozen after the trainer was "
+                "made. Set `trainable` first, then make the trainer."
+            )
 
         def replace(variables, values):
             return [replaced.get(id(variable), value) for variable, value in zip(variables, values)]
@@ -146,21 +160,32 @@ class FunctionalModel:
 
         The loss is in float32 or wider, and includes regularization (`penalties`) by default only
         in training. Sample weights apply to errors as to the loss, so examples of weight 0 are
-        padding.
+        padding. So are outputs that the model masks.
+
+        Raises:
+            UnsupportedModelError: a layer assigns a variable that it cannot assign in a functional
+                loop.
         """
         outputs, new_state, regularization = self._call(parameters, state, batch.inputs, training)
         loss = self.loss(batch.targets, outputs, sample_weight=batch.sample_weight)
         if (training if penalties is None else penalties) and regularization:
-            loss += tf.add_n([tf.cast(penalty, loss.dtype) for penalty in regularization])
+            loss += tf.add_n(
+                [tf.reduce_sum(tf.cast(penalty, loss.dtype)) for penalty in regularization]
+            )
         errors = tf.cast(self.error(batch.targets, outputs), tf.float32)
-        weights = _weights_of(errors, batch.sample_weight)
+        mask = _mask_of(outputs)
+        weights = _weights_of(errors, batch.sample_weight, mask)
         errors, weights = tf.reshape(errors, [-1]), tf.reshape(weights, [-1])
-        by_weight = self.loss.reduction == "mean_with_sample_weight"
+        if self.loss.reduction == "mean_with_sample_weight":
+            loss_weight = tf.reduce_sum(weights)
+        elif mask is not None:  # Keras divides by the number of outputs that count
+            loss_weight = tf.math.count_nonzero(mask, dtype=tf.float32)
+        else:
+            loss_weight = tf.cast(tf.size(errors), tf.float32)
         return BatchResult(
+            outputs=outputs,
             loss=loss,
-            loss_weight=tf.reduce_sum(weights)
-            if by_weight
-            else tf.cast(tf.size(errors), tf.float32),
+            loss_weight=loss_weight,
             errors=errors,
             weights=weights,
             state=[tf.convert_to_tensor(value) for value in new_state],
@@ -182,13 +207,32 @@ class FunctionalModel:
         # `model.stateless_call` would bypass `__call__`, which casts inputs and passes `training`
         # on to nested layers.
         with scope_of(zip(variables, [*parameters, *state]), collect_losses=True) as scope:
+            given = dict(scope.state_mapping)
             options = {"training": training} if self._takes_training else {}
             outputs = self.model(inputs, **options)
             regularization = list(self.model.losses)
+        self._check_assignments(scope, given)
         new_state = [
             scope.get_current_value(variable) for variable in self.model.non_trainable_variables
         ]
         return outputs, new_state, regularization
+
+    def _check_assignments(self, scope, given):
+        """Refuses a model whose call assigned variables other than those of the state."""
+        for variable in self.variables:
+            if scope.get_current_value(variable) is not given[id(variable)]:
+                raise UnsupportedModelError(
+                    f"The layer {_owner(self.model, variable)!r} assigns its trainable weight "
+                    f"{variable.path!r} when it is called, which the functional task loop cannot "
+                    "do. Use leap_tf.LeapOptimizer with model.fit, which trains such layers."
+                )
+        metrics = {id(variable) for variable in self.model.metrics_variables}
+        if set(scope.state_mapping) - set(given) - metrics:
+            raise UnsupportedModelError(
+                f"The model {self.model.name!r} changes a variable that is not among its own when "
+                "it is called, such as Keras's global seed. Assign the variable to an attribute of "
+                "a layer, and give random functions a keras.random.SeedGenerator of the layer."
+            )
 
 
 def unpack_batch(element) -> Batch:
@@ -216,7 +260,15 @@ def default_error(loss: keras.losses.Loss) -> ErrorFunction:
         def example_losses(targets, outputs):
             dtype = loss.dtype or outputs.dtype
             values = loss.call(tf.cast(targets, dtype), tf.cast(outputs, dtype))
-            return tf.reduce_mean(tf.reshape(values, [tf.shape(values)[0], -1]), axis=-1)
+            values = tf.reshape(values, [tf.shape(values)[0], -1])
+            mask = _mask_of(outputs)
+            if mask is None:
+                return tf.reduce_mean(values, axis=-1)
+            counts = tf.cast(tf.reshape(mask, [tf.shape(values)[0], -1]), values.dtype)
+            counts = tf.broadcast_to(counts, tf.shape(values))
+            return tf.math.divide_no_nan(
+                tf.reduce_sum(values * counts, axis=-1), tf.reduce_sum(counts, axis=-1)
+            )
 
         return example_losses
     return lambda targets, outputs: 1.0 - tf.cast(accuracy(targets, outputs), tf.float32)
@@ -236,13 +288,40 @@ def scope_of(
     return scope
 
 
-def _weights_of(errors, sample_weight):
-    """Returns weights in the shape of the errors; Keras allows fewer dimensions, or one more."""
-    if sample_weight is None:
-        return tf.ones_like(errors)
-    weights = tf.cast(sample_weight, errors.dtype)
-    if weights.shape.rank == errors.shape.rank + 1:
-        weights = tf.squeeze(weights, -1)
-    while weights.shape.rank < errors.shape.rank:
-        weights = weights[..., tf.newaxis]
-    return tf.broadcast_to(weights, tf.shape(errors))
+def _weights_of(errors, sample_weight, mask):
+    """Returns weights in the shape of the errors; Keras allows fewer dimensions, or one more.
+
+    Errors of masked outputs weigh nothing. An error over several outputs counts if one of them is
+    not masked.
+    """
+    weights = tf.ones_like(errors)
+    if sample_weight is not None:
+        given = tf.cast(sample_weight, errors.dtype)
+        if given.shape.rank == errors.shape.rank + 1:
+            given = tf.squeeze(given, -1)
+        weights *= _with_rank(given, errors.shape.rank)
+    if mask is not None:
+        extra = range(errors.shape.rank, mask.shape.rank)
+        counts = tf.cast(tf.reduce_any(mask, axis=list(extra)), errors.dtype)
+        weights *= _with_rank(counts, errors.shape.rank)
+    return weights
+
+
+def _with_rank(tensor, rank):
+    """Appends dimensions of size one."""
+    while tensor.shape.rank < rank:
+        tensor = tensor[..., tf.newaxis]
+    return tensor
+
+
+def _mask_of(outputs):
+    """Returns which outputs count, as booleans, if the model's layers computed a mask."""
+    mask = getattr(outputs, "_keras_mask", None)
+    return None if mask is None else tf.cast(mask, tf.bool)
+
+
+def _owner(model, variable):
+    """Returns the name of the outermost layer, not a model, that has a variable."""
+    layers = [layer for layer in model._flatten_layers() if not isinstance(layer, keras.Model)]
+    owners = [each for each in layers if any(weight is variable for weight in each.weights)]
+    return (owners or [model])[0].name

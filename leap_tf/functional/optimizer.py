@@ -1,4 +1,4 @@
-"""A Keras optimizer as a pure function: gradients, parameters and slots in, new ones out.
+"""Keras optimizers: as pure functions, reset to their unused state, and wrapped.
 
 Keras has `optimizer.stateless_apply`, but not on TensorFlow, where some methods are overridden for
 `tf.distribute` with code that needs real variables. `FunctionalOptimizer` restores the
@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 
 from leap_tf.errors import LeapError
+from leap_tf.functional.checks import check_optimizer, check_variables, wrapped_optimizers
 from leap_tf.functional.model import scope_of
 
 
@@ -30,7 +31,7 @@ class FunctionalOptimizer:
 
     Raises:
         TypeError, ValueError: the optimizer scales the loss, wraps other optimizers, or is refused
-            by `check_optimizer`.
+            by `check_optimizer`, or the variables are refused by `check_variables`.
         KerasVersionError: this version of Keras is not supported.
     """
 
@@ -48,6 +49,7 @@ class FunctionalOptimizer:
                 f"A {type(optimizer).__name__} wraps other optimizers, which the functional task "
                 "loop does not support. Use the optimizer inside it."
             )
+        check_variables(variables)
         self._optimizer = _backend_neutral_copy(optimizer, variables)
         self._variables = list(variables)
         self._first_rate, rate = _make_scalable(self._optimizer)
@@ -119,9 +121,10 @@ class FunctionalOptimizer:
 
 
 def all_finite(tensors: Iterable[tf.Tensor | tf.IndexedSlices]) -> tf.Tensor:
-    """Returns whether no tensor has an infinity or NaN."""
+    """Returns whether no tensor of floats has an infinity or NaN."""
     dense = [tf.convert_to_tensor(tensor) for tensor in tensors]
-    return tf.reduce_all([tf.reduce_all(tf.math.is_finite(tensor)) for tensor in dense])
+    floats = [tensor for tensor in dense if tensor.dtype.is_floating]
+    return tf.reduce_all([True, *(tf.reduce_all(tf.math.is_finite(each)) for each in floats)])
 
 
 def apply_if_finite(
@@ -136,8 +139,7 @@ def apply_if_finite(
     touched = [*variables, *optimizer.variables]
     before = [tf.identity(variable.value) for variable in touched]
     optimizer.apply(gradients, variables)
-    floats = [variable.value for variable in touched if variable.value.dtype.is_floating]
-    if all_finite(floats):
+    if all_finite(variable.value for variable in touched):
         return True
     for variable, value in zip(touched, before):
         variable.assign(value)
@@ -156,50 +158,97 @@ class OptimizerReset:
             variable.assign(self._initial[id(variable)])
 
 
-def check_optimizer(optimizer: keras.optimizers.Optimizer, role: str) -> None:
-    """Checks that each step of an optimizer, and of those it wraps, is a step of a gradient path.
+# Settings that every Keras optimizer has. The wrapper has none of its own.
+_SETTINGS = (
+    "clipnorm",
+    "clipvalue",
+    "ema_momentum",
+    "ema_overwrite_frequency",
+    "global_clipnorm",
+    "gradient_accumulation_steps",
+    "loss_scale_factor",
+    "use_ema",
+    "weight_decay",
+)
+_OWN = ("built", "learning_rate", "name", "seed")
 
-    Args:
-        role: the argument's name, for the message.
 
-    Raises:
-        TypeError: it is not a Keras optimizer.
-        ValueError: it accumulates gradients, averages parameters or keeps copies of them.
+class OptimizerWrapper(keras.optimizers.Optimizer):
+    """The settings, the counter and the learning rate of the optimizer inside.
+
+    A subclass assigns `inner_optimizer` last in its constructor. From then on, settings are read
+    from it, and to assign another value raises an AttributeError that says where to set it.
     """
-    if not isinstance(optimizer, keras.optimizers.Optimizer):
-        raise TypeError(
-            f"{role} must be a keras.optimizers.Optimizer, and is a {type(optimizer).__name__}."
+
+    inner_optimizer: keras.optimizers.Optimizer
+
+    def __setattr__(self, name, value):
+        inner = vars(self).get("inner_optimizer")
+        inherited = name in _SETTINGS
+        if inner is not None and name not in _OWN and not name.startswith("_"):
+            inherited = inherited or name in vars(inner)
+            if inherited and getattr(inner, name) != value:
+                raise AttributeError(
+                    f"{type(self).__name__} has no {name} of its own. Set {name} on the "
+                    "inner_optimizer, best in its constructor."
+                )
+        if not inherited:
+            super().__setattr__(name, value)
+
+    @property
+    def iterations(self):
+        return self.inner_optimizer.iterations
+
+    def exclude_from_weight_decay(
+        self,
+        var_list: Sequence[keras.Variable] | None = None,
+        var_names: Sequence[str] | None = None,
+    ) -> None:
+        """Excludes variables from the weight decay of the optimizers inside, before they are built.
+
+        Args:
+            var_list: the variables.
+            var_names: parts of the names of others.
+        """
+        inside = [self.inner_optimizer]
+        while inside:
+            optimizer = inside.pop()
+            optimizer.exclude_from_weight_decay(var_list, var_names)
+            inside.extend(wrapped_optimizers(optimizer))
+
+    def apply_gradients(self, grads_and_vars):
+        super().apply_gradients(grads_and_vars)
+        return self.iterations
+
+    def finalize_variable_values(self, var_list):
+        self.inner_optimizer.finalize_variable_values(var_list)
+
+    def set_weights(self, weights):
+        """Sets all of `variables`, also those of the optimizers inside."""
+        own = len(self._variables)
+        super().set_weights(weights[:own])
+        for variable, value in zip(self.variables[own:], weights[own:], strict=True):
+            variable.assign(value)
+
+    def update_step(self, gradient, variable, learning_rate):
+        raise NotImplementedError(
+            f"A step of {type(self).__name__} is a step of all variables. Call apply(), or "
+            "update_step of the inner_optimizer."
         )
-    if optimizer.gradient_accumulation_steps:
-        raise ValueError(
-            f"{role} has gradient_accumulation_steps={optimizer.gradient_accumulation_steps}, so "
-            "most of its steps do not move the parameters, and the path would consist of "
-            "micro-batches. Give the task larger batches instead."
+
+    def stateless_apply(self, optimizer_variables, grads, trainable_variables):
+        raise NotImplementedError(
+            f"{type(self).__name__} changes variables and has no stateless form. Use "
+            "leap_tf.MetaTrainer, whose task loop is functional."
         )
-    if optimizer.use_ema:
-        raise ValueError(
-            f"{role} has use_ema=True, which replaces the parameters by their average without a "
-            "point on the path. Build it without EMA."
-        )
-    if isinstance(optimizer, keras.optimizers.ScheduleFreeAdamW):
-        raise ValueError(
-            f"{role} is a ScheduleFreeAdamW, which keeps copies of the parameters it was built "
-            "with and cannot restart from others. Use AdamW with a schedule."
-        )
-    inside = getattr(optimizer, "inner_optimizer", None)
-    for wrapped in [inside] if inside is not None else getattr(optimizer, "optimizers", ()):
-        check_optimizer(wrapped, role)
 
 
-def check_no_loss_scaling(meta_optimizer: keras.optimizers.Optimizer) -> None:
-    """Raises ValueError if a meta-optimizer divides its gradients by the scale of a loss."""
-    if meta_optimizer.loss_scale_factor or isinstance(
-        meta_optimizer, keras.optimizers.LossScaleOptimizer
-    ):
-        raise ValueError(
-            "meta_optimizer has loss scaling, but meta-gradients are unscaled. Put loss scaling on "
-            "the inner_optimizer."
-        )
+def _setting(name):
+    return property(lambda wrapper: getattr(wrapper.inner_optimizer, name))
+
+
+for _name in _SETTINGS:
+    setattr(OptimizerWrapper, _name, _setting(_name))
 
 
 def _backend_neutral_copy(optimizer, variables):

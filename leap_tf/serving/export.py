@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from leap_tf.functional import UnsupportedModelError
 from leap_tf.models import BatchNormalization
 from leap_tf.serving.signatures import Limits, Prepare, Signatures
 from leap_tf.tasks import pixels_to_floats
@@ -43,6 +44,7 @@ def export(
         FileExistsError: `path` exists.
         ValueError: the trainer's problem is not supervised, the model has several inputs or
             outputs or is a subclass without them, or two of its weights have the same path.
+        UnsupportedModelError: a layer assigns a trainable weight when it is called.
 
     Example:
 
@@ -73,7 +75,10 @@ def export(
         signatures = Signatures(problem, spec, prepare, query_batch_size, limits or Limits())
         for name in ("serving_default", "adapt", "adapt_weights"):
             archive.add_endpoint(name + suffix, getattr(signatures, name), signatures.specs(name))
-    archive.write_out(folder / "saved_model", verbose=False)
+    try:
+        archive.write_out(folder / "saved_model", verbose=False)
+    except UnsupportedModelError as error:
+        raise error.without_trace() from error
     _portable_model(trainer.model).save(folder / "model.keras")
 
 

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from leap_tf.functional import FunctionalModel
+from leap_tf.functional import FunctionalModel, all_finite
 from leap_tf.functional.model import ErrorFunction
 from leap_tf.serving.adapter import Adapter, resizable_head, support_batches
 from leap_tf.training import SupervisedProblem
@@ -78,6 +78,7 @@ class _Adapted(NamedTuple):
     losses: tf.Tensor  # of each batch before the step on it
     support_error: tf.Tensor  # mean error of the adapted model on the support set
     queries: tf.Tensor | tuple[()]  # outputs for the queries, () if there are none
+    finite: tf.Tensor  # whether all numbers of training and prediction are
 
 
 class Signatures:
@@ -148,7 +149,7 @@ class Signatures:
         """
         query_x = checked_examples(query_x, self._examples("query_x"))
         adapted = self._adapt(support_x, support_y, query_x, Settings(*settings))
-        with requiring_convergence(adapted.losses, [adapted.queries]):
+        with requiring_convergence(adapted):
             return self._format.named(tf.identity(adapted.queries)) | self._figures(adapted)
 
     def adapt_weights(
@@ -163,7 +164,7 @@ class Signatures:
         variables = [*model.variables, *model.model.non_trainable_variables]
         values = dict(zip(map(id, variables), [*adapted.parameters, *adapted.state]))
         weights = {each.path: values[id(each)] for each in model.model.weights}
-        with requiring_convergence(adapted.losses, list(weights.values())):
+        with requiring_convergence(adapted):
             named = {path: tf.identity(value) for path, value in weights.items()}
             return named | self._figures(adapted)
 
@@ -194,7 +195,8 @@ class Signatures:
             outputs = predict(inputs)
             error = tf.reduce_mean(tf.cast(self._model.error(targets, outputs), tf.float32))
             queries = () if query_x is None else predict(query_x)
-            return _Adapted(end.parameters, end.state, end.losses, error, queries)
+            finite = end.finite & all_finite([outputs, *tf.nest.flatten(queries)])
+            return _Adapted(end.parameters, end.state, end.losses, error, queries, finite)
 
         if self._with_other_head is None:
             return adapt_with(self._adapter)
@@ -333,12 +335,11 @@ def checked_rate(rate: tf.Tensor, name: str) -> tf.Tensor:
 
 
 @contextlib.contextmanager
-def requiring_convergence(losses: tf.Tensor, outputs: list[tf.Tensor]) -> Iterator[None]:
+def requiring_convergence(adapted: _Adapted) -> Iterator[None]:
     """Makes everything computed in the block fail if training has diverged."""
-    finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(part)) for part in [losses, *outputs]])
     message = "learning_rate: training diverged; use a smaller one, or fewer steps. "
     message += "The losses began as"
-    with tf.control_dependencies([_require(finite, message, losses)]):
+    with tf.control_dependencies([_require(adapted.finite, message, adapted.losses)]):
         yield
 
 

@@ -20,6 +20,7 @@ class TaskEvaluation:
         path_length: length of the gradient path on the loss surface (eq. 7 with p = 1).
         path_energy: its energy (p = 2).
         parameters: the number of trainable parameters of the adapted model.
+        finite: whether the adapted weights, the path and the held-out outputs are finite.
         seed: of batches, reinitialized layers and dropout.
     """
 
@@ -33,6 +34,7 @@ class TaskEvaluation:
     path_length: float
     path_energy: float
     parameters: int
+    finite: bool
     seed: int | None = None
 
     @property
@@ -55,9 +57,10 @@ class TaskEvaluation:
 
     @property
     def diverged(self) -> bool:
-        """Whether training or the held-out loss ended in numbers that are not finite."""
-        numbers = [self.error, self.loss, *self.training_losses]
-        return not bool(np.all(np.isfinite(numbers)))
+        """Whether training or the held-out examples gave a number that is not finite."""
+        numbers = [self.error, self.loss, self.path_length, self.path_energy]
+        curves = [*self.training_errors, *self.training_losses]
+        return not (self.finite and bool(np.all(np.isfinite([*numbers, *curves]))))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,8 +111,14 @@ class Evaluation:
         }
 
     def steps_to(self, target: float, window: int = 10) -> list[int | None]:
-        """Returns for each task the steps to a training error of `target`, None if never."""
-        return [steps_to(task.training_errors, target, window) for task in self.tasks]
+        """Returns for each task the steps to a training error of `target`.
+
+        It is None for a task that never comes there, and for one that diverged.
+        """
+        return [
+            None if task.diverged else steps_to(task.training_errors, target, window)
+            for task in self.tasks
+        ]
 
 
 def area_under_curve(errors: ArrayLike) -> float:

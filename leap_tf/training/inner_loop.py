@@ -20,8 +20,14 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from leap_tf.functional import Batch, FunctionalModel, FunctionalOptimizer, unpack_batch
-from leap_tf.functional.second_order import check_no_stopped_gradients_in
+from leap_tf.functional import (
+    Batch,
+    FunctionalModel,
+    FunctionalOptimizer,
+    all_finite,
+    check_no_stopped_gradients_in,
+    unpack_batch,
+)
 from leap_tf.geometry import PathPoint
 from leap_tf.learners import Learner, TaskEnd, TaskUpdate
 from leap_tf.training.early_stopping import StopRule
@@ -36,7 +42,8 @@ class InnerLoopResult(NamedTuple):
         losses: [K] float32, loss of each batch before the step it caused.
         errors: [K] float32, mean error on each batch before the step it caused.
         update: the learner's meta-gradient and metrics.
-        finite: whether every loss and all of the meta-gradient is finite.
+        finite: whether every loss, all of θᴷ and the state, the meta-gradient and the metrics are
+            finite. A ReLU hides weights that are not numbers from the losses.
     """
 
     parameters: list[tf.Tensor]
@@ -48,14 +55,21 @@ class InnerLoopResult(NamedTuple):
 
 
 class HeldOutResult(NamedTuple):
-    """Means of loss and error over held-out examples, and the number of examples.
+    """Figures of the held-out examples.
 
     Examples of weight 0 are padding and count nowhere.
+
+    Attributes:
+        loss: mean loss over the examples.
+        error: mean error over them.
+        examples: their number.
+        finite: whether every output is finite.
     """
 
     loss: tf.Tensor
     error: tf.Tensor
     examples: tf.Tensor
+    finite: tf.Tensor
 
 
 class _LoopState(NamedTuple):
@@ -243,7 +257,15 @@ class InnerLoop:
             losses=losses,
             errors=errors,
             update=update,
-            finite=_all_finite([losses, *update.meta_gradient, *update.metrics.values()]),
+            finite=all_finite(
+                [
+                    losses,
+                    *end.parameters,
+                    *end.state,
+                    *update.meta_gradient,
+                    *update.metrics.values(),
+                ]
+            ),
         )
 
     def _steps(self, batches, stop_batches, queries, max_steps, start, learner_values):
@@ -368,7 +390,7 @@ class InnerLoop:
         """Evaluates with the state that training left behind, nothing updated."""
         parameters = self._of_any_width(parameters)
 
-        def add_batch(element, loss_sum, loss_weight, error_sum, weight, examples):
+        def add_batch(element, loss_sum, loss_weight, error_sum, weight, examples, finite):
             batch = unpack_batch(element.get_value())
             result = self._model.evaluate(
                 parameters, state, batch, training=self._transductive, penalties=False
@@ -380,19 +402,22 @@ class InnerLoop:
                 error_sum + tf.reduce_sum(result.errors * result.weights),
                 weight + tf.reduce_sum(result.weights),
                 examples + tf.math.count_nonzero(result.weights, dtype=tf.int32),
+                finite & all_finite(tf.nest.flatten(result.outputs)),
             )
 
         zero = tf.constant(0.0)
-        _, loss_sum, loss_weight, error_sum, weight, examples = tf.while_loop(
+        first = iterator.get_next_as_optional()
+        _, loss_sum, loss_weight, error_sum, weight, examples, finite = tf.while_loop(
             lambda element, *_: element.has_value(),
             add_batch,
-            (iterator.get_next_as_optional(), zero, zero, zero, zero, tf.constant(0)),
+            (first, zero, zero, zero, zero, tf.constant(0), tf.constant(True)),
             parallel_iterations=1,
         )
         return HeldOutResult(
             loss=tf.math.divide_no_nan(loss_sum, loss_weight),
             error=tf.math.divide_no_nan(error_sum, weight),
             examples=examples,
+            finite=finite,
         )
 
     def _of_any_width(self, parameters):
@@ -413,7 +438,3 @@ def _batch_of_step(batches, step) -> tf.experimental.Optional:
     if hasattr(batches, "at"):
         return tf.experimental.Optional.from_value(batches.at(step))
     return batches.get_next_as_optional()
-
-
-def _all_finite(tensors):
-    return tf.reduce_all([tf.reduce_all(tf.math.is_finite(tensor)) for tensor in tensors])

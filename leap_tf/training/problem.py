@@ -31,7 +31,7 @@ class TaskGradient:
     Attributes:
         meta_gradient: one tensor per meta-learned variable.
         metrics: means over the steps, the last loss, and what the learner reports.
-        finite: whether every loss and all of the meta-gradient is finite.
+        finite: whether every loss, the adapted weights and the meta-gradient are finite.
         state: one tensor per variable of the plan's persistent state.
     """
 
@@ -222,9 +222,10 @@ class MetaBatch:
         if self._total is None:
             failed = f" {len(self._failures)} failed." if self._failures else ""
             raise MetaTrainingDivergedError(
-                f"All {self._skipped} tasks of meta-step {self._meta_step} diverged (loss or "
-                f"meta-gradient not finite).{failed} The initialization before it is kept. Lower "
-                "the inner learning rate, clip its gradients, or lower the meta learning rate."
+                f"All {self._skipped} tasks of meta-step {self._meta_step} diverged (loss, "
+                f"weights or meta-gradient not finite).{failed} The initialization before it is "
+                "kept. Lower the inner learning rate, clip its gradients, or lower the meta "
+                "learning rate."
             )
         metrics = self._metrics
         mean = [gradient / tf.cast(len(metrics), gradient.dtype) for gradient in self._total]

@@ -16,7 +16,9 @@ from leap_tf.functional import (
     FunctionalModel,
     FunctionalOptimizer,
     TaskLayers,
+    UnsupportedModelError,
     WrongSecondDerivativesError,
+    check_training_rule,
     meta_learned_indices,
     output_layer,
 )
@@ -92,6 +94,7 @@ class SupervisedProblem:
         self.error_fn = error_fn
         self.evaluation = evaluation or EvaluationConfig()
         self.evaluation_optimizer = self.evaluation.optimizer or setup.inner_optimizer
+        check_training_rule(setup.model)  # learners may train other models, made of this one
         self.plan = learner.plan(setup)
         self.sampler = TaskSampler(self.plan, setup.meta_batch_size, whole_number("seed", seed, 0))
         self.model = self.plan.evaluation_model
@@ -190,6 +193,7 @@ class SupervisedProblem:
             path_length=float(adapted.update.metrics["path_length"]),
             path_energy=float(adapted.update.metrics["path_energy"]),
             parameters=sum(int(tf.size(parameter)) for parameter in adapted.parameters),
+            finite=bool(adapted.finite) and bool(held_out.finite),
             seed=spec.seed,
         )
 
@@ -335,6 +339,8 @@ def _error_context(task: Task) -> Iterator[None]:
             "batches together, or no held-out ones to stop by. Repeat its data set, or make fewer "
             "steps."
         ) from error
+    except UnsupportedModelError as error:
+        raise error.without_trace() from error
     except WrongSecondDerivativesError as error:
         raise ValueError(f"{_gist(error)} Or take a first-order learner.") from error
     except tf.errors.InvalidArgumentError as error:

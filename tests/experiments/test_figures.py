@@ -28,6 +28,7 @@ def evaluation(*curves):
                 path_length=3.0,
                 path_energy=4.0,
                 parameters=12,
+                finite=True,
             )
             for index, curve in enumerate(curves)
         )

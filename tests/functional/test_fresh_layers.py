@@ -7,18 +7,20 @@ import tensorflow as tf
 
 from leap_tf.functional import FunctionalOptimizer, TaskLayers
 
+# As configurations, so that their seeds are drawn after each test has set that of Python.
 INITIALIZERS = {
     "glorot_uniform": "glorot_uniform",
     "glorot_normal": "glorot_normal",
     "he_normal": "he_normal",
     "lecun_uniform": "lecun_uniform",
-    "variance_scaling": keras.initializers.VarianceScaling(
-        0.5, "fan_out", distribution="untruncated_normal"
-    ),
+    "variance_scaling": {
+        "class_name": "VarianceScaling",
+        "config": {"scale": 0.5, "mode": "fan_out", "distribution": "untruncated_normal"},
+    },
     "random_normal": "random_normal",
-    "truncated_normal": keras.initializers.TruncatedNormal(stddev=0.3),
+    "truncated_normal": {"class_name": "TruncatedNormal", "config": {"stddev": 0.3}},
     "random_uniform": "random_uniform",
-    "constant": keras.initializers.Constant(0.7),
+    "constant": {"class_name": "Constant", "config": {"value": 0.7}},
 }
 
 

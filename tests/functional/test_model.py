@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from leap_tf.functional import Batch, FunctionalModel, TaskLayers, layer_variables
+from leap_tf.functional import (
+    Batch,
+    FunctionalModel,
+    TaskLayers,
+    UnsupportedModelError,
+    layer_variables,
+)
 from leap_tf.functional.model import default_error
 from leap_tf.serialization import SavedArrays
 
@@ -155,6 +161,130 @@ def test_subclassed_models_run_as_keras_runs_them(policy):
     assert penalty > 0
     assert float(trained.loss) > penalty
     np.testing.assert_array_equal(network.norm.moving_mean.numpy(), np.zeros(4))
+
+
+class OwnStep(keras.Model):
+    """A model with a training rule of its own."""
+
+    def train_step(self, data):
+        return super().train_step(data)
+
+
+class OwnLoss(keras.Model):
+    """A model with a loss of its own."""
+
+    def compute_loss(self, *args, **kwargs):
+        return 2.0 * super().compute_loss(*args, **kwargs)
+
+
+@pytest.mark.parametrize(("kind", "rule"), [(OwnStep, "train_step"), (OwnLoss, "compute_loss")])
+def test_models_with_a_training_rule_of_their_own_are_refused(kind, rule):
+    inputs = keras.Input((4,))
+    network = kind(inputs, keras.layers.Dense(2)(inputs), name="mine")
+    with pytest.raises(UnsupportedModelError, match=f"'mine' has its own {rule}.*LeapOptimizer"):
+        FunctionalModel(network, keras.losses.MeanSquaredError())
+
+
+def test_a_training_rule_of_one_instance_is_found():
+    network = model()
+    network.train_step = lambda data: {}
+    with pytest.raises(UnsupportedModelError, match="has its own train_step"):
+        FunctionalModel(network, keras.losses.MeanSquaredError())
+
+
+def test_loss_weights_of_a_compiled_model_are_refused():
+    network = model()
+    network.compile("sgd", "mse", loss_weights=0.5)
+    with pytest.raises(UnsupportedModelError, match="loss_weights.*weight the loss that you pass"):
+        FunctionalModel(network, keras.losses.MeanSquaredError())
+    network.compile("sgd", "mse")
+    FunctionalModel(network, keras.losses.MeanSquaredError())
+
+
+def test_layers_frozen_after_the_trainer_was_made_are_refused():
+    network = model()
+    functional = FunctionalModel(network, keras.losses.MeanSquaredError())
+    functional.initial_values(0, {})
+    network.get_layer("head").trainable = False
+    with pytest.raises(UnsupportedModelError, match="frozen or unfrozen after the trainer"):
+        functional.initial_values(0, {})
+
+
+def evaluated(network, batch, training=True):
+    functional = FunctionalModel(network, keras.losses.MeanSquaredError())
+    return functional.evaluate(
+        functional.parameters(), functional.state(0), batch, training=training
+    )
+
+
+class Unowned(keras.layers.Layer):
+    """A layer that draws from Keras's global seed."""
+
+    def call(self, inputs):
+        return inputs + keras.random.normal((4,))
+
+
+def test_assigned_variables_that_would_be_lost_are_refused():
+    normalized = keras.layers.SpectralNormalization(keras.layers.Dense(2, name="in"), name="unit")
+    network = keras.Sequential([keras.Input((4,)), normalized])
+    batch = Batch(tf.ones((3, 4)), tf.zeros((3, 2)))
+    with pytest.raises(
+        UnsupportedModelError, match="layer 'unit' assigns its trainable weight .*unit/in/kernel'"
+    ):
+        evaluated(network, batch)
+    evaluated(network, batch, training=False)  # it assigns in training only
+    network = keras.Sequential([keras.Input((4,)), Unowned(), keras.layers.Dense(2)], name="noisy")
+    with pytest.raises(UnsupportedModelError, match="'noisy' changes a variable .*SeedGenerator"):
+        evaluated(network, batch)
+
+
+class Vector(keras.layers.Layer):
+    """A layer that adds a loss for each example."""
+
+    def call(self, inputs):
+        self.add_loss(keras.ops.sum(inputs, axis=-1))
+        return inputs
+
+
+def test_losses_that_are_no_scalars_are_summed():
+    """As `Model.compute_loss` does: 2 examples of 4 ones add 8."""
+    network = keras.Sequential([keras.Input((4,)), Vector(), keras.layers.Dense(2)])
+    network.compile("sgd", "mse")
+    batch = Batch(tf.ones((2, 4)), tf.zeros((2, 2)))
+    result = evaluated(network, batch)
+    outputs = network(batch.inputs)
+    assert float(result.loss) == pytest.approx(np.mean(np.square(outputs)) + 8.0, rel=1e-6)
+    expected = network.compute_loss(batch.inputs, batch.targets, outputs)
+    assert float(result.loss) == pytest.approx(float(expected), rel=1e-6)
+
+
+@pytest.mark.parametrize("weights", [None, [1.0, 3.0]])
+def test_masked_outputs_count_neither_in_the_loss_nor_in_errors(weights):
+    """Steps of zeros are masked: the first example has two steps, the second one."""
+    network = keras.Sequential(
+        [keras.Input((3, 1)), keras.layers.Masking(), keras.layers.Dense(1, use_bias=False)]
+    )
+    network.layers[-1].kernel.assign([[2.0]])
+    inputs = tf.constant([[[1.0], [2.0], [0.0]], [[3.0], [0.0], [0.0]]])
+    targets = tf.constant([[[1.0], [1.0], [9.0]], [[4.0], [9.0], [9.0]]])
+    sample_weight = None if weights is None else tf.constant([[weight] for weight in weights])
+    result = evaluated(network, Batch(inputs, targets, sample_weight))
+    first, second = weights or (1.0, 1.0)
+    # squared errors: (2 − 1)², (4 − 1)² and (6 − 4)², of three steps that count
+    assert float(result.loss) == pytest.approx((first * (1 + 9) + second * 4) / 3)
+    np.testing.assert_allclose(result.errors, [5.0, 4.0])
+    np.testing.assert_allclose(result.weights, [first, second])
+    assert float(result.loss_weight) == 3.0
+    network = keras.Sequential([keras.Input((3, 1)), keras.layers.Masking(), keras.layers.Dense(2)])
+    labels = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    functional = FunctionalModel(network, labels)
+    by_step = functional.evaluate(
+        functional.parameters(),
+        functional.state(0),
+        Batch(inputs, tf.zeros((2, 3), tf.int32), sample_weight),
+        training=False,
+    )
+    np.testing.assert_allclose(by_step.weights, [first, first, 0.0, second, 0.0, 0.0])
 
 
 def test_saved_arrays_round_trip():

@@ -108,6 +108,15 @@ def test_optimizers_that_cannot_be_functional_are_refused(optimizer, message):
         FunctionalOptimizer(optimizer(), variables())
 
 
+def test_variables_without_a_path_are_refused():
+    scale = keras.Variable(1.0, name="scale")
+    scale.overwrite_with_gradient = True
+    with pytest.raises(ValueError, match="'scale'.*are new values, not gradients"):
+        FunctionalOptimizer(keras.optimizers.SGD(), [scale])
+    with pytest.raises(TypeError, match="need Keras variables, and there is a ResourceVariable"):
+        FunctionalOptimizer(keras.optimizers.SGD(), [tf.Variable(1.0)])
+
+
 def test_exclusions_from_weight_decay_are_kept():
     model = variables()
     optimizer = keras.optimizers.SGD(0.1, weight_decay=0.5)

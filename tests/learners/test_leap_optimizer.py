@@ -273,6 +273,19 @@ def test_a_diverging_task_is_left_out_and_counted():
     assert_same(values(optimizer.meta_gradients()), alone)
 
 
+def test_weights_that_are_not_numbers_behind_finite_losses_are_divergence():
+    """The ReLU turns them into zeros, also in the last step, which ends no segment."""
+    model = regression_model(keras.layers.Dense(4), keras.layers.ReLU(), keras.layers.Dense(1))
+    optimizer = leap()
+    model.compile(optimizer, loss=MSE)
+    broken = batches().take(1).map(lambda x, y: (x * np.nan, y))
+    for dataset in (broken.concatenate(batches()), batches().concatenate(broken)):
+        with optimizer.task(model):
+            history = model.fit(dataset, shuffle=False, verbose=0)
+        assert np.isfinite(history.history["loss"]).all()
+    assert optimizer.skipped_tasks == 2
+
+
 def test_a_meta_batch_that_diverges_altogether_is_an_error():
     model, optimizer = regression_model(), leap()
     model.compile(optimizer, loss=MSE)
@@ -499,6 +512,69 @@ def test_a_checkpoint_saved_within_a_meta_batch_continues_to_the_bit(tmp_path):
     assert_same(finish(other, restored), expected)
 
 
+@pytest.mark.parametrize("scaled", [False, True])
+def test_exclusions_from_weight_decay_reach_the_inner_optimizer(scaled):
+    excluded, kept = keras.Variable(2.0, name="excluded"), keras.Variable(2.0, name="kept")
+    inner = keras.optimizers.SGD(1.0, weight_decay=0.004)
+    optimizer = leap(keras.optimizers.LossScaleOptimizer(inner) if scaled else inner)
+    optimizer.exclude_from_weight_decay(var_names=["excluded"])
+    optimizer.scale_loss(tf.constant(0.0))
+    optimizer.apply([tf.constant(0.0), tf.constant(0.0)], [excluded, kept])
+    assert float(excluded.value) == 2.0
+    assert float(kept.value) == pytest.approx(2.0 * (1 - 0.004))
+
+
+@pytest.mark.parametrize(
+    "setting",
+    {
+        "clipnorm": 1.0,
+        "clipvalue": 1.0,
+        "ema_momentum": 0.5,
+        "ema_overwrite_frequency": 3,
+        "global_clipnorm": 1.0,
+        "gradient_accumulation_steps": 2,
+        "loss_scale_factor": 2.0,
+        "momentum": 0.9,
+        "use_ema": True,
+        "weight_decay": 0.1,
+    }.items(),
+    ids=lambda item: item[0],
+)
+def test_settings_of_the_inner_optimizer_are_read_from_it_and_not_set_here(setting):
+    name, value = setting
+    optimizer = leap()
+    if name != "momentum":
+        assert getattr(optimizer, name) == getattr(optimizer.inner_optimizer, name)
+    with pytest.raises(AttributeError, match=f"no {name} of its own. Set {name} on the inner"):
+        setattr(optimizer, name, value)
+    assert getattr(optimizer.inner_optimizer, name) != value
+    decaying = leap(keras.optimizers.SGD(0.1, weight_decay=0.25))
+    assert decaying.weight_decay == 0.25
+
+
+def test_methods_of_keras_that_cannot_work_are_refused_by_name():
+    optimizer, variable = leap(), keras.Variable(1.0)
+    optimizer.build([variable])
+    with pytest.raises(NotImplementedError, match=r"Call apply\(\), or update_step of the inner"):
+        optimizer.update_step(tf.constant(1.0), variable, 0.1)
+    with pytest.raises(NotImplementedError, match="no stateless form. Use leap_tf.MetaTrainer"):
+        optimizer.stateless_apply([], [], [])
+
+
+def test_the_counter_and_the_weights_are_those_of_all_optimizers_inside():
+    optimizer, variable = leap(keras.optimizers.Adam(0.1)), keras.Variable([1.0, 2.0])
+    for _ in range(3):
+        optimizer.scale_loss(tf.constant(1.0))
+        steps = optimizer.apply_gradients([(tf.constant([1.0, -1.0]), variable)])
+    assert int(steps) == int(optimizer.inner_optimizer.iterations) == 3
+    copy = leap(keras.optimizers.Adam(0.1))
+    copy.build([variable])
+    copy.set_weights(values(optimizer.variables))
+    assert_same(values(copy.variables), values(optimizer.variables))
+    with pytest.raises(ValueError, match="argument 2 is shorter"):
+        copy.set_weights(values(optimizer.variables)[:-1])
+
+
 def test_configuration_round_trip():
     optimizer = leap(
         keras.optimizers.RMSprop(keras.optimizers.schedules.ExponentialDecay(0.1, 5, 0.9)),
@@ -541,6 +617,14 @@ def test_configuration_round_trip():
                 )
             ),
             "without EMA",
+        ),
+        (
+            lambda: leap(
+                keras.optimizers.MultiOptimizer(
+                    keras.optimizers.OptimizerMap(keras.optimizers.SGD())
+                )
+            ),
+            "no learning rate of its own",
         ),
         (lambda: leap(distance="fisher"), "distance must be one of"),
     ],

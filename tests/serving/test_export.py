@@ -378,6 +378,19 @@ def test_the_loop_takes_batches_out_of_tensors():
     np.testing.assert_array_equal(*[result.losses for result in results])
 
 
+def test_a_layer_that_assigns_its_weight_is_refused_by_name_everywhere(tmp_path):
+    """Its assignments would be lost, in meta-training, in evaluation and in a served `adapt`."""
+    spectral = keras.layers.SpectralNormalization(keras.layers.Dense(3), name="spectral")
+    trainer, task = make_trainer(network(spectral)), clouds()
+    for use in (
+        lambda: trainer.fit(leap_tf.FiniteTasks([task]), 1, verbose=False),
+        lambda: trainer.evaluate([task]),
+        lambda: leap_tf.export(trainer, tmp_path / "export"),
+    ):
+        with pytest.raises(leap_tf.UnsupportedModelError, match="^The layer 'spectral' assigns"):
+            use()
+
+
 def test_models_and_paths_that_cannot_be_exported_are_refused(tmp_path):
     two = [keras.Input((2,), name="a"), keras.Input((2,), name="b")]
     model = keras.Model(two, keras.layers.Dense(2)(keras.layers.Concatenate()(two)))

@@ -1,0 +1,142 @@
+"""Checks that a path through models, optimizers and losses is a gradient path."""
+
+from collections.abc import Iterable, Sequence
+
+import keras
+import tensorflow as tf
+
+from leap_tf.errors import LeapError
+
+
+class UnsupportedModelError(LeapError, ValueError):
+    """A model does something in training that the functional task loop cannot do."""
+
+    # AutoGraph raises an error of the same type, with a trace, only if it has this constructor.
+    __init__ = Exception.__init__
+
+    def without_trace(self) -> "UnsupportedModelError":
+        """Returns the error without the trace that AutoGraph puts in front of its message."""
+        last = str(self).strip().splitlines()[-1].strip()
+        return type(self)(last.removeprefix(f"{type(self).__name__}: "))
+
+
+def check_training_rule(model: keras.Model) -> None:
+    """Checks that a model is trained by Keras's own rule, which the functional task loop has.
+
+    Raises:
+        UnsupportedModelError: it overrides `train_step`, `compute_loss` or `make_train_function`,
+            or was compiled with `loss_weights`.
+    """
+    for name in ("train_step", "compute_loss", "make_train_function"):
+        if name in vars(model) or getattr(type(model), name) is not getattr(keras.Model, name):
+            raise UnsupportedModelError(
+                f"{model.name!r} has its own {name}, which the functional task loop does not call. "
+                "Use leap_tf.LeapOptimizer with model.fit, or express the rule by a loss, by "
+                "add_loss in a layer, and by the inner optimizer."
+            )
+    if getattr(getattr(model, "_compile_loss", None), "_user_loss_weights", None) is not None:
+        raise UnsupportedModelError(
+            f"{model.name!r} was compiled with loss_weights, which the functional task loop does "
+            "not read. Compile it without them, and weight the loss that you pass to the trainer."
+        )
+
+
+def check_optimizer(optimizer: keras.optimizers.Optimizer, role: str) -> None:
+    """Checks that each step of an optimizer, and of those it wraps, is a step of a gradient path.
+
+    Args:
+        role: the argument's name, for the message.
+
+    Raises:
+        TypeError: it is not a Keras optimizer.
+        ValueError: it accumulates gradients, averages parameters or keeps copies of them.
+    """
+    if not isinstance(optimizer, keras.optimizers.Optimizer):
+        raise TypeError(
+            f"{role} must be a keras.optimizers.Optimizer, and is a {type(optimizer).__name__}."
+        )
+    if optimizer.gradient_accumulation_steps:
+        raise ValueError(
+            f"{role} has gradient_accumulation_steps={optimizer.gradient_accumulation_steps}, so "
+            "most of its steps do not move the parameters, and the path would consist of "
+            "micro-batches. Give the task larger batches instead."
+        )
+    if optimizer.use_ema:
+        raise ValueError(
+            f"{role} has use_ema=True, which replaces the parameters by their average without a "
+            "point on the path. Build it without EMA."
+        )
+    if isinstance(optimizer, keras.optimizers.ScheduleFreeAdamW):
+        raise ValueError(
+            f"{role} is a ScheduleFreeAdamW, which keeps copies of the parameters it was built "
+            "with and cannot restart from others. Use AdamW with a schedule."
+        )
+    for wrapped in wrapped_optimizers(optimizer):
+        check_optimizer(wrapped, role)
+
+
+def wrapped_optimizers(
+    optimizer: keras.optimizers.Optimizer,
+) -> Sequence[keras.optimizers.Optimizer]:
+    """Returns the optimizers that a Keras optimizer wraps; none for an ordinary one."""
+    inside = getattr(optimizer, "inner_optimizer", None)
+    return [inside] if inside is not None else list(getattr(optimizer, "optimizers", ()))
+
+
+def check_variables(variables: Iterable[keras.Variable]) -> None:
+    """Checks that variables are Keras variables, and that gradients move them.
+
+    Raises:
+        TypeError: one is not a Keras variable.
+        ValueError: one is replaced by its gradient.
+    """
+    variables = list(variables)
+    foreign = [type(v).__name__ for v in variables if not isinstance(v, keras.Variable)]
+    if foreign:
+        raise TypeError(f"Gradient paths need Keras variables, and there is a {foreign[0]}.")
+    overwritten = [v.path for v in variables if getattr(v, "overwrite_with_gradient", False)]
+    if overwritten:
+        raise ValueError(
+            f"The gradients of {overwritten} are new values, not gradients (float8 training), so "
+            "they have no gradient path. Use a float32 or mixed policy."
+        )
+
+
+def check_no_loss_scaling(meta_optimizer: keras.optimizers.Optimizer) -> None:
+    """Raises ValueError if a meta-optimizer divides its gradients by the scale of a loss."""
+    if meta_optimizer.loss_scale_factor or isinstance(
+        meta_optimizer, keras.optimizers.LossScaleOptimizer
+    ):
+        raise ValueError(
+            "meta_optimizer has loss scaling, but meta-gradients are unscaled. Put loss scaling on "
+            "the inner_optimizer."
+        )
+
+
+class WrongSecondDerivativesError(LeapError, ValueError):
+    """A loss stops gradients, so its second derivatives are wrong."""
+
+    # AutoGraph raises an error of the same type, with a trace, only if it has this constructor.
+    __init__ = Exception.__init__
+
+
+def check_no_stopped_gradients_in(graph: tf.Graph) -> None:
+    """Checks that the second derivatives of a traced loss are correct.
+
+    `tf.nn.moments` stops the gradient of the mean inside the variance. The first derivative there
+    is zero, but the second is not, so Hessians through Keras's normalization layers are symmetric
+    and wrong by about a tenth. TensorFlow's fused batch normalization, which
+    `leap_tf.models.BatchNormalization` uses, has correct second derivatives.
+
+    Raises:
+        WrongSecondDerivativesError: the graph, or a function it calls, stops a gradient.
+    """
+    definition = graph.as_graph_def()
+    nodes = [*definition.node, *(n for f in definition.library.function for n in f.node_def)]
+    stopped = [node.name for node in nodes if node.op == "StopGradient"]
+    if stopped:
+        raise WrongSecondDerivativesError(
+            f"The loss stops gradients in {', '.join(stopped)}, so it has wrong second "
+            "derivatives. Keras's normalization layers cause this; for float32 images use "
+            "leap_tf.models.BatchNormalization."
+        )
