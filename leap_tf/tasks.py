@@ -2,8 +2,9 @@
 
 import dataclasses
 import functools
+import zlib
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -15,7 +16,9 @@ class Task(Protocol):
     """One learning problem; any object with these members is one.
 
     A task must give the same batches for the same seed on any thread. All tasks of a distribution
-    must give batches of the same structure and dtypes; the number of examples may differ.
+    must give batches of the same structure and dtypes; the number of examples may differ. A task
+    may have a method `get_config()` that returns plain values by name: a run continues from its
+    checkpoints only on tasks for which they are the same.
     """
 
     @property
@@ -123,6 +126,20 @@ class ArrayTask:
         """Returns the held-out examples once, in order."""
         specs = _specs(self._test_tensors)
         return _test_pipeline(self.test_batch_size, self.prepare, *specs)(*self._test_tensors)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns sizes, dtypes and CRC-32s of the arrays, and the sizes of batches."""
+        return {
+            "batch_size": self.batch_size,
+            "test_batch_size": self.test_batch_size,
+            "prepare": getattr(self.prepare, "__qualname__", type(self.prepare).__name__),
+            "train": self._described[0],
+            "test": self._described[1],
+        }
+
+    @functools.cached_property
+    def _described(self):
+        return describe_arrays(self.train), describe_arrays(self.test)
 
     @functools.cached_property
     def _train_tensors(self):
@@ -238,6 +255,21 @@ def order_of_epoch(examples: tf.Tensor, seed: tf.Tensor, epoch: tf.Tensor) -> tf
     return tf.random.experimental.stateless_shuffle(
         tf.range(examples), seed=tf.stack([seed, epoch])
     )
+
+
+def describe_arrays(arrays: Any) -> str:
+    """Returns dtype, shape and CRC-32 of each array of a nest, the same in every process.
+
+    Example:
+
+        >>> describe_arrays((np.zeros((8, 2), "float32"), np.arange(8)))
+        'float32 [8, 2] CRC 758d6336, int64 [8] CRC f93a987e'
+    """
+    described = []
+    for array in map(np.asarray, tf.nest.flatten(arrays)):
+        content = repr(array.tolist()).encode() if array.dtype == object else array.tobytes()
+        described.append(f"{array.dtype} {list(array.shape)} CRC {zlib.crc32(content):08x}")
+    return ", ".join(described)
 
 
 def _specs(tensors):
