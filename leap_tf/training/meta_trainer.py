@@ -42,7 +42,13 @@ from leap_tf.training.problem import (
     evaluation_job,
     training_job,
 )
-from leap_tf.training.sampling import EVALUATION, VALIDATION, describe_tasks
+from leap_tf.training.sampling import (
+    EVALUATION,
+    VALIDATION,
+    as_distribution,
+    as_tasks,
+    describe_tasks,
+)
 from leap_tf.training.supervised import (
     EvaluationConfig,
     SupervisedProblem,
@@ -137,6 +143,14 @@ class MetaTrainer:
                 f"steps_per_task must be at least {problem.plan.minimum_steps} for "
                 f"{type(problem.learner).__name__}, and is {setup.steps_per_task}."
             )
+        if setup.meta_optimizer in (
+            setup.inner_optimizer,
+            getattr(problem, "evaluation_optimizer", None),
+        ):
+            raise ValueError(
+                "The same optimizer object cannot train on tasks and move the initialization. Pass "
+                "two optimizers, for example keras.optimizers.SGD(0.1) twice."
+            )
         check_optimizer(setup.meta_optimizer, role="meta_optimizer")
         check_no_loss_scaling(setup.meta_optimizer)
         if setup.meta_optimizer.built:
@@ -192,10 +206,10 @@ class MetaTrainer:
 
     def fit(
         self,
-        task_distribution: TaskDistribution,
+        task_distribution: TaskDistribution | Iterable[Task],
         meta_steps: int,
         *,
-        validation_tasks: Sequence[Task] = (),
+        validation_tasks: TaskDistribution | Iterable[Task] = (),
         callbacks: Sequence[keras.callbacks.Callback] = (),
         validation_freq: int = 1,
         validation_steps: int | None = None,
@@ -211,7 +225,8 @@ class MetaTrainer:
         ends a meta-step, it is made as a whole or not at all.
 
         Args:
-            task_distribution: where the tasks of each meta-batch come from.
+            task_distribution: where the tasks of each meta-batch come from. A list of tasks stands
+                for `FiniteTasks` of them.
             meta_steps: meta-updates to have made in the end, those before a restart included.
             validation_tasks: tasks that are evaluated meanwhile, as `evaluate` does.
             callbacks: Keras callbacks; a meta-step is their epoch, the model's weights are the
@@ -254,9 +269,10 @@ class MetaTrainer:
             )
         if self.learner_variables:
             check_no_weight_restoring(callbacks)
+        task_distribution = as_distribution(task_distribution)
         self._use_distribution(task_distribution)
         tasks = describe_tasks(task_distribution)
-        validation_tasks = list(validation_tasks)
+        validation_tasks = as_tasks(validation_tasks)
         folder = CheckpointFolder(os.fspath(checkpoint_dir)) if checkpoint_dir else None
         restored = False
         if folder:
@@ -287,9 +303,7 @@ class MetaTrainer:
                     with self._state.all_or_nothing():
                         logs = self._make_meta_step(epoch, tolerated_failures)
                         if validation_tasks and (epoch + 1) % validation_freq == 0:
-                            found = self._evaluate(
-                                list(validation_tasks), validation_steps, VALIDATION
-                            )
+                            found = self._evaluate(validation_tasks, validation_steps, VALIDATION)
                             logs |= {f"val_{name}": each for name, each in found.metrics().items()}
                         progress.meta_step += 1
                         callback_list.on_epoch_end(epoch, logs)
@@ -323,7 +337,7 @@ class MetaTrainer:
         """
         self._stop_requested = True
 
-    def evaluate(self, tasks: Iterable[Task], steps: int | None = None) -> Any:
+    def evaluate(self, tasks: TaskDistribution | Iterable[Task], steps: int | None = None) -> Any:
         """Adapts to each task from the initialization and evaluates its held-out examples.
 
         Adaptation uses batch statistics and reinitialized task layers, exactly as in
@@ -332,7 +346,7 @@ class MetaTrainer:
         A pool in other processes evaluates only the study's own tasks; others run on threads here.
 
         Args:
-            tasks: tasks to adapt to.
+            tasks: tasks to adapt to, a single task, or `FiniteTasks`.
             steps: gradient steps; `steps_per_task` by default.
 
         Returns:
@@ -342,7 +356,7 @@ class MetaTrainer:
             ValueError: there are no tasks, or a task has no batches or does not fit the model.
         """
         steps = self.problem.setup.steps_per_task if steps is None else steps
-        return self._evaluate(list(tasks), whole_number("steps", steps, 1), EVALUATION)
+        return self._evaluate(as_tasks(tasks), whole_number("steps", steps, 1), EVALUATION)
 
     def evaluation_seed(self, index: int) -> int:
         """Returns the seed that `evaluate` gives the task at this index of its tasks."""

@@ -10,14 +10,15 @@ import itertools
 import math
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from leap_tf.array_tasks import describe_arrays
 from leap_tf.learners.base import TrainingPlan
-from leap_tf.tasks import Task, TaskDistribution, TaskSplits, describe_arrays
+from leap_tf.tasks import FiniteTasks, Task, TaskDistribution, TaskSplits
 
 # Streams of random numbers, kept apart by the second word of their seed.
 TRAINING, VALIDATION, EVALUATION = range(3)
@@ -175,6 +176,50 @@ class TaskSampler:
             self._latest = meta_step, tasks, specs
         _, tasks, specs = self._latest
         return tasks, specs
+
+
+def as_distribution(tasks: Any) -> TaskDistribution:
+    """Returns a distribution as it is, and a list of tasks or a single task as `FiniteTasks`.
+
+    Raises:
+        TypeError: it is none of these. The message says what to pass.
+    """
+    if hasattr(tasks, "sample"):
+        return tasks
+    if isinstance(tasks, TaskSplits):
+        raise TypeError("fit() takes one distribution of the TaskSplits: splits.train.")
+    return FiniteTasks(as_tasks(tasks))
+
+
+def as_tasks(tasks: Any) -> list[Task]:
+    """Returns an iterable of tasks, the fixed tasks of a distribution, or a single task, as a list.
+
+    Raises:
+        TypeError: it is none of these. The message says what to pass.
+    """
+    if isinstance(tasks, TaskSplits):
+        raise TypeError("Pass one list of the TaskSplits: splits.validation or splits.test.")
+    if hasattr(tasks, "sample"):
+        if not hasattr(tasks, "tasks"):
+            raise TypeError(
+                f"{type(tasks).__name__} samples tasks without end. Pass some of them, for example "
+                "tasks.sample(20, numpy.random.default_rng(0))."
+            )
+        return list(tasks.tasks)
+    if hasattr(tasks, "name"):
+        return [tasks]
+    found = list(tasks) if isinstance(tasks, Iterable) and not _is_data(tasks) else [tasks]
+    for each in found:
+        if not hasattr(each, "name"):
+            raise TypeError(
+                f"A {type(each).__name__} is no task. Make a task of each data set, for example by "
+                "leap_tf.ArrayTask(name, (inputs, targets), (inputs, targets)), and pass a list."
+            )
+    return found
+
+
+def _is_data(value):
+    return isinstance(value, (str, np.ndarray, tf.data.Dataset)) or tf.is_tensor(value)
 
 
 def describe_tasks(distribution: TaskDistribution) -> dict[str, Any]:
