@@ -36,7 +36,7 @@ import numpy as np
 import tensorflow as tf
 
 import leap_tf
-from leap_tf.tasks import pixels_to_floats
+from leap_tf.array_tasks import pixels_to_floats
 from leap_tf.training import available_cores
 
 CLASSES, SHOTS, QUERIES, BATCH, RATE = 20, 5, 100, 20, 0.1

@@ -27,8 +27,8 @@ import numpy as np
 import tensorflow as tf
 
 import leap_tf
+from leap_tf.array_tasks import pixels_to_floats
 from leap_tf.functional import FunctionalModel, FunctionalOptimizer
-from leap_tf.tasks import pixels_to_floats
 from leap_tf.training import InnerLoop, available_cores
 
 STEPS = 100

@@ -1,21 +1,24 @@
-"""Tasks and distributions over tasks: two protocols, tasks from arrays, and sinusoids."""
+"""Tasks and distributions over tasks: two protocols, fixed lists of tasks, and sinusoids."""
 
 import dataclasses
-import functools
-from collections.abc import Callable, Sequence
-from typing import Protocol
+import itertools
+from collections.abc import Sequence
+from typing import Any, Protocol
 
+import keras
 import numpy as np
 import tensorflow as tf
 
-from leap_tf.errors import whole_number
+from leap_tf.array_tasks import ArrayTask, as_arrays, one_thread_options, spec_of
 
 
 class Task(Protocol):
     """One learning problem; any object with these members is one.
 
     A task must give the same batches for the same seed on any thread. All tasks of a distribution
-    must give batches of the same structure and dtypes; the number of examples may differ.
+    must give batches of the same structure and dtypes; the number of examples may differ. A task
+    may have a method `get_config()` that returns plain values by name: a run continues from its
+    checkpoints only on tasks for which they are the same.
     """
 
     @property
@@ -30,7 +33,9 @@ class Task(Protocol):
                 another seed.
 
         Returns:
-            A data set that may be endless; the trainer takes as many batches as it needs.
+            A data set that may be endless; the trainer takes as many batches as it needs. A
+            generator, a list of batches or a `keras.utils.PyDataset` will do too: its first batch
+            gives the shapes and dtypes of all.
         """
 
     def test_batches(self) -> tf.data.Dataset:
@@ -57,80 +62,6 @@ class TaskSplits:
     train: TaskDistribution
     validation: Sequence[Task]
     test: Sequence[Task]
-
-
-class ArrayTask:
-    """A task whose training and held-out examples are arrays in memory.
-
-    The input pipeline is traced once for all tasks with the same shapes, dtypes and options; a
-    new iterator traces nothing.
-
-    Args:
-        name: the name of the task in messages and tables.
-        train: inputs and targets to train on, with the examples along the first dimension.
-        test: held-out inputs and targets.
-        batch_size: examples in a training batch. Batches continue across epochs, so all have
-            this size, and each example occurs once an epoch.
-        test_batch_size: examples in a held-out batch.
-        prepare: from a batch of inputs to inputs of the model, for example uint8 pixels to
-            floats in [0, 1]. It runs in the pipeline. Pass the same function object to all tasks:
-            each function is traced separately.
-
-    Raises:
-        TypeError: a batch size is not a whole number.
-        ValueError: a batch size is below 1, there are no examples, or inputs and targets differ
-            in number.
-
-    Example:
-
-        >>> import leap_tf, numpy as np
-        >>> inputs, targets = np.zeros((8, 2), "float32"), np.arange(8)
-        >>> task = leap_tf.ArrayTask("zeros", (inputs, targets), (inputs, targets), batch_size=4)
-        >>> next(iter(task.train_batches(seed=0)))[0].shape
-        TensorShape([4, 2])
-    """
-
-    def __init__(
-        self,
-        name: str,
-        train: tuple[np.ndarray, np.ndarray],
-        test: tuple[np.ndarray, np.ndarray],
-        batch_size: int = 20,
-        *,
-        test_batch_size: int = 100,
-        prepare: Callable[[tf.Tensor], tf.Tensor] | None = None,
-    ):
-        for part, (inputs, targets) in (("train", train), ("test", test)):
-            if len(inputs) != len(targets) or not len(inputs):
-                raise ValueError(
-                    f"Task {name!r}: {part} has {len(inputs)} inputs and {len(targets)} targets. "
-                    "There must be a target for each input, and at least one."
-                )
-        self.name = name
-        self.train = train
-        self.test = test
-        self.batch_size = whole_number("batch_size", batch_size, 1)
-        self.test_batch_size = whole_number("test_batch_size", test_batch_size, 1)
-        self.prepare = prepare or tf.identity
-
-    def train_batches(self, seed: int) -> tf.data.Dataset:
-        """Returns endless batches, in a new order every epoch."""
-        pipeline = _training_pipeline(self.batch_size, self.prepare, *_specs(self._train_tensors))
-        # A NumPy number, since TensorFlow keeps a tensor for every Python number it receives.
-        return pipeline(*self._train_tensors, tf.constant(np.int64(seed)))
-
-    def test_batches(self) -> tf.data.Dataset:
-        """Returns the held-out examples once, in order."""
-        specs = _specs(self._test_tensors)
-        return _test_pipeline(self.test_batch_size, self.prepare, *specs)(*self._test_tensors)
-
-    @functools.cached_property
-    def _train_tensors(self):
-        return tuple(tf.convert_to_tensor(array) for array in self.train)
-
-    @functools.cached_property
-    def _test_tensors(self):
-        return tuple(tf.convert_to_tensor(array) for array in self.test)
 
 
 class FiniteTasks:
@@ -226,60 +157,50 @@ def sinusoid_splits(
     )
 
 
-def pixels_to_floats(pixels: tf.Tensor) -> tf.Tensor:
-    """Scales uint8 pixels to float32 in [0, 1]."""
-    # TensorFlow replaces an ordinary division by a constant in some graphs only. This division
-    # gives the same bits in pipelines and in served models.
-    return tf.math.divide_no_nan(tf.cast(pixels, tf.float32), 255.0)
+def batches_of(task: Task, method: str, *arguments: Any) -> tf.data.Dataset:
+    """Returns what a method of a task, such as "train_batches", returns, as a data set.
+
+    Raises:
+        TypeError: the task has no such method, or it does not return batches.
+        ValueError: batches that are no data set end before the first.
+    """
+    name = getattr(task, "name", None)
+    if not hasattr(task, method):
+        raise TypeError(
+            f"{task!r} has no method {method}(). Make a task of arrays by leap_tf.ArrayTask(name, "
+            "(inputs, targets), (inputs, targets)), or see leap_tf.Task."
+        )
+    made = getattr(task, method)(*arguments)
+    if isinstance(made, tf.data.Dataset):
+        return made
+    if isinstance(made, tuple) or not (hasattr(made, "__iter__") or hasattr(made, "__getitem__")):
+        raise TypeError(
+            f"{method}() of task {name!r} returned a {type(made).__name__}. It must return "
+            "batches (inputs, targets): a tf.data.Dataset, a keras.utils.PyDataset, a generator or "
+            "a list."
+        )
+    stream = _elements(made)
+    first = next(stream, None)
+    if first is None:
+        raise ValueError(f"{method}() of task {name!r} gave no batch.")
+    begun = [itertools.chain([first], stream)]
+
+    def elements():  # a generator that has begun is read on once, and made anew after that
+        return begun.pop() if begun else _elements(getattr(task, method)(*arguments))
+
+    batches = tf.data.Dataset.from_generator(elements, output_signature=spec_of(first).element_spec)
+    if isinstance(made, keras.utils.PyDataset) and made.num_batches is None:
+        batches = batches.apply(
+            tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+        )
+    return batches.prefetch(2).with_options(one_thread_options())
 
 
-def order_of_epoch(examples: tf.Tensor, seed: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
-    """Returns the order of int32 `examples` in an epoch, from int64 scalars `seed` and `epoch`."""
-    return tf.random.experimental.stateless_shuffle(
-        tf.range(examples), seed=tf.stack([seed, epoch])
-    )
-
-
-def _specs(tensors):
-    """Specs of the tensors with any number of examples."""
-    return [tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype) for tensor in tensors]
-
-
-@functools.lru_cache
-def _training_pipeline(batch_size, prepare, inputs_spec, targets_spec):
-    @tf.function(input_signature=[inputs_spec, targets_spec, tf.TensorSpec((), tf.int64)])
-    def pipeline(inputs, targets, seed):
-        def order(epoch):
-            return order_of_epoch(tf.shape(inputs)[0], seed, epoch)
-
-        batches = tf.data.Dataset.counter().map(order).rebatch(batch_size)
-        batches = batches.map(lambda indices: tf.ensure_shape(indices, [batch_size]))
-        batches = batches.map(_gather(inputs, targets, prepare))
-        return batches.prefetch(2).with_options(one_thread_options())
-
-    return pipeline
-
-
-@functools.lru_cache
-def _test_pipeline(batch_size, prepare, inputs_spec, targets_spec):
-    @tf.function(input_signature=[inputs_spec, targets_spec])
-    def pipeline(inputs, targets):
-        indices = tf.data.Dataset.range(tf.shape(inputs, out_type=tf.int64)[0]).batch(batch_size)
-        batches = indices.map(_gather(inputs, targets, prepare))
-        return batches.prefetch(2).with_options(one_thread_options())
-
-    return pipeline
-
-
-def _gather(inputs, targets, prepare):
-    return lambda indices: (prepare(tf.gather(inputs, indices)), tf.gather(targets, indices))
-
-
-def one_thread_options() -> tf.data.Options:
-    """Returns options for one thread per pipeline, since many tasks run in parallel."""
-    options = tf.data.Options()
-    options.threading.private_threadpool_size = 1
-    options.autotune.enabled = False
-    options.deterministic = True
-    options.experimental_optimization.apply_default_optimizations = False
-    return options
+def _elements(batches):
+    """Yields each batch as a tuple of arrays, or of dictionaries and tuples of arrays."""
+    if isinstance(batches, keras.utils.PyDataset):
+        count = batches.num_batches
+        indices = itertools.count() if count is None else range(count)
+        batches = map(batches.__getitem__, indices)
+    for batch in batches:
+        yield as_arrays(tuple(batch) if isinstance(batch, list) else batch)

@@ -76,6 +76,123 @@ def test_finite_tasks_come_equally_often():
         FiniteTasks([])
 
 
+def test_weights_and_named_inputs_stay_with_their_examples():
+    numbers = np.arange(7)
+    named = {"a": numbers, "b": (numbers + 10, numbers.astype("float32"))}
+    part = (named, -numbers, numbers / 2)
+    task = ArrayTask("named", part, part, 3, prepare=lambda x: {**x, "c": x["a"] * 2})
+    batches = [*task.train_batches(0).take(4).as_numpy_iterator(), *task.test_batches()]
+    assert len(batches) == 5
+    for inputs, targets, weights in batches:
+        np.testing.assert_array_equal(inputs["a"], -targets)
+        np.testing.assert_array_equal(inputs["b"][0], inputs["a"] + 10)
+        np.testing.assert_array_equal(inputs["c"], 2 * inputs["a"])
+        np.testing.assert_array_equal(weights * 2, inputs["a"])
+
+
+def test_lists_of_numbers_are_arrays_and_lists_of_arrays_are_several_inputs():
+    task = ArrayTask("lists", ([1.0, 2.0], [0, 1]), ([np.ones((2, 3)), np.ones(2)], [0, 1]))
+    assert task.train[0].dtype == np.float32
+    assert [array.shape for array in task.test[0]] == [(2, 3), (2,)]
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        (np.ones((3, 2)), "'odd': train must be .inputs, targets.* and is a ndarray"),
+        ((np.ones(3),), "'odd': train must be"),
+        (tf.data.Dataset.range(3), "is a _RangeDataset.*ArrayTask.from_dataset"),
+        ((np.ones(3), np.ones(3), np.ones(2)), "has 3 inputs and 3 targets and 2 weights"),
+        (({"a": np.ones(3), "b": np.ones(4)}, np.ones(3)), "has 3 or 4 inputs and 3 targets"),
+    ],
+)
+def test_what_is_no_examples_is_refused(train, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        ArrayTask("odd", train, (np.ones(1), np.ones(1)))
+
+
+def test_the_number_of_classes_is_a_whole_one():
+    assert numbered(classes=np.int64(7)).classes == 7
+    assert numbered().classes is None
+    with pytest.raises(ValueError, match="classes must be at least 1"):
+        numbered(classes=0)
+
+
+def test_data_sets_are_read_into_arrays():
+    numbers = np.arange(10, dtype="float32")
+    examples = tf.data.Dataset.from_tensor_slices(({"x": numbers}, -numbers, numbers / 2))
+    for train in (examples, examples.batch(4)):
+        task = ArrayTask.from_dataset("read", train, examples.take(3), batch_size=2)
+        np.testing.assert_array_equal(task.train[0]["x"], numbers)
+        np.testing.assert_array_equal(task.train[2], numbers / 2)
+        np.testing.assert_array_equal(task.test[1], -numbers[:3])
+        assert task.batch_size == 2
+    batches = examples.batch(5, drop_remainder=True)
+    task = ArrayTask.from_dataset("read", batches, batches, batched=True)
+    np.testing.assert_array_equal(task.test[1], -numbers)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data.repeat(), "Task 'read': train never ends.*take"),
+        (lambda data: data.take(0), "Task 'read': train has no examples"),
+        (lambda data: data.map(lambda x, y: (x, [y])), "Say whether they are batched=True"),
+        (lambda data: data.map(lambda x, y: {"x": x, "y": y}), "train must be .inputs, targets"),
+    ],
+)
+def test_data_sets_that_cannot_be_read_are_refused(change, message):
+    examples = tf.data.Dataset.from_tensor_slices((np.ones((4, 2)), np.ones(4)))
+    with pytest.raises((TypeError, ValueError), match=message):
+        ArrayTask.from_dataset("read", change(examples), examples)
+
+
+def frame(count=10, **columns):
+    pandas = pytest.importorskip("pandas")
+    numbers = np.arange(count)
+    return pandas.DataFrame(
+        {"a": numbers, "b": numbers / 2, "label": numbers % 2, "price": numbers / 4, **columns}
+    )
+
+
+def test_a_data_frame_becomes_a_matrix_and_labels():
+    task = ArrayTask.from_dataframe("rows", frame(), target="label", batch_size=3, classes=2)
+    inputs, labels = (np.concatenate(parts) for parts in zip(task.train, task.test))
+    assert (inputs.dtype, labels.dtype, inputs.shape) == (np.float32, np.int64, (10, 3))
+    assert (len(task.test[1]), task.batch_size, task.classes) == (2, 3, 2)
+    np.testing.assert_array_equal(np.sort(inputs[:, 0]), np.arange(10))
+    np.testing.assert_array_equal(inputs[:, 0] % 2, labels)
+    np.testing.assert_array_equal(inputs[:, 2], inputs[:, 0] / 4)
+    again, other = (
+        ArrayTask.from_dataframe("rows", frame(), target="label", seed=seed) for seed in (0, 1)
+    )
+    np.testing.assert_array_equal(task.test[0], again.test[0])
+    assert not np.array_equal(task.test[0], other.test[0])
+
+
+def test_held_out_rows_may_be_a_data_frame_and_a_price_is_a_column():
+    task = ArrayTask.from_dataframe(
+        "rows", frame(6), frame(4), target="price", features=["b", "label"]
+    )
+    np.testing.assert_array_equal(task.train[0][:, 0], np.arange(6) / 2)
+    np.testing.assert_array_equal(task.test[1], np.arange(4, dtype="float32")[:, None] / 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target": "cost"}, r"no columns \['cost'\]"),
+        ({"target": "label", "features": ["a", "c"]}, r"no columns \['c'\]"),
+        ({"target": "label"}, r"columns \['city'\] are not numbers.*get_dummies"),
+        ({"target": "city", "features": ["a"]}, r"\['city'\] are not numbers.*factorize"),
+        ({"target": "label", "features": ["a"], "test_share": 1.0}, "train has 0 inputs"),
+    ],
+)
+def test_columns_that_cannot_be_used_are_named(options, message):
+    with pytest.raises(ValueError, match=f"Task 'rows': .*{message}"):
+        ArrayTask.from_dataframe("rows", frame(3, city=["Bern", "Oslo", "Rome"]), **options)
+
+
 def test_sinusoids_are_sinusoids():
     (task,) = Sinusoids(examples=200).sample(1, np.random.default_rng(0))
     for inputs, targets in (task.train, task.test):

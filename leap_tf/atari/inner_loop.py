@@ -13,6 +13,7 @@ Any number of threads can share an agent. An update is one gradient step of the 
 of the gradient path: the point's loss is that of the unroll.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -83,8 +84,9 @@ class TracedAgent:
         self._meta_indices = list(meta_indices)
         self._settings = loss
         self._optimizer = FunctionalOptimizer(optimizer, trained_variables(model))
-        self.act = tf.function(self._act)
-        self.update = tf.function(self._update)
+        # As partials, whose tracing TensorFlow counts for each agent and not for all together.
+        self.act = tf.function(functools.partial(self._act))
+        self.update = tf.function(functools.partial(self._update))
 
     def start(self, parameters: list[tf.Tensor]) -> AgentState:
         """Returns the state before the first update."""

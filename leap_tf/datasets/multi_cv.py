@@ -136,7 +136,7 @@ def multi_cv_splits(
 
 
 class DataSetTask(ArrayTask):
-    """An `ArrayTask` with a number of classes and a validation part.
+    """An `ArrayTask` with a validation part.
 
     Args:
         name, train, test, **options: see `ArrayTask`.
@@ -157,8 +157,7 @@ class DataSetTask(ArrayTask):
         test: Examples,
         **options,
     ):
-        super().__init__(name, train, test, **options)
-        self.classes = classes
+        super().__init__(name, train, test, classes=classes, **options)
         # A second task, so that both held-out parts use the same pipeline.
         self._validation = ArrayTask(f"{name}, validation", train, validation, **options)
 
@@ -178,7 +177,7 @@ class ValidationAsTest:
         return self.task.name
 
     @property
-    def classes(self) -> int:
+    def classes(self) -> int | None:
         return self.task.classes
 
     def train_batches(self, seed: int) -> tf.data.Dataset:

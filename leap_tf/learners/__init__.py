@@ -12,10 +12,9 @@ from leap_tf.learners.base import (
 )
 from leap_tf.learners.hat import HAT, HardAttentionModel
 from leap_tf.learners.joint import JointTraining
-from leap_tf.learners.leap import Leap
+from leap_tf.learners.leap import Leap, NoMetaLearning, Reptile
 from leap_tf.learners.maml import ANIL, FOMAML, MAML, MetaSGD
 from leap_tf.learners.progressive_nets import ProgressiveNets, progressive_columns
-from leap_tf.learners.reptile import NoMetaLearning, Reptile
 
 # fmt: off
 __all__ = [

@@ -11,9 +11,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from leap_tf.array_tasks import one_thread_options
 from leap_tf.learners.base import TrainingPlan, TrainingSetup
-from leap_tf.learners.reptile import Reptile
-from leap_tf.tasks import Task, TaskDistribution, one_thread_options
+from leap_tf.learners.leap import Reptile
+from leap_tf.tasks import Task, TaskDistribution, batches_of
 
 _UNKNOWN_CLASSES = 2**31 - 1  # for a task that does not state its number of classes
 _NO_CLASS = -1e9  # a logit; −∞ in float16, with the same effect
@@ -205,7 +206,7 @@ class MixedTask:
             return tf.random.experimental.stateless_shuffle(positions, round_seed)
 
         streams = [
-            task.train_batches(seed + position).map(add_number(number, task))
+            batches_of(task, "train_batches", seed + position).map(add_number(number, task))
             for position, (number, task) in enumerate(self.members)
         ]
         turns = tf.data.Dataset.counter().map(round_order).unbatch()
@@ -228,17 +229,17 @@ class NumberedTask:
     @property
     def validation_batches(self) -> Callable[[], tf.data.Dataset]:
         """The method of the task; an AttributeError if the task has none."""
-        make_batches = self._task.validation_batches  # type: ignore[attr-defined]
-        return lambda: self._held_out(make_batches())
+        _ = self._task.validation_batches  # type: ignore[attr-defined]
+        return lambda: self._numbered("validation_batches")
 
     def train_batches(self, seed: int) -> tf.data.Dataset:
-        return self._task.train_batches(seed).map(add_number(self.number, self._task))
+        return self._numbered("train_batches", seed)
 
     def test_batches(self) -> tf.data.Dataset:
-        return self._held_out(self._task.test_batches())
+        return self._numbered("test_batches")
 
-    def _held_out(self, batches):
-        return batches.map(add_number(self.number, self._task))
+    def _numbered(self, method, *arguments):
+        return batches_of(self._task, method, *arguments).map(add_number(self.number, self._task))
 
 
 def add_number(number: int, task: Task) -> Callable[..., tuple]:

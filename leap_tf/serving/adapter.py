@@ -6,6 +6,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from leap_tf.array_tasks import order_of_epoch
 from leap_tf.functional import (
     FunctionalModel,
     FunctionalOptimizer,
@@ -15,7 +16,6 @@ from leap_tf.functional import (
 )
 from leap_tf.functional.task_layers import check_resizable
 from leap_tf.learners.base import Adaptation
-from leap_tf.tasks import order_of_epoch
 from leap_tf.training import InnerLoop, InnerLoopResult, SupervisedProblem
 
 

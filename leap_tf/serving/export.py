@@ -14,10 +14,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from leap_tf.array_tasks import pixels_to_floats
 from leap_tf.functional import UnsupportedModelError
 from leap_tf.models import BatchNormalization
 from leap_tf.serving.signatures import Limits, Prepare, Signatures
-from leap_tf.tasks import pixels_to_floats
 from leap_tf.training import MetaTrainer, SupervisedProblem
 
 

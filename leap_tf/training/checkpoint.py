@@ -62,6 +62,26 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def check_same_tasks(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Checks that two results of `describe_tasks` are equal; an empty one equals all others.
+
+    Raises:
+        CheckpointMismatchError: they differ.
+    """
+    changed = differences({"tasks": then}, {"tasks": now}) if then and now else []
+    if changed:
+        raise CheckpointMismatchError(
+            f"The checkpoints are of a run on other tasks ({_shortened(changed)}). Give the same "
+            "tasks, or another checkpoint_dir. To go on from what was learned on the other tasks, "
+            "load one of the checkpoints and give another checkpoint_dir."
+        )
+
+
+def _shortened(phrases):
+    shown = [f"{phrase[:500]}…" if len(phrase) > 500 else phrase for phrase in phrases[:5]]
+    return "; ".join([*shown, *([f"{len(phrases) - 5} more"] if len(phrases) > 5 else [])])
+
+
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in settings.items():
         if isinstance(value, Mapping):
@@ -191,15 +211,29 @@ class TrainingState:
         except tf.errors.OpError as error:
             raise OSError(f"A checkpoint cannot be written: {_first_line(error)}") from error
 
-    def load(self, path: str | pathlib.Path) -> None:
+    @property
+    def tasks(self) -> dict[str, Any]:
+        """What `describe_tasks` says of the tasks trained on last; empty if they are not known."""
+        return self.progress.settings.get("tasks") or {}
+
+    @tasks.setter
+    def tasks(self, tasks: Mapping[str, Any]) -> None:
+        self.progress.settings = {**self.progress.settings, "tasks": dict(tasks)}
+
+    def load(self, path: str | pathlib.Path, tasks: Mapping[str, Any] | None = None) -> None:
         """Reads a checkpoint, all of it or nothing.
+
+        Args:
+            path: its prefix.
+            tasks: what `describe_tasks` says of the tasks, if they must be those of the checkpoint.
 
         Raises:
             CheckpointUnreadableError: its files are missing or damaged.
-            CheckpointMismatchError: it is of another model, seed or setting.
+            CheckpointMismatchError: it is of another model, seed or setting, or of other tasks.
         """
         with self.all_or_nothing():
             self._read(path)
+            check_same_tasks(self.tasks, tasks or {})
 
     @contextlib.contextmanager
     def all_or_nothing(self) -> Iterator[None]:
@@ -231,12 +265,13 @@ class TrainingState:
                 f"when it was saved. TensorFlow says: {_first_line(error)}"
             ) from error
         try:
-            changed = differences(self.progress.settings, self._settings)
+            then = {name: each for name, each in self.progress.settings.items() if name != "tasks"}
+            changed = differences(then, self._settings)
         except RecursionError:
             changed = ["nested without end"]
         if changed:
             raise CheckpointMismatchError(
-                f"The checkpoint {path} is of a run with other settings ({'; '.join(changed)}). "
+                f"The checkpoint {path} is of a run with other settings ({_shortened(changed)}). "
                 "Give the same ones, or another directory. To continue with another meta learning "
                 "rate, load the checkpoint with the old one and then assign "
                 "meta_optimizer.learning_rate."
@@ -298,8 +333,11 @@ class CheckpointFolder:
         newest = self._newest_first()[:1]
         return _step_of(newest[0]) if newest else 0
 
-    def restore(self, state: TrainingState) -> bool:
+    def restore(self, state: TrainingState, tasks: Mapping[str, Any] | None = None) -> bool:
         """Restores the newest readable checkpoint, and logs a warning for each damaged one.
+
+        Args:
+            state, tasks: as for `resume`.
 
         Returns:
             Whether there was any checkpoint.
@@ -311,7 +349,7 @@ class CheckpointFolder:
         candidates = self._newest_first()
         for path in candidates:
             try:
-                state.load(path)
+                state.load(path, tasks)
             except CheckpointUnreadableError as error:
                 _LOGGER.warning("%s Falling back to the checkpoint before it.", error)
                 continue
@@ -323,30 +361,36 @@ class CheckpointFolder:
             )
         return False
 
-    def resume(self, state: TrainingState, from_here: bool) -> bool:
+    def resume(
+        self, state: TrainingState, tasks: Mapping[str, Any], known: Mapping[str, Any] | None
+    ) -> bool:
         """Restores the newest checkpoint if the training has not started yet.
 
         Args:
             state: of the training.
-            from_here: whether the training has come from this folder, or has been here before.
+            tasks: what `describe_tasks` says of the tasks to train on.
+            known: the same of the folder's tasks, if the training has come from this folder or has
+                been here before, else None. It may be empty.
 
         Returns:
             Whether there was anything to restore.
 
         Raises:
-            CheckpointMismatchError: the training has started, and the folder holds a checkpoint
-                that is ahead of it or of another training.
+            CheckpointMismatchError: the folder is of other tasks; or the training has started, and
+                the folder holds a checkpoint that is ahead of it or of another training.
             CheckpointUnreadableError: as for `restore`.
         """
         reached, newest = state.progress.meta_step, self.newest_step
         if not reached:
-            return self.restore(state)
-        if newest > reached or (newest and not from_here):
+            return self.restore(state, tasks)
+        if newest > reached or (newest and known is None):
             raise CheckpointMismatchError(
                 f"The folder holds a checkpoint of meta-step {newest}, and this trainer is at "
                 f"{reached}, which it did not reach from there. Give another checkpoint_dir, or a "
                 "new trainer to continue from the folder."
             )
+        if newest:
+            check_same_tasks(known or {}, tasks)
         return False
 
     def _newest_first(self):

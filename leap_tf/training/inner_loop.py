@@ -14,6 +14,7 @@ A learner of second order needs derivatives through the steps. They are then unr
 outer tape, which costs memory and graph in proportion to their number.
 """
 
+import functools
 import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -202,8 +203,10 @@ class InnerLoop:
             reduce_retracing=True,
             experimental_attributes={"_noinline": True},
         )
-        self.train = tf.function(self._train, reduce_retracing=True)
-        self.evaluate = tf.function(self._evaluate, reduce_retracing=True)
+        # TensorFlow warns of a method that is traced again and again, and counts all objects of the
+        # class together. A partial counts by itself.
+        self.train = tf.function(functools.partial(self._train), reduce_retracing=True)
+        self.evaluate = tf.function(functools.partial(self._evaluate), reduce_retracing=True)
 
     def _train(
         self,

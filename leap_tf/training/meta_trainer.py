@@ -9,12 +9,12 @@ where a run was interrupted.
                     ── meta_optimizer.apply ── validate ── callbacks ── checkpoint
 """
 
-import concurrent.futures
 import contextlib
+import logging
 import os
 import pathlib
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -34,15 +34,7 @@ from leap_tf.training.callbacks import (
 )
 from leap_tf.training.checkpoint import CheckpointFolder, TrainingState, describe
 from leap_tf.training.early_stopping import StopRule
-from leap_tf.training.pools import (
-    Job,
-    Result,
-    TaskFailure,
-    TaskPool,
-    available_cores,
-    failure_of,
-    submit_ahead,
-)
+from leap_tf.training.pools import TaskFailure, TaskPool, ThreadPool, available_cores
 from leap_tf.training.problem import (
     MetaBatch,
     MetaTrainingDivergedError,
@@ -50,11 +42,19 @@ from leap_tf.training.problem import (
     evaluation_job,
     training_job,
 )
-from leap_tf.training.sampling import EVALUATION, VALIDATION, TaskSpec
+from leap_tf.training.sampling import (
+    EVALUATION,
+    VALIDATION,
+    as_distribution,
+    as_tasks,
+    describe_tasks,
+)
 from leap_tf.training.supervised import (
     EvaluationConfig,
     SupervisedProblem,
 )
+
+_LOGGER = logging.getLogger("leap_tf")
 
 
 class _StopRequestedError(Exception):
@@ -143,6 +143,14 @@ class MetaTrainer:
                 f"steps_per_task must be at least {problem.plan.minimum_steps} for "
                 f"{type(problem.learner).__name__}, and is {setup.steps_per_task}."
             )
+        if setup.meta_optimizer in (
+            setup.inner_optimizer,
+            getattr(problem, "evaluation_optimizer", None),
+        ):
+            raise ValueError(
+                "The same optimizer object cannot train on tasks and move the initialization. Pass "
+                "two optimizers, for example keras.optimizers.SGD(0.1) twice."
+            )
         check_optimizer(setup.meta_optimizer, role="meta_optimizer")
         check_no_loss_scaling(setup.meta_optimizer)
         if setup.meta_optimizer.built:
@@ -167,7 +175,7 @@ class MetaTrainer:
         self._state = TrainingState(
             problem.variables, setup.meta_optimizer, problem.sampler.seed, settings
         )
-        self._known_folders: set[pathlib.Path] = set()
+        self._known_folders: dict[pathlib.Path, Mapping[str, Any]] = {}  # with their tasks
         self._stop_requested = False
         self.was_stopped = False
 
@@ -198,10 +206,10 @@ class MetaTrainer:
 
     def fit(
         self,
-        task_distribution: TaskDistribution,
+        task_distribution: TaskDistribution | Iterable[Task],
         meta_steps: int,
         *,
-        validation_tasks: Sequence[Task] = (),
+        validation_tasks: TaskDistribution | Iterable[Task] = (),
         callbacks: Sequence[keras.callbacks.Callback] = (),
         validation_freq: int = 1,
         validation_steps: int | None = None,
@@ -217,7 +225,8 @@ class MetaTrainer:
         ends a meta-step, it is made as a whole or not at all.
 
         Args:
-            task_distribution: where the tasks of each meta-batch come from.
+            task_distribution: where the tasks of each meta-batch come from. A list of tasks stands
+                for `FiniteTasks` of them.
             meta_steps: meta-updates to have made in the end, those before a restart included.
             validation_tasks: tasks that are evaluated meanwhile, as `evaluate` does.
             callbacks: Keras callbacks; a meta-step is their epoch, the model's weights are the
@@ -245,9 +254,10 @@ class MetaTrainer:
             ValueError: a task has no batches or does not fit the model, or an argument is out of
                 its range.
             TaskFailedError: more tasks failed than are tolerated; if none are, what it raised.
-            CheckpointMismatchError: the checkpoints are of another run.
+            CheckpointMismatchError: the checkpoints are of another run, or of other tasks.
             CheckpointUnreadableError: no checkpoint in the folder can be read.
         """
+        meta_steps = whole_number("meta_steps", meta_steps, 0)
         whole_number("validation_freq", validation_freq, 1)
         if validation_steps is None:
             validation_steps = self.problem.setup.steps_per_task
@@ -259,16 +269,20 @@ class MetaTrainer:
             )
         if self.learner_variables:
             check_no_weight_restoring(callbacks)
+        task_distribution = as_distribution(task_distribution)
         self._use_distribution(task_distribution)
-        validation_tasks = list(validation_tasks)
+        tasks = describe_tasks(task_distribution)
+        validation_tasks = as_tasks(validation_tasks)
         folder = CheckpointFolder(os.fspath(checkpoint_dir)) if checkpoint_dir else None
         restored = False
         if folder:
-            restored = folder.resume(self._state, from_here=folder.path in self._known_folders)
-            self._known_folders.add(folder.path)
+            restored = folder.resume(self._state, tasks, self._known_folders.get(folder.path))
+            self._known_folders[folder.path] = tasks
+        self._state.tasks = tasks
         self.was_stopped = False
         if not restored:
             self._state.progress.stopped = False
+        self._warn_if_finished(meta_steps)
         self.model.stop_training = False
         history = keras.callbacks.History()
         shown = [ProgressDisplay()] if verbose else []
@@ -289,9 +303,7 @@ class MetaTrainer:
                     with self._state.all_or_nothing():
                         logs = self._make_meta_step(epoch, tolerated_failures)
                         if validation_tasks and (epoch + 1) % validation_freq == 0:
-                            found = self._evaluate(
-                                list(validation_tasks), validation_steps, VALIDATION
-                            )
+                            found = self._evaluate(validation_tasks, validation_steps, VALIDATION)
                             logs |= {f"val_{name}": each for name, each in found.metrics().items()}
                         progress.meta_step += 1
                         callback_list.on_epoch_end(epoch, logs)
@@ -325,7 +337,7 @@ class MetaTrainer:
         """
         self._stop_requested = True
 
-    def evaluate(self, tasks: Iterable[Task], steps: int | None = None) -> Any:
+    def evaluate(self, tasks: TaskDistribution | Iterable[Task], steps: int | None = None) -> Any:
         """Adapts to each task from the initialization and evaluates its held-out examples.
 
         Adaptation uses batch statistics and reinitialized task layers, exactly as in
@@ -334,7 +346,7 @@ class MetaTrainer:
         A pool in other processes evaluates only the study's own tasks; others run on threads here.
 
         Args:
-            tasks: tasks to adapt to.
+            tasks: tasks to adapt to, a single task, or `FiniteTasks`.
             steps: gradient steps; `steps_per_task` by default.
 
         Returns:
@@ -344,7 +356,7 @@ class MetaTrainer:
             ValueError: there are no tasks, or a task has no batches or does not fit the model.
         """
         steps = self.problem.setup.steps_per_task if steps is None else steps
-        return self._evaluate(list(tasks), whole_number("steps", steps, 1), EVALUATION)
+        return self._evaluate(as_tasks(tasks), whole_number("steps", steps, 1), EVALUATION)
 
     def evaluation_seed(self, index: int) -> int:
         """Returns the seed that `evaluate` gives the task at this index of its tasks."""
@@ -355,12 +367,28 @@ class MetaTrainer:
         self._state.save(os.fspath(path))
 
     def load(self, path: str | os.PathLike) -> None:
-        """Reads what `save` wrote.
+        """Reads what `save` wrote, whatever tasks it is of.
 
         Raises CheckpointMismatchError and CheckpointUnreadableError as `fit`.
         """
         self._state.load(os.fspath(path))
-        self._known_folders.add(pathlib.Path(path).resolve().parent)
+        self._known_folders[pathlib.Path(path).resolve().parent] = self._state.tasks
+
+    def _warn_if_finished(self, meta_steps):
+        made = self.meta_step
+        if self._state.progress.stopped:
+            reason = f"a callback ended this training at meta-step {made}. To continue it, load its"
+            reason += " last checkpoint and call fit() again"
+        elif made >= meta_steps:
+            reason = f"{made} have been made already, and meta_steps={meta_steps} counts these too."
+            reason += " To continue, give a larger number"
+        else:
+            return
+        _LOGGER.warning(
+            "No meta-step is made: %s. To start again, give a new trainer another checkpoint_dir, "
+            "or none.",
+            reason,
+        )
 
     def _use_distribution(self, distribution):
         if self.pool.remote and not self.problem.sampler.is_own(distribution):
@@ -410,38 +438,6 @@ class MetaTrainer:
                     raise result.as_error()
                 results.append(result)
         return self.problem.summarize(results)
-
-
-class ThreadPool:
-    """Runs tasks on threads of this process; TensorFlow releases Python's lock while it works.
-
-    Args:
-        threads: how many tasks run at the same time.
-
-    Raises:
-        ValueError: `threads` is below 1.
-    """
-
-    remote = False
-
-    def __init__(self, threads: int):
-        self.threads = whole_number("threads", threads, 1)
-        # Kept for good: TensorFlow keeps a few kilobytes for every thread it has ever seen.
-        self._executor = concurrent.futures.ThreadPoolExecutor(threads)
-
-    def map(
-        self, job: Job[Result], specs: Sequence[TaskSpec]
-    ) -> Generator[Result | TaskFailure, None, None]:
-        def run_and_announce(spec):
-            result = job.run(spec)
-            job.on_result(spec, result)
-            return result
-
-        run = run_and_announce if job.on_result else job.run
-        with contextlib.closing(submit_ahead(self._executor, self.threads, run, specs)) as futures:
-            for spec, future in futures:
-                error = future.exception()
-                yield failure_of(job, spec, error) if error else future.result()
 
 
 def _optimizer(optimizer):

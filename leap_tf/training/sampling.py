@@ -7,12 +7,18 @@ built the same study finds the same task under the same `TaskSpec`.
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+import math
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
+from leap_tf.array_tasks import describe_arrays
 from leap_tf.learners.base import TrainingPlan
-from leap_tf.tasks import Task, TaskDistribution, TaskSplits
+from leap_tf.tasks import FiniteTasks, Task, TaskDistribution, TaskSplits
 
 # Streams of random numbers, kept apart by the second word of their seed.
 TRAINING, VALIDATION, EVALUATION = range(3)
@@ -170,3 +176,100 @@ class TaskSampler:
             self._latest = meta_step, tasks, specs
         _, tasks, specs = self._latest
         return tasks, specs
+
+
+def as_distribution(tasks: Any) -> TaskDistribution:
+    """Returns a distribution as it is, and a list of tasks or a single task as `FiniteTasks`.
+
+    Raises:
+        TypeError: it is none of these. The message says what to pass.
+    """
+    if hasattr(tasks, "sample"):
+        return tasks
+    if isinstance(tasks, TaskSplits):
+        raise TypeError("fit() takes one distribution of the TaskSplits: splits.train.")
+    return FiniteTasks(as_tasks(tasks))
+
+
+def as_tasks(tasks: Any) -> list[Task]:
+    """Returns an iterable of tasks, the fixed tasks of a distribution, or a single task, as a list.
+
+    Raises:
+        TypeError: it is none of these. The message says what to pass.
+    """
+    if isinstance(tasks, TaskSplits):
+        raise TypeError("Pass one list of the TaskSplits: splits.validation or splits.test.")
+    if hasattr(tasks, "sample"):
+        if not hasattr(tasks, "tasks"):
+            raise TypeError(
+                f"{type(tasks).__name__} samples tasks without end. Pass some of them, for example "
+                "tasks.sample(20, numpy.random.default_rng(0))."
+            )
+        return list(tasks.tasks)
+    if hasattr(tasks, "name"):
+        return [tasks]
+    found = list(tasks) if isinstance(tasks, Iterable) and not _is_data(tasks) else [tasks]
+    for each in found:
+        if not hasattr(each, "name"):
+            raise TypeError(
+                f"A {type(each).__name__} is no task. Make a task of each data set, for example by "
+                "leap_tf.ArrayTask(name, (inputs, targets), (inputs, targets)), and pass a list."
+            )
+    return found
+
+
+def _is_data(value):
+    return isinstance(value, (str, np.ndarray, tf.data.Dataset)) or tf.is_tensor(value)
+
+
+def describe_tasks(distribution: TaskDistribution) -> dict[str, Any]:
+    """Returns a fingerprint of a task distribution, as JSON has it.
+
+    It has the class and the dataclass fields of the distribution, and a line for each of its first
+    20 tasks: the name, and what `get_config()` or the dataclass fields say. The tasks are those in
+    the attribute `tasks`, as of `FiniteTasks`, and else three that are sampled for this purpose.
+    Arrays of a fixed task enter by a CRC-32. Arrays of a dataclass that samples without end do not,
+    since its fields decide them, and other processors compute other last bits.
+    """
+    fixed = getattr(distribution, "tasks", None)
+    tasks = distribution.sample(3, np.random.default_rng(0)) if fixed is None else fixed
+    lines = [_line(task) for task in tasks]
+    if fixed is None and dataclasses.is_dataclass(distribution):
+        lines = [re.sub(r" CRC \w+", "", line) for line in lines]
+    described = _plain(distribution)
+    described = dict(described) if isinstance(described, dict) else {"class": described}
+    described["number"] = "endless" if fixed is None else len(lines)
+    described |= {str(index): line for index, line in enumerate(lines[:20])}
+    if lines[20:]:
+        described["others"] = f"CRC {zlib.crc32(repr(lines[20:]).encode()):08x}"
+    return described
+
+
+def _line(task):
+    found = _plain(task)
+    found = found if isinstance(found, dict) else {"class": found}
+    settings = (f"{name} {value}" for name, value in found.items() if name not in ("class", "name"))
+    return ", ".join([f"{found['class']} {getattr(task, 'name', '')!r}", *settings])
+
+
+def _plain(value: Any) -> Any:
+    """Returns a value as JSON has it, the same one in every process."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, np.ndarray) or tf.is_tensor(value):
+        return describe_arrays(value)
+    if isinstance(value, Mapping):
+        return {str(name): _plain(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    if isinstance(value, type) or not hasattr(value, "get_config"):
+        name = getattr(value, "__qualname__", type(value).__name__)
+        if isinstance(value, type) or not dataclasses.is_dataclass(value):
+            return name
+        fields = [each.name for each in dataclasses.fields(value) if each.name != "tasks"]
+        return {"class": name} | {each: _plain(getattr(value, each)) for each in fields}
+    return {"class": type(value).__name__} | _plain(value.get_config())

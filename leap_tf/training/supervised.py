@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from leap_tf.array_tasks import ArrayTask, check_labels, check_no_text, label_advice
 from leap_tf.errors import whole_number
 from leap_tf.functional import (
     FunctionalModel,
@@ -21,10 +22,11 @@ from leap_tf.functional import (
     check_training_rule,
     meta_learned_indices,
     output_layer,
+    unpack_batch,
 )
 from leap_tf.functional.model import ErrorFunction
 from leap_tf.learners.base import Learner, MeasuredAdaptation, TrainingSetup
-from leap_tf.tasks import Task
+from leap_tf.tasks import Task, batches_of
 from leap_tf.training.checkpoint import describe
 from leap_tf.training.early_stopping import StopRule
 from leap_tf.training.evaluation import Evaluation, TaskEvaluation
@@ -168,7 +170,7 @@ class SupervisedProblem:
                 f"{task.name!r} has no validation_batches(). It must not look at the examples that "
                 "the task is evaluated on."
             )
-        held_out_batches = task.test_batches()
+        held_out_batches = _batches(task, "test_batches")
         if held_out_batches.cardinality() == tf.data.INFINITE_CARDINALITY:
             raise ValueError(
                 f"test_batches() of task {task.name!r} never end. Every held-out example is "
@@ -179,7 +181,7 @@ class SupervisedProblem:
         with _error_context(task):
             adapted = loop.train(**inputs)
         _check_steps(task, int(adapted.losses.shape[0]))
-        with _error_context(task):
+        with _error_context(task, "a held-out batch"):
             held_out = loop.evaluate(iter(held_out_batches), adapted.parameters, adapted.state)
         if not int(held_out.examples):
             raise ValueError(f"Task {task.name!r} has no held-out examples to evaluate.")
@@ -224,6 +226,12 @@ class _ModelTrainer:
     def __init__(self, problem: SupervisedProblem, model: keras.Model):
         setup, learner = problem.setup, problem.learner
         task_layers = setup.task_layers if model is setup.model else ()
+        if len(getattr(model, "outputs", None) or [None]) > 1:
+            raise ValueError(
+                f"The model has {len(model.outputs)} outputs {model.output_names}, and a task has "
+                "one loss. Give the model one output, for example by a Concatenate layer, and take "
+                "it apart in the loss."
+            )
         self.model = FunctionalModel(model, problem.loss, problem.error_fn)
         if problem.evaluation.transductive and self.model.has_random_layers:
             raise ValueError(
@@ -270,11 +278,13 @@ class _ModelTrainer:
         seed = tf.constant(np.int64(spec.seed))
         fresh = self._fresh_layers.draw(seed, self._units_for(task))
         parameters, state = self.model.initial_values(seed, fresh)
-        batches = iter(task.train_batches(spec.seed))
+        batches = _batches(task, "train_batches", spec.seed)
+        self._check_data(task, batches.element_spec[0])
+        batches = iter(batches)
         with _error_context(task):
             queries = None
             if training and self._learner.query_batches and hasattr(task, "query_batches"):
-                queries = iter(task.query_batches(spec.seed))
+                queries = iter(_batches(task, "query_batches", spec.seed))
             stop_batches = iter(_stop_batches(task, spec.seed, stopping)) if stopping else None
         # Steps of second order are counted while the graph is built.
         unrolled = training and self._learner.second_order
@@ -289,6 +299,25 @@ class _ModelTrainer:
             "stop_batches": stop_batches,
             "queries": queries,
         }
+
+    def _check_data(self, task, inputs):
+        """Checks what can be checked before anything is traced."""
+        wanted = getattr(self.model.model, "input_shape", None)
+        if isinstance(inputs, tf.TensorSpec) and isinstance(wanted, tuple):
+            shape = inputs.shape
+            if shape.rank == len(wanted) and not shape.is_compatible_with(wanted):
+                raise ValueError(
+                    f"Task {task.name!r}: a batch of its inputs has the shape {tuple(shape)}, and "
+                    f"the model takes {wanted}."
+                )
+        loss = self.model.loss
+        if isinstance(task, ArrayTask) and isinstance(
+            loss, keras.losses.SparseCategoricalCrossentropy
+        ):
+            units = self.model.model.output_shape[-1]
+            if self._fresh_head and task.classes is not None:
+                units = task.classes
+            check_labels(task, units, loss.get_config().get("ignore_class"))
 
     def _units_for(self, task: Task) -> dict[str, int]:
         """The task's number of classes, by the name of the layer that must have it."""
@@ -310,9 +339,10 @@ def _stop_batches(task, seed, stopping):
     """Endless batches for a stop rule, in an order that the seed decides."""
     if stopping.on == "training":
         another_order = int(np.random.default_rng([seed, 1]).integers(2**31))
-        return task.train_batches(another_order).rebatch(stopping.batch_size).repeat()
-    make_batches = getattr(task, "validation_batches", task.test_batches)
-    batches = make_batches().rebatch(stopping.batch_size)
+        batches = _batches(task, "train_batches", another_order)
+        return batches.rebatch(stopping.batch_size).repeat()
+    held_out = "validation_batches" if hasattr(task, "validation_batches") else "test_batches"
+    batches = _batches(task, held_out).rebatch(stopping.batch_size)
     return batches.shuffle(1024, seed=seed).repeat()
 
 
@@ -328,9 +358,22 @@ def _unique(groups):
     return list({id(variable): variable for group in groups for variable in group}.values())
 
 
+def _batches(task, method, *arguments):
+    """The batches of a task, whose structure is known before anything is traced."""
+    batches = batches_of(task, method, *arguments)
+    what = f"Task {task.name!r}, {method}()"
+    try:
+        targets = unpack_batch(batches.element_spec).targets
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}") from None
+    check_no_text(what, [spec.dtype for spec in tf.nest.flatten(targets)])
+    return batches
+
+
 @contextlib.contextmanager
-def _error_context(task: Task) -> Iterator[None]:
+def _error_context(task: Task, part: str = "a training batch") -> Iterator[None]:
     """Adds the task and the usual cause to errors of the graph."""
+    where = f"Task {task.name!r}, {part}"
     try:
         yield
     except tf.errors.OutOfRangeError as error:
@@ -343,12 +386,21 @@ def _error_context(task: Task) -> Iterator[None]:
         raise error.without_trace() from error
     except WrongSecondDerivativesError as error:
         raise ValueError(f"{_gist(error)} Or take a first-order learner.") from error
-    except tf.errors.InvalidArgumentError as error:
-        raise ValueError(
-            f"Task {task.name!r} has data the model or loss cannot take. Labels must lie in "
-            "[0, outputs of the model), and inputs must have the model's shape and dtype. The "
-            f"error was: {_gist(error)}"
-        ) from error
+    except tf.errors.OpError as error:
+        gist = _gist(error)
+        label = re.search(
+            r"label value of (-?\d+) .* range of \[0, (\d+)\)\.\s+Label values: ([-\d ]*)", gist
+        )
+        if label:
+            found, units, labels = label.groups()
+            raise ValueError(
+                f"{where} with the labels {labels[:60].strip()}: label {found} is outside "
+                f"[0, {units}). {label_advice(task, int(units))}"
+            ) from error
+        message = f"{where}: the model, the loss or the input pipeline fails on its data: {gist}"
+        if isinstance(error, _OF_DATA):
+            raise ValueError(message) from error
+        raise type(error)(error.node_def, error.op, message) from error
     except (ValueError, TypeError) as error:  # in tracing: the data's shapes, or a user's code
         raise ValueError(
             f"Task {task.name!r} cannot be trained on. Either its inputs do not have the shape and "
@@ -357,12 +409,20 @@ def _error_context(task: Task) -> Iterator[None]:
         ) from error
 
 
+_OF_DATA = (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError, tf.errors.UnknownError)
+# Lines of TensorFlow and Keras around the reason of an error: where it was, and in which call.
+_FRAME = re.compile(
+    r"Graph execution error:|Detected at node |File \"|<stack traces|Traceback |\[\[|"
+    r"\d+ root error|•|Arguments received by|Exception encountered when calling"
+)
+
+
 def _gist(error):
-    """The line that matters: the first of TensorFlow's, the last of a traced function's."""
+    """The line that says why: the first after TensorFlow's frame, the last of a traced function."""
     text = re.sub(r"\x1b\[\d*m", "", str(getattr(error, "message", error)))
     lines = [line.strip() for line in text.splitlines()]
-    # Keras adds the call and its arguments around the error.
-    frame = ("•", "Arguments received by", "Exception encountered when calling")
-    lines = [line for line in lines if line and not line.startswith(frame)]
-    lines = lines or [type(error).__name__]
-    return lines[-1] if lines[0].endswith("in user code:") else lines[0]
+    traced = bool(lines) and lines[0].endswith("in user code:")
+    lines = [line for line in lines if line and not _FRAME.match(line)]
+    reason = lines[-1 if traced else 0] if lines else type(error).__name__
+    reason = re.sub(r"^\(\d+\) \w+:\s*|\{\{function_node .*?\}\}\s*", "", reason)
+    return re.sub(r"\s*\[Op:\w+\].*$", "", reason)

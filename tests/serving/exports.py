@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 import leap_tf
-from leap_tf.tasks import pixels_to_floats
+from leap_tf.array_tasks import pixels_to_floats
 
 CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 STEPS = 12

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import leap_tf
+from leap_tf.array_tasks import check_labels
 from leap_tf.tasks import ArrayTask, FiniteTasks
 from tests.training.sinusoids import assert_same, constant_task, held_out, trainer, weights
 
@@ -52,7 +53,7 @@ def test_bad_tasks_are_named():
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
     for labels, empty, message in (
-        ([0, 1, 2, 3], False, "'labelled' has data the model or loss cannot take"),
+        ([0, 1, 2, 3], False, "'labelled', a (training|held-out) batch.*: label 3 is outside"),
         ([0, 1], True, "^Task 'labelled' gave no training batch"),
     ):
         tasks = classification(labels, empty)
@@ -103,7 +104,9 @@ def test_calls_with_arguments_out_of_range_are_refused():
     with pytest.raises(ValueError, match="returned no tasks when asked for 5"):
         learner.fit(Nothing(), 1, verbose=False)
     wide = np.ones((8, 3), np.float32)
-    with pytest.raises(ValueError, match="Task 'wide' cannot be trained on.*: Input 0"):
+    with pytest.raises(
+        ValueError, match=r"'wide': .*shape \(4, 3\), and the model takes \(None, 1\)"
+    ):
         learner.evaluate([ArrayTask("wide", (wide, wide), (wide, wide), batch_size=4)])
 
 
@@ -139,3 +142,104 @@ def test_a_used_meta_optimizer_is_refused():
     used = trainer().meta_optimizer
     with pytest.raises(ValueError, match="has been used already"):
         trainer(meta_optimizer=used)
+
+
+SPARSE = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+class Piped:
+    """A task of data sets: examples of which a function makes inputs and targets."""
+
+    name = "piped"
+
+    def __init__(self, inputs, targets, change=lambda *example: example):
+        self._examples = tf.data.Dataset.from_tensor_slices((inputs, targets)).map(change)
+
+    def train_batches(self, seed):
+        return self._examples.batch(4)
+
+    test_batches = property(lambda self: lambda: self._examples.batch(4))
+
+
+def classifier(model=None, **options):
+    return trainer(model=model or leap_tf.mlp(outputs=3), **{"loss": SPARSE} | options)
+
+
+def arrays(labels):
+    return np.ones((len(labels), 1), np.float32), np.array(labels)
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "options", "message"),
+    [
+        ([0, 1, 3], [0, 1], {}, r"training example 2: label 3 is outside \[0, 3\)"),
+        ([0, 1], [2, -1], {}, r"held-out example 1: label -1 is outside \[0, 3\)"),
+        ([0, 5], [0], {"classes": 5}, r"training example 1: .*\[0, 5\)\. The task has classes=5"),
+        ([0, 3], [0], {"head": True}, r".* label 3 .* 3 outputs.*task_layers and .* `classes`"),
+    ],
+)
+def test_the_labels_of_arrays_are_checked_before_training(train, test, options, message):
+    fresh = {"task_layers": ["head"]} if options.pop("head", "classes" in options) else {}
+    task = ArrayTask("mine", arrays(train), arrays(test), **options)
+    with pytest.raises(ValueError, match=f"^Task 'mine', {message}"):
+        classifier(**fresh).evaluate([task])
+
+
+def test_a_class_that_the_loss_ignores_is_no_label():
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1)
+    task = ArrayTask("mine", arrays([0, 1, 2, 0]), arrays([0, -1]))
+    with pytest.raises(ValueError, match="held-out example 1: label -1"):
+        classifier().evaluate([task])
+    check_labels(task, 3, ignored=loss.get_config()["ignore_class"])
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda x, y: (x, y + 1), r"with the labels 1 2 3: label 3 is outside \[0, 3\)\."),
+        (lambda x, y: (tf.gather(x, [y]), y), r"fails on its data: indices\[0\] = 1 is not in"),
+        (lambda x, y: (tf.as_string(x), y), "Cast string to float is not supported$"),
+        (
+            lambda x, y: (tf.ensure_shape(tf.numpy_function(fail, [x], tf.float32), [1]), y),
+            "fails on its data: ZeroDivisionError: by design$",
+        ),
+    ],
+)
+def test_the_reason_of_tensorflow_is_found(change, reason):
+    tasks = [Piped(*arrays([0, 1, 2]), change)]
+    with pytest.raises(ValueError, match=f"^Task 'piped', a training batch.*{reason}") as raised:
+        classifier().evaluate(tasks)
+    assert "\n" not in str(raised.value)
+
+
+def fail(*_):
+    raise ZeroDivisionError("by design")
+
+
+def test_other_errors_of_tensorflow_keep_their_type():
+    def read(x, y):
+        return tf.reshape(tf.strings.to_number(tf.io.read_file("/no/file")), [1]), y
+
+    with pytest.raises(tf.errors.NotFoundError, match="Task 'piped', a .*/no/file; No"):
+        classifier().evaluate([Piped(*arrays([0, 1]), read)])
+
+
+def test_targets_of_text_and_several_outputs_are_refused():
+    inputs, labels = arrays([0, 1])
+    with pytest.raises(ValueError, match="Task 'mine': test has targets that are text. Number"):
+        ArrayTask("mine", (inputs, labels), (inputs, labels.astype(str)))
+    text = Piped(inputs, labels, lambda x, y: (x, tf.as_string(y)))
+    with pytest.raises(ValueError, match=r"'piped', test_batches\(\) has targets that are text"):
+        classifier().evaluate([text])
+    one = keras.Input((1,))
+    heads = [keras.layers.Dense(2, name=name)(one) for name in ("left", "right")]
+    with pytest.raises(ValueError, match=r"2 outputs \['left', 'right'\]"):
+        classifier(model=keras.Model(one, heads))
+
+
+def test_one_optimizer_has_one_role():
+    one = keras.optimizers.SGD(0.1)
+    with pytest.raises(ValueError, match="Pass two optimizers"):
+        trainer(inner_optimizer=one, meta_optimizer=one)
+    with pytest.raises(ValueError, match="Pass two optimizers"):
+        trainer(meta_optimizer=one, evaluation=leap_tf.EvaluationConfig(optimizer=one))

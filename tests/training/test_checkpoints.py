@@ -1,13 +1,17 @@
 """Checkpoints: restored, damaged, and of another run."""
 
+import dataclasses
+import logging
 import re
 
 import keras
+import numpy as np
 import pytest
 
 import leap_tf
 from leap_tf.learners import ANIL
 from leap_tf.training.checkpoint import describe, differences
+from leap_tf.training.sampling import describe_tasks
 from tests.training.sinusoids import assert_same, trainer, weights
 
 
@@ -170,3 +174,121 @@ def test_a_folder_of_another_run_is_refused(tmp_path):
     again = trainer()
     again.load(tmp_path / "this" / "step-00000003")
     again.fit(leap_tf.Sinusoids(), 4, checkpoint_dir=tmp_path / "this", verbose=False)
+
+
+def lines(*slopes, names=None, count=12, **options):
+    """Tasks y = slope · x, a slope for each."""
+    inputs = np.linspace(-1, 1, count, dtype="float32")[:, None]
+    parts = [(inputs, slope * inputs) for slope in slopes]
+    names = names or [f"line {slope}" for slope in slopes]
+    return leap_tf.FiniteTasks(
+        [leap_tf.ArrayTask(name, part, part, **options) for name, part in zip(names, parts)]
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Lines:
+    """Lines without end, of one name."""
+
+    highest: float = 1.0
+
+    def sample(self, count, rng):
+        return lines(*rng.uniform(0, self.highest, count), names=["line"] * count).tasks
+
+
+class UndescribedLines:
+    def __init__(self, highest):
+        self._family = Lines(highest)
+
+    def sample(self, count, rng):
+        return self._family.sample(count, rng)
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "message"),
+    [
+        (leap_tf.Sinusoids(), lines(1.0), "tasks.class: Sinusoids then, FiniteTasks now"),
+        (leap_tf.Sinusoids(), leap_tf.Sinusoids(50), "tasks.examples: 100 then, 50 now"),
+        (lines(1.0, 2.0), lines(1.0), "tasks.number: 2 then, 1 now"),
+        (lines(1.0, 2.0), lines(2.0, 1.0), "tasks.0: ArrayTask 'line 1.0'"),
+        (lines(1.0), lines(2.0, names=["line 1.0"]), "tasks.0: ArrayTask 'line 1.0'"),
+        (lines(1.0), lines(1.0, count=13), "float32 [13, 1]"),
+        (lines(1.0), lines(1.0, batch_size=5), "batch_size 5"),
+        (lines(*range(30)), lines(*range(29), 3.0), "tasks.others: CRC"),
+        (Lines(1.0), Lines(2.0), "tasks.highest: 1.0 then, 2.0 now"),
+        (UndescribedLines(1.0), UndescribedLines(2.0), "tasks.0: ArrayTask 'line'"),
+    ],
+)
+def test_a_restart_on_other_tasks_is_refused(tmp_path, then, now, message):
+    assert describe_tasks(then) == describe_tasks(then)
+    trainer().fit(then, 0, checkpoint_dir=tmp_path, verbose=False)
+    other = trainer()
+    with pytest.raises(
+        leap_tf.CheckpointMismatchError, match=f"{re.escape(message)}.*another checkpoint_dir"
+    ):
+        other.fit(now, 2, checkpoint_dir=tmp_path, verbose=False)
+    assert other.meta_step == 0
+    other.fit(then, 0, checkpoint_dir=tmp_path, verbose=False)
+
+
+def test_tasks_are_compared_at_the_fit_after_a_load(tmp_path):
+    trainer().fit(lines(1.0), 1, checkpoint_dir=tmp_path / "ones", verbose=False)
+    learner = trainer()
+    learner.load(tmp_path / "ones" / "step-00000001")
+    with pytest.raises(leap_tf.CheckpointMismatchError, match="of a run on other tasks"):
+        learner.fit(lines(2.0), 2, checkpoint_dir=tmp_path / "ones", verbose=False)
+    assert learner.meta_step == 1
+    learner.fit(lines(2.0), 2, checkpoint_dir=tmp_path / "twos", verbose=False)
+    again = trainer()
+    again.fit(lines(2.0), 3, checkpoint_dir=tmp_path / "twos", verbose=False)
+    assert again.meta_step == 3
+
+
+def test_one_trainer_may_train_on_other_tasks_without_a_folder(tmp_path):
+    learner = trainer()
+    learner.fit(lines(1.0), 1, checkpoint_dir=tmp_path, verbose=False)
+    learner.fit(lines(2.0), 2, verbose=False)
+    assert learner.meta_step == 2
+    with pytest.raises(leap_tf.CheckpointMismatchError, match="of a run on other tasks"):
+        learner.fit(lines(2.0), 3, checkpoint_dir=tmp_path, verbose=False)
+
+
+def test_the_fingerprint_of_tasks_is_computed_once_and_the_same_everywhere():
+    tasks = lines(1.0, 2.0)
+    first = describe_tasks(tasks)
+    tasks.tasks[0].train[1][:] = 7.0  # the pipelines keep their copy too
+    assert describe_tasks(tasks) == first
+    described = describe_tasks(leap_tf.Sinusoids())
+    assert described["number"] == "endless"
+    assert "CRC" not in str(described)  # sines differ in their last bit between processors
+
+
+def test_a_fit_with_nothing_to_do_says_so(tmp_path, caplog):
+    def messages():
+        found = [record.getMessage() for record in caplog.records if record.name == "leap_tf"]
+        caplog.clear()
+        return found
+
+    learner = trainer()
+    with caplog.at_level(logging.WARNING, "leap_tf"):
+        learner.fit(leap_tf.Sinusoids(), 2, checkpoint_dir=tmp_path, verbose=False)
+        assert messages() == []
+        learner.fit(leap_tf.Sinusoids(), 2, verbose=False)
+        trainer().fit(leap_tf.Sinusoids(), 1, checkpoint_dir=tmp_path, verbose=False)
+        second, third = messages()
+        assert "2 have been made already, and meta_steps=2 counts these too" in second
+        assert "2 have been made already, and meta_steps=1 counts these too" in third
+        stop = keras.callbacks.LambdaCallback(
+            on_epoch_end=lambda step, logs: setattr(learner.model, "stop_training", True)
+        )
+        learner.fit(
+            leap_tf.Sinusoids(), 9, callbacks=[stop], checkpoint_dir=tmp_path, verbose=False
+        )
+        assert messages() == []
+        ended = trainer()
+        ended.fit(leap_tf.Sinusoids(), 9, checkpoint_dir=tmp_path, verbose=False)
+        assert "a callback ended this training at meta-step 3" in messages()[0]
+        ended.load(tmp_path / "step-00000003")
+        ended.fit(leap_tf.Sinusoids(), 4, checkpoint_dir=tmp_path, verbose=False)
+        assert messages() == []
+        assert ended.meta_step == 4
