@@ -32,7 +32,7 @@ class TaskGradient:
         meta_gradient: one tensor per meta-learned variable.
         metrics: means over the steps, the last loss, and what the learner reports.
         finite: whether every loss and all of the meta-gradient is finite.
-        state: one tensor per variable of the plan's persistent state.
+        state: one tensor per variable of the problem's `state_variables`: where the task left it.
     """
 
     meta_gradient: Sequence[tf.Tensor]
@@ -60,6 +60,8 @@ class Problem(Protocol):
         sampler: finds the task of a `TaskSpec`.
         meta_variables: the meta-learned variables, those of the learner among them.
         learner_variables: the learner's own variables.
+        state_variables: non-trainable variables that a meta-step sets to the mean of where its tasks
+            left them.
         variables: all variables that results depend on; what a checkpoint must hold.
         gradient_type: the dataclass that `train` returns.
         evaluation_type: the dataclass that `evaluate` returns.
@@ -74,6 +76,7 @@ class Problem(Protocol):
     sampler: TaskSampler
     meta_variables: list[keras.Variable]
     learner_variables: list[keras.Variable]
+    state_variables: list[keras.Variable]
     variables: list[keras.Variable]
     gradient_type: Any
     evaluation_type: Any
@@ -140,8 +143,8 @@ def check_gradient(result: TaskGradient, problem: Problem) -> None:
         SerializationError: the number, shape or dtype of its tensors is another.
     """
     meta = [(v, accumulator_dtype(tf.as_dtype(v.dtype)).name) for v in problem.meta_variables]
-    persistent = [(v, v.dtype) for v in problem.plan.persistent_state]
-    for tensors, variables in ((result.meta_gradient, meta), (result.state, persistent)):
+    state = [(v, v.dtype) for v in problem.state_variables]
+    for tensors, variables in ((result.meta_gradient, meta), (result.state, state)):
         if len(tensors) != len(variables):
             raise SerializationError(
                 f"A result has {len(tensors)} tensors where the study has {len(variables)} "
@@ -177,7 +180,7 @@ class MetaBatch:
         self._tasks = tasks
         self._tolerated = int(tolerated_failures * tasks + 1e-9)  # 0.29 of 100 is 29
         self._total: Sequence[tf.Tensor] | None = None
-        self._state: Sequence[tf.Tensor] = ()
+        self._state: list[Sequence[tf.Tensor]] = []
         self._metrics: list[Mapping[str, float]] = []
         self._skipped = 0
         self._failures: list[TaskFailure] = []
@@ -204,14 +207,21 @@ class MetaBatch:
                 if self._total is None
                 else [total + each for total, each in zip(self._total, gradient)]
             )
-            self._state = result.state
+            self._state.append(result.state)
             self._metrics.append(result.metrics)
         return True
 
-    @property
-    def state(self) -> Sequence[tf.Tensor]:
-        """The persistent state after the last task."""
-        return self._state
+    def mean_state(self, variables: Sequence[keras.Variable]) -> list[tf.Tensor]:
+        """Returns the means over the tasks of their `TaskGradient.state`.
+
+        A variable that no task changed keeps its exact value.
+        """
+        if len(self._state) == 1:
+            return list(self._state[0])
+        return [
+            variable.value + tf.add_n([value - variable.value for value in values]) / len(values)
+            for variable, *values in zip(variables, *self._state)
+        ]
 
     def mean(self, variables: Sequence[keras.Variable]) -> tuple[list[tf.Tensor], dict[str, Any]]:
         """Returns the mean meta-gradient in the dtypes of the variables, and metrics.

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import dataclasses
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -17,8 +18,10 @@ from leap_tf.functional import (
     FunctionalOptimizer,
     TaskLayers,
     WrongSecondDerivativesError,
+    check_policy,
     meta_learned_indices,
     output_layer,
+    running_statistics,
 )
 from leap_tf.functional.model import ErrorFunction
 from leap_tf.learners.base import Learner, MeasuredAdaptation, TrainingSetup
@@ -29,6 +32,8 @@ from leap_tf.training.evaluation import Evaluation, TaskEvaluation
 from leap_tf.training.inner_loop import InnerLoop
 from leap_tf.training.problem import TaskGradient
 from leap_tf.training.sampling import TaskSampler, TaskSpec
+
+_LOGGER = logging.getLogger("leap_tf")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,11 +47,14 @@ class EvaluationConfig:
             examples, never at those that the task is evaluated on.
         transductive: whether batch norm uses the statistics of the held-out batch itself. By
             default it uses the running statistics of the task's own training.
+        error_fn: the figure on curves and tables, in training too, see
+            `leap_tf.functional.FunctionalModel`.
     """
 
     optimizer: keras.optimizers.Optimizer | None = None
     stopping: StopRule | None = None
     transductive: bool = False
+    error_fn: ErrorFunction | None = None
 
 
 class SupervisedProblem:
@@ -58,7 +66,6 @@ class SupervisedProblem:
         setup: the model, the optimizers and the numbers of meta-training.
         loss: the Keras loss of every task, or its name.
         learner: the meta-learner; a copy of it is built for this model.
-        error_fn: the figure on curves and tables, see `FunctionalModel`.
         evaluation: how evaluation adapts to tasks.
         seed: of the run.
 
@@ -82,15 +89,14 @@ class SupervisedProblem:
         loss: keras.losses.Loss | str,
         learner: Learner,
         *,
-        error_fn: ErrorFunction | None = None,
         evaluation: EvaluationConfig | None = None,
         seed: int = 0,
     ):
         self.setup = setup
         self.loss = _loss_named(loss) if isinstance(loss, str) else loss
         self.learner = learner = copy.copy(learner)  # it will hold this model's variables
-        self.error_fn = error_fn
         self.evaluation = evaluation or EvaluationConfig()
+        self.error_fn = self.evaluation.error_fn
         self.evaluation_optimizer = self.evaluation.optimizer or setup.inner_optimizer
         self.plan = learner.plan(setup)
         self.sampler = TaskSampler(self.plan, setup.meta_batch_size, whole_number("seed", seed, 0))
@@ -103,6 +109,8 @@ class SupervisedProblem:
         self._evaluator = trainers[id(self.model)]
         self.learner_variables = self._trainers[0].learner_variables
         self.meta_variables = _unique(each.meta_variables for each in self._trainers)
+        self.state_variables = self._state_variables()
+        self._has_warned = False
         self.variables = _unique(
             [*(model.variables for model in self.plan.models), self.learner_variables]
         )
@@ -151,7 +159,7 @@ class SupervisedProblem:
             finite=bool(result.finite),
             state=[
                 tf.convert_to_tensor(state.get(id(variable), variable.value))
-                for variable in self.plan.persistent_state
+                for variable in self.state_variables
             ],
         )
 
@@ -171,6 +179,7 @@ class SupervisedProblem:
                 f"test_batches() of task {task.name!r} never end. Every held-out example is "
                 "evaluated once, so leave out .repeat()."
             )
+        self._warn_of_early_statistics(spec.steps)
         loop = self._evaluator.evaluation_loop
         inputs = self._evaluator.loop_inputs(task, spec, stopping, training=False)
         with _error_context(task):
@@ -192,6 +201,39 @@ class SupervisedProblem:
             parameters=sum(int(tf.size(parameter)) for parameter in adapted.parameters),
             seed=spec.seed,
         )
+
+    def _state_variables(self):
+        check_policy(self.setup.running_statistics)
+        if self.plan.persistent_state is not None:
+            return list(self.plan.persistent_state)
+        if self.setup.running_statistics == "fresh":
+            return []
+        return _unique(
+            running_statistics(model, self.setup.task_layers if model is self.setup.model else ())
+            for model in self.plan.models
+        )
+
+    def _warn_of_early_statistics(self, steps):
+        """Warns once if running statistics are still nearly those of the untrained model."""
+        if self._has_warned or self.state_variables or self.evaluation.transductive:
+            return
+        left = {
+            layer.name: layer.momentum**steps
+            for layer in self.model._flatten_layers()
+            if hasattr(layer, "moving_mean") and layer.trainable and layer.momentum**steps > 0.5
+        }
+        if left:
+            self._has_warned = True
+            name, share = max(left.items(), key=lambda item: item[1])
+            _LOGGER.warning(
+                "After %d steps, %.0f %% of the running statistics of %r are still those of the "
+                "untrained model, so held-out errors will be high. Use "
+                "running_statistics='learned', transductive evaluation, more steps, or a lower "
+                "momentum.",
+                steps,
+                100 * share,
+                name,
+            )
 
     def summarize(self, results: Sequence[TaskEvaluation]) -> Evaluation:
         return Evaluation(tuple(results))
