@@ -27,12 +27,12 @@ from leap_tf.functional import (
     apply_if_finite,
     check_no_loss_scaling,
     check_optimizer,
+    check_policy,
     check_variables,
     layer_variables,
 )
 from leap_tf.geometry import PathGeometry
-from leap_tf.path_recorder import PathRecorder, add_accumulators
-from leap_tf.serialization import SavedArrays, pack_arrays, unpack_arrays
+from leap_tf.path_recorder import PathRecorder, StatisticsRecorder, add_accumulators
 
 _STATE_KEY = "initial_state"
 
@@ -58,14 +58,19 @@ class LeapOptimizer(OptimizerWrapper):
             `leap_tf.geometry.PathGeometry`.
         task_layers: names of layers that are reinitialized for every task (heads). They are
             trained, but not meta-learned and not part of the path.
+        running_statistics: what the running statistics of normalization layers start from on a
+            task. With "learned" they are part of the initialization: `meta_update` sets them to
+            the mean of where the tasks left them. With "fresh" every task starts from those that
+            the model had before its first task, as in the paper.
         seed: seed for the values of `task_layers`.
         name: the optimizer's name.
 
     Raises:
         TypeError: an argument is not a Keras optimizer.
-        ValueError: `distance` or `metric` is unknown, there is another keyword argument, or the
-            optimizers cannot be used: they are one object, have been used, accumulate gradients,
-            average parameters, wrap several others, or the meta-optimizer scales a loss.
+        ValueError: `distance`, `metric` or `running_statistics` is unknown, there is another
+            keyword argument, or the optimizers cannot be used: they are one object, have been used,
+            accumulate gradients, average parameters, wrap several others, or the meta-optimizer
+            scales a loss.
 
     Example:
 
@@ -92,6 +97,7 @@ class LeapOptimizer(OptimizerWrapper):
         metric: str = "euclidean",
         per_segment: bool = False,
         task_layers: Sequence[str] = (),
+        running_statistics: str = "learned",
         seed: int = 0,
         name: str = "leap",
         **kwargs,
@@ -127,11 +133,13 @@ class LeapOptimizer(OptimizerWrapper):
             distance, include_loss, stabilizer, metric, per_segment=per_segment
         )
         self.task_layers = tuple(task_layers)
+        check_policy(running_statistics)
+        self.running_statistics = running_statistics
+        self._statistics = StatisticsRecorder(self.task_layers, running_statistics == "learned")
         self.seed = seed
         self._loss = None
         self._in_task = False
         self._model: weakref.ref[keras.Model] | None = None
-        self._initial_state = SavedArrays()
         self.inner_optimizer = inner_optimizer
 
     # -- meta-learning ----------------------------------------------------------------------
@@ -171,6 +179,7 @@ class LeapOptimizer(OptimizerWrapper):
         for total, gradient in zip(self._meta_sum, meta_gradient):
             total.assign_add(gradient)
         self._tasks.assign_add(1)
+        self._statistics.add(model)
 
     def meta_gradients(self) -> list[tf.Tensor]:
         """Returns the mean meta-gradient of the finished tasks since the last `meta_update`.
@@ -220,6 +229,7 @@ class LeapOptimizer(OptimizerWrapper):
             if variable.constraint is not None:
                 theta.assign(variable.constraint(theta.value))
             variable.assign(theta.value)
+        self._statistics.move(int(self._tasks.numpy()))
         for variable in (*self._meta_sum, self._tasks, self._skipped):
             variable.assign(tf.zeros_like(variable.value))
         model = self._model and self._model()
@@ -320,6 +330,7 @@ class LeapOptimizer(OptimizerWrapper):
             "meta_optimizer": keras.saving.serialize_keras_object(self.meta_optimizer),
             **dataclasses.asdict(self.geometry),
             "task_layers": list(self.task_layers),
+            "running_statistics": self.running_statistics,
             "seed": self.seed,
             "name": self.name,
         }
@@ -335,8 +346,8 @@ class LeapOptimizer(OptimizerWrapper):
 
     def save_own_variables(self, store):
         super().save_own_variables(store)
-        if self._initial_state.value is not None:
-            packed = pack_arrays(self._initial_state.value)
+        packed = self._statistics.serialize()
+        if packed:
             store[_STATE_KEY] = np.frombuffer(packed, dtype=np.uint8)
 
     def load_own_variables(self, store):
@@ -344,7 +355,7 @@ class LeapOptimizer(OptimizerWrapper):
         packed = arrays.pop(_STATE_KEY, None)
         super().load_own_variables(arrays)
         if packed is not None:
-            self._initial_state.value = unpack_arrays(np.asarray(packed).tobytes())
+            self._statistics.deserialize(np.asarray(packed).tobytes())
 
     # -- implementation ---------------------------------------------------------------------
 
@@ -416,16 +427,13 @@ class LeapOptimizer(OptimizerWrapper):
             for theta, variable in zip(self._initialization, self.meta_variables):
                 theta.assign(variable.value)
             self._initialized.assign(True)
-        if self._initial_state.value is None:
-            self._initial_state.value = [v.numpy() for v in model.non_trainable_variables]
+        self._statistics.attach(model)
 
     def _restore_initialization(self, model):
         """Assigns the initialization, reinitializes task layers and resets the inner optimizer."""
         for variable, theta in zip(self.meta_variables, self._initialization):
             variable.assign(theta.value)
-        for variable, value in zip(model.non_trainable_variables, self._initial_state.value):
-            if not variable.path.endswith("seed_generator_state"):
-                variable.assign(value)
+        self._statistics.restore(model)
         task_number = int(self._tasks_started.numpy())
         task_seed = int(np.random.default_rng([self.seed, task_number]).integers(2**31))
         drawn = TaskLayers(model, self.task_layers).draw(task_seed)

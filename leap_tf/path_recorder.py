@@ -1,11 +1,12 @@
-"""The gradient path of `LeapOptimizer` in Keras variables."""
+"""What `LeapOptimizer` records of its tasks: gradient paths and running statistics."""
 
 from collections.abc import Callable, Sequence
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from leap_tf.functional import all_finite
+from leap_tf.functional import all_finite, running_statistics
 from leap_tf.geometry import (
     GradientPath,
     PathGeometry,
@@ -14,6 +15,7 @@ from leap_tf.geometry import (
     extend_path,
     path_meta_gradient,
 )
+from leap_tf.serialization import pack_arrays, unpack_arrays
 
 
 def add_accumulators(
@@ -164,3 +166,54 @@ class PathRecorder:
     def _assign(self, path):
         for variable, value in zip(tf.nest.flatten(self._path), tf.nest.flatten(path)):
             variable.assign(value)
+
+
+class StatisticsRecorder(tf.train.experimental.PythonState):
+    """The non-trainable variables that tasks start from, and the sum of what tasks changed.
+
+    Args:
+        task_layers: names of layers that are reinitialized for every task.
+        learned: whether running statistics are learned. All others keep their initial values.
+    """
+
+    def __init__(self, task_layers: Sequence[str], learned: bool):
+        self._task_layers = task_layers
+        self._learned = learned
+        self._initial: list[np.ndarray] = []
+        self._changes: list[np.ndarray] = []
+
+    def attach(self, model: keras.Model) -> None:
+        """Takes the initial values from the model, unless there are some already."""
+        if not self._initial:
+            self._initial = [variable.numpy() for variable in model.non_trainable_variables]
+            self._changes = [np.zeros_like(value) for value in self._initial]
+
+    def restore(self, model: keras.Model) -> None:
+        """Assigns the initial values to the model. Random layers continue their seeds."""
+        for variable, value in zip(model.non_trainable_variables, self._initial):
+            if not variable.path.endswith("seed_generator_state"):
+                variable.assign(value)
+
+    def add(self, model: keras.Model) -> None:
+        """Adds what a finished task changed in learned statistics."""
+        learned = running_statistics(model, self._task_layers) if self._learned else []
+        ids = {id(variable) for variable in learned}
+        for index, variable in enumerate(model.non_trainable_variables):
+            if id(variable) in ids:
+                self._changes[index] += variable.numpy() - self._initial[index]
+
+    def move(self, tasks: int) -> None:
+        """Moves learned statistics by the mean change of the tasks, and clears the sum."""
+        self._initial = [
+            initial + change / np.asarray(tasks, change.dtype) if change.any() else initial
+            for initial, change in zip(self._initial, self._changes)
+        ]
+        self._changes = [np.zeros_like(value) for value in self._initial]
+
+    def serialize(self) -> bytes:
+        return pack_arrays([*self._initial, *self._changes]) if self._initial else b""
+
+    def deserialize(self, string_value: bytes) -> None:
+        arrays = unpack_arrays(string_value) if string_value else []
+        self._initial = arrays[: len(arrays) // 2]
+        self._changes = arrays[len(arrays) // 2 :]

@@ -27,6 +27,7 @@ _UNICODE = [
     "meta_train.meta_steps = 5",
     "MetaTrainer.steps_per_task = 8",
     "MetaTrainer.meta_batch_size = 4",
+    'MetaTrainer.running_statistics = "fresh"',
 ]
 CONFIGURED = {
     "unicode, Leap": ("unicode_cpu.gin", [*_UNICODE]),

@@ -128,6 +128,7 @@ class AtariProblem:
         self.unroll = whole_number("unroll", unroll, 1)
         self.learner_variables = self.learner.build(list(encoder.trainable_variables))
         self.meta_variables = [*encoder.trainable_variables, *self.learner_variables]
+        self.state_variables: list[keras.Variable] = []
         self.variables = self.meta_variables
         self.on_result = on_result
         self.stop_requested: Callable[[], bool] = lambda: False

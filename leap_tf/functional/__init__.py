@@ -19,9 +19,11 @@ from leap_tf.functional.optimizer import (
 )
 from leap_tf.functional.task_layers import (
     TaskLayers,
+    check_policy,
     layer_variables,
     meta_learned_indices,
     output_layer,
+    running_statistics,
 )
 
 # fmt: off
@@ -29,7 +31,7 @@ __all__ = [
     "Batch", "FunctionalModel", "FunctionalOptimizer", "OptimizerReset", "OptimizerWrapper",
     "TaskLayers", "UnsupportedModelError", "WrongSecondDerivativesError", "all_finite",
     "apply_if_finite", "check_no_loss_scaling", "check_no_stopped_gradients_in", "check_optimizer",
-    "check_training_rule", "check_variables", "layer_variables", "meta_learned_indices",
-    "output_layer", "unpack_batch",
+    "check_policy", "check_training_rule", "check_variables", "layer_variables",
+    "meta_learned_indices", "output_layer", "running_statistics", "unpack_batch",
 ]
 # fmt: on

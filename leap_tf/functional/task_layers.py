@@ -100,6 +100,29 @@ def meta_learned_indices(model: keras.Model, task_layers: Sequence[str]) -> list
     ]
 
 
+def check_policy(policy: str) -> None:
+    """Raises ValueError if there is no such policy for running statistics."""
+    if policy not in ("learned", "fresh"):
+        raise ValueError(f"running_statistics must be 'learned' or 'fresh', and is {policy!r}.")
+
+
+def running_statistics(model: keras.Model, task_layers: Sequence[str]) -> list[keras.Variable]:
+    """Returns the variables that training updates without a gradient, such as moving means.
+
+    These are the non-trainable floating-point variables outside `task_layers` and outside layers
+    that are frozen by `trainable = False`.
+    """
+    fixed = {id(variable) for variable in layer_variables(model, task_layers)}
+    for layer in model._flatten_layers():
+        if not layer.trainable:
+            fixed |= {id(variable) for variable in layer.variables}
+    return [
+        variable
+        for variable in model.non_trainable_variables
+        if id(variable) not in fixed and keras.backend.is_float_dtype(variable.dtype)
+    ]
+
+
 def output_layer(model: keras.Model) -> keras.Layer | None:
     """Returns the layer whose output is the model's output, None if there is not exactly one."""
     outputs = getattr(model, "outputs", None) or []

@@ -78,6 +78,7 @@ class TrainingSetup:
         steps_per_task: gradient steps on a task.
         meta_batch_size: tasks in a meta-step.
         task_layers: names of layers that are reinitialized for every task.
+        running_statistics: "learned" or "fresh", see `MetaTrainer`.
         stopping: the rule that ends tasks early, or None.
     """
 
@@ -87,6 +88,7 @@ class TrainingSetup:
     steps_per_task: int
     meta_batch_size: int
     task_layers: Sequence[str] = ()
+    running_statistics: str = "learned"
     stopping: Any = None
 
 
@@ -111,8 +113,9 @@ class TrainingPlan:
             meta-step. The generator is its only source of randomness.
         evaluation_task: from an evaluation task to the form of it that `evaluation_model` takes.
         model_index: from a task to the index in `models` of the model that is trained on it.
-        persistent_state: non-trainable variables that keep the value a task leaves in them; only
-            with one task in a meta-step. All others start every task from their initial value.
+        persistent_state: non-trainable variables that a meta-step sets to the mean of the values
+            its tasks leave in them; all others keep their value. None, the default, stands for the
+            running statistics of the models if those are learned, see `MetaTrainer`.
         trains_parts: whether a task may leave some of the variables without a gradient.
     """
 
@@ -124,7 +127,7 @@ class TrainingPlan:
     sample_tasks: SampleTasks = sample_tasks
     evaluation_task: Callable[[Task], Task] = lambda task: task
     model_index: Callable[[Task], int] = lambda task: 0
-    persistent_state: Sequence[keras.Variable] = ()
+    persistent_state: Sequence[keras.Variable] | None = None
     trains_parts: bool = False
 
 

@@ -21,7 +21,6 @@ import keras
 
 from leap_tf.errors import whole_number
 from leap_tf.functional import apply_if_finite, check_no_loss_scaling, check_optimizer
-from leap_tf.functional.model import ErrorFunction
 from leap_tf.learners import Leap, Learner
 from leap_tf.learners.base import TrainingSetup
 from leap_tf.tasks import Task, TaskDistribution
@@ -76,7 +75,9 @@ class MetaTrainer:
         meta_batch_size: tasks in a meta-step.
         task_layers: names of layers that are reinitialized for every task and not meta-learned. If
             the model's output layer is among them, it has as many units as a task has `classes`.
-        error_fn: the figure on curves and tables, see `leap_tf.functional.FunctionalModel`.
+        running_statistics: "learned": a meta-step sets running statistics to the mean of where
+            its tasks left them. "fresh": every task starts from those of the given model, as in
+            the paper; few steps hardly move them.
         stopping: the rule that ends training on a task early; never by default.
         evaluation: how evaluation adapts to tasks, where that differs from meta-training.
         seed: for task sampling, batch order and dropout. Initial weights come from
@@ -106,7 +107,7 @@ class MetaTrainer:
         steps_per_task: int = 100,
         meta_batch_size: int = 20,
         task_layers: Sequence[str] = (),
-        error_fn: ErrorFunction | None = None,
+        running_statistics: str = "learned",
         stopping: StopRule | None = None,
         evaluation: EvaluationConfig | None = None,
         seed: int = 0,
@@ -119,10 +120,13 @@ class MetaTrainer:
             steps_per_task=whole_number("steps_per_task", steps_per_task, 1),
             meta_batch_size=whole_number("meta_batch_size", meta_batch_size, 1),
             task_layers=tuple(task_layers),
+            running_statistics=running_statistics,
             stopping=stopping,
         )
-        options: dict[str, Any] = {"error_fn": error_fn, "evaluation": evaluation, "seed": seed}
-        self._start(SupervisedProblem(setup, loss, learner or Leap(), **options), pool)
+        problem = SupervisedProblem(
+            setup, loss, learner or Leap(), evaluation=evaluation, seed=seed
+        )
+        self._start(problem, pool)
 
     @classmethod
     def from_problem(cls, problem: Problem, pool: "TaskPool | int | None" = None) -> "MetaTrainer":
@@ -169,6 +173,7 @@ class MetaTrainer:
             "inner_optimizer": describe(setup.inner_optimizer),
             "meta_optimizer": describe(setup.meta_optimizer),
             "stopping": describe(setup.stopping),
+            "running_statistics": setup.running_statistics,
             "steps_per_task": setup.steps_per_task,
             "meta_batch_size": setup.meta_batch_size,
         }
@@ -415,7 +420,8 @@ class MetaTrainer:
             raise MetaTrainingDivergedError(
                 f"Meta-step {epoch + 1} overflows and is not made. Lower the meta learning rate."
             )
-        for variable, value in zip(problem.plan.persistent_state, batch.state):
+        states = problem.state_variables
+        for variable, value in zip(states, batch.mean_state(states)):
             variable.assign(value)
         return logs
 

@@ -4,20 +4,24 @@
 them and returns a meta-gradient, and adapts to one of them and returns how well that went.
 """
 
+import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from leap_tf.array_tasks import label_advice
 from leap_tf.errors import LeapError
+from leap_tf.functional import UnsupportedModelError, WrongSecondDerivativesError
 from leap_tf.geometry import accumulator_dtype
 from leap_tf.learners.base import Learner, TrainingPlan, TrainingSetup
 from leap_tf.serialization import SerializationError
-from leap_tf.tasks import TaskSplits
+from leap_tf.tasks import Task, TaskSplits
 from leap_tf.training.pools import Job, TaskFailedError, TaskFailure
 from leap_tf.training.sampling import TaskSampler, TaskSpec
 
@@ -32,7 +36,7 @@ class TaskGradient:
         meta_gradient: one tensor per meta-learned variable.
         metrics: means over the steps, the last loss, and what the learner reports.
         finite: whether every loss, the adapted weights and the meta-gradient are finite.
-        state: one tensor per variable of the plan's persistent state.
+        state: one tensor per variable of the problem's `state_variables`: where the task left it.
     """
 
     meta_gradient: Sequence[tf.Tensor]
@@ -60,6 +64,8 @@ class Problem(Protocol):
         sampler: finds the task of a `TaskSpec`.
         meta_variables: the meta-learned variables, those of the learner among them.
         learner_variables: the learner's own variables.
+        state_variables: non-trainable variables that a meta-step sets to the mean of where its
+            tasks left them.
         variables: all variables that results depend on; what a checkpoint must hold.
         gradient_type: the dataclass that `train` returns.
         evaluation_type: the dataclass that `evaluate` returns.
@@ -74,6 +80,7 @@ class Problem(Protocol):
     sampler: TaskSampler
     meta_variables: list[keras.Variable]
     learner_variables: list[keras.Variable]
+    state_variables: list[keras.Variable]
     variables: list[keras.Variable]
     gradient_type: Any
     evaluation_type: Any
@@ -140,8 +147,8 @@ def check_gradient(result: TaskGradient, problem: Problem) -> None:
         SerializationError: the number, shape or dtype of its tensors is another.
     """
     meta = [(v, accumulator_dtype(tf.as_dtype(v.dtype)).name) for v in problem.meta_variables]
-    persistent = [(v, v.dtype) for v in problem.plan.persistent_state]
-    for tensors, variables in ((result.meta_gradient, meta), (result.state, persistent)):
+    state = [(v, v.dtype) for v in problem.state_variables]
+    for tensors, variables in ((result.meta_gradient, meta), (result.state, state)):
         if len(tensors) != len(variables):
             raise SerializationError(
                 f"A result has {len(tensors)} tensors where the study has {len(variables)} "
@@ -177,7 +184,7 @@ class MetaBatch:
         self._tasks = tasks
         self._tolerated = int(tolerated_failures * tasks + 1e-9)  # 0.29 of 100 is 29
         self._total: Sequence[tf.Tensor] | None = None
-        self._state: Sequence[tf.Tensor] = ()
+        self._state: list[Sequence[tf.Tensor]] = []
         self._metrics: list[Mapping[str, float]] = []
         self._skipped = 0
         self._failures: list[TaskFailure] = []
@@ -204,14 +211,21 @@ class MetaBatch:
                 if self._total is None
                 else [total + each for total, each in zip(self._total, gradient)]
             )
-            self._state = result.state
+            self._state.append(result.state)
             self._metrics.append(result.metrics)
         return True
 
-    @property
-    def state(self) -> Sequence[tf.Tensor]:
-        """The persistent state after the last task."""
-        return self._state
+    def mean_state(self, variables: Sequence[keras.Variable]) -> list[tf.Tensor]:
+        """Returns the means over the tasks of their `TaskGradient.state`.
+
+        A variable that no task changed keeps its exact value.
+        """
+        if len(self._state) == 1:
+            return list(self._state[0])
+        return [
+            variable.value + tf.add_n([value - variable.value for value in values]) / len(values)
+            for variable, *values in zip(variables, *self._state)
+        ]
 
     def mean(self, variables: Sequence[keras.Variable]) -> tuple[list[tf.Tensor], dict[str, Any]]:
         """Returns the mean meta-gradient in the dtypes of the variables, and metrics.
@@ -248,3 +262,61 @@ class MetaBatch:
                 f"failed, and tolerated_failures allows {self._tolerated}. {failure}"
             ) from failure.error
         _LOGGER.warning("%s Meta-step %d continues without it.", failure, self._meta_step)
+
+
+@contextlib.contextmanager
+def error_context(task: Task, part: str = "a training batch") -> Iterator[None]:
+    """Adds the task and the usual cause to errors of the graph."""
+    where = f"Task {task.name!r}, {part}"
+    try:
+        yield
+    except tf.errors.OutOfRangeError as error:
+        raise ValueError(
+            f"Task {task.name!r} has fewer training batches than the learner's steps and query "
+            "batches together, or no held-out ones to stop by. Repeat its data set, or make fewer "
+            "steps."
+        ) from error
+    except UnsupportedModelError as error:
+        raise error.without_trace() from error
+    except WrongSecondDerivativesError as error:
+        raise ValueError(f"{_gist(error)} Or take a first-order learner.") from error
+    except tf.errors.OpError as error:
+        gist = _gist(error)
+        label = re.search(
+            r"label value of (-?\d+) .* range of \[0, (\d+)\)\.\s+Label values: ([-\d ]*)", gist
+        )
+        if label:
+            found, units, labels = label.groups()
+            raise ValueError(
+                f"{where} with the labels {labels[:60].strip()}: label {found} is outside "
+                f"[0, {units}). {label_advice(task, int(units))}"
+            ) from error
+        message = f"{where}: the model, the loss or the input pipeline fails on its data: {gist}"
+        if isinstance(error, _OF_DATA):
+            raise ValueError(message) from error
+        raise type(error)(error.node_def, error.op, message) from error
+    except (ValueError, TypeError) as error:  # in tracing: the data's shapes, or a user's code
+        raise ValueError(
+            f"Task {task.name!r} cannot be trained on. Either its inputs do not have the shape and "
+            "dtype of the model's, or the loss, the error function or the learner fails on them: "
+            f"{_gist(error)}"
+        ) from error
+
+
+_OF_DATA = (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError, tf.errors.UnknownError)
+# Lines of TensorFlow and Keras around the reason of an error: where it was, and in which call.
+_FRAME = re.compile(
+    r"Graph execution error:|Detected at node |File \"|<stack traces|Traceback |\[\[|"
+    r"\d+ root error|•|Arguments received by|Exception encountered when calling"
+)
+
+
+def _gist(error):
+    """The line that says why: the first after TensorFlow's frame, the last of a traced function."""
+    text = re.sub(r"\x1b\[\d*m", "", str(getattr(error, "message", error)))
+    lines = [line.strip() for line in text.splitlines()]
+    traced = bool(lines) and lines[0].endswith("in user code:")
+    lines = [line for line in lines if line and not _FRAME.match(line)]
+    reason = lines[-1 if traced else 0] if lines else type(error).__name__
+    reason = re.sub(r"^\(\d+\) \w+:\s*|\{\{function_node .*?\}\}\s*", "", reason)
+    return re.sub(r"\s*\[Op:\w+\].*$", "", reason)

@@ -1,27 +1,26 @@
 """Supervised tasks: a Keras model, a loss, and batches of inputs and targets."""
 
-import contextlib
 import copy
 import dataclasses
-import re
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from leap_tf.array_tasks import ArrayTask, check_labels, check_no_text, label_advice
+from leap_tf.array_tasks import ArrayTask, check_labels, check_no_text
 from leap_tf.errors import whole_number
 from leap_tf.functional import (
     FunctionalModel,
     FunctionalOptimizer,
     TaskLayers,
-    UnsupportedModelError,
-    WrongSecondDerivativesError,
+    check_policy,
     check_training_rule,
     meta_learned_indices,
     output_layer,
+    running_statistics,
     unpack_batch,
 )
 from leap_tf.functional.model import ErrorFunction
@@ -31,8 +30,10 @@ from leap_tf.training.checkpoint import describe
 from leap_tf.training.early_stopping import StopRule
 from leap_tf.training.evaluation import Evaluation, TaskEvaluation
 from leap_tf.training.inner_loop import InnerLoop
-from leap_tf.training.problem import TaskGradient
+from leap_tf.training.problem import TaskGradient, error_context
 from leap_tf.training.sampling import TaskSampler, TaskSpec
+
+_LOGGER = logging.getLogger("leap_tf")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,11 +47,14 @@ class EvaluationConfig:
             examples, never at those that the task is evaluated on.
         transductive: whether batch norm uses the statistics of the held-out batch itself. By
             default it uses the running statistics of the task's own training.
+        error_fn: the figure on curves and tables, in training too, see
+            `leap_tf.functional.FunctionalModel`.
     """
 
     optimizer: keras.optimizers.Optimizer | None = None
     stopping: StopRule | None = None
     transductive: bool = False
+    error_fn: ErrorFunction | None = None
 
 
 class SupervisedProblem:
@@ -62,7 +66,6 @@ class SupervisedProblem:
         setup: the model, the optimizers and the numbers of meta-training.
         loss: the Keras loss of every task, or its name.
         learner: the meta-learner; a copy of it is built for this model.
-        error_fn: the figure on curves and tables, see `FunctionalModel`.
         evaluation: how evaluation adapts to tasks.
         seed: of the run.
 
@@ -86,15 +89,14 @@ class SupervisedProblem:
         loss: keras.losses.Loss | str,
         learner: Learner,
         *,
-        error_fn: ErrorFunction | None = None,
         evaluation: EvaluationConfig | None = None,
         seed: int = 0,
     ):
         self.setup = setup
         self.loss = _loss_named(loss) if isinstance(loss, str) else loss
         self.learner = learner = copy.copy(learner)  # it will hold this model's variables
-        self.error_fn = error_fn
         self.evaluation = evaluation or EvaluationConfig()
+        self.error_fn = self.evaluation.error_fn
         self.evaluation_optimizer = self.evaluation.optimizer or setup.inner_optimizer
         check_training_rule(setup.model)  # learners may train other models, made of this one
         self.plan = learner.plan(setup)
@@ -108,6 +110,8 @@ class SupervisedProblem:
         self._evaluator = trainers[id(self.model)]
         self.learner_variables = self._trainers[0].learner_variables
         self.meta_variables = _unique(each.meta_variables for each in self._trainers)
+        self.state_variables = self._state_variables()
+        self._has_warned = False
         self.variables = _unique(
             [*(model.variables for model in self.plan.models), self.learner_variables]
         )
@@ -123,7 +127,7 @@ class SupervisedProblem:
         task = self.sampler.resolve(spec)
         trainer = self._trainers[self.plan.model_index(task) if len(self._trainers) > 1 else 0]
         inputs = trainer.loop_inputs(task, spec, self.setup.stopping, training=True)
-        with _error_context(task):
+        with error_context(task):
             result = trainer.training_loop.train(**inputs)
         steps = int(result.losses.shape[0])
         _check_steps(task, steps)
@@ -156,7 +160,7 @@ class SupervisedProblem:
             finite=bool(result.finite),
             state=[
                 tf.convert_to_tensor(state.get(id(variable), variable.value))
-                for variable in self.plan.persistent_state
+                for variable in self.state_variables
             ],
         )
 
@@ -176,12 +180,13 @@ class SupervisedProblem:
                 f"test_batches() of task {task.name!r} never end. Every held-out example is "
                 "evaluated once, so leave out .repeat()."
             )
+        self._warn_of_early_statistics(spec.steps)
         loop = self._evaluator.evaluation_loop
         inputs = self._evaluator.loop_inputs(task, spec, stopping, training=False)
-        with _error_context(task):
+        with error_context(task):
             adapted = loop.train(**inputs)
         _check_steps(task, int(adapted.losses.shape[0]))
-        with _error_context(task, "a held-out batch"):
+        with error_context(task, "a held-out batch"):
             held_out = loop.evaluate(iter(held_out_batches), adapted.parameters, adapted.state)
         if not int(held_out.examples):
             raise ValueError(f"Task {task.name!r} has no held-out examples to evaluate.")
@@ -198,6 +203,39 @@ class SupervisedProblem:
             finite=bool(adapted.finite) and bool(held_out.finite),
             seed=spec.seed,
         )
+
+    def _state_variables(self):
+        check_policy(self.setup.running_statistics)
+        if self.plan.persistent_state is not None:
+            return list(self.plan.persistent_state)
+        if self.setup.running_statistics == "fresh":
+            return []
+        return _unique(
+            running_statistics(model, self.setup.task_layers if model is self.setup.model else ())
+            for model in self.plan.models
+        )
+
+    def _warn_of_early_statistics(self, steps):
+        """Warns once if running statistics are still nearly those of the untrained model."""
+        if self._has_warned or self.state_variables or self.evaluation.transductive:
+            return
+        left = {
+            layer.name: layer.momentum**steps
+            for layer in self.model._flatten_layers()
+            if hasattr(layer, "moving_mean") and layer.trainable and layer.momentum**steps > 0.5
+        }
+        if left:
+            self._has_warned = True
+            name, share = max(left.items(), key=lambda item: item[1])
+            _LOGGER.warning(
+                "After %d steps, %.0f %% of the running statistics of %r are still those of the "
+                "untrained model, so held-out errors will be high. Use "
+                "running_statistics='learned', transductive evaluation, more steps, or a lower "
+                "momentum.",
+                steps,
+                100 * share,
+                name,
+            )
 
     def summarize(self, results: Sequence[TaskEvaluation]) -> Evaluation:
         return Evaluation(tuple(results))
@@ -281,7 +319,7 @@ class _ModelTrainer:
         batches = _batches(task, "train_batches", spec.seed)
         self._check_data(task, batches.element_spec[0])
         batches = iter(batches)
-        with _error_context(task):
+        with error_context(task):
             queries = None
             if training and self._learner.query_batches and hasattr(task, "query_batches"):
                 queries = iter(_batches(task, "query_batches", spec.seed))
@@ -368,61 +406,3 @@ def _batches(task, method, *arguments):
         raise ValueError(f"{what}: {error}") from None
     check_no_text(what, [spec.dtype for spec in tf.nest.flatten(targets)])
     return batches
-
-
-@contextlib.contextmanager
-def _error_context(task: Task, part: str = "a training batch") -> Iterator[None]:
-    """Adds the task and the usual cause to errors of the graph."""
-    where = f"Task {task.name!r}, {part}"
-    try:
-        yield
-    except tf.errors.OutOfRangeError as error:
-        raise ValueError(
-            f"Task {task.name!r} has fewer training batches than the learner's steps and query "
-            "batches together, or no held-out ones to stop by. Repeat its data set, or make fewer "
-            "steps."
-        ) from error
-    except UnsupportedModelError as error:
-        raise error.without_trace() from error
-    except WrongSecondDerivativesError as error:
-        raise ValueError(f"{_gist(error)} Or take a first-order learner.") from error
-    except tf.errors.OpError as error:
-        gist = _gist(error)
-        label = re.search(
-            r"label value of (-?\d+) .* range of \[0, (\d+)\)\.\s+Label values: ([-\d ]*)", gist
-        )
-        if label:
-            found, units, labels = label.groups()
-            raise ValueError(
-                f"{where} with the labels {labels[:60].strip()}: label {found} is outside "
-                f"[0, {units}). {label_advice(task, int(units))}"
-            ) from error
-        message = f"{where}: the model, the loss or the input pipeline fails on its data: {gist}"
-        if isinstance(error, _OF_DATA):
-            raise ValueError(message) from error
-        raise type(error)(error.node_def, error.op, message) from error
-    except (ValueError, TypeError) as error:  # in tracing: the data's shapes, or a user's code
-        raise ValueError(
-            f"Task {task.name!r} cannot be trained on. Either its inputs do not have the shape and "
-            "dtype of the model's, or the loss, the error function or the learner fails on them: "
-            f"{_gist(error)}"
-        ) from error
-
-
-_OF_DATA = (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError, tf.errors.UnknownError)
-# Lines of TensorFlow and Keras around the reason of an error: where it was, and in which call.
-_FRAME = re.compile(
-    r"Graph execution error:|Detected at node |File \"|<stack traces|Traceback |\[\[|"
-    r"\d+ root error|•|Arguments received by|Exception encountered when calling"
-)
-
-
-def _gist(error):
-    """The line that says why: the first after TensorFlow's frame, the last of a traced function."""
-    text = re.sub(r"\x1b\[\d*m", "", str(getattr(error, "message", error)))
-    lines = [line.strip() for line in text.splitlines()]
-    traced = bool(lines) and lines[0].endswith("in user code:")
-    lines = [line for line in lines if line and not _FRAME.match(line)]
-    reason = lines[-1 if traced else 0] if lines else type(error).__name__
-    reason = re.sub(r"^\(\d+\) \w+:\s*|\{\{function_node .*?\}\}\s*", "", reason)
-    return re.sub(r"\s*\[Op:\w+\].*$", "", reason)

@@ -141,7 +141,7 @@ def test_meta_gradients_may_have_the_precision_in_which_they_are_summed():
         check_gradient(TaskGradient([tf.ones(3, dtype)], {}, True), problem)
     with pytest.raises(SerializationError, match="has float64"):
         check_gradient(TaskGradient([tf.ones(3, "float64")], {}, True), problem)
-    problem.meta_variables, problem.plan = [], hat().trainer.problem.plan
+    problem.meta_variables, problem.state_variables = [], hat().trainer.problem.state_variables
     with pytest.raises(SerializationError, match=r"has float16 \(7,\) where .*trained is float32"):
         check_gradient(TaskGradient([], {}, True, [tf.ones(7, "float16")]), problem)
 
@@ -168,7 +168,7 @@ def test_processes_with_the_same_study_find_the_same_tasks():
 
 def test_a_problem_lists_all_variables_that_results_depend_on():
     with_state = hat().trainer.problem
-    persistent = {id(variable) for variable in with_state.plan.persistent_state}
+    persistent = {id(variable) for variable in with_state.state_variables}
     assert persistent
     assert persistent <= {id(variable) for variable in with_state.variables}
     with_rates = meta_sgd().trainer
