@@ -45,11 +45,7 @@ def train(
 ) -> None:
     """Starts or resumes meta-training of the configured study in `output_dir`.
 
-    Args:
-        gin_files: configuration files.
-        gin_params: bindings that override the files.
-        output_dir: the run's folder.
-        pool: where games are played. A run can resume on another pool, with the same results.
+    A run can resume on another pool, with the same results.
 
     Raises:
         ConfigurationError, RunDirectoryError, ClusterError: no file has been overwritten.
@@ -76,10 +72,6 @@ def train(
 def evaluate(gin_params: Sequence[str], output_dir: Path) -> None:
     """Starts or resumes the evaluation of a finished run.
 
-    Args:
-        gin_params: bindings of the evaluation, such as "atari_evaluate.seeds = 3".
-        output_dir: the run's folder.
-
     Raises:
         ConfigurationError: a binding is not of the evaluation.
         RunDirectoryError: the folder holds no finished run.
@@ -100,11 +92,7 @@ def evaluate(gin_params: Sequence[str], output_dir: Path) -> None:
 
 
 def compare(runs: Sequence[str], output_dir: Path) -> None:
-    """Compares evaluated runs of several methods or seeds.
-
-    Args:
-        runs: each as "method=folder".
-        output_dir: the folder for the table, figures and plots.
+    """Compares evaluated runs of several methods or seeds, each given as "method=folder".
 
     Raises:
         ConfigurationError, RunDirectoryError: the runs cannot be compared.
@@ -133,9 +121,6 @@ def screen(
     this to choose the settings and games of a configuration, and to check that agents learn.
 
     Args:
-        gin_files: configuration files.
-        gin_params: bindings that override the files.
-        games: names of the games.
         seeds: seeds of the encoder and of all other random numbers.
         updates: updates of each agent; the trainer's number by default.
         output: a file of JSON lines to append to. Agents that are already there, with the same

@@ -31,6 +31,7 @@ class TaskRunLog:
         """Logs a task run."""
         run = trained.evaluation
         rewards = 1e3 * curve(run.rewards, min(10, run.updates))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         line = {
             "game": run.game,
             "seed": run.seed,
@@ -44,24 +45,20 @@ class TaskRunLog:
             "rewards": [round(float(reward), 3) for reward in rewards],
             "games": len(run.episodes),
             "score": run.score,
-            "peak_memory_mb": round(_peak_memory_mb()),
+            "peak_memory_mb": round(peak / (2**20 if sys.platform == "darwin" else 2**10)),
         }
-        score = "no game finished" if run.score is None else f"score {run.score:.1f}"
+        text = "no game finished" if run.score is None else f"score {run.score:.1f}"
         with self._path.open("a") as file:
             file.write(json.dumps(line) + "\n")
         self._print(
             f"{run.game}: {run.frames:,} frames, {line['frames_per_second']:.0f} frames/s, "
             f"{line['updates_per_second']:.1f} updates/s, reward {line['reward']:.1f} per 1000 "
-            f"steps, {score}"
+            f"steps, {text}"
         )
 
 
 class ProgressLog:
-    """Prints the progress of long task runs from time to time, and can stop them.
-
-    Args:
-        seconds: minimum time between two lines.
-    """
+    """Prints the progress of long task runs, at most once in some seconds, and can stop them."""
 
     def __init__(self, seconds: float = 60.0):
         self._print = _Printer(seconds, last=time.monotonic())
@@ -95,8 +92,3 @@ class _Printer:
         if time.monotonic() - self._last >= self._seconds:
             self._last = time.monotonic()
             print(line, file=sys.stderr, flush=True)
-
-
-def _peak_memory_mb():
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

@@ -104,8 +104,6 @@ def atari_meta_train(
     The encoder is saved as `initialization.keras`, and as a SavedModel in `encoder/`.
 
     Args:
-        study: the study to train.
-        run: the run's folder.
         meta_steps: total number of meta-updates; 0 saves the fresh encoder.
         checkpoint_seconds, verbose: as for `MetaTrainer.fit`.
     """
@@ -135,13 +133,14 @@ def atari_evaluate(
     kinds: Sequence[str] = KINDS,
     updates: int | None = None,
     target_scores: Mapping[str, float] | None = None,
-    pictures: bool = True,
-    parallel_games: int | None = None,
     on_update: OnUpdate | None = None,
 ) -> str:
     """Trains agents from the learned and from fresh encoders, and compares how they learn.
 
     Every agent has a file, written when the agent is trained, so an interrupted evaluation resumes.
+    The policy of each game's first learned agent is saved, and a strip of screens that it plays.
+    One agent more than there are cores is trained at the same time.
+
     A start is a number that determines the fresh encoder, the heads, the beginnings of the games
     and the draws of actions. It is the same in every run, whatever its seed and learner. Runs can
     therefore be compared pair by pair, and need the controls only once.
@@ -154,8 +153,6 @@ def atari_evaluate(
         kinds: kinds of agents: "learned", "fresh" and "random policy".
         updates: updates of each agent; the trainer's number by default.
         target_scores: for some games, the score of "frames to score".
-        pictures: whether to save policy and frame strip of each game's first learned agent.
-        parallel_games: agents trained at the same time; by default one more than there are cores.
         on_update: called after every update of an agent. An exception ends the evaluation.
 
     Returns:
@@ -166,7 +163,8 @@ def atari_evaluate(
         RunDirectoryError: training has not finished in this folder.
     """
     games = list(dict.fromkeys(game for group in groups.values() for game in group))
-    for game in [*games, *(target_scores or {})]:
+    target_scores = target_scores or {}
+    for game in [*games, *target_scores]:
         check_game(game)
     if seeds < 1 or (updates is not None and updates < 1):
         raise ValueError(f"seeds and updates must be at least 1, and are {seeds} and {updates}.")
@@ -191,7 +189,7 @@ def atari_evaluate(
             encoder=None if kind == LEARNED else encoders[start],
             on_update=on_update,
         )
-        if pictures and kind == LEARNED and start == 0:
+        if kind == LEARNED and start == 0:
             agent = trained_agent(trainer.model, parameters)
             save_policy(agent, run.path / "policies" / game)
             with trainer.problem.environment_pool.borrow(game, seed) as environments:
@@ -207,13 +205,12 @@ def atari_evaluate(
 
     missing = [cell for cell in cells if not cell_file(folder, *cell).exists()]
     print(f"Training {len(missing)} of {len(cells)} agents; the others exist", file=sys.stderr)
-    threads = available_cores() + 1 if parallel_games is None else parallel_games
-    for _ in map_in_threads(train, missing, threads):
+    for _ in map_in_threads(train, missing, available_cores() + 1):
         pass
     found: dict[str, dict[str, list[GameEvaluation]]] = {game: {} for game in games}
     for kind, game, start in cells:
         found[game].setdefault(kind, []).append(read_cell(cell_file(folder, kind, game, start)))
-    return write_comparison(found, groups, folder, target_scores or {})
+    return write_comparison(found, groups, folder, target_scores)
 
 
 configured_study = with_configuration_errors(
@@ -241,20 +238,15 @@ for _class in (EnvironmentPool, ActorCriticLoss, RMSProp, SequentialLearner):
 
 @dataclasses.dataclass(frozen=True)
 class AtariStudyFactory:
-    """Builds a configured study in a worker of a cluster.
+    """Builds the study of a whole gin configuration in a worker of a cluster.
 
     Environments are not sent. A worker creates them when it first plays a game, and every task run
     starts with a seeded reset, so results are the same.
-
-    Attributes:
-        configuration: the whole gin configuration, as text.
-        environment: environment variables to set before TensorFlow is imported.
     """
 
     configuration: str
     environment: ClassVar[Mapping[str, str]] = {"TF_USE_LEGACY_KERAS": "1"}
 
     def __call__(self) -> Study:
-        """Builds the study."""
         parse_configuration(self.configuration)
         return configured_study()

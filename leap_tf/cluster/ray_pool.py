@@ -17,6 +17,7 @@ from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from leap_tf.cluster.worker import ClusterError, Reply, StudyFactory
+from leap_tf.errors import whole_number
 from leap_tf.serialization import SerializationError, decode, is_serializable
 from leap_tf.training import Job, TaskFailure, TaskSpec
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 class TaskScheduler:
     """Decides which task of a map is handed out next, and which results can leave, in order.
+
+    A task that was handed out ends with `put` or `lose`.
 
     Args:
         tasks: number of tasks.
@@ -49,25 +52,18 @@ class TaskScheduler:
 
     def next_task(self) -> int | None:
         """Returns the first task that no worker has, or None if none can be handed out now."""
-        while self._waiting and self._has_result(self._waiting[0]):
-            heapq.heappop(self._waiting)
         if self._waiting and self._waiting[0] < self._left + self._ahead:
             index = heapq.heappop(self._waiting)
             self._attempts_left[index] -= 1
             return index
         return None
 
-    def put(self, index: int, result: Any) -> bool:
-        """Adds a result. Returns False, and drops it, if the task has a result already."""
-        if self._has_result(index):
-            return False
+    def put(self, index: int, result: Any) -> None:
+        """Adds the result of a task."""
         self._results[index] = result
-        return True
 
     def lose(self, index: int) -> bool:
         """Queues a task again whose worker was lost. Returns False if no attempts are left."""
-        if self._has_result(index):
-            return True
         if not self._attempts_left[index]:
             return False
         heapq.heappush(self._waiting, index)
@@ -79,9 +75,6 @@ class TaskScheduler:
             result = self._results.pop(self._left)
             self._left += 1
             yield result
-
-    def _has_result(self, index):
-        return index < self._left or index in self._results
 
 
 class RayPool:
@@ -120,17 +113,14 @@ class RayPool:
     ):
         if importlib.util.find_spec("ray") is None:
             raise ClusterError("Ray is not installed. Run: pip install 'leap-tf[cluster]'")
-        if (workers is not None and workers < 1) or attempts < 1:
-            found = f"{workers}, {attempts}"
-            raise ValueError(f"workers and attempts must be at least 1, and are {found}.")
         if deadline <= 0 or start_seconds <= 0:
             found = f"{deadline}, {start_seconds}"
             raise ValueError(f"deadline and start_seconds must be positive, and are {found}.")
         self._factory = factory
-        self._workers = workers
+        self._workers = None if workers is None else whole_number("workers", workers, 1)
         self._address = address
         self._deadline = deadline
-        self._attempts = attempts
+        self._attempts = whole_number("attempts", attempts, 1)
         self._start_seconds = start_seconds
         self._group: WorkerGroup | None = None
         self._connected_here = False
@@ -175,10 +165,6 @@ class RayPool:
 
     def map(self, job: Job, specs: Sequence[TaskSpec]) -> Generator[Any, None, None]:
         """Yields the result or the failure of each task, in the order of the tasks.
-
-        Args:
-            job: the work; workers choose theirs by its `kind`.
-            specs: tasks of the study that the workers build.
 
         Raises:
             ClusterError: no worker could start, the workers have another study than the driver,

@@ -11,6 +11,7 @@ other drawings. Points are (row, column) pairs.
 
 import functools
 import pathlib
+import types
 from typing import NamedTuple
 
 import matplotlib
@@ -63,41 +64,26 @@ def draw(character: str, drawer: int) -> np.ndarray:
     return ink(inside(points, np.max(radii) + _BORDER), radii)
 
 
-class Habits(NamedTuple):
-    """The habits of a drawer, which apply to every character."""
-
-    face: str  # name of the DejaVu face that the drawer imitates
-    slant: float  # shear, columns to the right for each row upwards
-    rotation: float  # radians, clockwise
-    stretch: float  # natural logarithm of width over height
-    roundness: int  # number of times that corners are rounded
-    size: float  # longer side of a drawing in pixels
-    pen: float  # radius of the pen in pixels
-    dot: float  # radius of a dot divided by the radius of the pen
-    offset: np.ndarray  # float64 [2], from the middle of the canvas to that of the drawing, pixels
-    carelessness: float  # factor on the bending of single drawings
-
-
 @functools.cache
-def habits_of(drawer: int) -> Habits:
-    """Returns the habits of a drawer, which its number decides."""
+def habits_of(drawer: int) -> types.SimpleNamespace:
+    """Returns the habits of a drawer, which its number decides and which apply to every drawing."""
     rng = np.random.default_rng([SEED, drawer])
-    return Habits(
-        face=FACES[drawer % len(FACES)],
-        slant=rng.normal(0.03, 0.11),
-        rotation=rng.normal(0.0, 0.05),
-        stretch=rng.normal(0.0, 0.10),
-        roundness=int(rng.integers(4, 25)),
-        size=rng.uniform(58.0, 77.0),
-        pen=rng.uniform(1.9, 2.4),
-        dot=rng.uniform(1.0, 1.8),
-        offset=rng.normal(0.0, 3.0, size=2),
-        carelessness=rng.uniform(0.7, 1.4),
+    return types.SimpleNamespace(
+        face=FACES[drawer % len(FACES)],  # the DejaVu face that the drawer imitates
+        slant=rng.normal(0.03, 0.11),  # shear, columns to the right for each row upwards
+        rotation=rng.normal(0.0, 0.05),  # radians, clockwise
+        stretch=rng.normal(0.0, 0.10),  # natural logarithm of width over height
+        roundness=int(rng.integers(4, 25)),  # number of times that corners are rounded
+        size=rng.uniform(58.0, 77.0),  # longer side of a drawing in pixels
+        pen=rng.uniform(1.9, 2.4),  # radius of the pen in pixels
+        dot=rng.uniform(1.0, 1.8),  # radius of a dot divided by the radius of the pen
+        offset=rng.normal(0.0, 3.0, size=2),  # of the drawing's middle from the canvas's, in pixels
+        carelessness=rng.uniform(0.7, 1.4),  # factor on the bending of single drawings
     )
 
 
 def stance(slant: float, rotation: float, stretch: float) -> np.ndarray:
-    """Returns the matrix [2, 2] that points are multiplied by from the right; see `Habits`."""
+    """Returns the matrix [2, 2] that points are multiplied by from the right; see `habits_of`."""
     cosine, sine = np.cos(rotation), np.sin(rotation)
     scale = np.diag([np.exp(-stretch / 2), np.exp(stretch / 2)])
     shear = np.array([[1.0, -slant], [0.0, 1.0]])

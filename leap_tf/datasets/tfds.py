@@ -1,5 +1,6 @@
 """Access to prepared TFDS data sets on this machine."""
 
+import functools
 import importlib
 import json
 import os
@@ -74,7 +75,14 @@ def open_dataset(name: str, data_dir: str | os.PathLike | None = None) -> tfds.c
 def _check_no_foreign_code(folder):
     """Checks that a description names modules of TFDS only: TFDS imports every module it names."""
     for path in folder.rglob("features.json"):
-        for name in _class_names(path):
+        names: list = []
+        try:
+            json.loads(path.read_text(), object_pairs_hook=functools.partial(_add_classes, names))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(
+                f"{path} is damaged. Prepare the data set again with tfds.load."
+            ) from error
+        for name in names:
             if not str(name).startswith("tensorflow_datasets."):
                 raise ValueError(
                     f"{path} names {name!r}, which is code from outside TFDS, and opening the data "
@@ -82,22 +90,8 @@ def _check_no_foreign_code(folder):
                 )
 
 
-def _class_names(path):
-    try:
-        waiting = [json.loads(path.read_text())]
-    except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{path} is damaged. Prepare the data set again with tfds.load."
-        ) from error
-    while waiting:
-        each = waiting.pop()
-        if isinstance(each, dict):
-            waiting += each.values()
-            yield from (
-                each[key] for key in ("pythonClassName", "python_class_name") if key in each
-            )
-        elif isinstance(each, list):
-            waiting += each
+def _add_classes(names, pairs):
+    names += [value for key, value in pairs if key in ("pythonClassName", "python_class_name")]
 
 
 def _builder(name, folder):

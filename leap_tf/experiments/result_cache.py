@@ -53,7 +53,9 @@ class CachingPool:
             yield from self._pool.map(job, specs)
             return
         folder = self._folder / _digest(job.variables)
-        self._remove_others(folder)
+        for other in self._folder.glob("*"):
+            if other != folder:
+                shutil.rmtree(other, ignore_errors=True)
         cached = {spec: _read(_file(folder, spec), job) for spec in specs}
 
         def write(spec: TaskSpec, result: Any) -> None:
@@ -75,12 +77,6 @@ class CachingPool:
     def clear(self) -> None:
         """Deletes the cache. Call it when training has finished."""
         shutil.rmtree(self._folder, ignore_errors=True)
-
-    def _remove_others(self, folder):
-        if self._folder.exists():
-            for other in self._folder.iterdir():
-                if other != folder:
-                    shutil.rmtree(other, ignore_errors=True)
 
 
 def _digest(variables):

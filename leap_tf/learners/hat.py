@@ -23,6 +23,7 @@ import dataclasses
 
 import keras
 import tensorflow as tf
+from keras import layers
 
 from leap_tf.learners.base import TrainingPlan, TrainingSetup
 from leap_tf.learners.joint import NumberedTask, TaskHeads
@@ -35,27 +36,12 @@ _LARGEST_EMBEDDING = 6.0  # of |e|, as in Serrà et al.
 # Layers in which an output unit depends on the same input unit only. The activation of
 # `Activation` and the axis of `BatchNormalization` are checked too.
 _UNITWISE_LAYERS = (
-    keras.layers.Activation,
-    keras.layers.AveragePooling1D,
-    keras.layers.AveragePooling2D,
-    keras.layers.AveragePooling3D,
-    keras.layers.BatchNormalization,
-    keras.layers.Dropout,
-    keras.layers.ELU,
-    keras.layers.Flatten,
-    keras.layers.GaussianNoise,
-    keras.layers.GlobalAveragePooling2D,
-    keras.layers.GlobalMaxPooling2D,
-    keras.layers.LeakyReLU,
-    keras.layers.MaxPooling1D,
-    keras.layers.MaxPooling2D,
-    keras.layers.MaxPooling3D,
-    keras.layers.PReLU,
-    keras.layers.ReLU,
-    keras.layers.SpatialDropout1D,
-    keras.layers.SpatialDropout2D,
-    keras.layers.SpatialDropout3D,
-)
+    layers.Activation, layers.AveragePooling1D, layers.AveragePooling2D, layers.AveragePooling3D,
+    layers.BatchNormalization, layers.Dropout, layers.ELU, layers.Flatten, layers.GaussianNoise,
+    layers.GlobalAveragePooling2D, layers.GlobalMaxPooling2D, layers.LeakyReLU,
+    layers.MaxPooling1D, layers.MaxPooling2D, layers.MaxPooling3D, layers.PReLU, layers.ReLU,
+    layers.SpatialDropout1D, layers.SpatialDropout2D, layers.SpatialDropout3D,
+)  # fmt: skip
 
 
 class HAT(SequentialLearner):
@@ -173,8 +159,7 @@ class HardAttentionModel(keras.Model):
             those with units may be batch normalization, pooling, element-wise activations,
             dropout and flattening.
         head: the name of its head.
-        tasks: the largest number of tasks.
-        largest_scale, penalty: s_max and λ.
+        tasks, largest_scale, penalty: as for `HAT`.
 
     Attributes:
         blocks: the layers of each block.
@@ -195,12 +180,8 @@ class HardAttentionModel(keras.Model):
         super().__init__(**kwargs)
         parts = split_into_blocks(original, head)
         _check_unitwise(parts)
-        self._settings = {
-            "head": head,
-            "tasks": tasks,
-            "largest_scale": largest_scale,
-            "penalty": penalty,
-        }
+        scale = {"largest_scale": largest_scale, "penalty": penalty}
+        self._settings = {"head": head, "tasks": tasks, **scale}
         self._original = keras.saving.serialize_keras_object(original)
         self.blocks = parts.blocks
         self.reshaping = parts.reshaping
@@ -315,14 +296,12 @@ def _repeat_to(size, units):
 
 
 def _gradient_factors(block, taken, taken_before):
-    """Returns the factor on the gradient of each trainable variable of a block, by id.
-
-    A kernel whose inputs are not the units of the block before (grouped convolutions, the first
-    block) gets the factor of its output units, which protects no less.
-    """
+    """Returns the factor on the gradient of each trainable variable of a block, by id."""
     free = 1.0 - taken
     factors = {id(variable): free for layer in block for variable in layer.trainable_variables}
     kernel = block[0].kernel
+    # A kernel whose inputs are not the units of the block before (grouped convolutions, the first
+    # block) keeps the factor of its output units, which protects no less.
     if taken_before is not None and kernel.shape[-2] % taken_before.shape[0] == 0:
         taken_inputs = _repeat_to(kernel.shape[-2], taken_before)
         factors[id(kernel)] = 1.0 - tf.minimum(taken, taken_inputs[:, tf.newaxis])

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from leap_tf.errors import whole_number
 from leap_tf.learners.base import TrainingPlan, TrainingSetup
 from leap_tf.learners.reptile import Reptile
 from leap_tf.tasks import Task, TaskDistribution, one_thread_options
@@ -65,7 +66,7 @@ class JointTraining(EndpointLearner):
         heads: the largest number of training tasks.
 
     Raises:
-        ValueError: `heads` is below 1.
+        TypeError, ValueError: `heads` is not a whole number, or below 1.
 
     Example:
 
@@ -80,9 +81,7 @@ class JointTraining(EndpointLearner):
     """
 
     def __init__(self, heads: int = 50):
-        if heads < 1:
-            raise ValueError(f"heads must be at least 1, and is {heads}.")
-        self.heads = heads
+        self.heads = whole_number("heads", heads, 1)
 
     def plan(self, setup: TrainingSetup) -> TrainingPlan:
         if setup.stopping:
@@ -133,9 +132,6 @@ class KnownClassesMask(keras.layers.Layer):
         exists = tf.range(tf.shape(logits)[-1]) < classes[:, tf.newaxis]
         return tf.where(exists, logits, tf.constant(_NO_CLASS, logits.dtype))
 
-    def compute_output_shape(self, input_shape):
-        return input_shape[0]
-
 
 @keras.saving.register_keras_serializable(package="leap_tf")
 class TaskHeads(keras.layers.Layer):
@@ -160,18 +156,13 @@ class TaskHeads(keras.layers.Layer):
 
         shape = (self.heads, input_shape[0][-1], self.units)
         self.kernel = self.add_weight(shape=shape, initializer=draw_kernels, name="kernel")
-        self.bias = self.add_weight(
-            shape=(self.heads, self.units), initializer="zeros", name="bias"
-        )
+        self.bias = self.add_weight((self.heads, self.units), "zeros", name="bias")
 
     def call(self, inputs):
         features, task, classes = inputs
         kernel, bias = tf.gather(self.kernel, task), tf.gather(self.bias, task)
         logits = tf.einsum("bf,bfu->bu", features, kernel) + bias
         return self.mask([logits, classes])
-
-    def compute_output_shape(self, input_shape):
-        return (input_shape[0][0], self.units)
 
     def get_config(self):
         return {

@@ -202,9 +202,6 @@ class FrozenLayer(keras.layers.Layer):
         options = {"training": False} if takes_training else {}
         return tf.stop_gradient(self.layer(inputs, **options))
 
-    def compute_output_shape(self, input_shape):
-        return self.layer.compute_output_shape(input_shape)
-
     def get_config(self):
         return {**super().get_config(), "layer": keras.saving.serialize_keras_object(self.layer)}
 
@@ -223,6 +220,3 @@ class LearnedScale(keras.layers.Layer):
 
     def call(self, inputs):
         return self.scale * inputs
-
-    def compute_output_shape(self, input_shape):
-        return input_shape

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from leap_tf.experiments.plots import mean_training_error, plot_learning_curve, running_mean
+from leap_tf.experiments.plots import plot_adaptation, plot_learning_curve, training_errors
 from leap_tf.experiments.study import as_record, table
 from leap_tf.training import (
     Evaluation,
@@ -57,18 +57,17 @@ def test_steps_to_a_target_are_counted_on_a_running_mean():
     assert steps_to(curve, 1.0) == 0
 
 
-def test_running_mean():
-    np.testing.assert_allclose(running_mean([1, 3, 5, 7], 2), [1, 2, 4, 6])
-    np.testing.assert_allclose(running_mean([2.0], 5), [2.0])
+def test_curves_are_running_means():
+    assert training_errors(evaluation([1, 3, 5, 7]), window=2)[0].tolist() == [1, 2, 4, 6]
 
 
-def test_curves_leave_out_tasks_that_diverged():
-    mean, spread = mean_training_error(
-        evaluation([1.0, 0.2], [1.0, 0.4, 0.1], [1.0, np.nan]), window=1
-    )
-    np.testing.assert_allclose(mean, [1.0, 0.3])
-    np.testing.assert_allclose(spread, [0.0, 0.1])  # s = 0.1 √2
-    assert not len(mean_training_error(evaluation([1.0, np.nan]), window=1)[0])
+def test_curves_leave_out_tasks_that_diverged(tmp_path):
+    curves = training_errors(evaluation([1.0, 0.2], [1.0, 0.4, 0.1], [1.0, np.nan]), window=1)
+    np.testing.assert_allclose(curves, [[1.0, 1.0], [0.2, 0.4]])
+    nothing = evaluation([1.0, np.nan])
+    assert training_errors(nothing, window=1).empty
+    plot_adaptation({"learned": nothing, "fresh": evaluation([1.0, 0.5])}, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_metric_that_is_not_finite_is_null_and_a_gap_in_the_picture(tmp_path):
