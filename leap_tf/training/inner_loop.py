@@ -156,6 +156,7 @@ class InnerLoop:
         stopping: when to end a task early; None never does.
         transductive: whether batch norm uses the statistics of the held-out batch itself when
             held-out examples are evaluated, and not the running ones of the task's training.
+            Random layers are inactive in both cases.
         resizable: which of the parameters have another last dimension on other tasks.
         trains_parts: whether tasks leave variables without a gradient on purpose.
 
@@ -164,7 +165,8 @@ class InnerLoop:
         evaluate: the traced function of evaluation, see `InnerLoop._evaluate`.
 
     Raises:
-        ValueError: a learner of second order has no query batches.
+        ValueError: a learner of second order has no query batches, or random layers of the model
+            cannot be made inactive.
     """
 
     def __init__(
@@ -190,6 +192,7 @@ class InnerLoop:
         self._meta_indices = list(meta_indices)
         self._stopping = stopping
         self._transductive = transductive
+        self._held_out_model = model.without_randomness() if transductive else model
         self._resizable = frozenset(resizable)
         self._trains_parts = trains_parts
         self._gradient = tf.function(
@@ -392,7 +395,7 @@ class InnerLoop:
 
         def add_batch(element, loss_sum, loss_weight, error_sum, weight, examples, finite):
             batch = unpack_batch(element.get_value())
-            result = self._model.evaluate(
+            result = self._held_out_model.evaluate(
                 parameters, state, batch, training=self._transductive, penalties=False
             )
             return (

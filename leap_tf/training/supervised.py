@@ -43,7 +43,8 @@ class EvaluationConfig:
         stopping: the rule that ends an adaptation early. It may look at validation or training
             examples, never at those that the task is evaluated on.
         transductive: whether batch norm uses the statistics of the held-out batch itself. By
-            default it uses the running statistics of the task's own training.
+            default it uses the running statistics of the task's own training. Random layers are
+            inactive in both cases.
     """
 
     optimizer: keras.optimizers.Optimizer | None = None
@@ -225,11 +226,6 @@ class _ModelTrainer:
         setup, learner = problem.setup, problem.learner
         task_layers = setup.task_layers if model is setup.model else ()
         self.model = FunctionalModel(model, problem.loss, problem.error_fn)
-        if problem.evaluation.transductive and self.model.has_random_layers:
-            raise ValueError(
-                "Transductive evaluation runs the model as in training, so its random layers "
-                "(dropout, noise) would be active. Evaluate this model inductively."
-            )
         self._fresh_layers = TaskLayers(model, task_layers)
         meta_indices = meta_learned_indices(model, task_layers)
         if not meta_indices:
