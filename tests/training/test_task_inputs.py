@@ -89,6 +89,7 @@ def test_an_endless_py_dataset_is_for_training_only():
         endless = True
 
     task = OfDataSets()
+    task.test_batches = lambda: batches()
     task.train_batches = lambda seed: Endless()
     assert len(short().evaluate(task, steps=9).tasks[0].training_errors) == 9
     task.test_batches = lambda: Endless()
