@@ -352,14 +352,15 @@ class MetaTrainer:
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes initialization, meta-optimizer, history and random state to a checkpoint."""
-        self._state.save(os.fspath(path))
+        self._state.save(os.path.expanduser(path))
 
     def load(self, path: str | os.PathLike) -> None:
         """Reads what `save` wrote.
 
         Raises CheckpointMismatchError and CheckpointUnreadableError as `fit`.
         """
-        self._state.load(os.fspath(path))
+        path = os.path.expanduser(path)
+        self._state.load(path)
         self._known_folders.add(pathlib.Path(path).resolve().parent)
 
     def _use_distribution(self, distribution):
