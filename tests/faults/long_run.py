@@ -98,6 +98,7 @@ def run_long(folder: pathlib.Path, meta_steps: int, validation_freq: int) -> Lon
 
 
 def _train(folder, meta_steps, validation_freq):
+    gc.freeze()  # what the imports made need not be searched after every ten meta-steps
     keras.utils.set_random_seed(0)
     usage = Usage()
     with Traces() as traces:
