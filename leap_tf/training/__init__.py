@@ -11,13 +11,14 @@ from leap_tf.training.checkpoint import CheckpointMismatchError, CheckpointUnrea
 from leap_tf.training.early_stopping import StopAtError, StopOnPlateau, StopRule
 from leap_tf.training.evaluation import Evaluation, TaskEvaluation, area_under_curve, steps_to
 from leap_tf.training.inner_loop import InnerLoop, InnerLoopResult, inner_step
-from leap_tf.training.meta_trainer import MetaTrainer, ThreadPool
+from leap_tf.training.meta_trainer import MetaTrainer
 from leap_tf.training.pools import (
     Job,
     TaskFailedError,
     TaskFailure,
     TaskPool,
     TaskPoolError,
+    ThreadPool,
     available_cores,
     configure_threads,
     map_in_threads,

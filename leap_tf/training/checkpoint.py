@@ -12,6 +12,7 @@ import pathlib
 import re
 import shutil
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ import tensorflow as tf
 
 from leap_tf.errors import LeapError
 from leap_tf.serialization import SavedArrays
+from leap_tf.tasks import ArrayTask, TaskDistribution
 
 _LOGGER = logging.getLogger("leap_tf")
 
@@ -46,6 +48,33 @@ def describe(thing: Any) -> Any:
     config = {name: value for name, value in thing.get_config().items() if name != "name"}
     described = {"class": type(thing).__name__} | config
     return json.loads(json.dumps(described, default=lambda value: type(value).__name__))
+
+
+def describe_tasks(distribution: TaskDistribution) -> dict[str, Any]:
+    """Returns the class of a distribution and the names, sizes and contents of its tasks.
+
+    Three tasks stand for a distribution without `tasks`. They are sampled with a generator of their
+    own, so the tasks of the run do not change.
+    """
+    listed = getattr(distribution, "tasks", None)
+    sampled = distribution.sample(3, np.random.default_rng(0)) if listed is None else listed
+    names, kinds, checksum = [task.name for task in sampled], set(), 0
+    for task in sampled:
+        options, arrays = f"classes={getattr(task, 'classes', None)}", []
+        if isinstance(task, ArrayTask):
+            options += f", batch_size={task.batch_size}"
+            arrays = [np.asarray(array) for array in tf.nest.flatten((task.train, task.test))]
+        specs = ", ".join(f"{array.dtype}{list(array.shape)}" for array in arrays)
+        kinds.add(f"{type(task).__name__}({options}) {specs}".rstrip())
+        for array in arrays:
+            checksum = zlib.crc32(np.ascontiguousarray(array).data, checksum)
+    return {
+        "class": type(distribution).__name__,
+        "number": "endless" if listed is None else len(names),
+        "names": ", ".join(names[:3]) + ", ..." * (len(names) > 3),
+        "kinds": sorted(kinds),
+        "crc32": f"{zlib.crc32(json.dumps(names).encode(), checksum):08x}",
+    }
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -191,15 +220,20 @@ class TrainingState:
         except tf.errors.OpError as error:
             raise OSError(f"A checkpoint cannot be written: {_first_line(error)}") from error
 
-    def load(self, path: str | pathlib.Path) -> None:
+    def load(self, path: str | pathlib.Path, tasks: Mapping[str, Any] | None = None) -> None:
         """Reads a checkpoint, all of it or nothing.
+
+        Args:
+            path: its prefix.
+            tasks: the result of `describe_tasks`; None compares no tasks.
 
         Raises:
             CheckpointUnreadableError: its files are missing or damaged.
-            CheckpointMismatchError: it is of another model, seed or setting.
+            CheckpointMismatchError: it is of another model or seed, other settings or tasks.
         """
         with self.all_or_nothing():
             self._read(path)
+            self.check_settings(path, tasks)
 
     @contextlib.contextmanager
     def all_or_nothing(self) -> Iterator[None]:
@@ -230,21 +264,29 @@ class TrainingState:
                 f"variables are {self._paths}. Build the model and the optimizers as they were "
                 f"when it was saved. TensorFlow says: {_first_line(error)}"
             ) from error
+
+    def check_settings(self, path: str | pathlib.Path, tasks: Mapping[str, Any] | None) -> None:
+        """Checks that the progress is of a run with these settings and tasks. See `load`."""
+        then, now = dict(self.progress.settings), dict(self._settings)
+        if tasks and "tasks" in then:
+            now["tasks"] = tasks
+        else:
+            then.pop("tasks", None)
         try:
-            changed = differences(self.progress.settings, self._settings)
+            changed = differences(then, now)
         except RecursionError:
             changed = ["nested without end"]
         if changed:
             raise CheckpointMismatchError(
                 f"The checkpoint {path} is of a run with other settings ({'; '.join(changed)}). "
-                "Give the same ones, or another directory. To continue with another meta learning "
-                "rate, load the checkpoint with the old one and then assign "
+                "Give the same ones, or another checkpoint_dir. To continue with another meta "
+                "learning rate, load the checkpoint with the old one and then assign "
                 "meta_optimizer.learning_rate."
             )
         if self.progress.seed != self._seed:
             raise CheckpointMismatchError(
                 f"The checkpoint {path} is of a run with seed {self.progress.seed}, this one has "
-                f"seed {self._seed}. Give the same seed, or another directory."
+                f"seed {self._seed}. Give the same seed, or another checkpoint_dir."
             )
 
 
@@ -298,8 +340,12 @@ class CheckpointFolder:
         newest = self._newest_first()[:1]
         return _step_of(newest[0]) if newest else 0
 
-    def restore(self, state: TrainingState) -> bool:
+    def restore(self, state: TrainingState, tasks: Mapping[str, Any] | None = None) -> bool:
         """Restores the newest readable checkpoint, and logs a warning for each damaged one.
+
+        Args:
+            state: of the training.
+            tasks: as for `TrainingState.load`.
 
         Returns:
             Whether there was any checkpoint.
@@ -311,7 +357,7 @@ class CheckpointFolder:
         candidates = self._newest_first()
         for path in candidates:
             try:
-                state.load(path)
+                state.load(path, tasks)
             except CheckpointUnreadableError as error:
                 _LOGGER.warning("%s Falling back to the checkpoint before it.", error)
                 continue
@@ -323,31 +369,34 @@ class CheckpointFolder:
             )
         return False
 
-    def resume(self, state: TrainingState, from_here: bool) -> bool:
+    def resume(self, state: TrainingState, from_here: bool, tasks: Mapping[str, Any]) -> bool:
         """Restores the newest checkpoint if the training has not started yet.
 
         Args:
             state: of the training.
             from_here: whether the training has come from this folder, or has been here before.
+            tasks: the result of `describe_tasks`; it becomes part of the settings.
 
         Returns:
             Whether there was anything to restore.
 
         Raises:
-            CheckpointMismatchError: the training has started, and the folder holds a checkpoint
-                that is ahead of it or of another training.
+            CheckpointMismatchError: the tasks are others, or the training has started, and the
+                folder holds a checkpoint that is ahead of it or of another training.
             CheckpointUnreadableError: as for `restore`.
         """
         reached, newest = state.progress.meta_step, self.newest_step
-        if not reached:
-            return self.restore(state)
-        if newest > reached or (newest and not from_here):
+        restored = not reached and self.restore(state, tasks)
+        if reached and (newest > reached or (newest and not from_here)):
             raise CheckpointMismatchError(
                 f"The folder holds a checkpoint of meta-step {newest}, and this trainer is at "
                 f"{reached}, which it did not reach from there. Give another checkpoint_dir, or a "
                 "new trainer to continue from the folder."
             )
-        return False
+        if reached and newest:
+            state.check_settings(self.path, tasks)
+        state.progress.settings = {**state.progress.settings, "tasks": dict(tasks)}
+        return restored
 
     def _newest_first(self):
         found = (index for index in self.path.glob("step-*.index") if _INDEX.fullmatch(index.name))

@@ -9,12 +9,12 @@ where a run was interrupted.
                     ── meta_optimizer.apply ── validate ── callbacks ── checkpoint
 """
 
-import concurrent.futures
 import contextlib
+import logging
 import os
 import pathlib
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
@@ -32,17 +32,9 @@ from leap_tf.training.callbacks import (
     save_callback_state,
     shown_as_optimizer,
 )
-from leap_tf.training.checkpoint import CheckpointFolder, TrainingState, describe
+from leap_tf.training.checkpoint import CheckpointFolder, TrainingState, describe, describe_tasks
 from leap_tf.training.early_stopping import StopRule
-from leap_tf.training.pools import (
-    Job,
-    Result,
-    TaskFailure,
-    TaskPool,
-    available_cores,
-    failure_of,
-    submit_ahead,
-)
+from leap_tf.training.pools import TaskFailure, TaskPool, ThreadPool, available_cores
 from leap_tf.training.problem import (
     MetaBatch,
     MetaTrainingDivergedError,
@@ -50,11 +42,10 @@ from leap_tf.training.problem import (
     evaluation_job,
     training_job,
 )
-from leap_tf.training.sampling import EVALUATION, VALIDATION, TaskSpec
-from leap_tf.training.supervised import (
-    EvaluationConfig,
-    SupervisedProblem,
-)
+from leap_tf.training.sampling import EVALUATION, VALIDATION
+from leap_tf.training.supervised import EvaluationConfig, SupervisedProblem
+
+_LOGGER = logging.getLogger("leap_tf")
 
 
 class _StopRequestedError(Exception):
@@ -212,7 +203,8 @@ class MetaTrainer:
     ) -> keras.callbacks.History:
         """Meta-trains until `meta_steps` meta-updates have been made in all.
 
-        With `checkpoint_dir`, training continues from the checkpoint there. A run that was killed
+        With `checkpoint_dir`, training continues from the checkpoint there if settings and tasks
+        are the same. A run that was killed
         and restarted ends bit-identical to one that was not, on the same machine's CPU. Whatever
         ends a meta-step, it is made as a whole or not at all.
 
@@ -245,7 +237,7 @@ class MetaTrainer:
             ValueError: a task has no batches or does not fit the model, or an argument is out of
                 its range.
             TaskFailedError: more tasks failed than are tolerated; if none are, what it raised.
-            CheckpointMismatchError: the checkpoints are of another run.
+            CheckpointMismatchError: the checkpoints are of another run, or of other tasks.
             CheckpointUnreadableError: no checkpoint in the folder can be read.
         """
         whole_number("validation_freq", validation_freq, 1)
@@ -264,7 +256,8 @@ class MetaTrainer:
         folder = CheckpointFolder(os.fspath(checkpoint_dir)) if checkpoint_dir else None
         restored = False
         if folder:
-            restored = folder.resume(self._state, from_here=folder.path in self._known_folders)
+            from_here = folder.path in self._known_folders
+            restored = folder.resume(self._state, from_here, describe_tasks(task_distribution))
             self._known_folders.add(folder.path)
         self.was_stopped = False
         if not restored:
@@ -276,6 +269,14 @@ class MetaTrainer:
             [*callbacks, history, *shown], model=self.model, epochs=meta_steps, verbose=0
         )
         progress = self._state.progress
+        if progress.meta_step >= meta_steps and progress.meta_step:
+            _LOGGER.warning(
+                "The run has made %d meta-steps already, so fit(..., meta_steps=%d) does nothing. "
+                "meta_steps counts all of them. Ask for more, or start again with a new trainer "
+                "and another checkpoint_dir.",
+                progress.meta_step,
+                meta_steps,
+            )
         with shown_as_optimizer(self.model, self.meta_optimizer):
             callback_list.on_train_begin()
             progress.restore_history(history)
@@ -410,38 +411,6 @@ class MetaTrainer:
                     raise result.as_error()
                 results.append(result)
         return self.problem.summarize(results)
-
-
-class ThreadPool:
-    """Runs tasks on threads of this process; TensorFlow releases Python's lock while it works.
-
-    Args:
-        threads: how many tasks run at the same time.
-
-    Raises:
-        ValueError: `threads` is below 1.
-    """
-
-    remote = False
-
-    def __init__(self, threads: int):
-        self.threads = whole_number("threads", threads, 1)
-        # Kept for good: TensorFlow keeps a few kilobytes for every thread it has ever seen.
-        self._executor = concurrent.futures.ThreadPoolExecutor(threads)
-
-    def map(
-        self, job: Job[Result], specs: Sequence[TaskSpec]
-    ) -> Generator[Result | TaskFailure, None, None]:
-        def run_and_announce(spec):
-            result = job.run(spec)
-            job.on_result(spec, result)
-            return result
-
-        run = run_and_announce if job.on_result else job.run
-        with contextlib.closing(submit_ahead(self._executor, self.threads, run, specs)) as futures:
-            for spec, future in futures:
-                error = future.exception()
-                yield failure_of(job, spec, error) if error else future.result()
 
 
 def _optimizer(optimizer):

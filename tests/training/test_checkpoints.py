@@ -3,11 +3,12 @@
 import re
 
 import keras
+import numpy as np
 import pytest
 
 import leap_tf
 from leap_tf.learners import ANIL
-from leap_tf.training.checkpoint import describe, differences
+from leap_tf.training.checkpoint import describe, describe_tasks, differences
 from tests.training.sinusoids import assert_same, trainer, weights
 
 
@@ -170,3 +171,79 @@ def test_a_folder_of_another_run_is_refused(tmp_path):
     again = trainer()
     again.load(tmp_path / "this" / "step-00000003")
     again.fit(leap_tf.Sinusoids(), 4, checkpoint_dir=tmp_path / "this", verbose=False)
+
+
+def lines(*slopes, count=12):
+    inputs = np.linspace(-1, 1, count, dtype=np.float32)[:, None]
+    arrays = [(inputs, slope * inputs) for slope in slopes]
+    return leap_tf.FiniteTasks(
+        [leap_tf.ArrayTask(f"line {k}", each, each, 4) for k, each in enumerate(arrays)]
+    )
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (leap_tf.Sinusoids(), "tasks.class: FiniteTasks then, Sinusoids now"),
+        (lines(1, 2, 3), "tasks.number: 2 then, 3 now"),
+        (lines(1, 2, count=13), "float32[13, 1]"),
+        (lines(1, 3), "tasks.crc32: "),
+        (leap_tf.FiniteTasks(lines(1, 2).tasks[::-1]), "line 0, line 1 then, line 1, line 0 now"),
+    ],
+)
+def test_a_folder_is_not_continued_on_other_tasks(tmp_path, other, message):
+    first = trainer()
+    first.fit(lines(1, 2), 1, checkpoint_dir=tmp_path, verbose=False)
+    for learner in (trainer(), first):
+        with pytest.raises(leap_tf.CheckpointMismatchError, match=re.escape(message)) as error:
+            learner.fit(other, 2, checkpoint_dir=tmp_path, verbose=False)
+        assert "or another checkpoint_dir" in str(error.value)
+    assert first.meta_step == 1
+    trainer().fit(lines(1, 2), 2, checkpoint_dir=tmp_path, verbose=False)
+
+
+def test_other_parameters_of_an_endless_family_are_other_tasks(tmp_path):
+    trainer().fit(leap_tf.Sinusoids(), 1, checkpoint_dir=tmp_path, verbose=False)
+    with pytest.raises(leap_tf.CheckpointMismatchError, match="batch_size=10.*batch_size=5"):
+        other = leap_tf.Sinusoids(batch_size=5)
+        trainer().fit(other, 2, checkpoint_dir=tmp_path, verbose=False)
+
+
+def test_tasks_may_change_without_a_folder_and_after_load(tmp_path):
+    learner = trainer()
+    learner.fit(leap_tf.Sinusoids(), 1, checkpoint_dir=tmp_path / "sinusoids", verbose=False)
+    learner.save(tmp_path / "saved")
+    learner.fit(lines(1, 2), 2, verbose=False)
+    other = trainer()
+    other.load(tmp_path / "saved")
+    other.fit(lines(1, 2), 2, checkpoint_dir=tmp_path / "lines", verbose=False)
+    assert_same(weights(other), weights(learner))
+    resumed = trainer()
+    resumed.fit(lines(1, 2), 2, checkpoint_dir=tmp_path / "lines", verbose=False)
+    assert_same(weights(resumed), weights(learner))
+
+
+def test_tasks_are_described_by_their_class_and_their_arrays():
+    described = describe_tasks(lines(1, 2))
+    assert described["kinds"] == [
+        "ArrayTask(classes=None, batch_size=4) "
+        "float32[12, 1], float32[12, 1], float32[12, 1], float32[12, 1]"
+    ]
+    assert described == describe_tasks(lines(1, 2)) != describe_tasks(lines(1, 2.5))
+
+    class Game:
+        name = "pong"
+        classes = 6
+
+    assert describe_tasks(leap_tf.FiniteTasks([Game()]))["kinds"] == ["Game(classes=6)"]
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_a_run_that_has_made_its_meta_steps_says_so(tmp_path, caplog, folder):
+    options = {"checkpoint_dir": tmp_path if folder else None, "verbose": False}
+    learner = trainer()
+    learner.fit(lines(1, 2), 2, **options)
+    assert "already" not in caplog.text
+    (trainer() if folder else learner).fit(lines(1, 2), 2, **options)
+    assert "has made 2 meta-steps already, so fit(..., meta_steps=2) does nothing" in caplog.text
+    assert "meta_steps counts all of them. Ask for more" in caplog.text

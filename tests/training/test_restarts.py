@@ -54,7 +54,7 @@ def test_training_continues_after_an_exception_anywhere(tmp_path, moment):
     def explode(*_):
         raise KeyboardInterrupt
 
-    class Exploding(leap_tf.Sinusoids):
+    class Sinusoids(leap_tf.Sinusoids):
         def sample(self, count, rng):
             if moment == "in a task" and learner.meta_step == 2:
                 explode()
@@ -77,7 +77,7 @@ def test_training_continues_after_an_exception_anywhere(tmp_path, moment):
     )
     with pytest.raises(KeyboardInterrupt):
         learner.fit(
-            Exploding(),
+            Sinusoids(),
             5,
             validation_tasks=[ExplodingTask()],
             callbacks=[late],
@@ -158,7 +158,7 @@ def test_a_stop_requested_in_validation_ends_it_there():
 
 
 def test_the_last_finite_initialization_is_saved_if_all_tasks_diverge(tmp_path):
-    class Worsening(leap_tf.Sinusoids):
+    class Sinusoids(leap_tf.Sinusoids):
         def sample(self, count, rng):
             if learner.meta_step < 2:
                 return super().sample(count, rng)
@@ -166,7 +166,7 @@ def test_the_last_finite_initialization_is_saved_if_all_tasks_diverge(tmp_path):
 
     learner = trainer()
     with pytest.raises(leap_tf.MetaTrainingDivergedError, match="All 5 tasks of meta-step 3"):
-        learner.fit(Worsening(), 5, checkpoint_dir=tmp_path, verbose=False)
+        learner.fit(Sinusoids(), 5, checkpoint_dir=tmp_path, verbose=False)
     restored = trainer()
     restored.fit(leap_tf.Sinusoids(), 2, checkpoint_dir=tmp_path, verbose=False)
     assert restored.meta_step == 2
