@@ -247,7 +247,9 @@ def _specs(tensors):
 
 @functools.lru_cache
 def _training_pipeline(batch_size, prepare, inputs_spec, targets_spec):
-    @tf.function(input_signature=[inputs_spec, targets_spec, tf.TensorSpec((), tf.int64)])
+    # TensorFlow counts traces of a function over all its closures, and of each partial by itself.
+    signature = [inputs_spec, targets_spec, tf.TensorSpec((), tf.int64)]
+
     def pipeline(inputs, targets, seed):
         def order(epoch):
             return order_of_epoch(tf.shape(inputs)[0], seed, epoch)
@@ -257,18 +259,17 @@ def _training_pipeline(batch_size, prepare, inputs_spec, targets_spec):
         batches = batches.map(_gather(inputs, targets, prepare))
         return batches.prefetch(2).with_options(one_thread_options())
 
-    return pipeline
+    return tf.function(functools.partial(pipeline), input_signature=signature)
 
 
 @functools.lru_cache
 def _test_pipeline(batch_size, prepare, inputs_spec, targets_spec):
-    @tf.function(input_signature=[inputs_spec, targets_spec])
     def pipeline(inputs, targets):
         indices = tf.data.Dataset.range(tf.shape(inputs, out_type=tf.int64)[0]).batch(batch_size)
         batches = indices.map(_gather(inputs, targets, prepare))
         return batches.prefetch(2).with_options(one_thread_options())
 
-    return pipeline
+    return tf.function(functools.partial(pipeline), input_signature=[inputs_spec, targets_spec])
 
 
 def _gather(inputs, targets, prepare):

@@ -14,6 +14,7 @@ A learner of second order needs derivatives through the steps. They are then unr
 outer tape, which costs memory and graph in proportion to their number.
 """
 
+import functools
 import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -188,8 +189,10 @@ class InnerLoop:
             reduce_retracing=True,
             experimental_attributes={"_noinline": True},
         )
-        self.train = tf.function(self._train, reduce_retracing=True)
-        self.evaluate = tf.function(self._evaluate, reduce_retracing=True)
+        # TensorFlow counts traces of a method over all its objects, and of each partial by itself.
+        train, evaluate = functools.partial(self._train), functools.partial(self._evaluate)
+        self.train = tf.function(train, reduce_retracing=True)
+        self.evaluate = tf.function(evaluate, reduce_retracing=True)
 
     def _train(
         self,

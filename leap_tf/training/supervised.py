@@ -30,6 +30,12 @@ from leap_tf.training.inner_loop import InnerLoop
 from leap_tf.training.problem import TaskGradient
 from leap_tf.training.sampling import TaskSampler, TaskSpec
 
+# Lines of an error that say where it was raised: TensorFlow's nodes and frames, Keras's calls.
+_PLACE = re.compile(
+    'Graph execution error|Detected at node|<stack traces|File "|\\[\\[|[0-9]+ root error'
+    "|Traceback|•|Arguments received by|Exception encountered when calling"
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
@@ -337,26 +343,30 @@ def _error_context(task: Task) -> Iterator[None]:
         ) from error
     except WrongSecondDerivativesError as error:
         raise ValueError(f"{_gist(error)} Or take a first-order learner.") from error
-    except tf.errors.InvalidArgumentError as error:
+    except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError) as error:
+        gist, hint = _gist(error), ""
+        if gist.startswith("label") and getattr(task, "classes", None) is None:
+            hint = " If the head is one of the task_layers, the task needs an attribute `classes`."
+        elif "string" in gist:
+            hint = " Number the labels: np.unique(labels, return_inverse=True)[1]."
         raise ValueError(
-            f"Task {task.name!r} has data the model or loss cannot take. Labels must lie in "
-            "[0, outputs of the model), and inputs must have the model's shape and dtype. The "
-            f"error was: {_gist(error)}"
+            f"Task {task.name!r} has data the model or loss cannot take: {gist}.{hint}"
         ) from error
+    except tf.errors.UnknownError as error:  # of Python code in an input pipeline
+        raise ValueError(f"The data set of task {task.name!r} fails: {_gist(error)}") from error
     except (ValueError, TypeError) as error:  # in tracing: the data's shapes, or a user's code
         raise ValueError(
-            f"Task {task.name!r} cannot be trained on. Either its inputs do not have the shape and "
-            "dtype of the model's, or the loss, the error function or the learner fails on them: "
-            f"{_gist(error)}"
+            f"Task {task.name!r} cannot be trained on: {_gist(error)}. Its inputs need the shape "
+            "and dtype of the model's; the loss, the error function and the learner must take them."
         ) from error
 
 
 def _gist(error):
-    """The line that matters: the first of TensorFlow's, the last of a traced function's."""
+    """The line that matters: the first that names no place, the last of a traced function's."""
     text = re.sub(r"\x1b\[\d*m", "", str(getattr(error, "message", error)))
-    lines = [line.strip() for line in text.splitlines()]
-    # Keras adds the call and its arguments around the error.
-    frame = ("•", "Arguments received by", "Exception encountered when calling")
-    lines = [line for line in lines if line and not line.startswith(frame)]
-    lines = lines or [type(error).__name__]
-    return lines[-1] if lines[0].endswith("in user code:") else lines[0]
+    label = re.search(r"label value of (-?\d+) which is outside the valid range of (\[.*?\))", text)
+    if label:
+        return f"label {label[1]} is outside {label[2]}"
+    lines = [re.sub(r"^\(\d+\) +[A-Z_]+: ", "", line.strip()) for line in text.splitlines()]
+    lines = [line for line in lines if line and not _PLACE.match(line)] or [type(error).__name__]
+    return lines[-1 if lines[0].endswith("in user code:") else 0].removesuffix(".")

@@ -52,7 +52,13 @@ def test_bad_tasks_are_named():
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
     for labels, empty, message in (
-        ([0, 1, 2, 3], False, "'labelled' has data the model or loss cannot take"),
+        (
+            [0, 1, 2, 3],
+            False,
+            r"^Task 'labelled' has data .* loss cannot take: label 3 is outside \[0, 3\)\.",
+        ),
+        ([0, -1, 2], False, r"label -1 is outside \[0, 3\)\."),
+        (["a", "b"], False, "Cast string to float is not supported. Number the labels: np.unique"),
         ([0, 1], True, "^Task 'labelled' gave no training batch"),
     ):
         tasks = classification(labels, empty)
@@ -103,7 +109,8 @@ def test_calls_with_arguments_out_of_range_are_refused():
     with pytest.raises(ValueError, match="returned no tasks when asked for 5"):
         learner.fit(Nothing(), 1, verbose=False)
     wide = np.ones((8, 3), np.float32)
-    with pytest.raises(ValueError, match="Task 'wide' cannot be trained on.*: Input 0"):
+    message = r"^Task 'wide' cannot be trained on: Input 0 .* shape \(4, 3\)\."
+    with pytest.raises(ValueError, match=message):
         learner.evaluate([ArrayTask("wide", (wide, wide), (wide, wide), batch_size=4)])
 
 
@@ -139,3 +146,31 @@ def test_a_used_meta_optimizer_is_refused():
     used = trainer().meta_optimizer
     with pytest.raises(ValueError, match="has been used already"):
         trainer(meta_optimizer=used)
+
+
+def test_a_label_outside_a_fresh_head_asks_for_the_number_of_classes():
+    learner = trainer(
+        model=leap_tf.mlp(outputs=3),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        task_layers=["head"],
+    )
+    with pytest.raises(ValueError, match=r"label 3 is outside .* needs an attribute `classes`\.$"):
+        learner.evaluate(classification([0, 3]).tasks)
+
+
+def test_an_error_of_python_code_in_a_data_set_keeps_its_message():
+    class Broken:
+        name = "broken"
+
+        def train_batches(self, seed):
+            def read():
+                raise RuntimeError("the file is gone")
+                yield
+
+            spec = tf.TensorSpec((None, 1), tf.float32)
+            return tf.data.Dataset.from_generator(read, output_signature=(spec, spec))
+
+        test_batches = held_out(1)[0].test_batches
+
+    with pytest.raises(ValueError, match="^The data set of task 'broken' fails: RuntimeError: the"):
+        trainer().evaluate([Broken()])

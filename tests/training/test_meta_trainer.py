@@ -214,3 +214,24 @@ class Unconfigured:
 def test_learners_and_stop_rules_without_get_config_are_refused(options):
     with pytest.raises(TypeError, match=r"Unconfigured has no get_config\(\)"):
         trainer(**options)
+
+
+def test_a_search_over_trainers_and_widths_warns_of_no_retracing(caplog):
+    for width in range(1, 7):
+        inputs = np.zeros((8, width), np.float32)
+        task = leap_tf.ArrayTask("zeros", (inputs, inputs[:, :1]), (inputs, inputs[:, :1]), 4)
+        model = keras.Sequential([keras.Input((width,)), keras.layers.Dense(1)])
+        learner = trainer(model=model, steps_per_task=2, meta_batch_size=1)
+        learner.fit(leap_tf.FiniteTasks([task]), 1, verbose=False)
+        learner.evaluate([task])
+    assert "retracing" not in caplog.text
+
+
+def test_a_loop_that_is_traced_again_and_again_is_still_warned_of(caplog):
+    problem = trainer().problem
+    problem.sampler.use_list("test", held_out(1))
+    (spec,) = problem.sampler.evaluation_specs("test", 1, steps=2)
+    inputs = problem._evaluator.loop_inputs(held_out(1)[0], spec, None, training=False)
+    for steps in range(1, 7):  # Python numbers are constants of the graph
+        problem._evaluator.evaluation_loop.train(**{**inputs, "max_steps": steps})
+    assert "triggered tf.function retracing" in caplog.text
