@@ -156,8 +156,8 @@ class AnnealedTask(NumberedTask):
             )
         )
 
-    def _held_out(self, batches):
-        return super()._held_out(batches).map(lambda *batch: self._with_progress(1.0, *batch))
+    def _held_out(self, method):
+        return super()._held_out(method).map(lambda *batch: self._with_progress(1.0, *batch))
 
     def _with_progress(self, progress, inputs, *rest):
         return (*inputs, tf.fill(tf.shape(inputs[-1]), progress)), *rest

@@ -230,13 +230,16 @@ class NumberedTask:
     def validation_batches(self) -> Callable[[], tf.data.Dataset]:
         """The method of the task; an AttributeError if the task has none."""
         _ = self._task.validation_batches  # type: ignore[attr-defined]
-        return lambda: self._numbered("validation_batches")
+        return lambda: self._held_out("validation_batches")
 
     def train_batches(self, seed: int) -> tf.data.Dataset:
         return self._numbered("train_batches", seed)
 
     def test_batches(self) -> tf.data.Dataset:
-        return self._numbered("test_batches")
+        return self._held_out("test_batches")
+
+    def _held_out(self, method):
+        return self._numbered(method)
 
     def _numbered(self, method, *arguments):
         return batches_of(self._task, method, *arguments).map(add_number(self.number, self._task))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from leap_tf import tasks
+from leap_tf import array_tasks
 from leap_tf.datasets import multi_cv, multi_cv_splits
 from leap_tf.datasets.multi_cv import NORMALIZATIONS, OBTAINABLE, make_normalizer, split_by_class
 
@@ -133,9 +133,9 @@ def test_opening_a_task_again_traces_nothing():
                 assert batches.element_spec[0].shape[1:] == (32, 32, 3)
 
     open_all()
-    before = tasks._training_pipeline.cache_info(), tasks._test_pipeline.cache_info()
+    before = array_tasks._training_pipeline.cache_info(), array_tasks._test_pipeline.cache_info()
     open_all()
-    after = tasks._training_pipeline.cache_info(), tasks._test_pipeline.cache_info()
+    after = array_tasks._training_pipeline.cache_info(), array_tasks._test_pipeline.cache_info()
     assert [cache.misses for cache in after] == [cache.misses for cache in before]
 
 
