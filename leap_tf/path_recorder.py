@@ -1,4 +1,4 @@
-"""What `LeapOptimizer` records of its tasks: gradient paths and running statistics."""
+"""Records the gradient path and the running statistics of the tasks of `LeapOptimizer`."""
 
 from collections.abc import Callable, Sequence
 

@@ -124,7 +124,7 @@ KINDS = {
 def request(trainer, task, seed=0, steps=STEPS, **changes):
     """Returns the inputs of `adapt` for a task, as arrays."""
     inputs, targets = task.train
-    labels = hasattr(task, "classes")
+    labels = getattr(task, "classes", None) is not None
     made = {
         "support_x": inputs,
         "support_y": targets.astype(np.int32 if labels else np.float32),
