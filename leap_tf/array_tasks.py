@@ -33,7 +33,7 @@ class ArrayTask:
             each function is traced separately.
 
     Raises:
-        TypeError: a number is not a whole one, or `train` or `test` is no tuple of arrays.
+        TypeError: a number is not a whole number, or `train` or `test` is not a tuple of arrays.
         ValueError: a number is below 1, there are no examples, targets are text, or inputs,
             targets and weights differ in number.
 

@@ -185,7 +185,7 @@ def batches_of(task: Task, method: str, *arguments: Any) -> tf.data.Dataset:
         raise ValueError(f"{method}() of task {name!r} gave no batch.")
     begun = [itertools.chain([first], stream)]
 
-    def elements():  # a generator that has begun is read on once, and made anew after that
+    def elements():  # the first call continues the generator that gave `first`
         return begun.pop() if begun else _elements(getattr(task, method)(*arguments))
 
     batches = tf.data.Dataset.from_generator(elements, output_signature=spec_of(first).element_spec)

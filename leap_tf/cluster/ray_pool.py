@@ -45,7 +45,7 @@ class TaskScheduler:
 
     @property
     def finished(self) -> bool:
-        """Whether all results have been yielded."""
+        """True once the pool has yielded the result of every task."""
         return self._yielded == len(self._remaining_attempts)
 
     def next_task(self) -> int | None:

@@ -8,6 +8,7 @@ from leap_tf.functional.checks import (
     check_optimizer,
     check_training_rule,
     check_variables,
+    error_context,
 )
 from leap_tf.functional.model import Batch, FunctionalModel, unpack_batch
 from leap_tf.functional.optimizer import (
@@ -31,7 +32,7 @@ __all__ = [
     "Batch", "FunctionalModel", "FunctionalOptimizer", "OptimizerReset", "OptimizerWrapper",
     "TaskLayers", "UnsupportedModelError", "WrongSecondDerivativesError", "all_finite",
     "apply_if_finite", "check_no_loss_scaling", "check_no_stopped_gradients_in", "check_optimizer",
-    "check_policy", "check_training_rule", "check_variables", "layer_variables",
+    "check_policy", "check_training_rule", "check_variables", "error_context", "layer_variables",
     "meta_learned_indices", "output_layer", "running_statistics", "unpack_batch",
 ]
 # fmt: on

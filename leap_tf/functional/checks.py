@@ -1,11 +1,15 @@
-"""Checks that a path through models, optimizers and losses is a gradient path."""
+"""Checks of models, optimizers and losses, and clear errors from those of traced functions."""
 
-from collections.abc import Iterable, Sequence
+import contextlib
+import re
+from collections.abc import Iterable, Iterator, Sequence
 
 import keras
 import tensorflow as tf
 
+from leap_tf.array_tasks import label_advice
 from leap_tf.errors import LeapError
+from leap_tf.tasks import Task
 
 
 class UnsupportedModelError(LeapError, ValueError):
@@ -140,3 +144,61 @@ def check_no_stopped_gradients_in(graph: tf.Graph) -> None:
             "derivatives. Keras's normalization layers cause this; for float32 images use "
             "leap_tf.models.BatchNormalization."
         )
+
+
+@contextlib.contextmanager
+def error_context(task: Task, part: str = "a training batch") -> Iterator[None]:
+    """Adds the task and the usual cause to errors of the graph."""
+    where = f"Task {task.name!r}, {part}"
+    try:
+        yield
+    except tf.errors.OutOfRangeError as error:
+        raise ValueError(
+            f"Task {task.name!r} has fewer training batches than the learner's steps and query "
+            "batches together, or no held-out ones to stop by. Repeat its data set, or make fewer "
+            "steps."
+        ) from error
+    except UnsupportedModelError as error:
+        raise error.without_trace() from error
+    except WrongSecondDerivativesError as error:
+        raise ValueError(f"{_gist(error)} Or take a first-order learner.") from error
+    except tf.errors.OpError as error:
+        gist = _gist(error)
+        label = re.search(
+            r"label value of (-?\d+) .* range of \[0, (\d+)\)\.\s+Label values: ([-\d ]*)", gist
+        )
+        if label:
+            found, units, labels = label.groups()
+            raise ValueError(
+                f"{where} with the labels {labels[:60].strip()}: label {found} is outside "
+                f"[0, {units}). {label_advice(task, int(units))}"
+            ) from error
+        message = f"{where}: the model, the loss or the input pipeline fails on its data: {gist}"
+        if isinstance(error, _OF_DATA):
+            raise ValueError(message) from error
+        raise type(error)(error.node_def, error.op, message) from error
+    except (ValueError, TypeError) as error:  # in tracing: the data's shapes, or a user's code
+        raise ValueError(
+            f"Task {task.name!r} cannot be trained on. Either its inputs do not have the shape and "
+            "dtype of the model's, or the loss, the error function or the learner fails on them: "
+            f"{_gist(error)}"
+        ) from error
+
+
+_OF_DATA = (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError, tf.errors.UnknownError)
+# Lines of TensorFlow and Keras around the reason of an error: where it was, and in which call.
+_FRAME = re.compile(
+    r"Graph execution error:|Detected at node |File \"|<stack traces|Traceback |\[\[|"
+    r"\d+ root error|•|Arguments received by|Exception encountered when calling"
+)
+
+
+def _gist(error):
+    """The line that says why: the first after TensorFlow's frame, the last of a traced function."""
+    text = re.sub(r"\x1b\[\d*m", "", str(getattr(error, "message", error)))
+    lines = [line.strip() for line in text.splitlines()]
+    traced = bool(lines) and lines[0].endswith("in user code:")
+    lines = [line for line in lines if line and not _FRAME.match(line)]
+    reason = lines[-1 if traced else 0] if lines else type(error).__name__
+    reason = re.sub(r"^\(\d+\) \w+:\s*|\{\{function_node .*?\}\}\s*", "", reason)
+    return re.sub(r"\s*\[Op:\w+\].*$", "", reason)

@@ -174,10 +174,11 @@ _OWN = ("built", "learning_rate", "name", "seed")
 
 
 class OptimizerWrapper(keras.optimizers.Optimizer):
-    """The settings, the counter and the learning rate of the optimizer inside.
+    """Delegates its settings and its step counter to the optimizer inside.
 
-    A subclass assigns `inner_optimizer` last in its constructor. From then on, settings are read
-    from it, and to assign another value raises an AttributeError that says where to set it.
+    A subclass assigns `inner_optimizer` last in its constructor. From then on the wrapper reads
+    settings from it. Assigning another value to the wrapper raises an AttributeError that tells the
+    caller to set it on the `inner_optimizer`.
     """
 
     inner_optimizer: keras.optimizers.Optimizer

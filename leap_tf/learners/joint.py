@@ -229,7 +229,7 @@ class NumberedTask:
     @property
     def validation_batches(self) -> Callable[[], tf.data.Dataset]:
         """The method of the task; an AttributeError if the task has none."""
-        _ = self._task.validation_batches  # type: ignore[attr-defined]
+        _ = self._task.validation_batches  # type: ignore[attr-defined]  # may raise AttributeError
         return lambda: self._held_out("validation_batches")
 
     def train_batches(self, seed: int) -> tf.data.Dataset:

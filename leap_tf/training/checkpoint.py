@@ -63,7 +63,7 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def check_same_tasks(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Checks that two results of `describe_tasks` are equal; an empty one equals all others.
+    """Checks that two results of `describe_tasks` are equal. An empty result matches any other.
 
     Raises:
         CheckpointMismatchError: they differ.

@@ -57,7 +57,7 @@ class TaskEvaluation:
 
     @property
     def diverged(self) -> bool:
-        """Whether training or the held-out examples gave a number that is not finite."""
+        """True if adaptation or the held-out evaluation produced a number that is not finite."""
         numbers = [self.error, self.loss, self.path_length, self.path_energy]
         curves = [*self.training_errors, *self.training_losses]
         return not (self.finite and bool(np.all(np.isfinite([*numbers, *curves]))))
@@ -113,7 +113,7 @@ class Evaluation:
     def steps_to(self, target: float, window: int = 10) -> list[int | None]:
         """Returns for each task the steps to a training error of `target`.
 
-        It is None for a task that never comes there, and for one that diverged.
+        A task that never reaches the target, or that diverged, has None.
         """
         return [
             None if task.diverged else steps_to(task.training_errors, target, window)

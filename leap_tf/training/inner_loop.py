@@ -44,7 +44,7 @@ class InnerLoopResult(NamedTuple):
         errors: [K] float32, mean error on each batch before the step it caused.
         update: the learner's meta-gradient and metrics.
         finite: whether every loss, all of θᴷ and the state, the meta-gradient and the metrics are
-            finite. A ReLU hides weights that are not numbers from the losses.
+            finite. Losses alone do not show NaN weights in front of a ReLU.
     """
 
     parameters: list[tf.Tensor]

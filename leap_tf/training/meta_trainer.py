@@ -372,7 +372,7 @@ class MetaTrainer:
         self._state.save(os.fspath(path))
 
     def load(self, path: str | os.PathLike) -> None:
-        """Reads what `save` wrote, whatever tasks it is of.
+        """Reads what `save` wrote. It does not compare the tasks.
 
         Raises CheckpointMismatchError and CheckpointUnreadableError as `fit`.
         """

@@ -18,6 +18,7 @@ from leap_tf.functional import (
     TaskLayers,
     check_policy,
     check_training_rule,
+    error_context,
     meta_learned_indices,
     output_layer,
     running_statistics,
@@ -30,7 +31,7 @@ from leap_tf.training.checkpoint import describe
 from leap_tf.training.early_stopping import StopRule
 from leap_tf.training.evaluation import Evaluation, TaskEvaluation
 from leap_tf.training.inner_loop import InnerLoop
-from leap_tf.training.problem import TaskGradient, error_context
+from leap_tf.training.problem import TaskGradient
 from leap_tf.training.sampling import TaskSampler, TaskSpec
 
 _LOGGER = logging.getLogger("leap_tf")
@@ -216,7 +217,7 @@ class SupervisedProblem:
         )
 
     def _warn_of_early_statistics(self, steps):
-        """Warns once if running statistics are still nearly those of the untrained model."""
+        """Warns once if too few steps are made to replace the initial running statistics."""
         if self._has_warned or self.state_variables or self.evaluation.transductive:
             return
         left = {
@@ -228,10 +229,9 @@ class SupervisedProblem:
             self._has_warned = True
             name, share = max(left.items(), key=lambda item: item[1])
             _LOGGER.warning(
-                "After %d steps, %.0f %% of the running statistics of %r are still those of the "
-                "untrained model, so held-out errors will be high. Use "
-                "running_statistics='learned', transductive evaluation, more steps, or a lower "
-                "momentum.",
+                "After %d steps, %.0f %% of the running statistics of %r still come from the "
+                "initial model, so held-out errors may be high. Use running_statistics='learned', "
+                "transductive evaluation, more steps, or a lower momentum.",
                 steps,
                 100 * share,
                 name,
@@ -397,7 +397,7 @@ def _unique(groups):
 
 
 def _batches(task, method, *arguments):
-    """The batches of a task, whose structure is known before anything is traced."""
+    """Returns the batches of a task after a check of their structure, before anything is traced."""
     batches = batches_of(task, method, *arguments)
     what = f"Task {task.name!r}, {method}()"
     try:
