@@ -58,12 +58,13 @@ class JointTraining(EndpointLearner):
     optimizer is reset at every meta-step. Training heads are kept from meta-step to meta-step; an
     evaluation task gets a new head.
 
-    Requires `task_layers=[head]`, the name of a Dense layer that is the model's output, and the
-    meta-optimizer SGD(1.0). If tasks differ in their number of classes, the head must have as many
-    units as the largest task.
+    Requires the meta-optimizer SGD(1.0), and `task_layers=[head]`, the name of a Dense layer that
+    is the model's output. If tasks differ in their number of classes, the head must have as many
+    units as the largest task. Without `task_layers`, all tasks share the whole model, head
+    included, and evaluation starts from it.
 
     Args:
-        heads: the largest number of training tasks.
+        heads: the largest number of training tasks that have heads.
 
     Raises:
         ValueError: `heads` is below 1.
@@ -91,20 +92,31 @@ class JointTraining(EndpointLearner):
                 "JointTraining trains on a mixture of tasks and cannot stop one of them early. "
                 "Leave stopping out."
             )
-        head = self._head(setup)
-        return dataclasses.replace(
+        plan = dataclasses.replace(
             super().plan(setup),
-            models=[multi_headed(setup.model, head, self.heads)],
             steps=setup.steps_per_task * setup.meta_batch_size,
-            sample_tasks=self._sample_mixture,
+            sample_tasks=_sample_mixture,
+        )
+        if not setup.task_layers:
+            return plan
+        return dataclasses.replace(
+            plan,
+            models=[multi_headed(setup.model, self._head(setup), self.heads)],
+            sample_tasks=self._sample_numbered_mixture,
         )
 
-    def _sample_mixture(
+    def _sample_numbered_mixture(
         self, distribution: TaskDistribution, count: int, meta_step: int, rng: np.random.Generator
     ) -> list[Task]:
         numbers = task_numbers(distribution, self.heads)
         sampled = distribution.sample(count, rng)
-        return [MixedTask([(numbers[task.name], task) for task in sampled])]
+        return [MixedTask([NumberedTask(numbers[task.name], task) for task in sampled])]
+
+
+def _sample_mixture(
+    distribution: TaskDistribution, count: int, meta_step: int, rng: np.random.Generator
+) -> list[Task]:
+    return [MixedTask(distribution.sample(count, rng))]
 
 
 def multi_headed(model: keras.Model, head: str, heads: int) -> keras.Model:
@@ -184,15 +196,9 @@ class TaskHeads(keras.layers.Layer):
 
 
 class MixedTask:
-    """Batches of several tasks, one of each in every round, in an order shuffled every round.
+    """Batches of several tasks, one of each in every round, in an order shuffled every round."""
 
-    Inputs become those of `NumberedTask`.
-
-    Args:
-        members: pairs of a task's number and the task.
-    """
-
-    def __init__(self, members: Sequence[tuple[int, Task]]):
+    def __init__(self, members: Sequence[Task]):
         self.members = members
         self.name = f"mixture of {len(members)} tasks"
 
@@ -206,8 +212,8 @@ class MixedTask:
             return tf.random.experimental.stateless_shuffle(positions, round_seed)
 
         streams = [
-            batches_of(task, "train_batches", seed + position).map(add_number(number, task))
-            for position, (number, task) in enumerate(self.members)
+            batches_of(task, "train_batches", seed + position)
+            for position, task in enumerate(self.members)
         ]
         turns = tf.data.Dataset.counter().map(round_order).unbatch()
         mixture = tf.data.Dataset.choose_from_datasets(streams, turns, stop_on_empty_dataset=True)

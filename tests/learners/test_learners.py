@@ -311,7 +311,7 @@ def test_a_mixture_takes_one_batch_of_each_task_a_round():
     mixture = mixture_of(JointTraining(5), distribution)
     numbers = [int(task[0]) for (_, task, _), _ in mixture.train_batches(7).take(9)]
     rounds = [numbers[start : start + 3] for start in (0, 3, 6)]
-    members = sorted(number for number, _ in mixture.members)
+    members = sorted(member.number for member in mixture.members)
     assert all(sorted(one) == members for one in rounds)
     assert len({tuple(one) for one in rounds}) > 1
     for ((inputs, task, classes), labels), _ in zip(mixture.train_batches(7), range(4)):
@@ -319,9 +319,26 @@ def test_a_mixture_takes_one_batch_of_each_task_a_round():
         assert task.shape == classes.shape == labels.shape == (5,)
 
 
-def test_joint_training_needs_a_head_and_a_list_of_tasks():
-    with pytest.raises(ValueError, match="task_layers=\\['head'\\]"):
-        trainer_with(JointTraining(), meta=keras.optimizers.SGD(1.0))
+def test_joint_training_without_task_layers_trains_one_model_on_the_mixture():
+    """It equals plain SGD on the mixed batches, since the initialization becomes the end."""
+    trainer = trainer_with(
+        JointTraining(), meta=keras.optimizers.SGD(1.0), meta_batch_size=3, steps_per_task=2
+    )
+    distribution = FiniteTasks([blobs(number) for number in range(5)])
+    sampler = trainer.problem.sampler
+    sampler.use_distribution(distribution)
+    [spec] = sampler.training_specs(0)
+    mixture = sampler.resolve(spec)
+    reference = small_model()
+    reference.set_weights(trainer.model.get_weights())
+    reference.compile(keras.optimizers.SGD(0.3), trainer.problem.loss)
+    reference.fit(mixture.train_batches(spec.seed).take(6), verbose=0)
+    trainer.fit(distribution, 1, verbose=False)
+    for ours, plain in zip(trainer.model.get_weights(), reference.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, plain, rtol=1e-5, atol=1e-6)
+
+
+def test_joint_training_with_heads_needs_a_list_of_tasks():
     with pytest.raises(ValueError, match="no fixed list of tasks"):
         mixture_of(JointTraining(), Sinusoids())
     with pytest.raises(ValueError, match="6 tasks, and the learner has room for 2"):
