@@ -52,6 +52,7 @@ from leap_tf.training import (
     TaskEvaluation,
     TaskFailedError,
     TaskPoolError,
+    adapt,
     configure_threads,
 )
 
@@ -66,7 +67,7 @@ __all__ = [
     "Sinusoids", "StatelessLearner", "StopAtError", "StopOnPlateau", "Study", "Task",
     "TaskDistribution", "TaskEnd", "TaskEvaluation", "TaskFailedError", "TaskPoolError",
     "TaskSplits", "TaskUpdate", "TrainingPlan", "TrainingSetup", "UnsupportedModelError",
-    "adapted_model", "configure_threads", "conv_net", "export", "mlp", "sinusoid_splits",
+    "adapt", "adapted_model", "configure_threads", "conv_net", "export", "mlp", "sinusoid_splits",
 ]
 # fmt: on
 

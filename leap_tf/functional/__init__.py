@@ -10,7 +10,7 @@ from leap_tf.functional.checks import (
     check_variables,
     error_context,
 )
-from leap_tf.functional.model import Batch, FunctionalModel, unpack_batch
+from leap_tf.functional.model import Batch, FunctionalModel, default_metrics, unpack_batch
 from leap_tf.functional.optimizer import (
     FunctionalOptimizer,
     OptimizerReset,
@@ -21,6 +21,7 @@ from leap_tf.functional.optimizer import (
 from leap_tf.functional.task_layers import (
     TaskLayers,
     check_policy,
+    copy_with_values,
     layer_variables,
     meta_learned_indices,
     output_layer,
@@ -32,7 +33,8 @@ __all__ = [
     "Batch", "FunctionalModel", "FunctionalOptimizer", "OptimizerReset", "OptimizerWrapper",
     "TaskLayers", "UnsupportedModelError", "WrongSecondDerivativesError", "all_finite",
     "apply_if_finite", "check_no_loss_scaling", "check_no_stopped_gradients_in", "check_optimizer",
-    "check_policy", "check_training_rule", "check_variables", "error_context", "layer_variables",
-    "meta_learned_indices", "output_layer", "running_statistics", "unpack_batch",
+    "check_policy", "check_training_rule", "check_variables", "copy_with_values", "default_metrics",
+    "error_context", "layer_variables", "meta_learned_indices", "output_layer",
+    "running_statistics", "unpack_batch",
 ]
 # fmt: on

@@ -274,6 +274,18 @@ def default_error(loss: keras.losses.Loss) -> ErrorFunction:
     return lambda targets, outputs: 1.0 - tf.cast(accuracy(targets, outputs), tf.float32)
 
 
+def default_metrics(loss: keras.losses.Loss) -> list[keras.metrics.Metric]:
+    """Returns Keras's metric of the labels that `default_error` counts as right, if it does."""
+    if isinstance(loss, keras.losses.SparseCategoricalCrossentropy):
+        return [keras.metrics.SparseCategoricalAccuracy("accuracy")]
+    if isinstance(loss, keras.losses.CategoricalCrossentropy):
+        return [keras.metrics.CategoricalAccuracy("accuracy")]
+    if isinstance(loss, keras.losses.BinaryCrossentropy):
+        threshold = 0.0 if loss.get_config().get("from_logits") else 0.5
+        return [keras.metrics.BinaryAccuracy("accuracy", threshold=threshold)]
+    return []
+
+
 def scope_of(
     values: Iterable[tuple[keras.Variable, tf.Tensor]], collect_losses: bool = False
 ) -> keras.StatelessScope:

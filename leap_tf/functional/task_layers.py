@@ -15,6 +15,8 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from leap_tf.functional.checks import UnsupportedModelError
+
 # Initializers whose distribution does not depend on the shape.
 _SHAPE_INDEPENDENT = (
     keras.initializers.Constant,
@@ -121,6 +123,41 @@ def running_statistics(model: keras.Model, task_layers: Sequence[str]) -> list[k
         for variable in model.non_trainable_variables
         if id(variable) not in fixed and keras.backend.is_float_dtype(variable.dtype)
     ]
+
+
+def copy_with_values(model: keras.Model, values: Mapping[int, tf.Tensor]) -> keras.Model:
+    """Returns a copy of a model with other values, in which a Dense layer may have other units.
+
+    Args:
+        model: a built model, which is not changed.
+        values: the value of every weight of the copy, by `id(weight)` of the model's weight. The
+            last dimension of its kernel decides the units of a Dense layer.
+
+    Raises:
+        UnsupportedModelError: the model cannot be copied, or has other weights after copying.
+    """
+
+    def clone(layer):
+        settings = layer.get_config()
+        if isinstance(layer, keras.layers.Dense):
+            settings["units"] = int(values[id(layer.kernel)].shape[-1])
+        return type(layer).from_config(settings)
+
+    try:
+        if getattr(model, "inputs", None):
+            copy = keras.models.clone_model(model, clone_function=clone, recursive=True)
+        else:
+            copy = type(model).from_config(model.get_config())
+            copy.build_from_config(model.get_build_config())
+        for old, new in zip(model.weights, copy.weights, strict=True):
+            new.assign(values[id(old)])
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise UnsupportedModelError(
+            f"The model {model.name!r} cannot be copied. A subclass of keras.Model needs "
+            "get_config() and build(), must create the same weights again, and has the same "
+            f"number of outputs on every task. Keras says: {error}"
+        ) from error
+    return copy
 
 
 def output_layer(model: keras.Model) -> keras.Layer | None:

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from leap_tf.array_tasks import pixels_to_floats
-from leap_tf.functional import UnsupportedModelError
+from leap_tf.functional import UnsupportedModelError, copy_with_values
 from leap_tf.models import BatchNormalization
 from leap_tf.serving.signatures import Limits, Prepare, Signatures
 from leap_tf.training import MetaTrainer, SupervisedProblem
@@ -110,16 +110,7 @@ def adapted_model(model: keras.Model, weights: Mapping[str, np.ndarray]) -> kera
             "this model."
         )
 
-    def clone(layer):
-        settings = layer.get_config()
-        if isinstance(layer, keras.layers.Dense):
-            settings["units"] = int(np.shape(weights[layer.kernel.path])[-1])
-        return type(layer).from_config(settings)
-
-    copy = keras.models.clone_model(model, clone_function=clone, recursive=True)
-    for old, new in zip(model.weights, copy.weights, strict=True):
-        new.assign(weights[old.path])
-    return copy
+    return copy_with_values(model, {id(each): weights[each.path] for each in model.weights})
 
 
 def _portable_model(model: keras.Model) -> keras.Model:

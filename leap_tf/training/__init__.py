@@ -1,5 +1,6 @@
 """The inner loop in the graph, the outer loop, stopping, checkpoints and metrics."""
 
+from leap_tf.training.adaptation import adapt
 from leap_tf.training.callbacks import (
     CollapseWarning,
     JSONLogger,
@@ -34,7 +35,7 @@ __all__ = [
     "MetaTrainingDivergedError", "Problem", "ProgressDisplay", "StopAtError", "StopOnPlateau",
     "StopRule", "Study", "SupervisedProblem", "TaskEvaluation", "TaskFailedError",
     "TaskFailure", "TaskGradient", "TaskPool", "TaskPoolError", "TaskSampler", "TaskSpec",
-    "TensorBoardLogger", "ThreadPool", "area_under_curve", "available_cores",
+    "TensorBoardLogger", "ThreadPool", "adapt", "area_under_curve", "available_cores",
     "configure_threads", "inner_step", "map_in_threads", "read_metrics", "steps_to",
 ]
 # fmt: on

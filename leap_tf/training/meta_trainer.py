@@ -363,6 +363,41 @@ class MetaTrainer:
         steps = self.problem.setup.steps_per_task if steps is None else steps
         return self._evaluate(as_tasks(tasks), whole_number("steps", steps, 1), EVALUATION)
 
+    def adapt(self, task: Task, steps: int | None = None) -> keras.Model:
+        """Adapts to a task from the initialization and returns the adapted Keras model.
+
+        The model is a copy, compiled with the loss, a new optimizer of evaluation, and accuracy or
+        `EvaluationConfig.error_fn`. It has the weights and the running statistics with which
+        `evaluate([task])` computes the held-out error, and an output for each of the task's
+        `classes`. Its own `evaluate` is inductive.
+
+        Args:
+            task: needs `train_batches` only.
+            steps: gradient steps; `steps_per_task` by default.
+
+        Raises:
+            ValueError: the task does not fit the model, or the problem or the learner adapts no
+                Keras model of the user's (games, HAT, Progressive Nets).
+            UnsupportedModelError: the model cannot be copied.
+
+        Example:
+
+            >>> import keras, leap_tf
+            >>> sgd = keras.optimizers.SGD
+            >>> trainer = leap_tf.MetaTrainer(leap_tf.mlp(hidden=[4]), "mse", sgd(0.01), sgd(0.1))
+            >>> task = leap_tf.sinusoid_splits().test[0]
+            >>> model = trainer.adapt(task, steps=3)
+            >>> loss = model.evaluate(task.test_batches(), verbose=0)
+            >>> round(loss, 4) == round(trainer.evaluate([task], steps=3).loss, 4)
+            True
+        """
+        steps = self.problem.setup.steps_per_task if steps is None else steps
+        if not hasattr(self.problem, "adapt"):
+            raise ValueError(f"A {type(self.problem).__name__} cannot adapt a Keras model.")
+        [task] = as_tasks(task)
+        steps = whole_number("steps", steps, 1)
+        return self.problem.adapt(task, self.evaluation_seed(0), steps)
+
     def evaluation_seed(self, index: int) -> int:
         """Returns the seed that `evaluate` gives the task at this index of its tasks."""
         return self.problem.sampler.evaluation_seed(index)

@@ -18,6 +18,8 @@ from leap_tf.functional import (
     TaskLayers,
     check_policy,
     check_training_rule,
+    copy_with_values,
+    default_metrics,
     error_context,
     meta_learned_indices,
     output_layer,
@@ -168,27 +170,17 @@ class SupervisedProblem:
     def evaluate(self, spec: TaskSpec) -> TaskEvaluation:
         """Adapts to a task without a meta-learner and evaluates its held-out examples."""
         task = self.sampler.resolve(spec)
-        stopping = self.evaluation.stopping
-        if stopping and stopping.on == "validation" and not hasattr(task, "validation_batches"):
-            raise ValueError(
-                f"The stop rule of the evaluation needs validation examples, and task "
-                f"{task.name!r} has no validation_batches(). It must not look at the examples that "
-                "the task is evaluated on."
-            )
         held_out_batches = _batches(task, "test_batches")
         if held_out_batches.cardinality() == tf.data.INFINITE_CARDINALITY:
             raise ValueError(
                 f"test_batches() of task {task.name!r} never end. Every held-out example is "
                 "evaluated once, so leave out .repeat()."
             )
-        self._warn_of_early_statistics(spec.steps)
-        loop = self._evaluator.evaluation_loop
-        inputs = self._evaluator.loop_inputs(task, spec, stopping, training=False)
-        with error_context(task):
-            adapted = loop.train(**inputs)
-        _check_steps(task, int(adapted.losses.shape[0]))
+        adapted = self._adapt(task, spec)
         with error_context(task, "a held-out batch"):
-            held_out = loop.evaluate(iter(held_out_batches), adapted.parameters, adapted.state)
+            held_out = self._evaluator.evaluation_loop.evaluate(
+                iter(held_out_batches), adapted.parameters, adapted.state
+            )
         if not int(held_out.examples):
             raise ValueError(f"Task {task.name!r} has no held-out examples to evaluate.")
         return TaskEvaluation(
@@ -204,6 +196,40 @@ class SupervisedProblem:
             finite=bool(adapted.finite) and bool(held_out.finite),
             seed=spec.seed,
         )
+
+    def adapt(self, task: Task, seed: int, steps: int) -> keras.Model:
+        """Adapts to a task as `evaluate` does, see `MetaTrainer.adapt`."""
+        if self.model is not self.setup.model:
+            raise ValueError(
+                f"{type(self.learner).__name__} adapts a model of its own, which takes the number "
+                "of a task with every input. Use evaluate()."
+            )
+        adapted = self._adapt(task, TaskSpec("", 0, 0, seed, steps))
+        variables = [*self.model.trainable_variables, *self.model.non_trainable_variables]
+        values = [*adapted.parameters, *adapted.state]
+        model = copy_with_values(self.model, dict(zip(map(id, variables), values, strict=True)))
+        if self.error_fn:
+            metrics = [keras.metrics.MeanMetricWrapper(self.error_fn, name="error")]
+        else:
+            metrics = default_metrics(self.loss)
+        model.compile(_copy(self.evaluation_optimizer), self.loss, weighted_metrics=metrics)
+        return model
+
+    def _adapt(self, task, spec):
+        """Trains on a task from the initialization, along the learner's direction."""
+        stopping = self.evaluation.stopping
+        if stopping and stopping.on == "validation" and not hasattr(task, "validation_batches"):
+            raise ValueError(
+                f"The stop rule of the evaluation needs validation examples, and task "
+                f"{task.name!r} has no validation_batches(). It must not look at the examples that "
+                "the task is evaluated on."
+            )
+        self._warn_of_early_statistics(spec.steps)
+        inputs = self._evaluator.loop_inputs(task, spec, stopping, training=False)
+        with error_context(task):
+            adapted = self._evaluator.evaluation_loop.train(**inputs)
+        _check_steps(task, int(adapted.losses.shape[0]))
+        return adapted
 
     def _state_variables(self):
         check_policy(self.setup.running_statistics)
@@ -256,6 +282,10 @@ def _loss_named(name: str) -> keras.losses.Loss:
             if getattr(instance, "fn", None) is loss:
                 return instance
     raise ValueError(f"Keras has no loss class for {name!r}. Pass a keras.losses.Loss.")
+
+
+def _copy(optimizer):
+    return type(optimizer).from_config(optimizer.get_config())
 
 
 class _ModelTrainer:

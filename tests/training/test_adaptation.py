@@ -1,0 +1,188 @@
+"""`MetaTrainer.adapt` and `leap_tf.adapt`: a new task arrives."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import leap_tf
+
+CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def labelled_task(classes, name="blobs", weights=False, seed=0):
+    rng = np.random.default_rng([seed, classes])
+    centres = rng.normal(size=(classes, 4)).astype(np.float32)
+
+    def examples(count):
+        labels = rng.integers(classes, size=count)
+        inputs = centres[labels] + rng.normal(size=(count, 4)).astype(np.float32)
+        extra = (rng.uniform(size=count).astype(np.float32),) if weights else ()
+        return (inputs, labels, *extra)
+
+    return leap_tf.ArrayTask(name, examples(40), examples(33), batch_size=8, classes=classes)
+
+
+def model_with_head(classes=3):
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [
+            keras.layers.Input((4,)),
+            keras.layers.Dense(8, name="body"),
+            keras.layers.BatchNormalization(momentum=0.5),
+            keras.layers.ReLU(),
+            keras.layers.Dropout(0.2, seed=1),
+            keras.layers.Dense(classes, name="head"),
+        ]
+    )
+
+
+def trainer_of(model, loss=CROSS_ENTROPY, **options):
+    return leap_tf.MetaTrainer(
+        model,
+        loss,
+        keras.optimizers.Adam(0.05),
+        keras.optimizers.SGD(0.1),
+        steps_per_task=6,
+        meta_batch_size=2,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("weights", [False, True])
+@pytest.mark.parametrize(
+    ("classes", "task_layers"), [(3, ()), (3, ["head"]), (5, ["head"]), (2, ["head"])]
+)
+def test_the_adapted_model_has_the_error_and_loss_of_evaluate(classes, task_layers, weights):
+    trainer = trainer_of(model_with_head(), task_layers=task_layers)
+    trainer.fit([labelled_task(3, "a"), labelled_task(3, "b", seed=1)], 2, verbose=False)
+    before = trainer.model.get_weights()
+    task = labelled_task(classes, weights=weights, seed=7)
+    model = trainer.adapt(task, steps=11)
+    assert model.output_shape == (None, classes)
+    expected = trainer.evaluate([task], steps=11).tasks[0]
+    found = model.evaluate(task.test_batches(), verbose=0, return_dict=True)
+    assert 1.0 - found["accuracy"] == pytest.approx(expected.error, abs=1e-6)
+    if not weights:  # Keras's metric of the loss weighs the examples otherwise than their mean
+        assert found["loss"] == pytest.approx(expected.loss, rel=1e-5)
+    for now, then in zip(trainer.model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(now, then)
+
+
+def test_the_adapted_model_is_an_ordinary_keras_model(tmp_path):
+    trainer = trainer_of(model_with_head(), task_layers=["head"])
+    task = labelled_task(4)
+    model = trainer.adapt(task)
+    start = model.evaluate(task.train_batches(0).take(5), verbose=0)[0]
+    model.fit(*task.train, epochs=30, verbose=0)
+    assert model.evaluate(*task.train, verbose=0)[0] < start
+    model.save(tmp_path / "adapted.keras")
+    loaded = keras.saving.load_model(tmp_path / "adapted.keras")
+    np.testing.assert_array_equal(
+        loaded.predict(task.test[0], verbose=0), model.predict(task.test[0], verbose=0)
+    )
+
+
+def test_an_error_function_is_a_metric_of_the_adapted_model():
+    def worst(targets, outputs):
+        return tf.reduce_max(tf.abs(targets - outputs), axis=-1)
+
+    keras.utils.set_random_seed(0)
+    evaluation = leap_tf.EvaluationConfig(error_fn=worst)
+    trainer = trainer_of(leap_tf.mlp(hidden=[5]), "mse", evaluation=evaluation)
+    task = leap_tf.sinusoid_splits(test_tasks=1).test[0]
+    found = trainer.adapt(task).evaluate(task.test_batches(), verbose=0, return_dict=True)
+    assert found["error"] == pytest.approx(trainer.evaluate(task).error, rel=1e-6)
+
+
+def test_adapt_from_a_file_makes_the_steps_of_the_trainer(tmp_path):
+    trainer = trainer_of(model_with_head(), task_layers=["head"], learner=leap_tf.Reptile())
+    trainer.fit([labelled_task(3)], 1, verbose=False)
+    trainer.model.save(tmp_path / "initialization.keras")
+    task = labelled_task(5)
+    model = leap_tf.adapt(
+        tmp_path / "initialization.keras",
+        task,
+        keras.optimizers.Adam(0.05),
+        CROSS_ENTROPY,
+        steps=6,
+        seed=trainer.evaluation_seed(0),
+    )
+    for ours, trainers in zip(model.get_weights(), trainer.adapt(task).get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, trainers)
+
+
+def test_adapt_keeps_a_head_of_the_right_width_unless_it_is_a_task_layer():
+    initialization = model_with_head(3)
+    task = labelled_task(3)
+    options = {"optimizer": keras.optimizers.SGD(1e-9), "loss": CROSS_ENTROPY, "steps": 1}
+    kept = leap_tf.adapt(initialization, task, **options)
+    options["optimizer"] = keras.optimizers.SGD(1e-9)
+    drawn = leap_tf.adapt(initialization, task, task_layers=("head",), **options)
+    head = initialization.get_layer("head").kernel.numpy()
+    np.testing.assert_allclose(kept.get_layer("head").kernel, head, atol=1e-6)
+    assert np.abs(drawn.get_layer("head").kernel - head).max() > 0.1
+
+
+@keras.saving.register_keras_serializable("tests")
+class Subclassed(keras.Model):
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+        self.body = keras.layers.Dense(units, activation="relu")
+        self.head = keras.layers.Dense(1)
+
+    def build(self, input_shape):
+        self.body.build(input_shape)
+        self.head.build((*input_shape[:-1], self.units))
+        self.built = True
+
+    def call(self, inputs):
+        return self.head(self.body(inputs))
+
+    def get_config(self):
+        return {"units": self.units, "name": self.name}
+
+
+class WithoutConfig(Subclassed):
+    def get_config(self):
+        raise NotImplementedError("no configuration")
+
+
+def test_subclassed_models_adapt_if_they_can_be_copied():
+    task = leap_tf.sinusoid_splits(test_tasks=1).test[0]
+    for cls in (Subclassed, WithoutConfig):
+        model = cls(6)
+        model(np.zeros((1, 1), np.float32))
+        trainer = trainer_of(model, "mse")
+        if cls is Subclassed:
+            found = trainer.adapt(task).evaluate(task.test_batches(), verbose=0)
+            assert found == pytest.approx(trainer.evaluate(task).loss, rel=1e-5)
+        else:
+            with pytest.raises(leap_tf.UnsupportedModelError, match="get_config"):
+                trainer.adapt(task)
+
+
+def test_what_cannot_be_adapted_is_refused():
+    with pytest.raises(ValueError, match="HAT adapts a model of its own"):
+        trainer = leap_tf.MetaTrainer(
+            keras.Sequential(
+                [
+                    keras.layers.Input((4,)),
+                    keras.layers.Dense(4),
+                    keras.layers.Dense(3, name="head"),
+                ]
+            ),
+            CROSS_ENTROPY,
+            keras.optimizers.SGD(0.1),
+            keras.optimizers.SGD(1.0),
+            learner=leap_tf.HAT(),
+            meta_batch_size=1,
+            task_layers=["head"],
+        )
+        trainer.adapt(labelled_task(3))
+    trainer = trainer_of(model_with_head())
+    with pytest.raises(ValueError, match="5 classes, and the model 3 outputs"):
+        trainer.adapt(labelled_task(5))
+    with pytest.raises(ValueError, match="steps"):
+        trainer.adapt(labelled_task(3), steps=0)
