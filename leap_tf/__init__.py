@@ -5,6 +5,7 @@ Flennerhag et al., "Transferring Knowledge across Learning Processes", ICLR 2019
 
 import importlib
 
+from leap_tf.comparison import ComparedRun, Comparison, compare
 from leap_tf.errors import LeapError
 from leap_tf.functional import UnsupportedModelError
 from leap_tf.learners import (
@@ -61,13 +62,14 @@ __version__ = "0.1.0"
 # fmt: off
 __all__ = [
     "ANIL", "FOMAML", "HAT", "MAML", "ArrayTask", "CheckpointMismatchError",
-    "CheckpointUnreadableError", "CollapseWarning", "Evaluation", "EvaluationConfig", "FiniteTasks",
-    "JSONLogger", "JointTraining", "Leap", "LeapError", "LeapOptimizer", "Learner", "MetaSGD",
-    "MetaTrainer", "MetaTrainingDivergedError", "NoMetaLearning", "ProgressiveNets", "Reptile",
-    "Sinusoids", "StatelessLearner", "StopAtError", "StopOnPlateau", "Study", "Task",
-    "TaskDistribution", "TaskEnd", "TaskEvaluation", "TaskFailedError", "TaskPoolError",
-    "TaskSplits", "TaskUpdate", "TrainingPlan", "TrainingSetup", "UnsupportedModelError",
-    "adapt", "adapted_model", "configure_threads", "conv_net", "export", "mlp", "sinusoid_splits",
+    "CheckpointUnreadableError", "CollapseWarning", "ComparedRun", "Comparison", "Evaluation",
+    "EvaluationConfig", "FiniteTasks", "JSONLogger", "JointTraining", "Leap", "LeapError",
+    "LeapOptimizer", "Learner", "MetaSGD", "MetaTrainer", "MetaTrainingDivergedError",
+    "NoMetaLearning", "ProgressiveNets", "Reptile", "Sinusoids", "StatelessLearner", "StopAtError",
+    "StopOnPlateau", "Study", "Task", "TaskDistribution", "TaskEnd", "TaskEvaluation",
+    "TaskFailedError", "TaskPoolError", "TaskSplits", "TaskUpdate", "TrainingPlan", "TrainingSetup",
+    "UnsupportedModelError", "adapt", "adapted_model", "compare", "configure_threads", "conv_net",
+    "export", "mlp", "sinusoid_splits",
 ]
 # fmt: on
 

@@ -1,0 +1,188 @@
+"""`leap_tf.compare`: which method pays on my tasks?"""
+
+import keras
+import matplotlib
+import numpy as np
+import pytest
+
+import leap_tf
+from leap_tf.comparison import ComparedRun, Comparison
+
+matplotlib.use("Agg")
+CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def sinusoids(**options):
+    arguments = {
+        "tasks": leap_tf.sinusoid_splits(examples=20, validation_tasks=2, test_tasks=3),
+        "model": lambda: leap_tf.mlp(hidden=[6]),
+        "learners": {"Leap": leap_tf.Leap()},
+        "budget": 24,
+        "inner_factors": [0.5, 1.0],
+        "meta_rates": [0.01, 0.02],
+        "trial_share": 0.5,
+        "loss": "mse",
+        "inner_optimizer": keras.optimizers.SGD(0.02),
+        "steps_per_task": 3,
+        "meta_batch_size": 2,
+        "verbose": False,
+    }
+    return leap_tf.compare(**{**arguments, **options})
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("comparison")
+    return directory, sinusoids(directory=directory, workers=2, seeds=[0, 1])
+
+
+def test_every_method_makes_the_same_steps_and_is_evaluated_on_all_test_tasks(kept):
+    _, comparison = kept
+    assert sorted(comparison.methods) == ["Leap", "joint training", "no pretraining"]
+    for run in comparison.runs:
+        assert run.gradient_steps == (0 if run.method == "no pretraining" else 24)
+        assert len(run.evaluation.tasks) == 3
+    assert {(run.method, run.seed) for run in comparison.runs} == {
+        (method, seed) for method in comparison.methods for seed in (0, 1)
+    }
+
+
+def test_rates_are_those_of_the_best_trial_on_validation_tasks(kept):
+    _, comparison = kept
+    assert [run.gradient_steps for run in comparison.trials if run.method == "Leap"] == [12] * 3
+    for run in comparison.runs:
+        trials = [trial for trial in comparison.trials if trial.method == run.method]
+        best = min(trials, key=lambda trial: trial.error)
+        assert (run.inner_rate, run.meta_rate) == (best.inner_rate, best.meta_rate)
+        assert len(best.evaluation.tasks) == 2
+
+
+def test_a_run_is_what_a_trainer_of_its_rates_does(kept):
+    _, comparison = kept
+    run = next(run for run in comparison.runs if run.method == "Leap" and run.seed == 1)
+    splits = leap_tf.sinusoid_splits(examples=20, validation_tasks=2, test_tasks=3)
+    keras.utils.set_random_seed(1)
+    trainer = leap_tf.MetaTrainer(
+        leap_tf.mlp(hidden=[6]),
+        "mse",
+        keras.optimizers.SGD(run.inner_rate),
+        keras.optimizers.SGD(run.meta_rate),
+        steps_per_task=3,
+        meta_batch_size=2,
+        seed=1,
+    )
+    trainer.fit(splits.train, 4, verbose=False)
+    assert trainer.evaluate(splits.test).error == run.error
+
+
+def test_the_same_call_continues_and_another_is_refused(kept, monkeypatch):
+    directory, comparison = kept
+    with monkeypatch.context() as patch:
+        patch.setattr(leap_tf.MetaTrainer, "fit", None)  # nothing is trained again
+        again = sinusoids(directory=directory, workers=1, seeds=[0, 1])
+    assert str(again) == str(comparison)
+    lost = next(file for file in directory.glob("Leap-test-*.run"))
+    content = lost.read_bytes()
+    lost.unlink()
+    sinusoids(directory=directory, workers=1, seeds=[0, 1])
+    assert lost.read_bytes() == content
+    for other in ({"budget": 30}, {"learners": {"Leap": leap_tf.Leap(distance="energy")}}):
+        with pytest.raises(leap_tf.CheckpointMismatchError, match=r"comparison\.json"):
+            sinusoids(directory=directory, **other)
+
+
+def test_table_and_curves(kept):
+    _, comparison = kept
+    table = comparison.to_dataframe()
+    assert list(table.index) == comparison.methods
+    assert table["error"].is_monotonic_increasing
+    for method in comparison.methods:
+        errors = [run.error for run in comparison.runs if run.method == method]
+        assert table.loc[method, "error"] == pytest.approx(np.mean(errors))
+        assert f"{np.mean(errors):.4f}" in str(comparison)
+    lines = comparison.plot().lines
+    assert [line.get_label() for line in lines] == comparison.methods
+    assert len(lines[0].get_xdata()) == 3
+
+
+def evaluated(*errors):
+    return leap_tf.Evaluation(
+        tuple(
+            leap_tf.TaskEvaluation(
+                name=str(index),
+                error=error,
+                loss=error,
+                examples=1,
+                training_errors=np.full(4, error),
+                training_losses=np.full(4, error),
+                path_length=1.0,
+                path_energy=1.0,
+                parameters=1,
+                finite=True,
+            )
+            for index, error in enumerate(errors)
+        )
+    )
+
+
+def test_the_conclusion_is_about_differences_by_task():
+    """Differences .2, .3 and .4: mean .3, half width 1.96 × .1 / √3 = .1132."""
+    runs = [
+        ComparedRun("Leap", 0.1, 0.1, 0, 1, 1, evaluated(0.1, 0.2, 0.3)),
+        ComparedRun("joint training", 0.1, None, 0, 1, 1, evaluated(0.3, 0.5, 0.7)),
+        ComparedRun("diverged", 0.1, None, 0, 1),
+    ]
+    text = str(Comparison(tuple(runs), ()))
+    assert "0.3000 ± 0.1132 below 'joint training' (± 1.96 standard errors over 3 tasks)" in text
+    assert text.index("\njoint training") < text.index("\ndiverged")
+    runs[1] = ComparedRun("joint training", 0.1, None, 0, 1, 1, evaluated(0.0, 0.1, 0.1))
+    text = str(Comparison(tuple(runs), ()))
+    assert "No meta-learner has a lower held-out error than 'joint training'" in text
+
+
+def test_rates_at_the_end_of_their_range_are_named():
+    trials = [ComparedRun("Leap", 0.1, rate, 0, 1, 1, evaluated(rate)) for rate in (0.1, 0.3, 1.0)]
+    for chosen, is_named in ((0.1, True), (0.3, False)):
+        run = ComparedRun("Leap", 0.1, chosen, 0, 1, 1, evaluated(0.5))
+        text = str(Comparison((run,), tuple(trials)))
+        assert ("meta rate of 'Leap'" in text) == is_named
+
+
+def labelled(name, classes, seed):
+    rng = np.random.default_rng(seed)
+    inputs = rng.normal(size=(24, 4)).astype(np.float32)
+    examples = inputs, rng.integers(classes, size=24)
+    return leap_tf.ArrayTask(name, examples, examples, batch_size=8, classes=classes)
+
+
+def test_a_method_with_settings_of_its_own_and_heads_for_joint_training():
+    tasks = [labelled(str(index), 2 + index % 2, index) for index in range(4)]
+    splits = leap_tf.TaskSplits(leap_tf.FiniteTasks(tasks[:2]), tasks[2:3], tasks[3:])
+    comparison = sinusoids(
+        tasks=splits,
+        model=lambda: keras.Sequential(
+            [keras.layers.Input((4,)), keras.layers.Dense(5), keras.layers.Dense(3, name="head")]
+        ),
+        loss=CROSS_ENTROPY,
+        learners={"FOMAML": (leap_tf.FOMAML(), {"steps_per_task": 1})},
+        task_layers=["head"],
+        inner_factors=[1.0],
+        meta_rates=[0.1],
+        steps=5,
+    )
+    for run in comparison.runs:
+        assert len(run.evaluation.tasks[0].training_errors) == 5
+    made = {run.method: run.gradient_steps for run in comparison.runs}
+    assert made == {"FOMAML": 24, "joint training": 24, "no pretraining": 0}
+
+
+def test_an_optimizer_with_a_schedule_keeps_it():
+    schedule = keras.optimizers.schedules.CosineDecay(0.05, 10)
+    comparison = sinusoids(inner_optimizer=keras.optimizers.SGD(schedule), meta_rates=[0.01])
+    assert {run.inner_rate for run in comparison.runs} == {None}
+
+
+def test_unusable_arguments_are_refused():
+    for arguments in ({"budget": 0}, {"seeds": []}, {"trial_share": 0.0}, {"workers": 0}):
+        with pytest.raises(ValueError, match=next(iter(arguments))):
+            sinusoids(**arguments)
