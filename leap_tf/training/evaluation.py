@@ -1,6 +1,7 @@
 """Figures of an adaptation: held-out error, area under the curve, steps to a target."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -22,6 +23,7 @@ class TaskEvaluation:
         parameters: the number of trainable parameters of the adapted model.
         finite: whether the adapted weights, the path and the held-out outputs are finite.
         seed: of batches, reinitialized layers and dropout.
+        metrics: values of `EvaluationConfig.metrics` on the held-out examples, by name.
     """
 
     name: str
@@ -36,6 +38,7 @@ class TaskEvaluation:
     parameters: int
     finite: bool
     seed: int | None = None
+    metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def final_loss(self) -> float:
@@ -97,6 +100,11 @@ class Evaluation:
         values = [getattr(task, attribute) for task in self.tasks if not task.diverged]
         return float(np.mean(values)) if values else float("inf")
 
+    def mean_metric(self, name: str) -> float:
+        """Returns the mean over the tasks of one of `EvaluationConfig.metrics`."""
+        values = [task.metrics[name] for task in self.tasks if not task.diverged]
+        return float(np.mean(values)) if values else float("nan")
+
     def metrics(self) -> dict[str, float]:
         """Returns the metrics that `MetaTrainer.fit` logs for validation tasks."""
         return {
@@ -108,6 +116,7 @@ class Evaluation:
             "path_length": self.mean("path_length"),
             "path_energy": self.mean("path_energy"),
             "diverged": len(self.diverged),
+            **{name: self.mean_metric(name) for task in self.tasks[:1] for name in task.metrics},
         }
 
     def steps_to(self, target: float, window: int = 10) -> list[int | None]:

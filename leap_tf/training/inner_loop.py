@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import keras
 import tensorflow as tf
 
 from leap_tf.functional import (
@@ -65,12 +66,14 @@ class HeldOutResult(NamedTuple):
         error: mean error over them.
         examples: their number.
         finite: whether every output is finite.
+        metrics: the result of every Keras metric.
     """
 
     loss: tf.Tensor
     error: tf.Tensor
     examples: tf.Tensor
     finite: tf.Tensor
+    metrics: list[Any]
 
 
 class _LoopState(NamedTuple):
@@ -159,6 +162,7 @@ class InnerLoop:
             held-out examples are evaluated, and not the running ones of the task's training.
         resizable: which of the parameters have another last dimension on other tasks.
         trains_parts: whether tasks leave variables without a gradient on purpose.
+        metrics: Keras metrics of held-out examples. Their variables are not changed.
 
     Attributes:
         train: the traced function of training, see `InnerLoop._train`.
@@ -179,6 +183,7 @@ class InnerLoop:
         transductive: bool = False,
         resizable: Sequence[int] = (),
         trains_parts: bool = False,
+        metrics: Sequence[keras.metrics.Metric] = (),
     ):
         if learner.second_order and not learner.query_batches:
             raise ValueError(
@@ -193,6 +198,7 @@ class InnerLoop:
         self._transductive = transductive
         self._resizable = frozenset(resizable)
         self._trains_parts = trains_parts
+        self._metrics = list(metrics)
         self._gradient = tf.function(
             self._gradient_of_batch,
             reduce_retracing=True,
@@ -393,7 +399,7 @@ class InnerLoop:
         """Evaluates with the state that training left behind, nothing updated."""
         parameters = self._of_any_width(parameters)
 
-        def add_batch(element, loss_sum, loss_weight, error_sum, weight, examples, finite):
+        def add_batch(element, loss_sum, loss_weight, error_sum, weight, examples, finite, metrics):
             batch = unpack_batch(element.get_value())
             result = self._model.evaluate(
                 parameters, state, batch, training=self._transductive, penalties=False
@@ -406,14 +412,24 @@ class InnerLoop:
                 weight + tf.reduce_sum(result.weights),
                 examples + tf.math.count_nonzero(result.weights, dtype=tf.int32),
                 finite & all_finite(tf.nest.flatten(result.outputs)),
+                [
+                    metric.stateless_update_state(
+                        values, batch.targets, result.outputs, sample_weight=batch.sample_weight
+                    )
+                    for metric, values in zip(self._metrics, metrics)
+                ],
             )
 
         zero = tf.constant(0.0)
         first = iterator.get_next_as_optional()
-        _, loss_sum, loss_weight, error_sum, weight, examples, finite = tf.while_loop(
+        begun = [
+            [tf.convert_to_tensor(value) for value in metric.stateless_reset_state()]
+            for metric in self._metrics
+        ]
+        _, loss_sum, loss_weight, error_sum, weight, examples, finite, ended = tf.while_loop(
             lambda element, *_: element.has_value(),
             add_batch,
-            (first, zero, zero, zero, zero, tf.constant(0), tf.constant(True)),
+            (first, zero, zero, zero, zero, tf.constant(0), tf.constant(True), begun),
             parallel_iterations=1,
         )
         return HeldOutResult(
@@ -421,6 +437,9 @@ class InnerLoop:
             error=tf.math.divide_no_nan(error_sum, weight),
             examples=examples,
             finite=finite,
+            metrics=[
+                metric.stateless_result(values) for metric, values in zip(self._metrics, ended)
+            ],
         )
 
     def _of_any_width(self, parameters):

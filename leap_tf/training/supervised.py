@@ -52,12 +52,34 @@ class EvaluationConfig:
             default it uses the running statistics of the task's own training.
         error_fn: the figure on curves and tables, in training too, see
             `leap_tf.functional.FunctionalModel`.
+        metrics: Keras metrics of the held-out examples, with sample weights. `TaskEvaluation` has
+            their values, and the logs of `fit` their means as `val_<name>`.
+
+    Raises:
+        ValueError: two metrics have the same name, or one that the logs use, or a metric makes its
+            variables at its first batch.
     """
 
     optimizer: keras.optimizers.Optimizer | None = None
     stopping: StopRule | None = None
     transductive: bool = False
     error_fn: ErrorFunction | None = None
+    metrics: Sequence[keras.metrics.Metric] = ()
+
+    def __post_init__(self):
+        names = [*Evaluation(()).metrics(), *(metric.name for metric in self.metrics)]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(
+                f"The names {twice} of metrics are taken. Give each metric another name, for "
+                "example keras.metrics.AUC(name='roc_auc')."
+            )
+        for metric in self.metrics:
+            if not metric.variables:
+                raise ValueError(
+                    f"The metric {metric.name!r} makes its variables at its first batch. Call its "
+                    "update_state on an example and then its reset_state."
+                )
 
 
 class SupervisedProblem:
@@ -195,6 +217,10 @@ class SupervisedProblem:
             parameters=sum(int(tf.size(parameter)) for parameter in adapted.parameters),
             finite=bool(adapted.finite) and bool(held_out.finite),
             seed=spec.seed,
+            metrics={
+                metric.name: _one_number(metric, value)
+                for metric, value in zip(self.evaluation.metrics, held_out.metrics)
+            },
         )
 
     def adapt(self, task: Task, seed: int, steps: int) -> keras.Model:
@@ -212,6 +238,7 @@ class SupervisedProblem:
             metrics = [keras.metrics.MeanMetricWrapper(self.error_fn, name="error")]
         else:
             metrics = default_metrics(self.loss)
+        metrics += [_copy(metric) for metric in self.evaluation.metrics]
         model.compile(_copy(self.evaluation_optimizer), self.loss, weighted_metrics=metrics)
         return model
 
@@ -284,8 +311,18 @@ def _loss_named(name: str) -> keras.losses.Loss:
     raise ValueError(f"Keras has no loss class for {name!r}. Pass a keras.losses.Loss.")
 
 
-def _copy(optimizer):
-    return type(optimizer).from_config(optimizer.get_config())
+def _one_number(metric, value):
+    if not tf.is_tensor(value) or value.shape.rank:
+        raise ValueError(
+            f"The metric {metric.name!r} has several values, and must have one for each task. "
+            "Average them, for example by average='macro'."
+        )
+    return float(value)
+
+
+def _copy(configured):
+    """Returns an unused copy of an optimizer or a metric."""
+    return type(configured).from_config(configured.get_config())
 
 
 class _ModelTrainer:
@@ -336,6 +373,7 @@ class _ModelTrainer:
             stopping=problem.evaluation.stopping,
             transductive=problem.evaluation.transductive,
             resizable=resizable,
+            metrics=problem.evaluation.metrics,
         )
 
     def loop_inputs(

@@ -186,3 +186,62 @@ def test_what_cannot_be_adapted_is_refused():
         trainer.adapt(labelled_task(5))
     with pytest.raises(ValueError, match="steps"):
         trainer.adapt(labelled_task(3), steps=0)
+
+
+def binary_task(weights=False):
+    rng = np.random.default_rng(3)
+
+    def examples(count):
+        inputs = rng.normal(size=(count, 4)).astype(np.float32)
+        labels = (inputs.sum(-1, keepdims=True) + rng.normal(size=(count, 1)) > 0).astype(
+            np.float32
+        )
+        return (inputs, labels, *((rng.uniform(size=count).astype(np.float32),) if weights else ()))
+
+    return leap_tf.ArrayTask("halves", examples(40), examples(33), batch_size=8, test_batch_size=10)
+
+
+@pytest.mark.parametrize("weights", [False, True])
+def test_metrics_of_evaluation_are_those_of_keras(weights):
+    metrics = [
+        keras.metrics.AUC(name="roc_auc", from_logits=True),
+        keras.metrics.Precision(name="precision", thresholds=0.0),
+        keras.metrics.MeanAbsoluteError(name="mae"),
+    ]
+    trainer = trainer_of(
+        model_with_head(1),
+        keras.losses.BinaryCrossentropy(from_logits=True),
+        evaluation=leap_tf.EvaluationConfig(metrics=metrics),
+    )
+    task = binary_task(weights)
+    evaluation = trainer.evaluate([task])
+    found = evaluation.tasks[0].metrics
+    keras_found = trainer.adapt(task).evaluate(task.test_batches(), verbose=0, return_dict=True)
+    assert set(found) == {"roc_auc", "precision", "mae"}
+    for name, value in found.items():
+        assert value == pytest.approx(keras_found[name], rel=1e-5)
+        assert evaluation.metrics()[name] == value
+    history = trainer.fit([task], 1, validation_tasks=[task], verbose=False).history
+    assert 0.0 < history["val_roc_auc"][0] <= 1.0
+    assert all(float(np.sum(each.numpy())) == 0.0 for each in metrics[1].variables)
+
+
+def test_metrics_with_a_taken_name_or_without_one_number_are_refused():
+    with pytest.raises(ValueError, match=r"\['auc'\]"):
+        leap_tf.EvaluationConfig(metrics=[keras.metrics.AUC(name="auc")])
+    with pytest.raises(ValueError, match=r"\['a'\]"):
+        leap_tf.EvaluationConfig(
+            metrics=[keras.metrics.Mean(name="a"), keras.metrics.Sum(name="a")]
+        )
+    f1 = keras.metrics.F1Score(name="f1")
+    with pytest.raises(ValueError, match="'f1' makes its variables at its first batch"):
+        leap_tf.EvaluationConfig(metrics=[f1])
+    f1.update_state(np.eye(3, dtype=np.float32), np.eye(3, dtype=np.float32))
+    f1.reset_state()
+    evaluation = leap_tf.EvaluationConfig(metrics=[f1])
+    trainer = trainer_of(model_with_head(3), "categorical_crossentropy", evaluation=evaluation)
+    rng = np.random.default_rng(0)
+    labels = np.eye(3, dtype=np.float32)[rng.integers(3, size=16)]
+    examples = rng.normal(size=(16, 4)).astype(np.float32), labels
+    with pytest.raises(ValueError, match="'f1' has several values.*average='macro'"):
+        trainer.evaluate([leap_tf.ArrayTask("one-hot", examples, examples)])
