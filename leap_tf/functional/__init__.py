@@ -10,7 +10,13 @@ from leap_tf.functional.checks import (
     check_variables,
     error_context,
 )
-from leap_tf.functional.model import Batch, FunctionalModel, default_metrics, unpack_batch
+from leap_tf.functional.model import (
+    Batch,
+    FunctionalModel,
+    TotalLoss,
+    default_metrics,
+    unpack_batch,
+)
 from leap_tf.functional.optimizer import (
     FunctionalOptimizer,
     OptimizerReset,
@@ -31,7 +37,7 @@ from leap_tf.functional.task_layers import (
 # fmt: off
 __all__ = [
     "Batch", "FunctionalModel", "FunctionalOptimizer", "OptimizerReset", "OptimizerWrapper",
-    "TaskLayers", "UnsupportedModelError", "WrongSecondDerivativesError", "all_finite",
+    "TaskLayers", "TotalLoss", "UnsupportedModelError", "WrongSecondDerivativesError", "all_finite",
     "apply_if_finite", "check_no_loss_scaling", "check_no_stopped_gradients_in", "check_optimizer",
     "check_policy", "check_training_rule", "check_variables", "copy_with_values", "default_metrics",
     "error_context", "layer_variables", "meta_learned_indices", "output_layer",

@@ -41,6 +41,51 @@ class BatchResult(NamedTuple):
         )
 
 
+class TotalLoss(keras.losses.Loss):
+    """The sum of the losses of a model's outputs.
+
+    Args:
+        losses: a Keras loss for every output: a list in the order of the outputs, or a dictionary
+            if the model returns one.
+
+    Raises:
+        ValueError: a loss is not a mean over the batch.
+    """
+
+    def __init__(self, losses: Sequence[keras.losses.Loss] | Mapping[str, keras.losses.Loss]):
+        super().__init__(name="total")
+        self.losses = losses
+        for loss in tf.nest.flatten(losses):
+            _check_mean(loss)
+
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        return tf.add_n(
+            [
+                loss(targets, outputs, sample_weight=sample_weight)
+                for loss, targets, outputs in zip(*self.by_output(y_true, y_pred))
+            ]
+        )
+
+    def by_output(self, targets: Any, outputs: Any) -> tuple[list, list, list]:
+        """Returns losses, targets and outputs as lists with an entry for every output.
+
+        Raises:
+            ValueError: the targets or the losses do not have the structure of the outputs.
+        """
+        for what, nest in (("loss", self.losses), ("targets of a task", targets)):
+            expected = sorted(outputs) if isinstance(outputs, Mapping) else len(outputs)
+            given = sorted(nest) if isinstance(nest, Mapping) else len(nest)
+            if given != expected:
+                raise ValueError(
+                    f"The {what} must have an entry for every output of the model. Expected: "
+                    f"{expected}. Received: {given}."
+                )
+        return tuple(tf.nest.flatten(nest) for nest in (self.losses, targets, outputs))
+
+    def get_config(self):
+        return {"losses": tf.nest.map_structure(keras.losses.serialize, self.losses)}
+
+
 class FunctionalModel:
     """The loss of a Keras model as a function of its parameters and state.
 
@@ -74,11 +119,7 @@ class FunctionalModel:
                 f"loss must be a keras.losses.Loss, and is {loss!r}. Use for example "
                 "keras.losses.SparseCategoricalCrossentropy(from_logits=True)."
             )
-        if loss.reduction not in _MEANS:
-            raise ValueError(
-                f"loss has reduction={loss.reduction!r}. A path needs one number a batch, and one "
-                "that does not grow with the batch: use the default, 'sum_over_batch_size'."
-            )
+        _check_mean(loss)
         if not model.trainable_variables:
             raise ValueError("The model has no trainable variables, so there is nothing to learn.")
         check_training_rule(model)
@@ -246,8 +287,13 @@ def unpack_batch(element) -> Batch:
 
 
 def default_error(loss: keras.losses.Loss) -> ErrorFunction:
-    """Returns the usual error of a loss: 0 or 1 for a label, otherwise the loss itself."""
+    """Returns the usual error of a loss: 0 or 1 for a label, otherwise the loss itself.
+
+    With several outputs it is the mean over them.
+    """
     accuracy: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+    if isinstance(loss, TotalLoss):
+        return functools.partial(_mean_error, loss)
     if isinstance(loss, keras.losses.SparseCategoricalCrossentropy):
         accuracy = keras.metrics.sparse_categorical_accuracy
     elif isinstance(loss, keras.losses.CategoricalCrossentropy):
@@ -272,6 +318,24 @@ def default_error(loss: keras.losses.Loss) -> ErrorFunction:
 
         return example_losses
     return lambda targets, outputs: 1.0 - tf.cast(accuracy(targets, outputs), tf.float32)
+
+
+def _mean_error(total, targets, outputs):
+    """The mean over the outputs of the error of an example."""
+    errors = [
+        default_error(loss)(*of_output)
+        for loss, *of_output in zip(*total.by_output(targets, outputs))
+    ]
+    of_example = [tf.reduce_mean(tf.reshape(each, [tf.shape(each)[0], -1]), -1) for each in errors]
+    return tf.add_n(of_example) / len(of_example)
+
+
+def _check_mean(loss):
+    if loss.reduction not in _MEANS:
+        raise ValueError(
+            f"loss has reduction={loss.reduction!r}. A path needs one number a batch, and one "
+            "that does not grow with the batch: use the default, 'sum_over_batch_size'."
+        )
 
 
 def default_metrics(loss: keras.losses.Loss) -> list[keras.metrics.Metric]:

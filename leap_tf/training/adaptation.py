@@ -1,6 +1,7 @@
 """Adaptation of a Keras model to a new task, without a trainer."""
 
 import os
+from collections.abc import Mapping, Sequence
 
 import keras
 
@@ -16,7 +17,7 @@ def adapt(
     model: keras.Model | str | os.PathLike,
     task: Task,
     optimizer: keras.optimizers.Optimizer | str,
-    loss: keras.losses.Loss | str,
+    loss: "keras.losses.Loss | str | Sequence | Mapping",
     steps: int = 100,
     *,
     task_layers: tuple[str, ...] | None = None,
@@ -33,7 +34,7 @@ def adapt(
             `initialization.keras` of a run. It is not changed.
         task: the new task; needs `train_batches` only.
         optimizer: the unused Keras optimizer of the adaptation, or its name.
-        loss: the Keras loss of the task, or its name.
+        loss: the Keras loss of the task, its name, or a list or dictionary for several outputs.
         steps: gradient steps, fewer if the task's batches end before.
         task_layers: names of layers that get new initial values; name those of meta-training. By
             default it is the output layer if the task has a number of `classes` that differs from

@@ -65,7 +65,8 @@ class MetaTrainer:
 
     Args:
         model: a built Keras model; it is the initialization and holds what is learned.
-        loss: the Keras loss of every task, or its name.
+        loss: the Keras loss of every task, or its name. A model with several outputs takes a list
+            of them, or a dictionary if it returns one; the loss is their sum.
         inner_optimizer: the Keras optimizer that trains on tasks, reset for each, or its name.
         meta_optimizer: the unused Keras optimizer that moves the initialization, or its name.
         learner: the meta-learner; `Leap()` by default.
@@ -99,7 +100,7 @@ class MetaTrainer:
     def __init__(
         self,
         model: keras.Model,
-        loss: keras.losses.Loss | str,
+        loss: "keras.losses.Loss | str | Sequence | Mapping",
         inner_optimizer: keras.optimizers.Optimizer | str,
         meta_optimizer: keras.optimizers.Optimizer | str,
         *,

@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -16,6 +16,7 @@ from leap_tf.functional import (
     FunctionalModel,
     FunctionalOptimizer,
     TaskLayers,
+    TotalLoss,
     check_policy,
     check_training_rule,
     copy_with_values,
@@ -89,7 +90,7 @@ class SupervisedProblem:
 
     Args:
         setup: the model, the optimizers and the numbers of meta-training.
-        loss: the Keras loss of every task, or its name.
+        loss: as for `MetaTrainer`.
         learner: the meta-learner; a copy of it is built for this model.
         evaluation: how evaluation adapts to tasks.
         seed: of the run.
@@ -111,17 +112,19 @@ class SupervisedProblem:
     def __init__(
         self,
         setup: TrainingSetup,
-        loss: keras.losses.Loss | str,
+        loss: Any,
         learner: Learner,
         *,
         evaluation: EvaluationConfig | None = None,
         seed: int = 0,
     ):
         self.setup = setup
-        self.loss = _loss_named(loss) if isinstance(loss, str) else loss
+        self.loss = _as_loss(loss)
         self.learner = learner = copy.copy(learner)  # it will hold this model's variables
         self.evaluation = evaluation or EvaluationConfig()
         self.error_fn = self.evaluation.error_fn
+        if self.evaluation.metrics and isinstance(self.loss, TotalLoss):
+            raise ValueError("EvaluationConfig.metrics need a model with one output. Use error_fn.")
         self.evaluation_optimizer = self.evaluation.optimizer or setup.inner_optimizer
         check_training_rule(setup.model)  # learners may train other models, made of this one
         self.plan = learner.plan(setup)
@@ -234,12 +237,15 @@ class SupervisedProblem:
         variables = [*self.model.trainable_variables, *self.model.non_trainable_variables]
         values = [*adapted.parameters, *adapted.state]
         model = copy_with_values(self.model, dict(zip(map(id, variables), values, strict=True)))
-        if self.error_fn:
-            metrics = [keras.metrics.MeanMetricWrapper(self.error_fn, name="error")]
+        loss, metrics = self.loss, [_copy(metric) for metric in self.evaluation.metrics]
+        if isinstance(loss, TotalLoss):
+            loss = loss.losses
+            metrics = tf.nest.map_structure(default_metrics, loss)
+        elif self.error_fn:
+            metrics.append(keras.metrics.MeanMetricWrapper(self.error_fn, name="error"))
         else:
-            metrics = default_metrics(self.loss)
-        metrics += [_copy(metric) for metric in self.evaluation.metrics]
-        model.compile(_copy(self.evaluation_optimizer), self.loss, weighted_metrics=metrics)
+            metrics += default_metrics(loss)
+        model.compile(_copy(self.evaluation_optimizer), loss, weighted_metrics=metrics)
         return model
 
     def _adapt(self, task, spec):
@@ -294,6 +300,12 @@ class SupervisedProblem:
         return Evaluation(tuple(results))
 
 
+def _as_loss(loss):
+    if isinstance(loss, (Mapping, list, tuple)):
+        return TotalLoss(tf.nest.map_structure(_as_loss, loss))
+    return _loss_named(loss) if isinstance(loss, str) else loss
+
+
 def _loss_named(name: str) -> keras.losses.Loss:
     """Returns the Keras loss of a name such as "mse" or "MeanSquaredError".
 
@@ -331,11 +343,12 @@ class _ModelTrainer:
     def __init__(self, problem: SupervisedProblem, model: keras.Model):
         setup, learner = problem.setup, problem.learner
         task_layers = setup.task_layers if model is setup.model else ()
-        if len(getattr(model, "outputs", None) or [None]) > 1:
+        if len(getattr(model, "outputs", None) or [None]) > 1 and not isinstance(
+            problem.loss, TotalLoss
+        ):
             raise ValueError(
-                f"The model has {len(model.outputs)} outputs {model.output_names}, and a task has "
-                "one loss. Give the model one output, for example by a Concatenate layer, and take "
-                "it apart in the loss."
+                f"The model has {len(model.outputs)} outputs {model.output_names}. Pass a loss for "
+                "each: a list, or a dictionary if the model returns one."
             )
         self.model = FunctionalModel(model, problem.loss, problem.error_fn)
         if problem.evaluation.transductive and self.model.has_random_layers:
@@ -432,6 +445,11 @@ class _ModelTrainer:
             return {}
         if self._fresh_head:
             return {self._fresh_head.name: classes}
+        if output_layer(self.model.model) is None:
+            raise ValueError(
+                f"Task {task.name!r} has {classes} classes, and the model not exactly one output, "
+                "so its width cannot follow. Leave `classes` out."
+            )
         units = self.model.model.output_shape[-1]
         if classes != units:
             raise ValueError(

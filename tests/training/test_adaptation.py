@@ -245,3 +245,52 @@ def test_metrics_with_a_taken_name_or_without_one_number_are_refused():
     examples = rng.normal(size=(16, 4)).astype(np.float32), labels
     with pytest.raises(ValueError, match="'f1' has several values.*average='macro'"):
         trainer.evaluate([leap_tf.ArrayTask("one-hot", examples, examples)])
+
+
+def two_outputs(as_dictionary):
+    keras.utils.set_random_seed(0)
+    inputs = {"left": keras.Input((2,), name="left"), "right": keras.Input((2,), name="right")}
+    body = keras.layers.Dense(6, activation="relu")(keras.layers.Concatenate()([*inputs.values()]))
+    outputs = {
+        "label": keras.layers.Dense(3, name="label")(body),
+        "value": keras.layers.Dense(1, name="value")(body),
+    }
+    return keras.Model(inputs, outputs if as_dictionary else list(outputs.values()))
+
+
+@pytest.mark.parametrize("as_dictionary", [True, False])
+def test_several_inputs_and_outputs(as_dictionary):
+    """The loss is the sum over the outputs and the error their mean, as Keras computes them."""
+    rng = np.random.default_rng(0)
+
+    def examples(count):
+        inputs = {
+            name: rng.normal(size=(count, 2)).astype(np.float32) for name in ("left", "right")
+        }
+        label = rng.integers(3, size=count)
+        value = inputs["left"][:, :1] + inputs["right"][:, 1:]
+        return inputs, ({"label": label, "value": value} if as_dictionary else (label, value))
+
+    task = leap_tf.ArrayTask("both", examples(40), examples(20), batch_size=10)
+    loss = {"label": CROSS_ENTROPY, "value": "mse"}
+    trainer = trainer_of(two_outputs(as_dictionary), loss if as_dictionary else [*loss.values()])
+    trainer.fit([task], 2, verbose=False)
+    expected = trainer.evaluate(task, steps=8)
+    found = trainer.adapt(task, steps=8).evaluate(task.test_batches(), verbose=0, return_dict=True)
+    assert found["loss"] == pytest.approx(expected.loss, rel=1e-5)
+    value_loss = found["value_loss"]
+    assert (1.0 - found["label_accuracy"] + value_loss) / 2 == pytest.approx(
+        expected.error, rel=1e-5
+    )
+    untrained = trainer_of(two_outputs(as_dictionary), loss if as_dictionary else [*loss.values()])
+    assert expected.loss < untrained.evaluate(task, steps=1).loss
+
+
+def test_losses_that_do_not_fit_the_outputs_are_refused():
+    with pytest.raises(ValueError, match="2 outputs.*loss for each"):
+        trainer_of(two_outputs(False), "mse")
+    task = leap_tf.ArrayTask(
+        "one", *[({"left": np.ones((4, 2)), "right": np.ones((4, 2))}, np.ones(4))] * 2
+    )
+    with pytest.raises(ValueError, match="loss must have an entry for every output.*'value'"):
+        trainer_of(two_outputs(True), {"label": CROSS_ENTROPY}).evaluate(task)
