@@ -49,6 +49,7 @@ class ComparedRun:
     """
 
     method: str
+    _: dataclasses.KW_ONLY
     inner_rate: float | None
     meta_rate: float | None
     seed: int
@@ -325,7 +326,13 @@ def compare(
         middle = rates[len(rates) // 2]
         trials = run_all(
             [
-                ComparedRun(method, middle, meta_rate, seeds[0], trial_budget)
+                ComparedRun(
+                    method,
+                    inner_rate=middle,
+                    meta_rate=meta_rate,
+                    seed=seeds[0],
+                    budget=trial_budget,
+                )
                 for method in methods
                 for meta_rate in (meta_rates if runner.has_meta_rate(method) else [None])
             ],
@@ -344,8 +351,10 @@ def compare(
         best = _best_by_method(trials)
         runs = run_all(
             [
-                ComparedRun(method, found.inner_rate, found.meta_rate, seed, budget)
-                for method, found in best.items()
+                dataclasses.replace(
+                    found, seed=seed, budget=budget, gradient_steps=0, evaluation=None
+                )
+                for found in best.values()
                 for seed in seeds
             ],
             "test",
@@ -378,7 +387,7 @@ class _Runner:
 
     def inner_rates(self, factors: Sequence[float]) -> list[float | None]:
         rate = self._inner_optimizer.get_config()["learning_rate"]
-        if not np.isscalar(rate):
+        if not isinstance(rate, float):
             return [None]
         return [float(f"{factor * rate:.5g}") for factor in factors]  # Keras has it in float32
 

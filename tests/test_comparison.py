@@ -125,25 +125,30 @@ def evaluated(*errors):
     )
 
 
+def run_of(method, evaluation, meta_rate=None):
+    settings = {"inner_rate": 0.1, "seed": 0, "budget": 1, "gradient_steps": 1}
+    return ComparedRun(method, meta_rate=meta_rate, evaluation=evaluation, **settings)
+
+
 def test_the_conclusion_is_about_differences_by_task():
     """Differences .2, .3 and .4: mean .3, half width 1.96 × .1 / √3 = .1132."""
     runs = [
-        ComparedRun("Leap", 0.1, 0.1, 0, 1, 1, evaluated(0.1, 0.2, 0.3)),
-        ComparedRun("joint training", 0.1, None, 0, 1, 1, evaluated(0.3, 0.5, 0.7)),
-        ComparedRun("diverged", 0.1, None, 0, 1),
+        run_of("Leap", evaluated(0.1, 0.2, 0.3)),
+        run_of("joint training", evaluated(0.3, 0.5, 0.7)),
+        run_of("diverged", None),
     ]
     text = str(Comparison(tuple(runs), ()))
     assert "0.3000 ± 0.1132 below 'joint training' (± 1.96 standard errors over 3 tasks)" in text
     assert text.index("\njoint training") < text.index("\ndiverged")
-    runs[1] = ComparedRun("joint training", 0.1, None, 0, 1, 1, evaluated(0.0, 0.1, 0.1))
+    runs[1] = run_of("joint training", evaluated(0.0, 0.1, 0.1))
     text = str(Comparison(tuple(runs), ()))
     assert "No meta-learner has a lower held-out error than 'joint training'" in text
 
 
 def test_rates_at_the_end_of_their_range_are_named():
-    trials = [ComparedRun("Leap", 0.1, rate, 0, 1, 1, evaluated(rate)) for rate in (0.1, 0.3, 1.0)]
+    trials = [run_of("Leap", evaluated(rate), rate) for rate in (0.1, 0.3, 1.0)]
     for chosen, is_named in ((0.1, True), (0.3, False)):
-        run = ComparedRun("Leap", 0.1, chosen, 0, 1, 1, evaluated(0.5))
+        run = run_of("Leap", evaluated(0.5), chosen)
         text = str(Comparison((run,), tuple(trials)))
         assert ("meta rate of 'Leap'" in text) == is_named
 
