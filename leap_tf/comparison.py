@@ -1,8 +1,6 @@
 """A comparison of methods on a user's own tasks, at equal numbers of gradient steps."""
 
-import contextlib
 import dataclasses
-import hashlib
 import json
 import pathlib
 import shutil
@@ -100,10 +98,7 @@ class Comparison:
         """Draws the mean training error by gradient step on test tasks, a curve for every method.
 
         Args:
-            axes: the `matplotlib.axes.Axes` to draw on; new ones by default.
-
-        Returns:
-            The axes.
+            axes: the `matplotlib.axes.Axes` to draw on and to return; new ones by default.
 
         Raises:
             ImportError: matplotlib is not installed.
@@ -112,18 +107,12 @@ class Comparison:
 
         axes = axes or plt.subplots(figsize=(6, 4), layout="constrained")[1]
         for method in self.methods:
-            curves = [
-                task.training_errors
-                for run in self._of(method)
-                if run.evaluation
-                for task in run.evaluation.tasks
-                if not task.diverged
-            ]
-            if not curves:
-                continue
-            steps = max(map(len, curves))
+            found = [run.evaluation.tasks for run in self._of(method) if run.evaluation]
+            curves = [task.training_errors for task in sum(found, ()) if not task.diverged]
+            steps = max(map(len, curves), default=0)
             padded = [np.pad(curve, (0, steps - len(curve)), mode="edge") for curve in curves]
-            axes.plot(np.arange(1, steps + 1), np.mean(padded, axis=0), label=method)
+            if padded:
+                axes.plot(np.arange(1, steps + 1), np.mean(padded, axis=0), label=method)
         axes.set(xlabel="gradient step on a new task", ylabel="training error", ylim=(0, None))
         axes.legend()
         return axes
@@ -134,34 +123,34 @@ class Comparison:
             f"{'held-out error':>19}{'training':>10}{'area':>8}{'diverged':>10}"
         ]
         for row in self._rows():
-            inner, meta = (
-                "–" if row[kind] is None else f"{row[kind]:.4g}"
-                for kind in ("inner_rate", "meta_rate")
-            )
-            error = f"{row['error']:.4f} ± {row['interval']:.4f}"
+            for kind in ("inner_rate", "meta_rate"):
+                row[kind] = "–" if row[kind] is None else f"{row[kind]:.4g}"
+            row["error"] = f"{row['error']:.4f} ± {row['interval']:.4f}"
             lines.append(
-                f"{row['method']:16}{inner:>11}{meta:>11}{row['gradient_steps']:>10}"
-                f"{error:>19}{row['training_error']:>10.4f}{row['area']:>8.2f}"
-                f"{row['diverged']:>10}"
+                "{method:16}{inner_rate:>11}{meta_rate:>11}{gradient_steps:>10}{error:>19}"
+                "{training_error:>10.4f}{area:>8.2f}{diverged:>10}".format(**row)
             )
         lines.append(self._conclusion())
-        if at_end := self._rates_at_an_end():
-            lines.append(f"The best rate is the lowest or highest tried: {', '.join(at_end)}.")
+        if at_end := ", ".join(self._rates_at_an_end()):
+            lines.append(f"The best rate is the lowest or highest tried: {at_end}.")
         return "\n".join(lines)
 
     def _of(self, method):
         return [run for run in self.runs if run.method == method]
 
+    def _by_task(self, method):
+        """[tasks] mean over the seeds of the held-out error, NaN where it always diverged."""
+        errors = [
+            [np.nan if task.diverged else task.error for task in run.evaluation.tasks]
+            for run in self._of(method)
+            if run.evaluation
+        ]
+        return np.ma.masked_invalid(errors or [[np.nan]]).mean(axis=0).filled(np.nan)
+
     def _rows(self):
         for method in self.methods:
             runs = self._of(method)
             found = [run.evaluation for run in runs if run.evaluation]
-            by_task = [
-                np.mean([task.error for task in same if not task.diverged])
-                for same in zip(*(evaluation.tasks for evaluation in found))
-                if not all(task.diverged for task in same)
-            ]
-            spread = np.std(by_task, ddof=1) if len(by_task) > 1 else float("nan")
             yield {
                 "method": method,
                 "inner_rate": runs[0].inner_rate,
@@ -169,7 +158,7 @@ class Comparison:
                 "seeds": len(runs),
                 "gradient_steps": runs[0].gradient_steps,
                 "error": float(np.mean([run.error for run in runs])),
-                "interval": float(1.96 * spread / np.sqrt(max(len(by_task), 1))),
+                "interval": _mean_over_tasks(self._by_task(method))[1],
                 "training_error": _mean(each.mean("final_training_error") for each in found),
                 "area": _mean(each.area_under_error for each in found),
                 "diverged": sum(len(evaluation.diverged) for evaluation in found),
@@ -179,39 +168,19 @@ class Comparison:
         best, *_ = self.methods
         if best in (_JOINT, _NONE):
             return f"No meta-learner has a lower held-out error than {best!r} on these tasks."
-        differences = self._differences(best, _JOINT)
-        if len(differences) < 2:
-            return f"{best!r} has the lowest held-out error."
-        mean = float(np.mean(differences))
-        half = 1.96 * float(np.std(differences, ddof=1)) / np.sqrt(len(differences))
+        mean, half = _mean_over_tasks(self._by_task(_JOINT) - self._by_task(best))
         return (
             f"{best!r} has the lowest held-out error, {mean:.4f} ± {half:.4f} below {_JOINT!r} "
-            f"(± 1.96 standard errors over {len(differences)} tasks)."
+            "(± 1.96 standard errors over the tasks)."
         )
 
     def _rates_at_an_end(self):
-        found = []
         for method in self.methods:
             for kind in ("inner_rate", "meta_rate"):
                 tried = {getattr(run, kind) for run in self.trials if run.method == method}
                 chosen = getattr(self._of(method)[0], kind)
                 if len(tried) > 1 and chosen in (min(tried), max(tried)):
-                    found.append(f"{kind.replace('_', ' ')} of {method!r}")
-        return found
-
-    def _differences(self, method, other):
-        """Error of `other` minus that of `method`, by task, over the seeds that both finished."""
-        pairs = [
-            (a.evaluation, b.evaluation)
-            for a, b in zip(self._of(method), self._of(other))
-            if a.evaluation and b.evaluation
-        ]
-        differences: dict[int, list[float]] = {}
-        for ours, theirs in pairs:
-            for index, (mine, yours) in enumerate(zip(ours.tasks, theirs.tasks)):
-                if not (mine.diverged or yours.diverged):
-                    differences.setdefault(index, []).append(yours.error - mine.error)
-        return [float(np.mean(each)) for each in differences.values()]
+                    yield f"{kind.replace('_', ' ')} of {method!r}"
 
 
 _JOINT, _NONE = "joint training", "no pretraining"
@@ -268,18 +237,12 @@ def compare(
     Example:
 
         >>> import keras, leap_tf
+        >>> splits = leap_tf.sinusoid_splits(validation_tasks=2, test_tasks=3)
+        >>> rates = {"inner_factors": [1.0], "meta_rates": [0.1]}
+        >>> settings = {"loss": "mse", "inner_optimizer": keras.optimizers.SGD(0.01)}
         >>> comparison = leap_tf.compare(
-        ...     leap_tf.sinusoid_splits(validation_tasks=2, test_tasks=3),
-        ...     lambda: leap_tf.mlp(hidden=[8]),
-        ...     learners={"Leap": leap_tf.Leap()},
-        ...     budget=40,
-        ...     inner_factors=[1.0],
-        ...     meta_rates=[0.1],
-        ...     loss="mse",
-        ...     inner_optimizer=keras.optimizers.SGD(0.01),
-        ...     steps_per_task=5,
-        ...     meta_batch_size=2,
-        ...     verbose=False,
+        ...     splits, leap_tf.mlp, budget=40, learners=[leap_tf.Leap()], verbose=False,
+        ...     steps_per_task=5, meta_batch_size=2, **rates, **settings
         ... )
         >>> sorted(comparison.methods)
         ['Leap', 'joint training', 'no pretraining']
@@ -294,72 +257,49 @@ def compare(
     runner = _Runner(splits, model, methods, trainer, settings, steps)
     rates = runner.inner_rates(inner_factors)
     if directory is not None:
-        runner.use_directory(
-            pathlib.Path(directory),
-            {
-                "budget": budget,
-                "inner_rates": rates,
-                "meta_rates": list(meta_rates),
-                "trial_share": trial_share,
-                "steps": steps,
-            },
-            seeds[0],
-        )
+        search = {"inner_rates": rates, "meta_rates": list(meta_rates), "trial_share": trial_share}
+        runner.use_directory(pathlib.Path(directory), {"budget": budget} | search, seeds[0])
     workers = available_cores() if workers is None else whole_number("workers", workers, 1)
-    total = sum(
-        len(rates) + (len(meta_rates) - 1) * runner.has_meta_rate(each) + len(seeds)
-        for each in methods
-    )
-    with contextlib.ExitStack() as stack:
-        pool = stack.enter_context(ThreadPoolExecutor(workers))
-        bar = stack.enter_context(tqdm(total=total, unit="run", disable=not verbose))
+    has_meta_rate = {method: method not in (_JOINT, _NONE) for method in methods}
+    runs_of_method = len(rates) + len(seeds)
+    total = sum(runs_of_method + (len(meta_rates) - 1) * has for has in has_meta_rate.values())
+    with (
+        ThreadPoolExecutor(workers) as pool,
+        tqdm(total=total, unit="run", disable=not verbose) as bar,
+    ):
 
         def run_all(runs, split):
-            def run_one(run):
-                done = runner.run(run, split)
-                bar.update()
-                return done
+            futures = [pool.submit(runner.run, run, split) for run in runs]
+            try:
+                for future in futures:
+                    yield future.result()
+                    bar.update()
+            except BaseException:  # KeyboardInterrupt, too
+                pool.shutdown(wait=False, cancel_futures=True)
+                runner.stop()
+                raise
 
-            return list(pool.map(run_one, runs))
-
-        trial_budget = max(1, round(trial_share * budget))
         middle = rates[len(rates) // 2]
-        trials = run_all(
-            [
-                ComparedRun(
-                    method,
-                    inner_rate=middle,
-                    meta_rate=meta_rate,
-                    seed=seeds[0],
-                    budget=trial_budget,
-                )
-                for method in methods
-                for meta_rate in (meta_rates if runner.has_meta_rate(method) else [None])
-            ],
-            "validation",
-        )
-        best = _best_by_method(trials)
-        trials += run_all(
-            [
-                dataclasses.replace(found, inner_rate=rate, gradient_steps=0, evaluation=None)
-                for found in best.values()
-                for rate in rates
-                if rate != middle
-            ],
-            "validation",
-        )
-        best = _best_by_method(trials)
-        runs = run_all(
-            [
-                dataclasses.replace(
-                    found, seed=seed, budget=budget, gradient_steps=0, evaluation=None
-                )
-                for found in best.values()
-                for seed in seeds
-            ],
-            "test",
-        )
-    return Comparison(tuple(runs), tuple(trials))
+        share = max(1, round(trial_share * budget))
+        first = [
+            ComparedRun(method, inner_rate=middle, meta_rate=rate, seed=seeds[0], budget=share)
+            for method, has in has_meta_rate.items()
+            for rate in (meta_rates if has else [None])
+        ]
+        trials = list(run_all(first, "validation"))
+        second = [
+            dataclasses.replace(found, inner_rate=rate, gradient_steps=0, evaluation=None)
+            for found in _best_by_method(trials)
+            for rate in rates
+            if rate != middle
+        ]
+        trials += run_all(second, "validation")
+        final = [
+            dataclasses.replace(found, seed=seed, budget=budget, gradient_steps=0, evaluation=None)
+            for found in _best_by_method(trials)
+            for seed in seeds
+        ]
+        return Comparison(tuple(run_all(final, "test")), tuple(trials))
 
 
 class _Runner:
@@ -371,19 +311,15 @@ class _Runner:
         self._model = model
         self._trainer = trainer
         self._settings = settings
-        self._steps = steps
         self._directory: pathlib.Path | None = None
         self._building = threading.Lock()  # Keras's random numbers are global
-        probe = trainer(
+        self._running: dict[ComparedRun, MetaTrainer] = {}
+        self._probe = probe = trainer(
             model=model(),
             **{"meta_optimizer": keras.optimizers.SGD(), **settings, "learner": NoMetaLearning()},
         )
         self._inner_optimizer = probe.problem.setup.inner_optimizer
-        if self._steps is None:
-            self._steps = probe.problem.setup.steps_per_task
-
-    def has_meta_rate(self, method: str) -> bool:
-        return method not in (_JOINT, _NONE)
+        self._steps = probe.problem.setup.steps_per_task if steps is None else steps
 
     def inner_rates(self, factors: Sequence[float]) -> list[float | None]:
         rate = self._inner_optimizer.get_config()["learning_rate"]
@@ -393,11 +329,17 @@ class _Runner:
 
     def use_directory(self, directory: pathlib.Path, options: dict, seed: int) -> None:
         """Keeps runs in a directory, after a check that it is of the same comparison."""
+        setup = self._probe.problem.setup
         known = {
             "options": options,
-            "methods": {name: describe(method) for name, (method, _) in self.methods.items()},
-            "own_settings": {name: repr(own) for name, (_, own) in self.methods.items()},
+            "steps": self._steps,
+            "methods": {
+                name: [describe(learner), own] for name, (learner, own) in self.methods.items()
+            },
+            "settings": self._probe.problem.get_config()
+            | {name: getattr(setup, name) for name in ("steps_per_task", "meta_batch_size")},
             "inner_optimizer": describe(self._inner_optimizer),
+            "weights": [list(each.shape) for each in self._probe.model.weights],
             "tasks": describe_tasks(self._tasks(seed).train),
         }
         text = json.dumps(known, indent=1, sort_keys=True, default=repr) + "\n"
@@ -415,8 +357,8 @@ class _Runner:
         """Meta-trains and evaluates, or returns what the directory has."""
         file = checkpoints = None
         if self._directory:
-            key = hashlib.sha256(repr((run, split)).encode()).hexdigest()[:12]
-            name = f"{run.method} {split} {key}".replace(" ", "-")
+            parts = run.method, split, run.inner_rate, run.meta_rate, run.seed, run.budget
+            name = "_".join(map(str, parts)).replace(" ", "-")
             file, checkpoints = self._directory / f"{name}.run", self._directory / name
             if file.exists():
                 return decode(file.read_bytes(), ComparedRun)
@@ -426,9 +368,14 @@ class _Runner:
             shutil.rmtree(checkpoints, ignore_errors=True)
         return done
 
+    def stop(self) -> None:
+        """Ends the runs of other threads after the tasks they are at, with a checkpoint."""
+        for trainer in self._running.values():
+            trainer.request_stop()
+
     def _run(self, run, split, checkpoints):
         splits = self._tasks(run.seed)
-        trainer = self._build(run)
+        trainer = self._running[run] = self._build(run)
         setup = trainer.problem.setup
         meta_steps = max(1, run.budget // (setup.steps_per_task * setup.meta_batch_size))
         history: dict[str, list] = {}
@@ -439,6 +386,10 @@ class _Runner:
                 ).history
         except MetaTrainingDivergedError:
             return run
+        finally:
+            del self._running[run]
+        if trainer.was_stopped:
+            raise KeyboardInterrupt
         return dataclasses.replace(
             run,
             gradient_steps=int(sum(history.get("gradient_steps", [0]))),
@@ -448,24 +399,19 @@ class _Runner:
     def _build(self, run):
         learner, own = self.methods[run.method]
         rate = 1.0 if run.meta_rate is None else run.meta_rate
-        inner_optimizer = type(self._inner_optimizer).from_config(
-            self._inner_optimizer.get_config()
-            | ({} if run.inner_rate is None else {"learning_rate": run.inner_rate})
-        )
+        inner = self._inner_optimizer.get_config()
+        if run.inner_rate is not None:
+            inner["learning_rate"] = run.inner_rate
+        of_run = {
+            "learner": learner,
+            "inner_optimizer": type(self._inner_optimizer).from_config(inner),
+            "meta_optimizer": keras.optimizers.SGD(rate),
+            "seed": run.seed,
+            "pool": 1,
+        }
         with self._building:
             keras.utils.set_random_seed(run.seed)
-            return self._trainer(
-                model=self._model(),
-                seed=run.seed,
-                pool=1,
-                **{
-                    **self._settings,
-                    **own,
-                    "learner": learner,
-                    "inner_optimizer": inner_optimizer,
-                    "meta_optimizer": keras.optimizers.SGD(rate),
-                },
-            )
+            return self._trainer(model=self._model(), **{**self._settings, **own, **of_run})
 
 
 def _all_methods(learners, distribution) -> dict[str, tuple[Learner, Mapping[str, Any]]]:
@@ -475,10 +421,7 @@ def _all_methods(learners, distribution) -> dict[str, tuple[Learner, Mapping[str
     listed = getattr(distribution, "tasks", None)
     joint = (JointTraining(), {"task_layers": ()}) if listed is None else JointTraining(len(listed))
     methods = {**learners, _JOINT: joint, _NONE: NoMetaLearning()}
-    return {
-        name: method if isinstance(method, tuple) else (method, {})
-        for name, method in methods.items()
-    }
+    return {name: each if isinstance(each, tuple) else (each, {}) for name, each in methods.items()}
 
 
 def _best_by_method(trials):
@@ -486,7 +429,15 @@ def _best_by_method(trials):
     for trial in trials:
         if trial.method not in best or trial.error < best[trial.method].error:
             best[trial.method] = trial
-    return best
+    return list(best.values())
+
+
+def _mean_over_tasks(values):
+    """Returns the mean and 1.96 standard errors of values by task."""
+    values = values[np.isfinite(values)]
+    if len(values) < 2:
+        return _mean(values), float("nan")
+    return _mean(values), float(1.96 * values.std(ddof=1) / np.sqrt(len(values)))
 
 
 def _replace(file, content):
