@@ -16,6 +16,7 @@ a few meta-steps of ten tasks. A row has
 
 import argparse
 import csv
+import itertools
 import os
 import sys
 import tempfile
@@ -24,24 +25,21 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 import leap_tf
 from leap_tf.datasets import alphabet_splits
 
 COLUMNS = (
-    "tasks inner outer rate steps seed error fresh path fresh_path gradient update diverged"
-).split()
+    *("tasks", "inner", "outer", "rate", "steps", "seed", "error", "fresh"),
+    *("path", "fresh_path", "gradient", "update", "diverged"),
+)
 INNER = {"SGD": keras.optimizers.SGD, "Adam": keras.optimizers.Adam}
-
-
-class MeasuredLeap(leap_tf.Leap):
-    """Leap that reports how far a task moves."""
-
-    def end_task(self, state, end):
-        update = super().end_task(state, end)
-        moved = [last - first for first, last in zip(end.initialization, end.parameters)]
-        return update._replace(metrics={**update.metrics, "moved": tf.linalg.global_norm(moved)})
+OUTER = {**INNER, "scaled": keras.optimizers.SGD}  # the last on scaled meta-gradients
+RATES = {
+    "SGD": (0.003, 0.01, 0.03, 0.1),
+    "Adam": (0.003, 0.01, 0.03),
+    "scaled": (0.25, 0.5, 1.0, 2.0),
+}
 
 
 class UpdateLength(keras.callbacks.Callback):
@@ -53,7 +51,9 @@ class UpdateLength(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         now = [variable.numpy() for variable in self.model.trainable_variables]
         moved = [(new - old).ravel() for new, old in zip(now, self._before)]
-        logs["update"] = float(np.linalg.norm(np.concatenate(moved))) / max(logs["moved"], 1e-30)
+        logs["update"] = float(np.linalg.norm(np.concatenate(moved))) / max(
+            logs["distance_moved"], 1e-30
+        )
 
 
 def sinusoids(seed):
@@ -78,8 +78,8 @@ def measure(tasks, inner, outer, rates, steps, seed, meta_steps):
         build(),
         loss,
         INNER[inner](inner_rates[inner]),
-        INNER[outer](0.0),
-        learner=MeasuredLeap(),
+        OUTER[outer](0.0),
+        learner=leap_tf.Leap(scaled=outer == "scaled"),
         steps_per_task=steps,
         meta_batch_size=10,
         seed=seed,
@@ -109,8 +109,8 @@ def main():
     arguments = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     arguments.add_argument("--tasks", nargs="+", default=["sinusoids", "unicode"])
     arguments.add_argument("--inner", nargs="+", default=["SGD", "Adam"], choices=INNER)
-    arguments.add_argument("--outer", default="SGD", choices=INNER)
-    arguments.add_argument("--rates", nargs="+", type=float, default=[0.003, 0.01, 0.03, 0.1, 0.3])
+    arguments.add_argument("--outer", nargs="+", default=list(OUTER), choices=OUTER)
+    arguments.add_argument("--rates", nargs="+", type=float)
     arguments.add_argument("--steps", nargs="+", type=int, default=[10, 50, 200])
     arguments.add_argument("--seeds", nargs="+", type=int, default=[0])
     arguments.add_argument("--meta_steps", type=int, default=30)
@@ -118,14 +118,12 @@ def main():
     leap_tf.configure_threads()
     table = csv.writer(sys.stdout, lineterminator="\n")
     table.writerow(COLUMNS)
-    for tasks in options.tasks:
-        for inner in options.inner:
-            for steps in options.steps:
-                for seed in options.seeds:
-                    settings = inner, options.outer, options.rates, steps, seed
-                    for row in measure(tasks, *settings, options.meta_steps):
-                        table.writerow(row)
-                        sys.stdout.flush()
+    cells = (options.tasks, options.inner, options.outer, options.steps, options.seeds)
+    for tasks, inner, outer, steps, seed in itertools.product(*cells):
+        rates = options.rates or RATES[outer]
+        for row in measure(tasks, inner, outer, rates, steps, seed, options.meta_steps):
+            table.writerow(row)
+            sys.stdout.flush()
 
 
 if __name__ == "__main__":
