@@ -40,7 +40,6 @@ from leap_tf.tasks import (
 from leap_tf.training import (
     CheckpointMismatchError,
     CheckpointUnreadableError,
-    CollapseWarning,
     Evaluation,
     EvaluationConfig,
     JSONLogger,
@@ -60,7 +59,7 @@ __version__ = "0.1.0"
 # fmt: off
 __all__ = [
     "ANIL", "FOMAML", "HAT", "MAML", "ArrayTask", "CheckpointMismatchError",
-    "CheckpointUnreadableError", "CollapseWarning", "Evaluation", "EvaluationConfig", "FiniteTasks",
+    "CheckpointUnreadableError", "Evaluation", "EvaluationConfig", "FiniteTasks",
     "JSONLogger", "JointTraining", "Leap", "LeapError", "LeapOptimizer", "Learner", "MetaSGD",
     "MetaTrainer", "MetaTrainingDivergedError", "NoMetaLearning", "ProgressiveNets", "Reptile",
     "Sinusoids", "StatelessLearner", "StopAtError", "StopOnPlateau", "Study", "Task",

@@ -1,7 +1,6 @@
 """The inner loop in the graph, the outer loop, stopping, checkpoints and metrics."""
 
 from leap_tf.training.callbacks import (
-    CollapseWarning,
     JSONLogger,
     ProgressDisplay,
     TensorBoardLogger,
@@ -29,7 +28,7 @@ from leap_tf.training.supervised import EvaluationConfig, SupervisedProblem
 
 # fmt: off
 __all__ = [
-    "CheckpointMismatchError", "CheckpointUnreadableError", "CollapseWarning", "Evaluation",
+    "CheckpointMismatchError", "CheckpointUnreadableError", "Evaluation",
     "EvaluationConfig", "InnerLoop", "InnerLoopResult", "JSONLogger", "Job", "MetaTrainer",
     "MetaTrainingDivergedError", "Problem", "ProgressDisplay", "StopAtError", "StopOnPlateau",
     "StopRule", "Study", "SupervisedProblem", "TaskEvaluation", "TaskFailedError",

@@ -25,6 +25,7 @@ from leap_tf.learners import Leap, Learner, with_meta_optimizer
 from leap_tf.learners.base import TrainingSetup
 from leap_tf.tasks import Task, TaskDistribution
 from leap_tf.training.callbacks import (
+    HealthWarnings,
     ProgressDisplay,
     check_no_weight_restoring,
     restore_callback_state,
@@ -48,10 +49,7 @@ from leap_tf.training.sampling import (
     as_tasks,
     describe_tasks,
 )
-from leap_tf.training.supervised import (
-    EvaluationConfig,
-    SupervisedProblem,
-)
+from leap_tf.training.supervised import EvaluationConfig, SupervisedProblem
 
 _LOGGER = logging.getLogger("leap_tf")
 
@@ -290,9 +288,10 @@ class MetaTrainer:
         self._warn_if_finished(meta_steps)
         self.model.stop_training = False
         history = keras.callbacks.History()
-        shown = [ProgressDisplay()] if verbose else []
+        all_callbacks = [HealthWarnings(), *callbacks, history]
+        all_callbacks += [ProgressDisplay()] if verbose else []
         callback_list = keras.callbacks.CallbackList(
-            [*callbacks, history, *shown], model=self.model, epochs=meta_steps, verbose=0
+            all_callbacks, model=self.model, epochs=meta_steps, verbose=0
         )
         progress = self._state.progress
         with shown_as_optimizer(self.model, self.meta_optimizer):
