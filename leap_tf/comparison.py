@@ -191,7 +191,7 @@ def compare(
     model: Callable[[], keras.Model],
     *,
     budget: int,
-    learners: Mapping[str, _Method] | Sequence[Learner] = (Leap(), Reptile()),
+    learners: Mapping[str, _Method] | Sequence[Learner] = (Leap(scaled=True), Reptile()),
     inner_factors: Sequence[float] = (1 / 3, 1.0, 3.0),
     meta_rates: Sequence[float] = (0.1, 0.3, 1.0),
     trial_share: float = 0.25,
@@ -219,7 +219,8 @@ def compare(
             for example `{"MAML": (leap_tf.MAML(), {"steps_per_task": 5})}`.
         inner_factors: the inner rates that are tried, as factors of the given optimizer's rate. An
             optimizer with a schedule is taken as it is.
-        meta_rates: the rates of the meta-optimizer, SGD, that are tried.
+        meta_rates: the rates of the meta-optimizer, SGD, that are tried. The default suits Reptile
+            and `Leap(scaled=True)`.
         trial_share: the share of the budget that a trial gets.
         seeds: of the runs; the trials use the first.
         steps: gradient steps on evaluation tasks; `steps_per_task` by default.

@@ -21,10 +21,11 @@ import keras
 
 from leap_tf.errors import whole_number
 from leap_tf.functional import apply_if_finite, check_no_loss_scaling, check_optimizer
-from leap_tf.learners import Leap, Learner
+from leap_tf.learners import Leap, Learner, with_meta_optimizer
 from leap_tf.learners.base import TrainingSetup
 from leap_tf.tasks import Task, TaskDistribution
 from leap_tf.training.callbacks import (
+    HealthWarnings,
     ProgressDisplay,
     check_no_weight_restoring,
     restore_callback_state,
@@ -48,10 +49,7 @@ from leap_tf.training.sampling import (
     as_tasks,
     describe_tasks,
 )
-from leap_tf.training.supervised import (
-    EvaluationConfig,
-    SupervisedProblem,
-)
+from leap_tf.training.supervised import EvaluationConfig, SupervisedProblem
 
 _LOGGER = logging.getLogger("leap_tf")
 
@@ -68,7 +66,8 @@ class MetaTrainer:
         loss: the Keras loss of every task, or its name. A model with several outputs takes a list
             of them, or a dictionary if it returns one; the loss is their sum.
         inner_optimizer: the Keras optimizer that trains on tasks, reset for each, or its name.
-        meta_optimizer: the unused Keras optimizer that moves the initialization, or its name.
+        meta_optimizer: the unused Keras optimizer that moves the initialization, or its name; by
+            default that of `leap_tf.learners.with_meta_optimizer`, for any number of steps.
         learner: the meta-learner; `Leap()` by default.
         steps_per_task: gradient steps on a task, fewer if its batches end before; learners with
             query batches need all of them. Those of second order record every step: five to ten
@@ -102,7 +101,7 @@ class MetaTrainer:
         model: keras.Model,
         loss: "keras.losses.Loss | str | Sequence | Mapping",
         inner_optimizer: keras.optimizers.Optimizer | str,
-        meta_optimizer: keras.optimizers.Optimizer | str,
+        meta_optimizer: keras.optimizers.Optimizer | str | None = None,
         *,
         learner: Learner | None = None,
         steps_per_task: int = 100,
@@ -114,19 +113,18 @@ class MetaTrainer:
         seed: int = 0,
         pool: "TaskPool | int | None" = None,
     ):
+        learner, meta = with_meta_optimizer(learner or Leap(), _optimizer(meta_optimizer))
         setup = TrainingSetup(
             model=model,
             inner_optimizer=_optimizer(inner_optimizer),
-            meta_optimizer=_optimizer(meta_optimizer),
+            meta_optimizer=meta,
             steps_per_task=whole_number("steps_per_task", steps_per_task, 1),
             meta_batch_size=whole_number("meta_batch_size", meta_batch_size, 1),
             task_layers=tuple(task_layers),
             running_statistics=running_statistics,
             stopping=stopping,
         )
-        problem = SupervisedProblem(
-            setup, loss, learner or Leap(), evaluation=evaluation, seed=seed
-        )
+        problem = SupervisedProblem(setup, loss, learner, evaluation=evaluation, seed=seed)
         self._start(problem, pool)
 
     @classmethod
@@ -291,9 +289,10 @@ class MetaTrainer:
         self._warn_if_finished(meta_steps)
         self.model.stop_training = False
         history = keras.callbacks.History()
-        shown = [ProgressDisplay()] if verbose else []
+        all_callbacks = [HealthWarnings(), *callbacks, history]
+        all_callbacks += [ProgressDisplay()] if verbose else []
         callback_list = keras.callbacks.CallbackList(
-            [*callbacks, history, *shown], model=self.model, epochs=meta_steps, verbose=0
+            all_callbacks, model=self.model, epochs=meta_steps, verbose=0
         )
         progress = self._state.progress
         with shown_as_optimizer(self.model, self.meta_optimizer):
