@@ -13,9 +13,8 @@ README = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
-def run(marker):
+def run(marker, **namespace):
     (block,) = [block for block in BLOCKS if marker in block]
-    namespace: dict = {}
     exec(compile(block, "README.md", "exec"), namespace)
     return block, namespace
 
@@ -36,6 +35,19 @@ def test_meta_trainer(capsys):
     _, namespace = run("leap_tf.MetaTrainer(")
     assert namespace["after"].error < namespace["before"].error
     assert "learned" in capsys.readouterr().out
+    _, adapted = run("leap_tf.adapt(", **namespace)
+    found = float(capsys.readouterr().out)
+    trainer, task = namespace["trainer"], adapted["new_task"]
+    untrained = trainer.evaluate([task], steps=1).loss
+    assert found < untrained
+    assert pathlib.Path("adapted.keras").exists()
+
+
+def test_comparison(capsys):
+    import keras
+
+    run("leap_tf.compare(", leap_tf=leap_tf, keras=keras)
+    assert "no pretraining" in capsys.readouterr().out
 
 
 def test_own_tasks():
@@ -56,7 +68,8 @@ def test_own_tasks():
 
 
 def test_every_python_block_is_run_here():
-    markers = ("LeapOptimizer(keras.optimizers", "leap_tf.MetaTrainer(", "class SensorTask")
+    markers = ("LeapOptimizer(keras.optimizers", "leap_tf.MetaTrainer(", "leap_tf.adapt(")
+    markers += ("leap_tf.compare(", "class SensorTask")
     assert len(BLOCKS) == len(markers)
 
 
