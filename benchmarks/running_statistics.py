@@ -36,7 +36,7 @@ COLUMNS = ("study", "seed", "steps", "policy", "error", "tasks", "diverged")
 
 
 def unicode(seed, data_dir):
-    return configured("unicode_cpu.gin", [f"study.seed = {seed}"], data_dir)
+    return configured("unicode_cpu.gin", [f"study.seed = {seed}"])
 
 
 def omniglot(seed, data_dir):
@@ -45,7 +45,7 @@ def omniglot(seed, data_dir):
     return configured("omniglot_cpu.gin", small, data_dir)
 
 
-def configured(file, bindings, data_dir):
+def configured(file, bindings, data_dir=None):
     parse_configuration(read_configuration([ROOT / "gin_configs" / file], bindings))
     return configured_study(data_dir=data_dir)
 
@@ -53,9 +53,7 @@ def configured(file, bindings, data_dir):
 def mobilenet(seed, data_dir):
     """MobileNetV2 with the batch normalization of Keras, whose momentum is 0.999 here."""
     splits = alphabet_splits(
-        "unicode_alphabets",
-        data_dir,
-        seed,
+        seed=seed,
         validation_alphabets=0,
         test_alphabets=8,
         characters=10,
