@@ -51,7 +51,8 @@ class PathGeometry:
             meta-gradient uphill (appendix C). Has no effect without `include_loss`.
         metric: metric of parameter space, "euclidean" or "fisher" (the diagonal empirical Fisher
             information). The loss coordinate is Euclidean in both cases.
-        per_segment: whether the meta-gradient is divided by the number of segments.
+        per_segment: whether the meta-gradient is divided by the number of segments, so that a task
+            counts as much as one with more steps.
         scaled: whether the meta-gradient of a task is as long as the way from the initialization
             to where the task ended, see `path_meta_gradient`. The paper neither divides nor scales.
 
