@@ -40,33 +40,20 @@ class Episode(NamedTuple):
 
 
 class StepResult(NamedTuple):
-    """Result of one step in each copy.
+    """Result of one step in each copy."""
 
-    Attributes:
-        screens: [copies, height, width, 3] uint8.
-        rewards: [copies], not clipped.
-        ended: [copies] bool, whether the episode ended in a terminal state.
-        cut_off: [copies] bool, whether a time limit ended the episode.
-        game_over: [copies] bool, whether the whole game is over, so that its score is known.
-    """
-
-    screens: np.ndarray
-    rewards: np.ndarray
-    ended: np.ndarray
-    cut_off: np.ndarray
-    game_over: np.ndarray
+    screens: np.ndarray  # [copies, height, width, 3] uint8
+    rewards: np.ndarray  # [copies], not clipped
+    ended: np.ndarray  # [copies] bool, whether the episode ended in a terminal state
+    cut_off: np.ndarray  # [copies] bool, whether a time limit ended the episode
+    game_over: np.ndarray  # [copies] bool, whether the whole game is over: its score is known
 
 
 class ScreenEnvironment(py_environment.PyEnvironment, abc.ABC):
     """Base class of all games.
 
     Args:
-        copies: number of copies that run together.
-        actions: number of actions.
-        seed: seed of the first reset. `seed()` sets that of the next one.
-        reward_clip: rewards are clipped to ± this value.
-        image_size: height and width of the screens in pixels.
-        frame_skip: frames per step.
+        actions: number of actions. The other arguments are those of `AtariEnvironment`.
 
     Attributes:
         raw_reward: [copies] float64, rewards of the last step, not clipped.

@@ -35,20 +35,13 @@ from leap_tf.training import inner_step
 
 
 class Unroll(NamedTuple):
-    """T transitions of B copies of a game, time-major.
+    """T transitions of B copies of a game, time-major."""
 
-    Attributes:
-        screens: uint8 screens of steps 0 to T, in one tensor per step and group of copies.
-        actions: [T, B] int32.
-        rewards, discounts: [T, B] float32, of the transitions; discounts are the environment's.
-        is_last: [T + 1, B] bool.
-    """
-
-    screens: Sequence[tf.Tensor]
-    actions: tf.Tensor
-    rewards: tf.Tensor
-    discounts: tf.Tensor
-    is_last: tf.Tensor
+    screens: Sequence[tf.Tensor]  # uint8, of steps 0 to T: one tensor per step and group of copies
+    actions: tf.Tensor  # [T, B] int32
+    rewards: tf.Tensor  # [T, B] float32
+    discounts: tf.Tensor  # [T, B] float32, those of the environment
+    is_last: tf.Tensor  # [T + 1, B] bool
 
 
 class AgentState(NamedTuple):
@@ -138,16 +131,11 @@ class TracedAgent:
 
 
 class UnrollCollector:
-    """Plays a game with an agent, one unroll at a time.
+    """Plays a game with an agent, in unrolls of some steps.
 
-    The constructor resets the environments, which must have been seeded. The unrolls are then a
-    function of the seeds and the parameters.
-
-    Args:
-        environments: groups of copies of one game.
-        agent: chooses the actions.
-        steps: steps per unroll, T.
-        seed: seed of the noise that draws actions.
+    The constructor resets the environments, groups of copies of one game, which must have been
+    seeded. The unrolls are then a function of the seeds and the parameters. `seed` is that of the
+    noise that draws actions.
     """
 
     def __init__(

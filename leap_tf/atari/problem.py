@@ -37,11 +37,7 @@ class Progress(NamedTuple):
 
 
 class TaskRunStoppedError(LeapError, RuntimeError):
-    """A task run was asked to stop.
-
-    Args:
-        progress: the state of the task run.
-    """
+    """A task run was asked to stop."""
 
     def __init__(self, progress: Progress):
         game, update, *_ = progress
@@ -53,11 +49,7 @@ OnUpdate = Callable[[Progress], None]
 
 @dataclasses.dataclass(frozen=True)
 class TrainedGame(TaskGradient):
-    """Contribution of a task run to the meta-gradient, with its evaluation.
-
-    Attributes:
-        evaluation: rewards, losses and scores of the run.
-    """
+    """Contribution of a task run to the meta-gradient, with the evaluation of the run."""
 
     evaluation: GameEvaluation = dataclasses.field(kw_only=True)
 

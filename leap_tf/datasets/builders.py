@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import logging
+import pathlib
 import textwrap
 import zlib
 from typing import BinaryIO
@@ -24,18 +25,7 @@ _TRAINING_ARCHIVE = "GTSRB_Final_Training_Images.zip"
 # TFDS needs a SHA-256 to download an archive, and public references have only an MD5 of this one.
 _TRAINING_MD5 = "f33fd80ac59bff73c82d25ab499e03a3"
 # GTSRB has no names of classes; these are the customary ones.
-SIGNS = """\
-Speed limit (20km/h), Speed limit (30km/h), Speed limit (50km/h), Speed limit (60km/h),
-Speed limit (70km/h), Speed limit (80km/h), End of speed limit (80km/h), Speed limit (100km/h),
-Speed limit (120km/h), No passing, No passing for vehicles over 3.5 metric tons,
-Right-of-way at the next intersection, Priority road, Yield, Stop, No vehicles,
-Vehicles over 3.5 metric tons prohibited, No entry, General caution, Dangerous curve to the left,
-Dangerous curve to the right, Double curve, Bumpy road, Slippery road, Road narrows on the right,
-Road work, Traffic signals, Pedestrians, Children crossing, Bicycles crossing, Beware of ice/snow,
-Wild animals crossing, End of all speed and passing limits, Turn right ahead, Turn left ahead,
-Ahead only, Go straight or right, Go straight or left, Keep right, Keep left,
-Roundabout mandatory, End of no passing, End of no passing by vehicles over 3.5 metric tons
-""".strip().replace("\n", " ").split(", ")  # fmt: skip
+_SIGNS = pathlib.Path(__file__).with_name("gtsrb_signs.txt")
 PEOPLE = 100
 _PHOTOGRAPHS = (".jpg", ".jpeg", ".png")
 
@@ -101,7 +91,7 @@ class Gtsrb(tfds.core.GeneratorBasedBuilder):
         return _image_classification(
             self,
             shape=(32, 32, 3),
-            label=tfds.features.ClassLabel(names=SIGNS),
+            label=tfds.features.ClassLabel(names_file=_SIGNS),
             description="""\
             German Traffic Sign Recognition Benchmark: photographs of signs of 43 classes, scaled to
             32x32 (the whole image, bilinear, not smoothed). `train` is the final training set of

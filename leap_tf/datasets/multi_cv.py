@@ -11,7 +11,6 @@ held out, and the others are for training. Images are 32×32×3. Each data set h
 Arrays stay uint8 and keep their size; padding and normalization happen in the pipeline.
 """
 
-import dataclasses
 import functools
 import os
 import zlib
@@ -115,17 +114,10 @@ def multi_cv_splits(
         )
     if evaluate_on not in ("test", "validation"):
         raise ValueError(f"evaluate_on must be 'test' or 'validation'. Received: {evaluate_on!r}.")
+    batch_sizes = {"batch_size": batch_size, "test_batch_size": test_batch_size}
+    shares = {"validation_share": validation_share, "share": share}
     tasks = {
-        name: data_set_task(
-            name,
-            seed,
-            data_dir,
-            batch_size=batch_size,
-            test_batch_size=test_batch_size,
-            validation_share=validation_share,
-            share=share,
-        )
-        for name in datasets
+        name: data_set_task(name, seed, data_dir, **shares, **batch_sizes) for name in datasets
     }
     test_task = tasks.pop(held_out)
     return TaskSplits(
@@ -166,28 +158,14 @@ class DataSetTask(ArrayTask):
         return self._validation.test_batches()
 
 
-@dataclasses.dataclass(frozen=True)
 class ValidationAsTest:
     """The task of a data set, evaluated on its validation part instead of its test split."""
 
-    task: DataSetTask
-
-    @property
-    def name(self) -> str:
-        return self.task.name
-
-    @property
-    def classes(self) -> int | None:
-        return self.task.classes
-
-    def train_batches(self, seed: int) -> tf.data.Dataset:
-        return self.task.train_batches(seed)
-
-    def validation_batches(self) -> tf.data.Dataset:
-        return self.task.validation_batches()
-
-    def test_batches(self) -> tf.data.Dataset:
-        return self.task.validation_batches()
+    def __init__(self, task: DataSetTask):
+        self.name = task.name
+        self.classes = task.classes
+        self.train_batches = task.train_batches
+        self.validation_batches = self.test_batches = task.validation_batches
 
 
 def data_set_task(
@@ -195,10 +173,9 @@ def data_set_task(
     seed: int = 0,
     data_dir: str | os.PathLike | None = None,
     *,
-    batch_size: int = 32,
-    test_batch_size: int = 500,
     validation_share: float = 0.15,
     share: float = 1.0,
+    **batch_sizes: int,
 ) -> DataSetTask:
     """Makes a task of one data set; see `multi_cv_splits` for the arguments."""
     folder = str(data_dir) if data_dir else None
@@ -211,9 +188,8 @@ def data_set_task(
         train=(images[training], labels[training]),
         validation=(images[validation], labels[validation]),
         test=load_images(name, "test", folder),
-        batch_size=batch_size,
-        test_batch_size=test_batch_size,
         prepare=make_normalizer(NORMALIZATIONS[name]),
+        **batch_sizes,
     )
 
 
