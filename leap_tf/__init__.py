@@ -6,6 +6,7 @@ Flennerhag et al., "Transferring Knowledge across Learning Processes", ICLR 2019
 import importlib
 
 from leap_tf.errors import LeapError
+from leap_tf.experiments.user_modules import configurable
 from leap_tf.functional import UnsupportedModelError
 from leap_tf.learners import (
     ANIL,
@@ -66,7 +67,8 @@ __all__ = [
     "Sinusoids", "StatelessLearner", "StopAtError", "StopOnPlateau", "Study", "Task",
     "TaskDistribution", "TaskEnd", "TaskEvaluation", "TaskFailedError", "TaskPoolError",
     "TaskSplits", "TaskUpdate", "TrainingPlan", "TrainingSetup", "UnsupportedModelError",
-    "adapted_model", "configure_threads", "conv_net", "export", "mlp", "sinusoid_splits",
+    "adapted_model", "configurable", "configure_threads", "conv_net", "export", "mlp",
+    "sinusoid_splits",
 ]
 # fmt: on
 
