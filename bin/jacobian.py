@@ -1,51 +1,39 @@
 """Measures the distance of the Jacobians along gradient paths from the identity.
 
-    python bin/jacobian.py --gin_file=gin_configs/omniglot/jacobian_cpu.gin \
-        --output_dir=runs/jacobian
+    python bin/jacobian.py --gin_file=omniglot/jacobian_cpu.gin --output_dir=runs/jacobian
 
 Leap assumes that they are the identity. The command writes a JSON file for each learning rate and
 task, and prints the mean over the tasks. The same command continues a run that was stopped.
 """
 
-import os
 import pathlib
 import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow reads it when it is imported
-
-from absl import app, flags
-
-from leap_tf.training import configure_threads
-
-_GIN_FILE = flags.DEFINE_multi_string(
-    "gin_file", None, "Configuration file; can be given several times.", required=True
-)
-_GIN_PARAM = flags.DEFINE_multi_string(
-    "gin_param", [], "Binding over the files, such as 'jacobian_precision.seed = 1'."
-)
-_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder of the run.", required=True)
-_DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Folder of prepared TFDS data sets; by default $TFDS_DATA_DIR."
-)
+import leap_tf_cli as cli
 
 
-def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"Unknown arguments: {argv[1:]}")
-    configure_threads(1)  # before anything else touches TensorFlow; paths run one by one
-    sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))  # studies is not installed
-    from leap_tf.experiments import commands, config
-    from leap_tf.experiments.run_directory import RunDirectory
-    from studies.jacobian import configured_jacobian_precision, table
+def main():
+    gin_file = cli.paths_flag(
+        "gin_file", "Configuration file; can be given several times.", required=True
+    )
+    gin_param = cli.gin_param_flag("Binding over the files, such as 'jacobian_precision.seed = 1'.")
+    output_dir = cli.path_flag("output_dir", "Folder of the run.", required=True)
+    data_dir = cli.data_dir_flag()
 
-    with commands.one_line_errors():
-        run = RunDirectory(_OUTPUT_DIR.value)
-        run.claim(config.read_configuration(_GIN_FILE.value, _GIN_PARAM.value))
-        records = configured_jacobian_precision(
-            output_dir=run.path / "cells", data_dir=_DATA_DIR.value
+    def program(jacobian):
+        from leap_tf.experiments import config
+        from leap_tf.experiments.run_directory import RunDirectory
+
+        run = RunDirectory(output_dir.value)
+        run.claim(config.read_configuration(gin_file.value, gin_param.value))
+        records = jacobian.configured_jacobian_precision(
+            output_dir=run.path / "cells", data_dir=data_dir.value
         )
-        print(table(records))
+        print(jacobian.table(records))
+
+    sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))  # studies is not installed
+    cli.start(program, __doc__, "studies.jacobian", parallel_tasks=1)  # paths run one by one
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

@@ -7,6 +7,7 @@ import importlib
 
 from leap_tf.comparison import ComparedRun, Comparison, compare
 from leap_tf.errors import LeapError
+from leap_tf.experiments.user_modules import configurable
 from leap_tf.functional import UnsupportedModelError
 from leap_tf.learners import (
     ANIL,
@@ -67,7 +68,8 @@ __all__ = [
     "Reptile", "Sinusoids", "StatelessLearner", "StopAtError", "StopOnPlateau", "Study", "Task",
     "TaskDistribution", "TaskEnd", "TaskEvaluation", "TaskFailedError", "TaskPoolError",
     "TaskSplits", "TaskUpdate", "TrainingPlan", "TrainingSetup", "UnsupportedModelError", "adapt",
-    "adapted_model", "compare", "configure_threads", "conv_net", "export", "mlp", "sinusoid_splits",
+    "adapted_model", "compare", "configurable", "configure_threads", "conv_net", "export", "mlp",
+    "sinusoid_splits",
 ]
 # fmt: on
 

@@ -16,6 +16,7 @@ import leap_tf
 
 present = {name.split(".")[0] for name, module in sys.modules.items() if module is not None}
 assert not present & set(optional), present & set(optional)
+assert leap_tf.configurable(name="other")(leap_tf.mlp) is leap_tf.mlp
 SGD = keras.optimizers.SGD
 trainer = leap_tf.MetaTrainer(leap_tf.mlp(), keras.losses.MeanSquaredError(), SGD(0.1), SGD(0.1))
 splits = leap_tf.sinusoid_splits(test_tasks=1)

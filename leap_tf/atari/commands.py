@@ -1,19 +1,20 @@
-"""The Atari commands: meta-train, evaluate, compare, and screen games."""
+"""The Atari commands: meta-train, evaluate, compare, and screen games; and the logs they write."""
 
 import contextlib
 import hashlib
 import json
+import os
 import pathlib
 import re
+import resource
 import sys
 import time
 from collections.abc import Sequence
 
 from leap_tf.atari import comparison
 from leap_tf.atari.environments import check_game
-from leap_tf.atari.evaluation import GameEvaluation
-from leap_tf.atari.problem import AtariProblem, TaskRunStoppedError
-from leap_tf.atari.run_log import ProgressLog, TaskRunLog
+from leap_tf.atari.evaluation import GameEvaluation, curve
+from leap_tf.atari.problem import AtariProblem, Progress, TaskRunStoppedError, TrainedGame
 from leap_tf.atari.study import (
     AtariStudyFactory,
     configured_evaluate,
@@ -114,7 +115,7 @@ def compare(runs: Sequence[str], output_dir: Path) -> None:
         method, separator, folder = run.partition("=")
         if not (separator and method and folder):
             raise ConfigurationError(f"Runs must be given as method=folder, not as {run!r}.")
-        named.append((method, pathlib.Path(folder)))
+        named.append((method, pathlib.Path(folder).expanduser()))
     print(comparison.compare(named, pathlib.Path(output_dir)))
 
 
@@ -209,3 +210,94 @@ def _against_random_play(problem: AtariProblem, game: str, seed: int, steps: int
         "random_score": control.score,
         "factor": round(reward / random_reward, 3) if random_reward > 0 else None,
     }
+
+
+class TaskRunLog:
+    """Appends a line to a file for every task run, and prints one from time to time.
+
+    A restarted run repeats the task runs of its unfinished meta-step. Their lines differ only in
+    times and memory. `peak_memory_mb` is that of this process so far; environments are kept, so it
+    grows with every new game. With a cluster, games run in other processes.
+
+    Args:
+        path: the file of JSON lines.
+        seconds: minimum time between two printed lines.
+    """
+
+    def __init__(self, path: str | os.PathLike, seconds: float = 10.0):
+        self._path = pathlib.Path(path)
+        self._print = _Printer(seconds, last=float("-inf"))
+
+    def __call__(self, trained: TrainedGame) -> None:
+        """Logs a task run."""
+        run = trained.evaluation
+        rewards = 1e3 * curve(run.rewards, min(10, run.updates))
+        line = {
+            "game": run.game,
+            "seed": run.seed,
+            "updates": run.updates,
+            "frames": run.frames,
+            "seconds": round(run.seconds, 3),
+            "frames_per_second": round(run.frames / run.seconds, 1),
+            "updates_per_second": round(run.updates / run.seconds, 2),
+            "loss": round(float(run.losses.mean()), 5),
+            "reward": round(run.area_under_reward, 3),
+            "rewards": [round(float(reward), 3) for reward in rewards],
+            "games": len(run.episodes),
+            "score": run.score,
+            "peak_memory_mb": round(_peak_memory_mb()),
+        }
+        score = "no game finished" if run.score is None else f"score {run.score:.1f}"
+        with self._path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        self._print(
+            f"{run.game}: {run.frames:,} frames, {line['frames_per_second']:.0f} frames/s, "
+            f"{line['updates_per_second']:.1f} updates/s, reward {line['reward']:.1f} per 1000 "
+            f"steps, {score}"
+        )
+
+
+class ProgressLog:
+    """Prints the progress of long task runs from time to time, and can stop them.
+
+    Args:
+        seconds: minimum time between two lines.
+    """
+
+    def __init__(self, seconds: float = 60.0):
+        self._print = _Printer(seconds, last=time.monotonic())
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Stops all task runs after their next update; safe to call from a signal handler."""
+        self._stopped = True
+
+    def __call__(self, progress: Progress) -> None:
+        """Logs an update; may be called by any thread.
+
+        Raises:
+            TaskRunStoppedError: `stop` was called.
+        """
+        if self._stopped:
+            raise TaskRunStoppedError(progress)
+        self._print(
+            f"{progress.game}: {progress.update:,} of {progress.updates:,} updates, "
+            f"{progress.frames:,} frames so far"
+        )
+
+
+class _Printer:
+    """Prints a line to standard error, unless the last one is less than some seconds ago."""
+
+    def __init__(self, seconds: float, last: float):
+        self._seconds, self._last = seconds, last
+
+    def __call__(self, line: str) -> None:
+        if time.monotonic() - self._last >= self._seconds:
+            self._last = time.monotonic()
+            print(line, file=sys.stderr, flush=True)
+
+
+def _peak_memory_mb():
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

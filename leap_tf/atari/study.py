@@ -29,7 +29,12 @@ from leap_tf.atari.environments import games as games_of
 from leap_tf.atari.evaluation import GameEvaluation
 from leap_tf.atari.problem import AtariProblem, OnUpdate, TrainedGame
 from leap_tf.atari.tf_agents import save_policy
-from leap_tf.experiments.config import calling, parse_configuration, with_configuration_errors
+from leap_tf.experiments.config import (
+    calling,
+    of_a_program,
+    parse_configuration,
+    with_configuration_errors,
+)
 from leap_tf.experiments.run_directory import RunDirectory, replacing, write_atomically
 from leap_tf.learners.sequential import SequentialLearner
 from leap_tf.tasks import FiniteTasks, TaskSplits
@@ -218,12 +223,8 @@ def atari_evaluate(
 configured_study = with_configuration_errors(
     gin.external_configurable(atari_study, "atari_study", denylist=["on_result", "on_update"])
 )
-configured_meta_train = gin.external_configurable(
-    atari_meta_train, "atari_meta_train", denylist=["study", "run"]
-)
-configured_evaluate = gin.external_configurable(
-    atari_evaluate, "atari_evaluate", denylist=["study", "run", "on_update"]
-)
+configured_meta_train = of_a_program(atari_meta_train, "atari_meta_train", ["study", "run"])
+configured_evaluate = of_a_program(atari_evaluate, "atari_evaluate", ["study", "run", "on_update"])
 gin.external_configurable(mnih_2013, module="atari")
 gin.external_configurable(
     calling(AtariProblem),

@@ -1,7 +1,7 @@
 """The functions behind the command-line programs: train, evaluate, export, sweep.
 
 Each reads a configuration, builds its study and works in a run's folder. Helpers for all programs
-are here too: flags, signals and errors in one line.
+are here too: signals and errors in one line.
 """
 
 import contextlib
@@ -22,6 +22,7 @@ from leap_tf.cluster import RayPool, StudyFactory
 from leap_tf.errors import LeapError
 from leap_tf.experiments.config import (
     ConfigurationError,
+    configuration_file,
     configured_cells,
     configured_evaluate,
     configured_export,
@@ -33,6 +34,14 @@ from leap_tf.experiments.config import (
 )
 from leap_tf.experiments.run_directory import RunDirectory, changed_bindings, write_atomically
 from leap_tf.experiments.sweep import Sweep
+from leap_tf.experiments.user_modules import (
+    RECORD,
+    UserModule,
+    UserModuleError,
+    check_modules,
+    load_modules,
+    record_of,
+)
 from leap_tf.training import MetaTrainer, Study
 
 
@@ -129,27 +138,6 @@ class PoolChoice:
 THREADS = PoolChoice()
 
 
-flags.disclaim_key_flags()  # flags count as the binary's own and appear in its --help
-
-
-def define_pool_flags() -> Callable[[], PoolChoice]:
-    """Defines --pool, --address, --workers and --deadline.
-
-    Returns:
-        A function that reads them once flags are parsed. It raises ValueError if they contradict
-        each other.
-    """
-    kind = flags.DEFINE_enum("pool", THREADS.kind, POOLS, "Where tasks run.")
-    address = flags.DEFINE_string(
-        "address", None, "Address of a Ray cluster; by default Ray is started on this machine."
-    )
-    workers = flags.DEFINE_integer("workers", None, "Workers on Ray; by default one per CPU.")
-    deadline = flags.DEFINE_float(
-        "deadline", THREADS.deadline, "Seconds after which a task on Ray counts as hanging."
-    )
-    return lambda: PoolChoice(kind.value, address.value, workers.value, deadline.value)
-
-
 @dataclasses.dataclass(frozen=True)
 class ConfiguredStudyFactory:
     """Builds a study from the configuration of a run.
@@ -157,13 +145,23 @@ class ConfiguredStudyFactory:
     Attributes:
         configuration: the whole configuration as text.
         data_dir: folder of prepared data sets, the same on every node; None for the default.
+        modules: the user's modules, as they were imported here.
     """
 
     configuration: str
     data_dir: str | None = None
+    modules: tuple[UserModule, ...] = ()
 
     def __call__(self) -> Study:
-        """Builds the study."""
+        """Builds the study.
+
+        Raises:
+            UserModuleError: a module cannot be imported on this machine, or has another source.
+        """
+        for module in self.modules:
+            (found,) = load_modules([module.flag.removeprefix("--module=")])
+            if found.sha256 != module.sha256:
+                raise UserModuleError(f"{found.path} is another source than that of the driver.")
         parse_configuration(self.configuration)
         return configured_study(data_dir=self.data_dir)
 
@@ -218,6 +216,7 @@ def train(
     output_dir: Path,
     data_dir: Path | None = None,
     pool: PoolChoice = THREADS,
+    modules: Sequence[Path] = (),
 ) -> None:
     """Trains and evaluates the configured study in `output_dir`, or continues a run there.
 
@@ -228,22 +227,28 @@ def train(
         data_dir: folder of prepared data sets.
         pool: where tasks run. Results are the same on every pool, and a run can be continued on
             another one.
+        modules: modules of the user, as for `load_modules`.
 
     Raises:
         ConfigurationError: the configuration cannot be read, or its study cannot be built.
         RunDirectoryError: the folder holds another run or other files, or is in use.
         MissingDataError: a data set is not prepared.
         ClusterError: the pool cannot start.
+        UserModuleError: a module cannot be imported, or is not as it was when the run started.
     """
+    own = load_modules(modules)
     run = RunDirectory(output_dir)
+    check_modules(run.path, own, same_run=True)
     config = read_configuration(gin_files, gin_params)
     run.check(config)
     factory = ConfiguredStudyFactory(
-        config, None if data_dir is None else os.path.abspath(data_dir)
+        config, None if data_dir is None else os.path.abspath(data_dir), own
     )
     with pool.open(factory) as opened:
         study = configured_study(data_dir=data_dir, pool=opened)
         run.claim(config)  # after the study, so that one that cannot be built leaves no folder
+        if own:
+            write_atomically(run.path / RECORD, record_of(own))
         write_atomically(run.operative_config, operative_configuration())
         if opened:
             opened.start()
@@ -263,6 +268,7 @@ def evaluate(
     gin_params: Sequence[str],
     output_dir: Path,
     data_dir: Path | None = None,
+    modules: Sequence[Path] = (),
 ) -> None:
     """Evaluates a finished run again, for example with other steps or another target.
 
@@ -271,12 +277,16 @@ def evaluate(
         gin_params: bindings over its configuration, such as "evaluate.steps = 50".
         output_dir: the run's folder.
         data_dir: folder of prepared data sets.
+        modules: the run's modules of the user. A changed source is a warning.
 
     Raises:
         ConfigurationError: a binding changes more than the evaluation.
         RunDirectoryError: the folder holds no finished run.
+        UserModuleError: a module of the run is missing.
     """
+    own = load_modules(modules)
     run = RunDirectory(output_dir)
+    check_modules(run.path, own, same_run=False)
     trained = read_configuration([run.require_config()])
     changed = changed_bindings(
         trained, read_configuration([run.require_config(), *gin_files], gin_params)
@@ -301,6 +311,7 @@ def export(
     data_dir: Path | None = None,
     export_dir: Path | None = None,
     checkpoint: Path | None = None,
+    modules: Sequence[Path] = (),
 ) -> None:
     """Exports the learned initialization of a run for serving.
 
@@ -311,13 +322,17 @@ def export(
         data_dir: folder of prepared data sets.
         export_dir: the folder to write; "export" in the run's folder by default.
         checkpoint: prefix of a checkpoint to export instead of the learned initialization.
+        modules: the run's modules of the user.
 
     Raises:
         ConfigurationError: a binding changes more than the export.
         RunDirectoryError: the folder holds no finished run.
         FileExistsError: the export exists already.
+        UserModuleError: a module of the run is missing or has changed.
     """
+    own = load_modules(modules)
     run = RunDirectory(output_dir)
+    check_modules(run.path, own, same_run=True)
     trained = read_configuration([run.require_config()])
     changed = changed_bindings(
         trained, read_configuration([run.require_config(), *gin_files], gin_params)
@@ -338,8 +353,9 @@ def sweep(
     gin_params: Sequence[str],
     output_dir: Path,
     workers: int,
-    train_binary: Path,
+    train_command: Sequence[str],
     data_dir: Path | None = None,
+    modules: Sequence[Path] = (),
 ) -> None:
     """Runs the cells of a sweep that are not finished, in worker processes.
 
@@ -348,23 +364,27 @@ def sweep(
         gin_params: bindings over that file. They do not reach the cells.
         output_dir: the sweep's folder.
         workers: number of cells that run at the same time.
-        train_binary: path of bin/train.py.
+        train_command: the command that starts the training program, without flags.
         data_dir: folder of prepared data sets.
+        modules: modules of the user, for every cell.
 
     Raises:
         ConfigurationError: a configuration cannot be read; no cell has been started.
+        UserModuleError: as for `train`; no cell has been started.
         RunDirectoryError: a cell's folder holds another run; no cell has been started.
         SweepError: the folder holds another sweep, or cells failed.
     """
+    own = load_modules(modules)
     read_configuration([gin_file], gin_params)
     gin_files, cells = configured_cells()
     running = Sweep(
         cells,
-        [pathlib.Path(gin_file).parent / file for file in gin_files],
+        [configuration_file(gin_file).parent / file for file in gin_files],
         output_dir,
         data_dir=data_dir,
-        train_binary=train_binary,
+        train_command=train_command,
         read_configuration=read_configuration,
+        modules=own,
     )
     with exit_on_signals(running.stop):
         running.run(workers)

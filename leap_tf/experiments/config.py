@@ -2,44 +2,38 @@
 
 In the package only this module and its counterpart for Atari use gin. Configurations may come from
 strangers, so a file can bind what is registered and nothing else: gin's own `import`, which would
-run any module, is refused before gin reads the text.
+run any module, is refused before gin reads the text. Modules of the user register what they offer
+with `leap_tf.configurable`.
 
 Keras classes are registered as functions that call them. gin would otherwise subclass them, and
 Keras saves and copies objects by their class.
 """
 
+import difflib
 import functools
 import inspect
 import os
 import pathlib
 import re
 import tokenize
+import types
+import typing
 from collections.abc import Callable, Sequence
 
 import gin
 import keras
 from gin import config_parser
 
+from leap_tf import learners, training
 from leap_tf.datasets import alphabet_splits, multi_cv_splits
 from leap_tf.errors import LeapError
+from leap_tf.experiments import user_modules
 from leap_tf.experiments.export import export_run
 from leap_tf.experiments.study import evaluate, meta_train, study
 from leap_tf.experiments.sweep import cells_of
-from leap_tf.learners import (
-    ANIL,
-    FOMAML,
-    HAT,
-    MAML,
-    JointTraining,
-    Leap,
-    MetaSGD,
-    NoMetaLearning,
-    ProgressiveNets,
-    Reptile,
-)
 from leap_tf.models import conv_net, mlp
 from leap_tf.tasks import sinusoid_splits
-from leap_tf.training import EvaluationConfig, MetaTrainer, StopAtError, StopOnPlateau
+from leap_tf.training import EvaluationConfig, MetaTrainer
 
 # Errors that gin raises for text it cannot read. Deep nesting ends in one of the last two.
 _UNREADABLE = (
@@ -96,19 +90,23 @@ def with_configuration_errors(configurable: Callable) -> Callable:
     return build
 
 
+# The types of the arguments of each function that a program calls, by the function's name in gin.
+_TYPES: dict[str, dict[str, typing.Any]] = {}
+
+
+def of_a_program(function: Callable, name: str, denylist: Sequence[str]) -> Callable:
+    """Registers a function that a program calls; `read_configuration` checks its values' types."""
+    _TYPES[name] = typing.get_type_hints(function)
+    return gin.external_configurable(function, name, denylist=denylist)
+
+
 configured_study = with_configuration_errors(
     gin.external_configurable(study, "study", denylist=["data_dir", "pool"])
 )
-configured_meta_train = gin.external_configurable(
-    meta_train, "meta_train", denylist=["study", "run"]
-)
-configured_evaluate = gin.external_configurable(
-    evaluate, "evaluate", denylist=["study", "run", "overrides"]
-)
-configured_export = gin.external_configurable(
-    export_run, "export", denylist=["study", "run", "path", "checkpoint"]
-)
-configured_cells = gin.external_configurable(cells_of, "sweep")
+configured_meta_train = of_a_program(meta_train, "meta_train", ["study", "run"])
+configured_evaluate = of_a_program(evaluate, "evaluate", ["study", "run", "overrides"])
+configured_export = of_a_program(export_run, "export", ["study", "run", "path", "checkpoint"])
+configured_cells = with_configuration_errors(gin.external_configurable(cells_of, "sweep"))
 
 gin.external_configurable(conv_net, module="models")
 gin.external_configurable(mlp, module="models")
@@ -127,47 +125,63 @@ def configured_trainer(**kwargs) -> MetaTrainer:
 
 configured_trainer.__signature__ = inspect.signature(MetaTrainer)  # type: ignore[attr-defined]
 gin.external_configurable(configured_trainer, "MetaTrainer", denylist=["model", "seed"])
-for _rule in (StopAtError, StopOnPlateau):
-    gin.external_configurable(calling(_rule), _rule.__name__, module="training")
-for _class in (
-    Leap,
-    Reptile,
-    FOMAML,
-    MAML,
-    ANIL,
-    MetaSGD,
-    JointTraining,
-    HAT,
-    ProgressiveNets,
-    NoMetaLearning,
+for _module, _owner, _names in (
+    ("training", training, "StopAtError StopOnPlateau"),
+    ("learners", learners, "Leap Reptile FOMAML MAML ANIL MetaSGD NoMetaLearning"),
+    ("learners", learners, "JointTraining HAT ProgressiveNets"),
+    ("keras.optimizers", keras.optimizers, "SGD Adam AdamW RMSprop"),
+    ("keras.schedules", keras.optimizers.schedules, "CosineDecay ExponentialDecay"),
+    ("keras.losses", keras.losses, "SparseCategoricalCrossentropy CategoricalCrossentropy"),
+    ("keras.losses", keras.losses, "BinaryCrossentropy MeanSquaredError"),
 ):
-    gin.external_configurable(calling(_class), _class.__name__, module="learners")
-for _class in (
-    keras.optimizers.SGD,
-    keras.optimizers.Adam,
-    keras.optimizers.AdamW,
-    keras.optimizers.RMSprop,
-):
-    gin.external_configurable(calling(_class), _class.__name__, module="keras.optimizers")
-for _class in (
-    keras.optimizers.schedules.CosineDecay,
-    keras.optimizers.schedules.ExponentialDecay,
-):
-    gin.external_configurable(calling(_class), _class.__name__, module="keras.schedules")
-for _class in (
-    keras.losses.SparseCategoricalCrossentropy,
-    keras.losses.CategoricalCrossentropy,
-    keras.losses.BinaryCrossentropy,
-    keras.losses.MeanSquaredError,
-):
-    gin.external_configurable(calling(_class), _class.__name__, module="keras.losses")
+    for _name in _names.split():
+        gin.external_configurable(calling(getattr(_owner, _name)), _name, module=_module)
+
+
+def register_recorded() -> None:
+    """Registers what `leap_tf.configurable` has recorded since the last call.
+
+    Raises:
+        ConfigurationError: gin cannot take a name, or has it already.
+    """
+    while user_modules.RECORDED:
+        each = user_modules.RECORDED.pop(0)
+        target = calling(each.target) if isinstance(each.target, type) else each.target
+        try:
+            # `study` passes these two to the builder of its tasks, so that they cannot be bound.
+            given = {"seed", "data_dir"}
+            denied = sorted(given) if given <= {*inspect.signature(target).parameters} else None
+            gin.external_configurable(target, each.name, module=each.module, denylist=denied)
+        except ValueError as error:
+            raise ConfigurationError(f"{each.name} cannot be registered: {error}") from error
+
+
+_PACKAGE = pathlib.Path(__file__).parents[1]
+_INSTALLED = _PACKAGE / "gin_configs"
+SHIPPED = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent / "gin_configs"  # a checkout's
+
+
+def configuration_file(name: str | os.PathLike) -> pathlib.Path:
+    """Returns the path of a gin file: a path as it is, or the name of one in `SHIPPED`.
+
+    Raises:
+        ConfigurationError: there is no such file. The message lists shipped ones of similar names.
+    """
+    path = pathlib.Path(name).expanduser()
+    if path.is_file():
+        return path
+    if (SHIPPED / path).is_file():
+        return SHIPPED / path
+    shipped = sorted(each.relative_to(SHIPPED).as_posix() for each in SHIPPED.rglob("*.gin"))
+    near = difflib.get_close_matches(str(name), shipped) or shipped
+    raise ConfigurationError(f"No such gin file: {name}. Shipped are {', '.join(near)}.")
 
 
 def read_configuration(files: Sequence[str | os.PathLike], bindings: Sequence[str] = ()) -> str:
     """Reads gin files and bindings, later ones over earlier ones.
 
     Args:
-        files: at least one gin file.
+        files: at least one gin file, each as for `configuration_file`.
         bindings: bindings over the files, such as "meta_train.meta_steps = 10".
 
     Returns:
@@ -175,18 +189,11 @@ def read_configuration(files: Sequence[str | os.PathLike], bindings: Sequence[st
 
     Raises:
         ConfigurationError: a file is missing, cannot be read, names something that is not
-            registered, or has an import or include statement.
+            registered, has an import or include statement, or a value has the wrong type.
     """
-    missing = [str(file) for file in files if not pathlib.Path(file).is_file()]
-    if missing:
-        raise ConfigurationError(
-            f"No such gin file: {', '.join(missing)}. The project's own are in gin_configs/."
-        )
+    read = functools.partial(pathlib.Path.read_text, encoding="utf-8-sig")  # without a BOM
     return _parsed(
-        {
-            str(file): functools.partial(pathlib.Path(file).read_text, encoding="utf-8")
-            for file in files
-        }
+        {str(file): functools.partial(read, configuration_file(file)) for file in files}
         | {"bindings": lambda: "\n".join(bindings)}
     )
 
@@ -207,12 +214,16 @@ def operative_configuration() -> str:
 
 def _parsed(texts):
     """Returns the configuration that results from texts; a function reads each of them."""
+    register_recorded()
     gin.clear_config()
     for name, read in texts.items():
         _parse(name, read)
     gin.finalize()
     whole = gin.config_str()
     _check_scopes(whole)
+    for name, hints in _TYPES.items():
+        for parameter, value in gin.get_bindings(name).items():
+            _check_type(f"{name}.{parameter}", value, hints[parameter])
     return whole
 
 
@@ -224,8 +235,10 @@ def _parse(name, read):
     except ConfigurationError:
         raise
     except _UNREADABLE as error:
+        advice = "\nIf it is your own, name its module with --module."
         raise ConfigurationError(
             f"The configuration cannot be read: {name}: {error or type(error).__name__}"
+            f"{advice if 'No configurable matching' in str(error) else ''}"
         ) from error
 
 
@@ -260,3 +273,13 @@ def _check_scopes(text):
             f"Nothing refers to the scopes {sorted(bound - used)}. The scopes in use are "
             f"{sorted(used)}."
         )
+
+
+def _check_type(name, value, hint):
+    """Raises ConfigurationError if a value does not have its annotated type, if that is plain."""
+    allowed = set(typing.get_args(hint) or [hint])
+    if float in allowed:
+        allowed.add(int)
+    if allowed <= {bool, int, float, str, types.NoneType} and type(value) not in allowed:
+        wanted = getattr(hint, "__name__", None) or str(hint)
+        raise ConfigurationError(f"{name} must be of type {wanted}, and is {value!r}.")

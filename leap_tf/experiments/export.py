@@ -197,7 +197,7 @@ def export_run(
         CheckpointUnreadableError: the checkpoint is missing or damaged.
         ValueError: the model cannot be served.
     """
-    folder = pathlib.Path(path) if path else run.export
+    folder = pathlib.Path(path).expanduser() if path else run.export
     if folder.exists():
         raise FileExistsError(f"{folder} exists. Give another --export_dir, or remove it first.")
     trainer = study.trainer

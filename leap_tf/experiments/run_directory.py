@@ -2,6 +2,7 @@
 
     config.gin              every binding of the configuration; a restart must have the same ones
     operative_config.gin    the bindings that were used, defaults included
+    modules.json            the user's own modules that the run needs, see `user_modules`
     environment.json        versions, machine and threads of every start
     metrics.jsonl           one line per meta-step
     tensorboard/            the same metrics as TensorBoard events
@@ -142,7 +143,7 @@ class RunDirectory:
     """
 
     def __init__(self, path: str | os.PathLike):
-        self.path = pathlib.Path(path)
+        self.path = pathlib.Path(path).expanduser()
         self._lock: TextIO | None = None
         self.config = self.path / "config.gin"
         self.operative_config = self.path / "operative_config.gin"

@@ -74,7 +74,7 @@ def collect(folders: Iterable[str | os.PathLike]) -> dict[str, bytes]:
         ResultsError: a folder holds no run, or a file does not have its form.
     """
     rows: dict[str, list[dict]] = {file: [] for file in COLUMNS}
-    for folder in map(pathlib.Path, folders):
+    for folder in (pathlib.Path(each).expanduser() for each in folders):
         found = list(_runs_in(folder))
         measured = sorted(folder.rglob("learning_rate_*_task_*.json"))
         if not found and not measured:

@@ -1,6 +1,6 @@
 """A sweep: many training runs, the cells of one or more grids.
 
-A cell is one `bin/train.py` command with its own run directory, so it can be repeated alone, killed
+A cell is one training command with its own run directory, so it can be repeated alone, killed
 and continued. The sweep adds the list of commands, worker processes and progress. A cell that is
 finished (its folder has an evaluation.json of the same configuration) is skipped, and a crash costs
 at most the work since the cells' last checkpoints.
@@ -18,7 +18,6 @@ import os
 import pathlib
 import shlex
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -26,6 +25,7 @@ import tqdm
 
 from leap_tf.errors import LeapError
 from leap_tf.experiments.run_directory import RunDirectory, write_atomically
+from leap_tf.experiments.user_modules import UserModule, check_modules
 
 Axes = Mapping[str, Mapping[str, Sequence[str]]]
 
@@ -105,8 +105,9 @@ class Sweep:
         gin_files: configuration files of every cell.
         output_dir: the sweep's folder.
         data_dir: folder of prepared data sets.
-        train_binary: path of bin/train.py.
+        train_command: the command that starts the training program, without flags.
         read_configuration: returns the whole configuration of files and bindings as text.
+        modules: modules of the user that every cell imports.
     """
 
     def __init__(
@@ -116,23 +117,26 @@ class Sweep:
         output_dir: str | os.PathLike,
         *,
         data_dir: str | os.PathLike | None,
-        train_binary: str | os.PathLike,
+        train_command: Sequence[str],
         read_configuration: Callable[[Sequence[str | os.PathLike], Sequence[str]], str],
+        modules: Sequence[UserModule] = (),
     ):
         self._cells = list(cells)
         self._gin_files = list(gin_files)
-        self._index = pathlib.Path(output_dir) / "sweep.json"
-        self._folder = pathlib.Path(output_dir) / "cells"
-        self._logs = pathlib.Path(output_dir) / "logs"
+        folder = pathlib.Path(output_dir).expanduser()
+        self._index = folder / "sweep.json"
+        self._folder = folder / "cells"
+        self._logs = folder / "logs"
         self._data_dir = data_dir
-        self._train_binary = train_binary
+        self._train_command = train_command
         self._read_configuration = read_configuration
+        self._modules = modules
         self._running: dict[str, subprocess.Popen] = {}
         self._stopped = False
 
     def command(self, cell: Cell) -> list[str]:
         """Returns the command that trains and evaluates one cell."""
-        command = [sys.executable, str(self._train_binary)]
+        command = [*self._train_command, *(module.flag for module in self._modules)]
         command += [f"--gin_file={file}" for file in self._gin_files]
         command += [f"--gin_param={binding}" for binding in cell.bindings]
         command += [f"--output_dir={self._folder / cell.name}"]
@@ -144,11 +148,13 @@ class Sweep:
         Raises:
             RunDirectoryError: a cell's folder holds another configuration.
             ConfigurationError: a cell's configuration cannot be read.
+            UserModuleError: a cell's run had other modules.
         """
         left = []
         for cell in self._cells:
             run = RunDirectory(self._folder / cell.name)
             config = self._read_configuration(self._gin_files, cell.bindings)
+            check_modules(run.path, self._modules, same_run=True)
             run.check(config)
             if not run.is_finished(config):
                 left.append(cell)

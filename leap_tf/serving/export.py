@@ -56,7 +56,7 @@ def export(
         ...     sorted(os.listdir(f"{folder}/sinusoids"))
         ['model.keras', 'saved_model']
     """
-    folder = pathlib.Path(path)
+    folder = pathlib.Path(path).expanduser()
     if folder.exists():
         raise FileExistsError(f"{folder} exists. Give another path, or remove it first.")
     problem = trainer.problem

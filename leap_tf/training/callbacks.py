@@ -109,7 +109,7 @@ class JSONLogger(keras.callbacks.Callback):
 
     def __init__(self, path: str | os.PathLike):
         super().__init__()
-        self._path = pathlib.Path(path)
+        self._path = pathlib.Path(path).expanduser()
 
     def on_train_begin(self, logs=None):
         self._rewound = False
@@ -140,7 +140,7 @@ class JSONLogger(keras.callbacks.Callback):
 def read_metrics(path: str | os.PathLike) -> list[dict]:
     """Returns the entries of a file of `JSONLogger`, without a last line cut short by a kill."""
     entries = []
-    for line in pathlib.Path(path).read_bytes().splitlines():
+    for line in pathlib.Path(path).expanduser().read_bytes().splitlines():
         try:
             entry = json.loads(line)
         except (ValueError, RecursionError):
@@ -162,7 +162,7 @@ class TensorBoardLogger(keras.callbacks.TensorBoard):
     """
 
     def __init__(self, log_dir: str | os.PathLike):
-        super().__init__(log_dir, write_graph=False)
+        super().__init__(os.path.expanduser(log_dir), write_graph=False)
 
     def on_epoch_end(self, epoch, logs=None):
         metrics = {name: np.float32(value) for name, value in (logs or {}).items()}

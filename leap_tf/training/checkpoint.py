@@ -305,7 +305,7 @@ class CheckpointFolder:
     """
 
     def __init__(self, folder: str | pathlib.Path, keep: int = 3):
-        self.path = pathlib.Path(folder).resolve()
+        self.path = pathlib.Path(folder).expanduser().resolve()
         self._keep = keep
 
     def save(self, state: TrainingState) -> None:

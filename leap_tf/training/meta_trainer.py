@@ -268,8 +268,7 @@ class MetaTrainer:
         whole_number("validation_steps", validation_steps, 1)
         if not 0.0 <= tolerated_failures < 1.0:
             raise ValueError(
-                f"tolerated_failures is a share of the meta-batch, at least 0 and below 1, and is "
-                f"{tolerated_failures}."
+                f"tolerated_failures must be at least 0 and below 1, and is {tolerated_failures}."
             )
         if self.learner_variables:
             check_no_weight_restoring(callbacks)
@@ -404,15 +403,16 @@ class MetaTrainer:
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes initialization, meta-optimizer, history and random state to a checkpoint."""
-        self._state.save(os.fspath(path))
+        self._state.save(pathlib.Path(path).expanduser())
 
     def load(self, path: str | os.PathLike) -> None:
         """Reads what `save` wrote. It does not compare the tasks.
 
         Raises CheckpointMismatchError and CheckpointUnreadableError as `fit`.
         """
-        self._state.load(os.fspath(path))
-        self._known_folders[pathlib.Path(path).resolve().parent] = self._state.tasks
+        path = pathlib.Path(path).expanduser()
+        self._state.load(path)
+        self._known_folders[path.resolve().parent] = self._state.tasks
 
     def _warn_if_finished(self, meta_steps):
         made = self.meta_step

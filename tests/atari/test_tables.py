@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from leap_tf.atari.commands import ProgressLog, TaskRunLog
 from leap_tf.atari.comparison import (
     as_table,
     mean_curve,
@@ -13,7 +14,6 @@ from leap_tf.atari.comparison import (
     summarise,
 )
 from leap_tf.atari.problem import Progress, TaskRunStoppedError, TrainedGame
-from leap_tf.atari.run_log import ProgressLog, TaskRunLog
 from tests.atari.small import played
 
 

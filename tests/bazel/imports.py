@@ -15,11 +15,13 @@ from typing import NamedTuple
 
 from pypi import bazel_name
 
-FOLDERS = ("leap_tf", "bin", "benchmarks", "studies", "tests", "docs")
+FOLDERS = ("leap_tf", "leap_tf_cli", "bin", "benchmarks", "studies", "tests", "docs")
 APART = ("tests/bazel", "tests/install")  # scripts that check the project from outside
 
 # Needed by what is imported, or run in another process or by path.
 NOT_IMPORTED = {
+    "//:atari",
+    "//:studies",
     "//:testing",
     "//:experiments",
     "@pypi//dill",

@@ -110,3 +110,72 @@ def test_data_and_run_directories_cannot_be_bound():
     assert config.configured_study
     with pytest.raises(ConfigurationError, match="data_dir"):
         read_configuration([CONFIGURATIONS[0]], ["study.data_dir = 'x'"])
+
+
+@pytest.mark.parametrize(
+    "binding",
+    [
+        "meta_train.meta_steps = 'x'",
+        "meta_train.meta_steps = 2.5",
+        "meta_train.meta_steps = True",
+        "meta_train.patience = [1]",
+        "meta_train.verbose = 'no'",
+        "evaluate.target_error = 'x'",
+        "evaluate.steps = %steps\nsteps = 'x'",
+        "export.requests = None",
+    ],
+)
+def test_a_value_of_the_wrong_type_is_refused_as_it_is_read(binding):
+    name, expected = binding.split(" = ")[0], r" must be of type .*, and is "
+    with pytest.raises(ConfigurationError, match=name + expected):
+        read_configuration([GIN_CONFIGS / "sinusoid.gin"], [binding])
+
+
+def test_a_whole_number_may_stand_for_a_float():
+    read_configuration(
+        [GIN_CONFIGS / "sinusoid.gin"],
+        [
+            "meta_train.checkpoint_seconds = 5",
+            "evaluate.steps = None",
+            "evaluate.steps = %steps",
+            "steps = 3",
+        ],
+    )
+
+
+def test_cells_of_the_wrong_type_are_an_error_of_the_configuration():
+    read_configuration([GIN_CONFIGS / "omniglot" / "table1_cpu.gin"], ["sweep.grids = 3"])
+    with pytest.raises(ConfigurationError, match="cannot be built"):
+        config.configured_cells()
+
+
+def test_byte_order_marks_and_line_ends_of_windows_are_skipped(tmp_path):
+    text = (GIN_CONFIGS / "sinusoid.gin").read_bytes()
+    (tmp_path / "windows.gin").write_bytes(b"\xef\xbb\xbf" + text.replace(b"\n", b"\r\n"))
+    expected = read_configuration([GIN_CONFIGS / "sinusoid.gin"])
+    assert read_configuration([tmp_path / "windows.gin"]) == expected
+
+
+def test_shipped_configurations_have_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("unicode_cpu.gin", "omniglot/cell_cpu.gin"):
+        assert config.configuration_file(name) == GIN_CONFIGS / name
+    (tmp_path / "unicode_cpu.gin").write_text("study.seed = 3")
+    assert read_configuration(["unicode_cpu.gin"]).strip().endswith("study.seed = 3")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert config.configuration_file("~/unicode_cpu.gin") == tmp_path / "unicode_cpu.gin"
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("unicode_cpu", r"Shipped are unicode_cpu\.gin"),
+        ("gin_configs/unicode_cpu.gin", r"Shipped are unicode_cpu\.gin"),
+        ("cell_cpu.gin", r"omniglot/cell_cpu\.gin"),
+        ("qqq", r"atari_cpu\.gin.*unicode_cpu\.gin"),
+    ],
+)
+def test_the_error_for_an_unknown_name_lists_similar_ones(tmp_path, monkeypatch, name, near):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigurationError, match=f"No such gin file: {name}. .*{near}"):
+        read_configuration([name])

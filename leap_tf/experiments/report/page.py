@@ -38,7 +38,7 @@ def write_report(
         ResultsError: there is nothing to report on, or a file does not have its form.
         ValueError: both `results` and `runs` are given, or neither.
     """
-    output = pathlib.Path(output_dir)
+    output = pathlib.Path(output_dir).expanduser()
     if (results is None) == (not runs):
         raise ValueError("Pass either results (folders of tables) or runs (folders of runs).")
     if runs:
@@ -48,7 +48,7 @@ def write_report(
         for name, content in tables.items():
             with replacing(output / name) as partial:
                 partial.write_bytes(content)
-    folder = output if results is None else pathlib.Path(results)
+    folder = output if results is None else pathlib.Path(results).expanduser()
     if (folder / "runs.csv.gz").exists():
         return [_write_page(folder, output, study or folder.resolve().name)]
     folders = sorted(path.parent for path in folder.glob("*/runs.csv.gz"))
