@@ -187,7 +187,7 @@ _JOINT, _NONE = "joint training", "no pretraining"
 
 
 def compare(
-    tasks: TaskSplits | Callable[[int], TaskSplits],
+    tasks: TaskSplits | Callable[..., TaskSplits],
     model: Callable[[], keras.Model],
     *,
     budget: int,
@@ -212,7 +212,7 @@ def compare(
     training has a head for every task, else one model for all.
 
     Args:
-        tasks: the splits, or a function of the seed that returns them.
+        tasks: the splits, or a function that returns them, called as tasks(seed=…).
         model: returns a new built model. It is called after the seed is set.
         budget: gradient steps of one meta-training.
         learners: the methods, by name. A method may come with `MetaTrainer` arguments of its own,
@@ -254,7 +254,7 @@ def compare(
     if not 0.0 < trial_share <= 1.0:
         raise ValueError(f"trial_share must be above 0 and at most 1. Received: {trial_share}.")
     splits = tasks if callable(tasks) else lambda seed: tasks
-    methods = _all_methods(learners, splits(seeds[0]).train)
+    methods = _all_methods(learners, splits(seed=seeds[0]).train)
     runner = _Runner(splits, model, methods, trainer, settings, steps)
     rates = runner.inner_rates(inner_factors)
     if directory is not None:
@@ -341,7 +341,7 @@ class _Runner:
             | {name: getattr(setup, name) for name in ("steps_per_task", "meta_batch_size")},
             "inner_optimizer": describe(self._inner_optimizer),
             "weights": [list(each.shape) for each in self._probe.model.weights],
-            "tasks": describe_tasks(self._tasks(seed).train),
+            "tasks": describe_tasks(self._tasks(seed=seed).train),
         }
         text = json.dumps(known, indent=1, sort_keys=True, default=repr) + "\n"
         file = directory / "comparison.json"
@@ -375,7 +375,7 @@ class _Runner:
             trainer.request_stop()
 
     def _run(self, run, split, checkpoints):
-        splits = self._tasks(run.seed)
+        splits = self._tasks(seed=run.seed)
         trainer = self._running[run] = self._build(run)
         setup = trainer.problem.setup
         meta_steps = max(1, run.budget // (setup.steps_per_task * setup.meta_batch_size))

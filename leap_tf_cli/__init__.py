@@ -1,4 +1,4 @@
-"""The programs leap-train, leap-evaluate, leap-export, leap-sweep and leap-report.
+"""The programs leap-train, leap-evaluate, leap-export, leap-sweep, leap-compare, leap-report.
 
 `bin/*.py` call the same functions. The package stands beside `leap_tf`, because `import leap_tf`
 imports TensorFlow, and TensorFlow reads its log level before that. A program therefore parses its
@@ -199,6 +199,28 @@ def sweep() -> None:
         )
 
     start(program, sweep.__doc__)
+
+
+def compare() -> None:
+    """Compares methods on the tasks and the model of a study, at equal numbers of gradient steps.
+
+        leap-compare --gin_file=unicode_cpu.gin --gin_param='compare.budget = 10000' \\
+            --output_dir=runs/comparison
+
+    Rates are chosen on validation tasks, for joint training and no pretraining too. The same
+    command continues a comparison that was stopped.
+    """
+    gin_file = paths_flag("gin_file", f"{_GIN_FILE}; can be given several times.", required=True)
+    gin_param = gin_param_flag("Binding over the files, such as 'compare.seeds = [0, 1, 2]'.")
+    output_dir = path_flag("output_dir", "Folder of the table, the figure and the runs.", True)
+    data_dir, module = data_dir_flag(), module_flag()
+
+    def program(commands):
+        commands.compare(
+            gin_file.value, gin_param.value, output_dir.value, data_dir.value, module.value
+        )
+
+    start(program, compare.__doc__, parallel_tasks=0)
 
 
 def report() -> None:

@@ -4,7 +4,7 @@ import sys
 
 import leap_tf_cli
 
-PROGRAMS = ("train", "evaluate", "export", "sweep", "report")
+PROGRAMS = ("train", "evaluate", "export", "sweep", "compare", "report")
 
 if __name__ == "__main__":
     name = sys.argv.pop(1) if len(sys.argv) > 1 else ""

@@ -33,6 +33,7 @@ def sector_task(name: str, employment: np.ndarray) -> leap_tf.ArrayTask:
     )
 
 
+@leap_tf.configurable
 def employment_splits(seed: int = 0, data_dir: str | None = None) -> leap_tf.TaskSplits:
     """Returns 8 sectors to meta-train on, 3 for validation and 4 for test, drawn by the seed."""
     with _FILE.open() as file:
@@ -46,6 +47,7 @@ def employment_splits(seed: int = 0, data_dir: str | None = None) -> leap_tf.Tas
     return leap_tf.TaskSplits(leap_tf.FiniteTasks(train), validation, test)
 
 
+@leap_tf.configurable
 def recurrent_net(units: int = 16) -> keras.Model:
     """Returns a GRU that reads the window, and a dense layer that predicts the next value."""
     inputs = keras.Input((WINDOW, 1))

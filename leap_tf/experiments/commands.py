@@ -1,4 +1,4 @@
-"""The functions behind the command-line programs: train, evaluate, export, sweep.
+"""The functions behind the command-line programs: train, evaluate, export, sweep, compare.
 
 Each reads a configuration, builds its study and works in a run's folder. Helpers for all programs
 are here too: signals and errors in one line.
@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 import tensorflow as tf
 from absl import flags
 from absl import logging as absl_logging
+from matplotlib.figure import Figure
 
 from leap_tf.cluster import RayPool, StudyFactory
 from leap_tf.errors import LeapError
@@ -24,6 +25,7 @@ from leap_tf.experiments.config import (
     ConfigurationError,
     configuration_file,
     configured_cells,
+    configured_comparison,
     configured_evaluate,
     configured_export,
     configured_meta_train,
@@ -389,3 +391,42 @@ def sweep(
     with exit_on_signals(running.stop):
         running.run(workers)
     print(f"All {len(cells)} cells are in {pathlib.Path(output_dir) / 'cells'}.")
+
+
+def compare(
+    gin_files: Sequence[Path],
+    gin_params: Sequence[str],
+    output_dir: Path,
+    data_dir: Path | None = None,
+    modules: Sequence[Path] = (),
+) -> None:
+    """Compares methods on the study of a configuration, or continues to; see `leap_tf.compare`.
+
+    Args:
+        gin_files: configuration files that bind `study`, `MetaTrainer` and `compare`.
+        gin_params: bindings over the files.
+        output_dir: the folder of the table, the figure, and the runs.
+        data_dir: folder of prepared data sets.
+        modules: modules of the user, as for `load_modules`.
+
+    Raises:
+        ConfigurationError: the configuration cannot be read, or its study cannot be built.
+        CheckpointMismatchError: the folder holds another comparison.
+        UserModuleError: a module cannot be imported.
+    """
+    load_modules(modules)
+    read_configuration(gin_files, gin_params)
+    folder = pathlib.Path(output_dir)
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    with exit_on_signals(interrupt), contextlib.suppress(KeyboardInterrupt):
+        comparison = configured_comparison(folder / "runs", data_dir)
+    print(comparison)
+    write_atomically(folder / "comparison.txt", f"{comparison}\n")
+    write_atomically(folder / "comparison.csv", comparison.to_dataframe().to_csv())
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    comparison.plot(figure.subplots())
+    figure.savefig(folder / "comparison.png", dpi=110)
+    print(f"Table, figure and runs are in {folder}.")

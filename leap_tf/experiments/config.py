@@ -25,6 +25,7 @@ import keras
 from gin import config_parser
 
 from leap_tf import learners, training
+from leap_tf.comparison import Comparison, compare
 from leap_tf.datasets import alphabet_splits, multi_cv_splits
 from leap_tf.errors import LeapError
 from leap_tf.experiments import user_modules
@@ -107,6 +108,30 @@ configured_meta_train = of_a_program(meta_train, "meta_train", ["study", "run"])
 configured_evaluate = of_a_program(evaluate, "evaluate", ["study", "run", "overrides"])
 configured_export = of_a_program(export_run, "export", ["study", "run", "path", "checkpoint"])
 configured_cells = with_configuration_errors(gin.external_configurable(cells_of, "sweep"))
+
+_configured_comparison = gin.external_configurable(
+    compare, "compare", denylist=["tasks", "model", "directory", "trainer", "verbose"]
+)
+
+
+def configured_comparison(
+    directory: str | os.PathLike, data_dir: str | os.PathLike | None = None
+) -> Comparison:
+    """Compares methods on the tasks, the model and the trainer's settings of the study.
+
+    Raises:
+        ConfigurationError: the configuration has no study with tasks and a model.
+    """
+    of_study = gin.get_bindings("study")
+    missing = {"tasks", "model"} - of_study.keys()
+    if missing:
+        raise ConfigurationError(f"The configuration does not bind study.{min(missing)}.")
+    tasks = functools.partial(of_study["tasks"], data_dir=data_dir)
+    trainer = of_study.get("trainer", configured_trainer)
+    return with_configuration_errors(_configured_comparison)(
+        tasks=tasks, model=of_study["model"], directory=directory, trainer=trainer
+    )
+
 
 gin.external_configurable(conv_net, module="models")
 gin.external_configurable(mlp, module="models")
