@@ -57,7 +57,7 @@ def test_keras_squares_sparse_gradients_before_it_adds_them_up(eagerly):
 
 @pytest.mark.parametrize(
     ("kind", "optimizer"),
-    in_turn(["Dense", "Conv2D", "BatchNormalization", "recurrent dropout", "MultiHeadAttention"]),
+    in_turn(["Conv2D", "Dropout", "MultiHeadAttention"]),
 )
 def test_the_loop_in_a_graph_and_a_served_adapt_give_the_numbers_of_fit(kind, optimizer):
     """`python -m tests.front_ends` holds all kinds with all optimizers to this."""
@@ -190,8 +190,10 @@ def with_spectral_normalization():
     return keras.Sequential([keras.Input((6,)), *layers])
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("build", [with_embedding, with_spectral_normalization])
+@pytest.mark.parametrize(
+    ("build", "optimizer"),
+    [(with_embedding, "SGD"), (with_embedding, "AdamW"), (with_spectral_normalization, "Adam")],
+)
 def test_leap_optimizer_trains_to_the_bit_as_keras_does(build, optimizer):
     """Sparse gradients reach the inner optimizer, and layers may assign their weights."""
     rng = np.random.default_rng(0)
@@ -201,7 +203,7 @@ def test_leap_optimizer_trains_to_the_bit_as_keras_does(build, optimizer):
         np.testing.assert_array_equal(recorded, plain)
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
 def test_embeddings_are_trained_in_the_loop_like_one_hot_inputs(optimizer):
     """Repeated indices are added up before an optimizer squares their gradient."""
     rng = np.random.default_rng(0)
