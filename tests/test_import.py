@@ -21,6 +21,7 @@ SGD = keras.optimizers.SGD
 trainer = leap_tf.MetaTrainer(leap_tf.mlp(), keras.losses.MeanSquaredError(), SGD(0.1), SGD(0.1))
 splits = leap_tf.sinusoid_splits(test_tasks=1)
 assert len(trainer.evaluate(splits.test, steps=2).tasks) == 1
+import leap_tf.cluster
 try:
     leap_tf.datasets
 except ImportError as error:

@@ -140,13 +140,15 @@ def ink(points: np.ndarray, radii: np.ndarray) -> np.ndarray:
     Points must be farther from the edge of the canvas than their radius.
     """
     reach = int(np.ceil(np.max(radii)))
-    steps = np.mgrid[-reach : reach + 1, -reach : reach + 1].reshape(2, -1).T
-    pixels = np.rint(points).astype(np.int64)[:, np.newaxis] + steps
-    distances = np.sum((pixels - points[:, np.newaxis]) ** 2, axis=-1)
-    rows, columns = pixels[distances <= radii[:, np.newaxis] ** 2].T
-    canvas = np.zeros((CANVAS, CANVAS), bool)
-    canvas[rows, columns] = True
-    return canvas
+    steps = np.arange(-reach, reach + 1)
+    pixels = np.rint(points).astype(np.int64)[..., np.newaxis] + steps
+    rows, columns = pixels[:, 0, :, np.newaxis], pixels[:, 1, np.newaxis, :]
+    heights, widths = np.moveaxis((pixels - points[..., np.newaxis]) ** 2, 1, 0)
+    distances = heights[:, :, np.newaxis] + widths[:, np.newaxis, :]
+    inked = distances <= radii[:, np.newaxis, np.newaxis] ** 2
+    canvas = np.zeros(CANVAS * CANVAS, bool)
+    canvas[(CANVAS * rows + columns)[inked]] = True
+    return canvas.reshape(CANVAS, CANVAS)
 
 
 class CentreLine(NamedTuple):
@@ -282,8 +284,9 @@ def rounded(line: CentreLine, times: int) -> CentreLine:
     start, end = np.concatenate([line.edges, line.edges[:, ::-1]]).T
     order = np.argsort(start, kind="stable")
     degree = degrees(line)
-    neighbours = end[order][degree[start[order]] == 2].reshape(-1, 2)
+    moved = np.flatnonzero(degree == 2)
+    before, after = end[order][degree[start[order]] == 2].reshape(-1, 2).T
     points = line.points.copy()
     for _ in range(times):
-        points[degree == 2] = (points[degree == 2] + points[neighbours].mean(axis=1)) / 2
+        points[moved] = (points[moved] + (points[before] + points[after]) / 2) / 2
     return CentreLine(points, line.edges)

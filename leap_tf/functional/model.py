@@ -1,5 +1,6 @@
 """A Keras model and its loss as a pure function of the model's variables."""
 
+import copy
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -124,6 +125,7 @@ class FunctionalModel:
             raise ValueError("The model has no trainable variables, so there is nothing to learn.")
         check_training_rule(model)
         self.model = model
+        self._network = model  # what is called
         self._trainable = [id(variable) for variable in model.trainable_variables]
         self.loss = loss
         self.error = error or default_error(self.loss)
@@ -131,7 +133,7 @@ class FunctionalModel:
         self._seed_states = [
             index
             for index, variable in enumerate(model.non_trainable_variables)
-            if variable.path.endswith("seed_generator_state")
+            if _is_seed(variable)
         ]
 
     @property
@@ -139,10 +141,19 @@ class FunctionalModel:
         """The trainable variables, in the order of the parameters."""
         return self.model.trainable_variables
 
-    @property
-    def has_random_layers(self) -> bool:
-        """Whether layers draw random numbers, such as dropout."""
-        return bool(self._seed_states)
+    def without_randomness(self) -> "FunctionalModel":
+        """Returns this model with random layers, such as dropout and noise, always in inference.
+
+        It has the same parameters and state, and all other layers follow `training` as before.
+
+        Raises:
+            UnsupportedModelError: the random layers cannot be told from the others.
+        """
+        if not self._seed_states:
+            return self
+        quiet = copy.copy(self)
+        quiet._network = _without_randomness(self.model)
+        return quiet
 
     def parameters(self) -> list[tf.Tensor]:
         """Returns the current values of the trainable variables."""
@@ -250,8 +261,8 @@ class FunctionalModel:
         with scope_of(zip(variables, [*parameters, *state]), collect_losses=True) as scope:
             given = dict(scope.state_mapping)
             options = {"training": training} if self._takes_training else {}
-            outputs = self.model(inputs, **options)
-            regularization = list(self.model.losses)
+            outputs = self._network(inputs, **options)
+            regularization = list(self._network.losses)
         self._check_assignments(scope, given)
         new_state = [
             scope.get_current_value(variable) for variable in self.model.non_trainable_variables
@@ -274,6 +285,47 @@ class FunctionalModel:
                 "it is called, such as Keras's global seed. Assign the variable to an attribute of "
                 "a layer, and give random functions a keras.random.SeedGenerator of the layer."
             )
+
+
+class _InInference(keras.layers.Layer):
+    """A layer that is always called with `training=False`."""
+
+    def __init__(self, layer: keras.Layer):
+        super().__init__(name=layer.name, dtype=layer.dtype_policy)
+        self.layer = layer
+        self.supports_masking = True
+        self.built = True
+
+    def call(self, *args, **kwargs):
+        return self.layer(*args, **(kwargs | {"training": False}))
+
+
+def _without_randomness(model: keras.Model) -> keras.Model:
+    """Returns a model of the same layers and variables, with random layers in inference."""
+    if not getattr(model, "inputs", None):
+        raise UnsupportedModelError(
+            "Transductive evaluation must switch off random layers, such as dropout, and cannot "
+            f"find those of the subclassed model {model.name!r}. Build it with "
+            "keras.Model(inputs, outputs) or keras.Sequential, or evaluate inductively."
+        )
+
+    def in_inference(layer):
+        if not any(map(_is_seed, getattr(layer, "variables", ()))):
+            return layer
+        if layer.trainable and layer.non_trainable_weights:
+            raise UnsupportedModelError(
+                f"The layer {layer.name!r} both draws random numbers and has running statistics. "
+                "Transductive evaluation must switch off the first and use those of the batch for "
+                "the second. Split the layer in two, or evaluate inductively."
+            )
+        return _InInference(layer)
+
+    # The clone shares the layers, which the function returns as they are or wrapped.
+    return keras.models.clone_model(model, clone_function=in_inference, recursive=True)
+
+
+def _is_seed(variable):
+    return variable.path.endswith("seed_generator_state")
 
 
 def unpack_batch(element) -> Batch:

@@ -106,6 +106,7 @@ class Signatures:
         self._query_batch_size = query_batch_size
         self._limits = limits
         self._transductive = problem.evaluation.transductive
+        self._predictor = self._model.without_randomness() if self._transductive else self._model
         self._format = OutputFormat(
             problem.loss, tf.TensorShape(problem.model.output_shape), problem.error_fn
         )
@@ -219,7 +220,7 @@ class Signatures:
 
         def add_batch(start, outputs):
             batch = inputs[start : start + size]
-            predicted = self._model.predict(parameters, state, batch, training=training)
+            predicted = self._predictor.predict(parameters, state, batch, training=training)
             return start + size, outputs.write(start // size, predicted)
 
         collected = tf.TensorArray(

@@ -160,6 +160,7 @@ class InnerLoop:
         stopping: when to end a task early; None never does.
         transductive: whether batch norm uses the statistics of the held-out batch itself when
             held-out examples are evaluated, and not the running ones of the task's training.
+            Random layers are in inference in both cases.
         resizable: which of the parameters have another last dimension on other tasks.
         trains_parts: whether tasks leave variables without a gradient on purpose.
         metrics: Keras metrics of held-out examples. Their variables are not changed.
@@ -170,6 +171,8 @@ class InnerLoop:
 
     Raises:
         ValueError: a learner of second order has no query batches.
+        UnsupportedModelError: evaluation is transductive, and the random layers of the model cannot
+            be told from the others.
     """
 
     def __init__(
@@ -196,6 +199,7 @@ class InnerLoop:
         self._meta_indices = list(meta_indices)
         self._stopping = stopping
         self._transductive = transductive
+        self._held_out_model = model.without_randomness() if transductive else model
         self._resizable = frozenset(resizable)
         self._trains_parts = trains_parts
         self._metrics = list(metrics)
@@ -401,7 +405,7 @@ class InnerLoop:
 
         def add_batch(element, loss_sum, loss_weight, error_sum, weight, examples, finite, metrics):
             batch = unpack_batch(element.get_value())
-            result = self._model.evaluate(
+            result = self._held_out_model.evaluate(
                 parameters, state, batch, training=self._transductive, penalties=False
             )
             return (

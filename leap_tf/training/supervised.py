@@ -50,7 +50,8 @@ class EvaluationConfig:
         stopping: the rule that ends an adaptation early. It may look at validation or training
             examples, never at those that the task is evaluated on.
         transductive: whether batch norm uses the statistics of the held-out batch itself. By
-            default it uses the running statistics of the task's own training.
+            default it uses the running statistics of the task's own training. Random layers,
+            such as dropout, are in inference in both cases.
         error_fn: the figure on curves and tables, in training too, see
             `leap_tf.functional.FunctionalModel`.
         metrics: Keras metrics of the held-out examples, with sample weights. `TaskEvaluation` has
@@ -351,11 +352,6 @@ class _ModelTrainer:
                 "each: a list, or a dictionary if the model returns one."
             )
         self.model = FunctionalModel(model, problem.loss, problem.error_fn)
-        if problem.evaluation.transductive and self.model.has_random_layers:
-            raise ValueError(
-                "Transductive evaluation runs the model as in training, so its random layers "
-                "(dropout, noise) would be active. Evaluate this model inductively."
-            )
         self._fresh_layers = TaskLayers(model, task_layers)
         meta_indices = meta_learned_indices(model, task_layers)
         if not meta_indices:

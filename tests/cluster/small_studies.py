@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import pathlib
-import time
 
 import keras
 import numpy as np
@@ -58,8 +57,8 @@ class FaultyTask:
 
     Args:
         number: of the task, which otherwise is `blobs(number)`.
-        folder: may hold files "kill<number>" and "hang<number>", which the first process that finds
-            them removes, and "raise<number>" and "always_kill<number>", which stay.
+        folder: may hold files "kill<number>", which the first process that finds them removes, and
+            "raise<number>" and "always_kill<number>", which stay.
     """
 
     def __init__(self, number, folder):
@@ -73,8 +72,6 @@ class FaultyTask:
             os._exit(7)
         if self._finds("kill"):
             os._exit(7)
-        if self._finds("hang"):
-            time.sleep(600)
         if self._finds("raise", remove=False):
             raise OSError("the disk of this task is on fire")
         return self._task.train_batches(seed)
@@ -109,13 +106,10 @@ def unbuildable():
     raise FileNotFoundError("no data set here")
 
 
-def other_seed():
-    return Study(trainer(seed=4), splits())
-
-
-def swapped_splits():
+def another():
+    """Builds a study with another seed, and with validation and test tasks exchanged."""
     tasks = splits()
-    return Study(trainer(), TaskSplits(tasks.train, tasks.test, tasks.validation))
+    return Study(trainer(seed=4), TaskSplits(tasks.train, tasks.test, tasks.validation))
 
 
 def weights(study):

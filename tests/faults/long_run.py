@@ -99,6 +99,7 @@ def run_long(folder: pathlib.Path, meta_steps: int, validation_freq: int) -> Lon
 
 def _train(folder, meta_steps, validation_freq):
     keras.utils.set_random_seed(0)
+    gc.freeze()  # what the imports made need not be searched after every ten meta-steps
     usage = Usage()
     with Traces() as traces:
         trainer = leap_tf.MetaTrainer(

@@ -287,6 +287,95 @@ def test_masked_outputs_count_neither_in_the_loss_nor_in_errors(weights):
     np.testing.assert_allclose(by_step.weights, [first, first, 0.0, second, 0.0, 0.0])
 
 
+def quiet_outputs(network, inputs):
+    """Returns the outputs in training of a model without randomness, and its new state by name."""
+    functional = FunctionalModel(network, keras.losses.MeanSquaredError()).without_randomness()
+    parameters, state = functional.initial_values(7, {})
+    targets = tf.zeros_like(network(inputs))
+    result = functional.evaluate(parameters, state, Batch(inputs, targets), training=True)
+    assert [id(each) for each in functional.variables] == [
+        id(each) for each in network.trainable_variables
+    ]
+    paths = [variable.path for variable in network.non_trainable_variables]
+    return result.outputs, dict(zip(paths, result.state, strict=True)), dict(zip(paths, state))
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_random_layers_are_inactive_and_batch_norm_is_as_in_training(inside):
+    """Batch (1, 3) has mean 2 and variance 1; the weight 2 and no dropout make ∓2 of it."""
+    network = keras.Sequential(
+        [
+            keras.Input((1,)),
+            keras.layers.BatchNormalization(momentum=0.5, epsilon=0.0),
+            keras.layers.Dropout(0.9),
+            keras.layers.GaussianNoise(1.0),
+            keras.layers.Dense(1, use_bias=False),
+        ],
+        name="inner",
+    )
+    network.layers[-1].kernel.assign([[2.0]])
+    model = keras.Sequential([keras.Input((1,)), network, keras.layers.Dropout(0.9)])
+    used = model if inside else network
+    config = used.get_config()
+    random = FunctionalModel(used, keras.losses.MeanSquaredError())
+    inputs = tf.constant([[1.0], [3.0]])
+    outputs, state, before = quiet_outputs(used, inputs)
+    np.testing.assert_allclose(outputs, [[-2.0], [2.0]], rtol=1e-6)
+    mean = next(value for path, value in state.items() if path.endswith("moving_mean"))
+    np.testing.assert_allclose(mean, [1.0])  # half of 0 and half of 2
+    for path, value in before.items():
+        if path.endswith("seed_generator_state"):
+            np.testing.assert_array_equal(state[path], value)
+    batch = Batch(inputs, tf.zeros((2, 1)))
+    noisy = random.evaluate(random.parameters(), random.state(7), batch, training=True)
+    assert np.abs(noisy.outputs - outputs).max() > 0.1
+    assert used.get_config() == config
+
+
+def dropout_everywhere():
+    inputs = keras.Input((4, 3))
+    hidden = keras.layers.Masking()(inputs)
+    hidden = keras.layers.Bidirectional(
+        keras.layers.GRU(3, return_sequences=True, dropout=0.5, recurrent_dropout=0.5)
+    )(hidden)
+    attention = keras.layers.MultiHeadAttention(2, 2, dropout=0.5)
+    hidden = hidden + attention(hidden, hidden)
+    return keras.Model(inputs, keras.layers.TimeDistributed(keras.layers.Dropout(0.5))(hidden))
+
+
+def test_dropout_inside_layers_is_inactive_too():
+    network = dropout_everywhere()
+    config = network.get_config()
+    inputs = np.random.default_rng(0).normal(size=(5, 4, 3)).astype("float32")
+    inputs[0, 2:] = 0.0  # masked
+    outputs, _, _ = quiet_outputs(network, inputs)
+    np.testing.assert_allclose(outputs, network(inputs, training=False), rtol=1e-5, atol=1e-6)
+    assert network.get_config() == config
+
+
+class NoisyNorm(keras.layers.Layer):
+    """A layer that draws random numbers and keeps statistics."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.norm = keras.layers.BatchNormalization()
+        self.drop = keras.layers.Dropout(0.5)
+
+    def call(self, inputs, training=None):
+        return self.drop(self.norm(inputs, training=training), training=training)
+
+
+def test_randomness_that_cannot_be_switched_off_is_refused():
+    mse = keras.losses.MeanSquaredError()
+    network = Subclassed(name="mine")
+    network(np.zeros((1, 4), "float32"))
+    with pytest.raises(UnsupportedModelError, match="subclassed model 'mine'.*keras.Sequential"):
+        FunctionalModel(network, mse).without_randomness()
+    network = keras.Sequential([keras.Input((4,)), NoisyNorm(name="noisy"), keras.layers.Dense(2)])
+    with pytest.raises(UnsupportedModelError, match="'noisy' both draws random numbers and has"):
+        FunctionalModel(network, mse).without_randomness()
+
+
 def test_saved_arrays_round_trip():
     arrays, other = SavedArrays(), SavedArrays()
     other.deserialize(arrays.serialize())

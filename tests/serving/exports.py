@@ -80,6 +80,13 @@ def transductive():
     ), pictures
 
 
+def transductive_dropout():
+    norm, dropout = keras.layers.BatchNormalization(), keras.layers.Dropout(0.3)
+    model = network(dense(8, "body"), norm, dropout, keras.layers.Dense(3, name="head"))
+    evaluation = leap_tf.EvaluationConfig(transductive=True)
+    return trainer(model, evaluation=evaluation), clouds
+
+
 def fresh_head_dropout_adam():
     model = network(dense(8, "body"), keras.layers.Dropout(0.3), keras.layers.Dense(5, name="head"))
     schedule = keras.optimizers.schedules.CosineDecay(0.05, STEPS)
@@ -113,6 +120,7 @@ KINDS = {
     for kind in (
         convolutional,
         transductive,
+        transductive_dropout,
         fresh_head_dropout_adam,
         meta_sgd,
         anil,

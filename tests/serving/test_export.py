@@ -185,35 +185,23 @@ def test_keras_alone_reads_the_model(exported):
     np.testing.assert_allclose(np.load(folder / "predictions.npy"), expected, rtol=1e-5, atol=1e-6)
 
 
-def command_line(*arguments):
-    tool = pathlib.Path(sys.executable).with_name("saved_model_cli")
-    return subprocess.run([tool, *map(str, arguments)], capture_output=True, text=True)
-
-
-def test_saved_model_cli_shows_and_runs(exported, adapt, tmp_path):
+def test_saved_model_cli_runs_a_signature(exported, adapt, tmp_path):
     trainer, make_task, folder = exported("convolutional")
-    where = ("--dir", folder / "saved_model", "--tag_set", "serve", "--signature_def")
-    shown = command_line("show", *where, "adapt").stdout
-    assert "inputs['support_x'] tensor_info:" in shown
-    assert "shape: (-1, 8, 8, 1)" in shown
     made = request(trainer, make_task(2))
-    np.savez(tmp_path / "good.npz", **made)
-    np.savez(tmp_path / "bad.npz", **(made | {"support_x": made["support_x"][:, :4]}))
-
-    def run(file):
-        inputs = ";".join(f"{name}={tmp_path / file}[{name}]" for name in made)
-        where_to = ("--outdir", tmp_path)
-        return command_line("run", *where, "adapt_uint8", "--inputs", inputs, *where_to)
-
-    result = run("good.npz")
+    np.savez(tmp_path / "request.npz", **made)
+    result = subprocess.run(
+        [
+            *(pathlib.Path(sys.executable).with_name("saved_model_cli"), "run"),
+            *("--dir", folder / "saved_model", "--tag_set", "serve"),
+            *("--signature_def", "adapt_uint8", "--outdir", tmp_path, "--inputs"),
+            ";".join(f"{name}={tmp_path}/request.npz[{name}]" for name in made),
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert result.returncode == 0, result.stderr
     expected = adapt("convolutional", "adapt_uint8", **made)["logits"]
     np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), expected, rtol=1e-4, atol=1e-5)
-    (tmp_path / "logits.npy").unlink()
-    result = run("bad.npz")
-    assert result.returncode != 0
-    assert "support_x" in result.stderr
-    assert not (tmp_path / "logits.npy").exists()
 
 
 def refused(adapt, made, name, **changes):

@@ -6,7 +6,6 @@ import pytest
 import tensorflow as tf
 
 from leap_tf.learners import MAML, Leap
-from leap_tf.models import BatchNormalization
 from leap_tf.tasks import ArrayTask, FiniteTasks
 from leap_tf.training import EvaluationConfig, MetaTrainer, StopAtError, StopOnPlateau
 
@@ -184,6 +183,16 @@ def test_transductive_evaluation_uses_the_statistics_of_the_batch():
     )
 
 
-def test_transductive_evaluation_refuses_random_layers():
-    with pytest.raises(ValueError, match="inductively"):
-        evaluating(BatchNormalization(), keras.layers.Dropout(0.5), transductive=True)
+def test_random_layers_are_inactive_in_transductive_evaluation():
+    """The figures are those of the same model without dropout, however large its rate."""
+    moved = task()
+    moved.test = (moved.test[0] + np.float32(100.0), moved.test[1])
+    errors = {}
+    for rate in (0.0, 0.5):
+        layers = [
+            keras.layers.BatchNormalization(center=False, scale=False),
+            keras.layers.Dropout(rate),
+        ]
+        (errors[rate],) = evaluating(*layers, transductive=True).evaluate([moved], steps=40).tasks
+    assert errors[0.5].error == errors[0.0].error == pytest.approx(0.0)
+    assert np.any(errors[0.5].training_losses != errors[0.0].training_losses)

@@ -95,7 +95,7 @@ def models():
         whole = keras.applications.MobileNetV2(
             (32, 32, 3), alpha=0.35, weights=None, include_top=False, pooling="avg"
         )
-        blocks = whole.get_layer("block_4_add").output  # the later ones have the same layers
+        blocks = whole.get_layer("block_2_add").output  # the later ones have the same layers
         features = keras.layers.GlobalAveragePooling2D()(blocks)
         return keras.Model(whole.input, keras.layers.Dense(3)(features))
 
