@@ -48,6 +48,21 @@ def describe(thing: Any) -> Any:
     return json.loads(json.dumps(described, default=lambda value: type(value).__name__))
 
 
+def settings_of(problem: Any) -> dict[str, Any]:
+    """Returns all settings of a `Problem` that results depend on, apart from seed and tasks."""
+    setup = problem.setup
+    return {
+        **problem.get_config(),
+        "learner": describe(problem.learner),
+        "inner_optimizer": describe(setup.inner_optimizer),
+        "meta_optimizer": describe(setup.meta_optimizer),
+        "stopping": describe(setup.stopping),
+        "running_statistics": setup.running_statistics,
+        "steps_per_task": setup.steps_per_task,
+        "meta_batch_size": setup.meta_batch_size,
+    }
+
+
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Returns a phrase for each setting that differs, such as "inner.momentum: 0.0 then, 0.9 now".
 
@@ -135,6 +150,23 @@ class Progress(tf.train.experimental.PythonState):
         """Copies the saved history back."""
         history.history = {name: list(values) for name, values in self.history.items()}
         history.epoch = list(self.epochs)
+
+    def warn_if_finished(self, meta_steps: int) -> bool:
+        """Returns whether nothing is left to do up to `meta_steps`, and logs a warning if so."""
+        if self.stopped:
+            reason = f"a callback ended this training at meta-step {self.meta_step}. To continue "
+            reason += "it, load its last checkpoint and call fit() again"
+        elif self.meta_step >= meta_steps:
+            reason = f"{self.meta_step} have been made already, and meta_steps={meta_steps} counts "
+            reason += "these too. To continue, give a larger number"
+        else:
+            return False
+        _LOGGER.warning(
+            "No meta-step is made: %s. To start again, give a new trainer another checkpoint_dir, "
+            "or none.",
+            reason,
+        )
+        return True
 
     def serialize(self) -> str:
         fields = {field: getattr(self, field) for field in self.FIELDS}

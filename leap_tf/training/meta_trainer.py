@@ -9,12 +9,11 @@ where a run was interrupted.
                     ── meta_optimizer.apply ── validate ── callbacks ── checkpoint
 """
 
-import contextlib
-import logging
 import os
 import pathlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing, nullcontext
 from typing import Any
 
 import keras
@@ -25,13 +24,14 @@ from leap_tf.learners import Leap, Learner
 from leap_tf.learners.base import TrainingSetup
 from leap_tf.tasks import Task, TaskDistribution
 from leap_tf.training.callbacks import (
-    ProgressDisplay,
-    check_no_weight_restoring,
+    callback_list,
+    checked_callbacks,
     restore_callback_state,
     save_callback_state,
     shown_as_optimizer,
+    with_batch_hooks,
 )
-from leap_tf.training.checkpoint import CheckpointFolder, TrainingState, describe
+from leap_tf.training.checkpoint import CheckpointFolder, TrainingState, settings_of
 from leap_tf.training.early_stopping import StopRule
 from leap_tf.training.pools import TaskFailure, TaskPool, ThreadPool, available_cores
 from leap_tf.training.problem import (
@@ -48,12 +48,7 @@ from leap_tf.training.sampling import (
     as_tasks,
     describe_tasks,
 )
-from leap_tf.training.supervised import (
-    EvaluationConfig,
-    SupervisedProblem,
-)
-
-_LOGGER = logging.getLogger("leap_tf")
+from leap_tf.training.supervised import EvaluationConfig, SupervisedProblem
 
 
 class _StopRequestedError(Exception):
@@ -168,18 +163,8 @@ class MetaTrainer:
         self.pool: TaskPool = pool
         self._threads: ThreadPool | None = None
         setup.meta_optimizer.build(problem.meta_variables)
-        settings = {
-            **problem.get_config(),
-            "learner": describe(problem.learner),
-            "inner_optimizer": describe(setup.inner_optimizer),
-            "meta_optimizer": describe(setup.meta_optimizer),
-            "stopping": describe(setup.stopping),
-            "running_statistics": setup.running_statistics,
-            "steps_per_task": setup.steps_per_task,
-            "meta_batch_size": setup.meta_batch_size,
-        }
         self._state = TrainingState(
-            problem.variables, setup.meta_optimizer, problem.sampler.seed, settings
+            problem.variables, setup.meta_optimizer, problem.sampler.seed, settings_of(problem)
         )
         self._known_folders: dict[pathlib.Path, Mapping[str, Any]] = {}  # with their tasks
         self._stop_requested = False
@@ -235,8 +220,9 @@ class MetaTrainer:
                 for `FiniteTasks` of them.
             meta_steps: meta-updates to have made in the end, those before a restart included.
             validation_tasks: tasks that are evaluated meanwhile, as `evaluate` does.
-            callbacks: Keras callbacks; a meta-step is their epoch, the model's weights are the
-                initialization. Metrics: `loss` and `error` (means over the steps and tasks of
+            callbacks: Keras callbacks. A meta-step is their epoch, a task their batch, the model's
+                weights are the initialization, its optimizer is the meta-optimizer; see "Callbacks"
+                in docs/design.md. Metrics: `loss` and `error` (means over the steps and tasks of
                 the meta-batch), `final_loss`, `meta_gradient_norm`, `gradient_steps`,
                 `tasks_skipped`, `tasks_failed`, the learner's own, and `val_loss`, `val_error`,
                 `val_training_error`, `val_auc`, `val_final_loss`, `val_path_length`,
@@ -273,8 +259,7 @@ class MetaTrainer:
                 f"tolerated_failures is a share of the meta-batch, at least 0 and below 1, and is "
                 f"{tolerated_failures}."
             )
-        if self.learner_variables:
-            check_no_weight_restoring(callbacks)
+        callbacks = checked_callbacks(callbacks, bool(self.learner_variables))
         task_distribution = as_distribution(task_distribution)
         self._use_distribution(task_distribution)
         tasks = describe_tasks(task_distribution)
@@ -288,16 +273,15 @@ class MetaTrainer:
         self.was_stopped = False
         if not restored:
             self._state.progress.stopped = False
-        self._warn_if_finished(meta_steps)
+        steps = self._tasks_of_a_meta_step(meta_steps)
         self.model.stop_training = False
         history = keras.callbacks.History()
-        shown = [ProgressDisplay()] if verbose else []
-        callback_list = keras.callbacks.CallbackList(
-            [*callbacks, history, *shown], model=self.model, epochs=meta_steps, verbose=0
-        )
         progress = self._state.progress
+        logs: dict[str, Any] = {}
         with shown_as_optimizer(self.model, self.meta_optimizer):
-            callback_list.on_train_begin()
+            shown = {"epochs": meta_steps, "steps": steps, "verbose": verbose}
+            hooks = callback_list([*callbacks, history], self.model, **shown)
+            hooks.on_train_begin()
             progress.restore_history(history)
             if restored:
                 restore_callback_state(self._state, callbacks)
@@ -305,14 +289,16 @@ class MetaTrainer:
             try:
                 while progress.meta_step < meta_steps and not progress.stopped:
                     epoch = progress.meta_step
-                    callback_list.on_epoch_begin(epoch)
+                    hooks.on_epoch_begin(epoch)
                     with self._state.all_or_nothing():
-                        logs = self._make_meta_step(epoch, tolerated_failures)
+                        logs = self._make_meta_step(epoch, tolerated_failures, hooks)
                         if validation_tasks and (epoch + 1) % validation_freq == 0:
-                            found = self._evaluate(validation_tasks, validation_steps, VALIDATION)
+                            found = self._evaluate(
+                                validation_tasks, validation_steps, VALIDATION, hooks
+                            )
                             logs |= {f"val_{name}": each for name, each in found.metrics().items()}
                         progress.meta_step += 1
-                        callback_list.on_epoch_end(epoch, logs)
+                        hooks.on_epoch_end(epoch, logs)
                         progress.stopped = bool(self.model.stop_training)
                         progress.save_history(history)
                         save_callback_state(self._state, callbacks)
@@ -322,15 +308,15 @@ class MetaTrainer:
             except _StopRequestedError:
                 self._stop_requested, self.was_stopped = False, True
                 # EarlyStopping would put the best weights in the place of the last.
-                for callback in callback_list.callbacks:
+                for callback in hooks.callbacks:
                     if not isinstance(callback, keras.callbacks.EarlyStopping):
-                        callback.on_train_end()
+                        callback.on_train_end(logs)
             else:
                 self._stop_requested = False
                 if folder:
                     folder.save(self._state)
                     folder = None
-                callback_list.on_train_end()
+                hooks.on_train_end(logs)
             finally:
                 if folder and progress.meta_step:
                     folder.save(self._state)
@@ -343,7 +329,12 @@ class MetaTrainer:
         """
         self._stop_requested = True
 
-    def evaluate(self, tasks: TaskDistribution | Iterable[Task], steps: int | None = None) -> Any:
+    def evaluate(
+        self,
+        tasks: TaskDistribution | Iterable[Task],
+        steps: int | None = None,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+    ) -> Any:
         """Adapts to each task from the initialization and evaluates its held-out examples.
 
         Adaptation uses batch statistics and reinitialized task layers, exactly as in
@@ -354,6 +345,7 @@ class MetaTrainer:
         Args:
             tasks: tasks to adapt to, a single task, or `FiniteTasks`.
             steps: gradient steps; `steps_per_task` by default.
+            callbacks: Keras callbacks, whose test hooks are called. A task is a batch to them.
 
         Returns:
             An `Evaluation` with the errors and curves of every task.
@@ -362,7 +354,12 @@ class MetaTrainer:
             ValueError: there are no tasks, or a task has no batches or does not fit the model.
         """
         steps = self.problem.setup.steps_per_task if steps is None else steps
-        return self._evaluate(as_tasks(tasks), whole_number("steps", steps, 1), EVALUATION)
+        steps, tasks = whole_number("steps", steps, 1), as_tasks(tasks)
+        callbacks = checked_callbacks(callbacks, learner_has_variables=False)
+        shown = shown_as_optimizer(self.model, self.meta_optimizer) if callbacks else nullcontext()
+        with shown:
+            hooks = callback_list(callbacks, self.model, epochs=1, steps=len(tasks))
+            return self._evaluate(tasks, steps, EVALUATION, hooks)
 
     def adapt(self, task: Task, steps: int | None = None) -> keras.Model:
         """Adapts to a task from the initialization and returns the adapted Keras model.
@@ -415,22 +412,6 @@ class MetaTrainer:
         self._state.load(os.fspath(path))
         self._known_folders[pathlib.Path(path).resolve().parent] = self._state.tasks
 
-    def _warn_if_finished(self, meta_steps):
-        made = self.meta_step
-        if self._state.progress.stopped:
-            reason = f"a callback ended this training at meta-step {made}. To continue it, load its"
-            reason += " last checkpoint and call fit() again"
-        elif made >= meta_steps:
-            reason = f"{made} have been made already, and meta_steps={meta_steps} counts these too."
-            reason += " To continue, give a larger number"
-        else:
-            return
-        _LOGGER.warning(
-            "No meta-step is made: %s. To start again, give a new trainer another checkpoint_dir, "
-            "or none.",
-            reason,
-        )
-
     def _use_distribution(self, distribution):
         if self.pool.remote and not self.problem.sampler.is_own(distribution):
             raise ValueError(
@@ -440,13 +421,20 @@ class MetaTrainer:
             )
         self.problem.sampler.use_distribution(distribution)
 
-    def _make_meta_step(self, epoch, tolerated_failures) -> dict[str, Any]:
+    def _tasks_of_a_meta_step(self, meta_steps):
+        progress = self._state.progress
+        if progress.warn_if_finished(meta_steps):
+            return self.problem.setup.meta_batch_size
+        return len(self.problem.sampler.training_specs(progress.meta_step))
+
+    def _make_meta_step(self, epoch, tolerated_failures, hooks) -> dict[str, Any]:
         """Trains a meta-batch of tasks and moves the initialization; returns metrics."""
         problem = self.problem
         specs = problem.sampler.training_specs(epoch)
         batch = MetaBatch(epoch + 1, len(specs), tolerated_failures)
-        with contextlib.closing(self.pool.map(training_job(problem), specs)) as results:
-            for result in results:
+        with closing(self.pool.map(training_job(problem), specs)) as results:
+            begin, end = hooks.on_train_batch_begin, hooks.on_train_batch_end
+            for result in with_batch_hooks(results, len(specs), begin, end):
                 if self._stop_requested:
                     raise _StopRequestedError
                 if batch.add(result) and problem.on_result:
@@ -461,25 +449,29 @@ class MetaTrainer:
             variable.assign(value)
         return logs
 
-    def _evaluate(self, tasks, steps, stream):
+    def _evaluate(self, tasks, steps, stream, hooks):
         sampler, pool = self.problem.sampler, self.pool
         split = sampler.own_split(tasks) if pool.remote else None
         if pool.remote and split is None:
             pool = self._threads = self._threads or ThreadPool(available_cores())
         with sampler.temporary_list(tasks) as name:
             specs = sampler.evaluation_specs(split or name, len(tasks), steps, stream)
-            return self._run_evaluation(pool, specs, stream)
+            results = []
+            hooks.on_test_begin()
+            with closing(pool.map(evaluation_job(self.problem), specs)) as found:
+                begin, end = hooks.on_test_batch_begin, hooks.on_test_batch_end
+                for result in with_batch_hooks(found, len(specs), begin, end, self._logs_of_test):
+                    if stream == VALIDATION and self._stop_requested:
+                        raise _StopRequestedError
+                    if isinstance(result, TaskFailure):
+                        raise result.as_error()
+                    results.append(result)
+        summary = self.problem.summarize(results)
+        hooks.on_test_end(summary.metrics())
+        return summary
 
-    def _run_evaluation(self, pool, specs, stream):
-        results = []
-        with contextlib.closing(pool.map(evaluation_job(self.problem), specs)) as found:
-            for result in found:
-                if stream == VALIDATION and self._stop_requested:
-                    raise _StopRequestedError
-                if isinstance(result, TaskFailure):
-                    raise result.as_error()
-                results.append(result)
-        return self.problem.summarize(results)
+    def _logs_of_test(self, evaluation):
+        return self.problem.summarize([evaluation]).metrics()
 
 
 def _optimizer(optimizer):
