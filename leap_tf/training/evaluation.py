@@ -31,8 +31,8 @@ class TaskEvaluation:
     error: float
     loss: float
     examples: int
-    training_errors: np.ndarray
-    training_losses: np.ndarray
+    training_errors: np.ndarray = dataclasses.field(repr=False)
+    training_losses: np.ndarray = dataclasses.field(repr=False)
     path_length: float
     path_energy: float
     parameters: int
@@ -74,6 +74,10 @@ class Evaluation:
     """
 
     tasks: tuple[TaskEvaluation, ...]
+
+    def __repr__(self) -> str:
+        diverged = f", {len(self.diverged)} diverged" if self.diverged else ""
+        return f"<Evaluation of {len(self.tasks)} tasks{diverged}: error {self.error:.4g}>"
 
     @property
     def diverged(self) -> tuple[str, ...]:

@@ -170,6 +170,13 @@ class MetaTrainer:
         self._stop_requested = False
         self.was_stopped = False
 
+    def __repr__(self) -> str:
+        setup, name = self.problem.setup, type(self.problem.learner).__name__
+        return (
+            f"<MetaTrainer of {self.model.name!r} by {name} at meta-step {self.meta_step}: "
+            f"{setup.meta_batch_size} tasks of {setup.steps_per_task} steps>"
+        )
+
     @property
     def learner(self) -> Learner:
         """The meta-learner."""
