@@ -4,7 +4,7 @@
 
 For paths of 50, 300 and 1,000 steps from a fresh initialization, and from a run's learned one:
 the cosine between the two meta-gradients, and how many times as long Leap's is. Where the loss
-falls by more than the length of a step, theory says 1 and 1/α (docs/design.md).
+falls by more than the length of a step, theory says 1 and 1/α (docs/tuning.md).
 """
 
 import argparse

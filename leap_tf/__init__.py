@@ -41,7 +41,6 @@ from leap_tf.tasks import (
 from leap_tf.training import (
     CheckpointMismatchError,
     CheckpointUnreadableError,
-    CollapseWarning,
     Evaluation,
     EvaluationConfig,
     JSONLogger,
@@ -62,7 +61,7 @@ __version__ = "0.1.0"
 # fmt: off
 __all__ = [
     "ANIL", "FOMAML", "HAT", "MAML", "ArrayTask", "CheckpointMismatchError",
-    "CheckpointUnreadableError", "CollapseWarning", "ComparedRun", "Comparison", "Evaluation",
+    "CheckpointUnreadableError", "ComparedRun", "Comparison", "Evaluation",
     "EvaluationConfig", "FiniteTasks", "JSONLogger", "JointTraining", "Leap", "LeapError",
     "LeapOptimizer", "Learner", "MetaSGD", "MetaTrainer", "MetaTrainingDivergedError",
     "NoMetaLearning", "ProgressiveNets", "Reptile", "Sinusoids", "StatelessLearner", "StopAtError",

@@ -51,18 +51,22 @@ class PathGeometry:
             meta-gradient uphill (appendix C). Has no effect without `include_loss`.
         metric: metric of parameter space, "euclidean" or "fisher" (the diagonal empirical Fisher
             information). The loss coordinate is Euclidean in both cases.
-        per_segment: whether the meta-gradient is divided by the number of segments. One meta
-            learning rate then suits any number of gradient steps. The paper does not divide.
+        per_segment: whether the meta-gradient is divided by the number of segments, so that a task
+            counts as much as one with more steps.
+        scaled: whether the meta-gradient of a task is as long as the way from the initialization
+            to where the task ended, see `path_meta_gradient`. The paper neither divides nor scales.
 
     Raises:
-        ValueError: `distance` or `metric` is unknown.
+        ValueError: `distance` or `metric` is unknown, or both `per_segment` and `scaled` are set.
     """
 
     distance: str = "length"
     include_loss: bool = True
     stabilizer: bool = True
     metric: str = "euclidean"
-    per_segment: bool = dataclasses.field(default=False, kw_only=True)
+    _: dataclasses.KW_ONLY
+    per_segment: bool = False
+    scaled: bool = False
 
     def __post_init__(self):
         if self.distance not in DISTANCES:
@@ -72,6 +76,12 @@ class PathGeometry:
             )
         if self.metric not in METRICS:
             raise ValueError(f"metric must be one of {METRICS}, and is {self.metric!r}.")
+        if self.per_segment and self.scaled:
+            raise ValueError(
+                "per_segment has no effect on meta-gradients that are scaled to the distance that "
+                "a task moves. Set only one of per_segment and scaled, and give a meta_optimizer "
+                "with per_segment."
+            )
 
 
 class PathPoint(NamedTuple):
@@ -161,12 +171,42 @@ def extend_path(path: GradientPath, point: PathPoint, geometry: PathGeometry) ->
     return GradientPath(point, path.points + 1, meta_gradient, length, energy)
 
 
-def path_meta_gradient(path: GradientPath, geometry: PathGeometry) -> list[tf.Tensor]:
-    """Returns the meta-gradient of a finished path, one tensor per parameter."""
-    if not geometry.per_segment:
-        return list(path.meta_gradient)
-    segments = tf.maximum(path.points - 1, 1)
-    return [total / tf.cast(segments, total.dtype) for total in path.meta_gradient]
+def path_meta_gradient(
+    path: GradientPath, geometry: PathGeometry, displacement: Tensors
+) -> list[tf.Tensor]:
+    """Returns the meta-gradient of a finished path, one tensor per parameter.
+
+    With g the sum over the segments, it is g, or g / (K − 1) with `per_segment`, or with `scaled`
+
+        ‖θᴷ − θ⁰‖ g / ‖g‖,
+
+    which has the direction of g and the length of the way that the task went. SGD(ε) moves the
+    initialization along the mean of these over the tasks. So a meta-step is at most ε times as long
+    as the mean distance that the tasks moved, for any number of steps and any inner optimizer, and
+    shorter where tasks disagree. A g of zero stays zero.
+
+    Args:
+        path: the finished path.
+        geometry: how its meta-gradient is formed.
+        displacement: θᴷ − θ⁰, from the initialization to the parameters after the last step.
+    """
+    total = path.meta_gradient
+    if geometry.per_segment:
+        segments = tf.maximum(path.points - 1, 1)
+        return [each / tf.cast(segments, each.dtype) for each in total]
+    if not geometry.scaled:
+        return list(total)
+    length = tf.sqrt(squared_norm(displacement))
+    factor = tf.math.divide_no_nan(length, tf.sqrt(squared_norm(total)))
+    return [tf.cast(factor, each.dtype) * each for each in total]
+
+
+def displacement_of(start: Tensors, end: Tensors) -> list[tf.Tensor]:
+    """Returns end − start in accumulator precision, one tensor per parameter."""
+    return [
+        tf.cast(last, accumulator_dtype(last.dtype)) - tf.cast(first, accumulator_dtype(last.dtype))
+        for first, last in zip(start, end)
+    ]
 
 
 def squared_norm(tensors: Tensors) -> tf.Tensor:

@@ -53,8 +53,9 @@ class LeapOptimizer(OptimizerWrapper):
 
     Args:
         inner_optimizer: the unused Keras optimizer that trains on tasks.
-        meta_optimizer: the unused Keras optimizer that moves the initialization.
-        distance, include_loss, stabilizer, metric, per_segment: see
+        meta_optimizer: the unused Keras optimizer that moves the initialization. By default
+            SGD(1.0) with `scaled`, which suits any number of steps.
+        distance, include_loss, stabilizer, metric, per_segment, scaled: see
             `leap_tf.geometry.PathGeometry`.
         task_layers: names of layers that are reinitialized for every task (heads). They are
             trained, but not meta-learned and not part of the path.
@@ -89,13 +90,14 @@ class LeapOptimizer(OptimizerWrapper):
     def __init__(
         self,
         inner_optimizer: keras.optimizers.Optimizer,
-        meta_optimizer: keras.optimizers.Optimizer,
+        meta_optimizer: keras.optimizers.Optimizer | None = None,
         *,
         distance: str = "length",
         include_loss: bool = True,
         stabilizer: bool = True,
         metric: str = "euclidean",
         per_segment: bool = False,
+        scaled: bool = False,
         task_layers: Sequence[str] = (),
         running_statistics: str = "learned",
         seed: int = 0,
@@ -107,6 +109,8 @@ class LeapOptimizer(OptimizerWrapper):
                 f"LeapOptimizer has no arguments {sorted(kwargs)}. Set clipping, weight decay and "
                 "the like on the inner_optimizer or the meta_optimizer."
             )
+        if meta_optimizer is None:
+            meta_optimizer, scaled = keras.optimizers.SGD(1.0), True
         if isinstance(inner_optimizer, LeapOptimizer) or isinstance(meta_optimizer, LeapOptimizer):
             raise ValueError("LeapOptimizers do not nest. Wrap an ordinary Keras optimizer.")
         for role, optimizer in (
@@ -130,7 +134,7 @@ class LeapOptimizer(OptimizerWrapper):
         super().__init__(learning_rate=0.0, name=name)
         self.meta_optimizer = meta_optimizer
         self.geometry = PathGeometry(
-            distance, include_loss, stabilizer, metric, per_segment=per_segment
+            distance, include_loss, stabilizer, metric, per_segment=per_segment, scaled=scaled
         )
         self.task_layers = tuple(task_layers)
         check_policy(running_statistics)
@@ -172,7 +176,7 @@ class LeapOptimizer(OptimizerWrapper):
         finally:
             self._recorder.stop()
             self._in_task = False
-        meta_gradient = self._recorder.meta_gradient()
+        meta_gradient = self._recorder.meta_gradient(self._initialization)
         if meta_gradient is None:
             self._skipped.assign_add(1)
             return

@@ -12,6 +12,7 @@ from leap_tf.geometry import (
     PathGeometry,
     PathPoint,
     accumulator_dtype,
+    displacement_of,
     extend_path,
     path_meta_gradient,
 )
@@ -126,10 +127,13 @@ class PathRecorder:
             lambda variable: tf.convert_to_tensor(variable.value), self._path
         )
 
-    def meta_gradient(self) -> list[tf.Tensor] | None:
+    def meta_gradient(self, initialization: Sequence[keras.Variable]) -> list[tf.Tensor] | None:
         """Returns the meta-gradient of the path.
 
         It is None if a loss, the path or a variable after the last step is not finite.
+
+        Args:
+            initialization: θ⁰, one variable for each of `meta_variables`.
 
         Raises:
             ValueError: the steps since `start` made fewer than two points.
@@ -156,7 +160,9 @@ class PathRecorder:
                 "needs at least two. Lower initial_scale of the LossScaleOptimizer, or train "
                 "longer on a task."
             )
-        return path_meta_gradient(path, self._geometry)
+        start = [tf.convert_to_tensor(theta.value) for theta in initialization]
+        end = [tf.convert_to_tensor(variable.value) for variable in self.meta_variables]
+        return path_meta_gradient(path, self._geometry, displacement_of(start, end))
 
     def _extend(self, loss, gradients):
         position = [tf.convert_to_tensor(variable.value) for variable in self.meta_variables]

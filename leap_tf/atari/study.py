@@ -34,7 +34,6 @@ from leap_tf.experiments.run_directory import RunDirectory, replacing, write_ato
 from leap_tf.learners.sequential import SequentialLearner
 from leap_tf.tasks import FiniteTasks, TaskSplits
 from leap_tf.training import (
-    CollapseWarning,
     JSONLogger,
     MetaTrainer,
     Study,
@@ -113,7 +112,7 @@ def atari_meta_train(
     trainer.fit(
         study.tasks.train,
         meta_steps,
-        callbacks=[JSONLogger(run.metrics), TensorBoardLogger(run.tensorboard), CollapseWarning()],
+        callbacks=[JSONLogger(run.metrics), TensorBoardLogger(run.tensorboard)],
         checkpoint_dir=run.checkpoints,
         checkpoint_seconds=checkpoint_seconds,
         verbose=verbose,

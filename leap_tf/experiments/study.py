@@ -16,7 +16,6 @@ from leap_tf.experiments.plots import plot_adaptation, plot_learning_curve, stan
 from leap_tf.experiments.run_directory import RunDirectory, replacing, write_atomically
 from leap_tf.tasks import TaskSplits
 from leap_tf.training import (
-    CollapseWarning,
     Evaluation,
     JSONLogger,
     MetaTrainer,
@@ -81,7 +80,6 @@ def meta_train(
     callbacks: list[keras.callbacks.Callback] = [
         JSONLogger(run.metrics),
         TensorBoardLogger(run.tensorboard),
-        CollapseWarning(),
     ]
     early_stopping = None
     if patience is not None:

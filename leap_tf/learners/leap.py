@@ -7,9 +7,11 @@ Sources: Flennerhag et al., "Transferring Knowledge across Learning Processes", 
 algorithm 1. Nichol, Achiam and Schulman, "On First-Order Meta-Learning Algorithms", 2018.
 """
 
+import copy
 import dataclasses
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from leap_tf.geometry import (
@@ -17,9 +19,10 @@ from leap_tf.geometry import (
     PathGeometry,
     PathPoint,
     Tensors,
-    accumulator_dtype,
+    displacement_of,
     extend_path,
     path_meta_gradient,
+    squared_norm,
     start_path,
 )
 from leap_tf.learners.base import (
@@ -38,17 +41,16 @@ class Leap(Learner):
     K gradient steps give K − 1 segments, since no loss is observed after the last step (as in the
     original code). The metrics of a task are `path_length` and `path_energy`, eq. 7.
 
-    Choosing the meta learning rate: with the length, the meta-gradient is a sum over segments whose
-    terms hardly depend on the inner learning rate. So it grows with K, tasks with many steps
-    dominate, and a larger K needs a smaller rate in proportion. `per_segment` divides by K − 1: one
-    rate, K − 1 times that of the sum, then suits any K. docs/design.md has first values.
+    Choosing the meta-optimizer: with SGD inside and the length as distance, a meta-step of SGD(α),
+    with the inner learning rate α, is about as long as the way that tasks go, for any K. `scaled`
+    makes this so for any inner optimizer, see `with_meta_optimizer` and docs/tuning.md.
 
     Args:
-        distance, include_loss, stabilizer, metric, per_segment: see
+        distance, include_loss, stabilizer, metric, per_segment, scaled: see
             `leap_tf.geometry.PathGeometry`.
 
     Raises:
-        ValueError: `distance` or `metric` is unknown.
+        ValueError: see `PathGeometry`.
 
     Example:
 
@@ -70,9 +72,10 @@ class Leap(Learner):
         metric: str = "euclidean",
         *,
         per_segment: bool = False,
+        scaled: bool = False,
     ):
         self.geometry = PathGeometry(
-            distance, include_loss, stabilizer, metric, per_segment=per_segment
+            distance, include_loss, stabilizer, metric, per_segment=per_segment, scaled=scaled
         )
 
     def get_config(self) -> dict[str, Any]:
@@ -88,8 +91,13 @@ class Leap(Learner):
         return extend_path(state, point, self.geometry)
 
     def end_task(self, state: GradientPath, end: TaskEnd) -> TaskUpdate:
-        metrics = {"path_length": state.length, "path_energy": state.energy}
-        return TaskUpdate(path_meta_gradient(state, self.geometry), metrics)
+        displacement = displacement_of(end.initialization, end.parameters)
+        metrics = {
+            "path_length": state.length,
+            "path_energy": state.energy,
+            "distance_moved": tf.sqrt(squared_norm(displacement)),
+        }
+        return TaskUpdate(path_meta_gradient(state, self.geometry, displacement), metrics)
 
 
 class Reptile(StatelessLearner):
@@ -110,12 +118,8 @@ class Reptile(StatelessLearner):
     """
 
     def end_task(self, state: tuple[()], end: TaskEnd) -> TaskUpdate:
-        displacement = [
-            tf.cast(start, accumulator_dtype(start.dtype))
-            - tf.cast(last, accumulator_dtype(last.dtype))
-            for start, last in zip(end.initialization, end.parameters)
-        ]
-        return TaskUpdate(displacement, metrics={})
+        backwards = displacement_of(end.parameters, end.initialization)
+        return TaskUpdate(backwards, metrics={})
 
 
 class NoMetaLearning(StatelessLearner):
@@ -134,3 +138,36 @@ class NoMetaLearning(StatelessLearner):
 
     def end_task(self, state: tuple[()], end: TaskEnd) -> TaskUpdate:
         return TaskUpdate([tf.zeros_like(tensor) for tensor in end.initialization], metrics={})
+
+
+def with_meta_optimizer(
+    learner: Learner, meta_optimizer: keras.optimizers.Optimizer | None = None
+) -> tuple[Learner, keras.optimizers.Optimizer]:
+    """Returns a learner and its meta-optimizer: the given one, or one for any number of steps.
+
+    The default is SGD(1.0). Leap's meta-gradients g are scaled for it, with `scaled=True`:
+
+        θ⁰ ← θ⁰ − mean over tasks of ‖θᴷ − θ⁰‖ g / ‖g‖.
+
+    Those of Reptile are as long by themselves, and joint training, HAT and Progressive Nets require
+    SGD(1.0).
+
+    Args:
+        learner: the learner.
+        meta_optimizer: returned as it is, with the same learner.
+
+    Raises:
+        ValueError: there is no default, since the learner's meta-gradients have another scale.
+    """
+    if meta_optimizer is not None:
+        return learner, meta_optimizer
+    if isinstance(learner, Leap):
+        learner = copy.copy(learner)
+        learner.geometry = dataclasses.replace(learner.geometry, scaled=True)
+    elif not isinstance(learner, Reptile | NoMetaLearning):
+        raise ValueError(
+            f"{type(learner).__name__} needs a meta_optimizer, since the scale of its "
+            "meta-gradients is not that of the parameters. The authors of MAML use "
+            "keras.optimizers.Adam(0.001)."
+        )
+    return learner, keras.optimizers.SGD(1.0)

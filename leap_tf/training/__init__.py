@@ -2,7 +2,6 @@
 
 from leap_tf.training.adaptation import adapt
 from leap_tf.training.callbacks import (
-    CollapseWarning,
     JSONLogger,
     ProgressDisplay,
     TensorBoardLogger,
@@ -30,7 +29,7 @@ from leap_tf.training.supervised import EvaluationConfig, SupervisedProblem
 
 # fmt: off
 __all__ = [
-    "CheckpointMismatchError", "CheckpointUnreadableError", "CollapseWarning", "Evaluation",
+    "CheckpointMismatchError", "CheckpointUnreadableError", "Evaluation",
     "EvaluationConfig", "InnerLoop", "InnerLoopResult", "JSONLogger", "Job", "MetaTrainer",
     "MetaTrainingDivergedError", "Problem", "ProgressDisplay", "StopAtError", "StopOnPlateau",
     "StopRule", "Study", "SupervisedProblem", "TaskEvaluation", "TaskFailedError",

@@ -3,6 +3,7 @@
 A meta-step is their epoch, and a task their batch. See "Callbacks" in docs/design.md.
 """
 
+import collections
 import contextlib
 import json
 import logging
@@ -24,6 +25,7 @@ from leap_tf.training.checkpoint import TrainingState
 Result = TypeVar("Result")
 
 _LOGGER = logging.getLogger("leap_tf")
+_WINDOW = 10  # meta-steps that `HealthWarnings` looks at
 # The state that decides what a callback does next; EarlyStopping also has its best weights.
 _STATE = {
     keras.callbacks.EarlyStopping: ("wait", "best", "best_epoch", "stopped_epoch"),
@@ -194,19 +196,25 @@ class TensorBoardLogger(keras.callbacks.TensorBoard):
         """Writes nothing: `on_epoch_end` has the metrics of validation too."""
 
 
-class CollapseWarning(keras.callbacks.Callback):
-    """Warns once when the meta-gradient has all but vanished.
+class HealthWarnings(keras.callbacks.Callback):
+    """Warns of signs that meta-training is not healthy, once of each. `fit` uses it by itself.
 
-    A network with only dead units has a gradient path of length zero, so Leap can be driven
-    towards collapse by a meta-update that is too long, or by many in a noisy direction. The path
-    length then falls although nothing is learned. The callback warns when the norm of the
-    meta-gradient has been below `share` times its median so far for `meta_steps` meta-steps. A mean
-    over different tasks does not vanish like that when meta-training converges. After a restart
-    the median is taken anew.
+    - *The meta-gradient has all but vanished*: its norm has been below `share` times its median so
+      far. A network with only dead units has a gradient path of length zero, so Leap can be driven
+      towards collapse by meta-updates that are too long. The path length then falls although
+      nothing is learned. A mean over different tasks does not vanish like that when meta-training
+      converges.
+    - *Meta-updates are too long*: the median of the last ten is more than 1.5 times the mean
+      distance that tasks move from the initialization (`distance_moved`). All runs of
+      docs/tuning.md beyond that ended worse than with shorter updates, or diverged.
+    - *Meta-training makes tasks harder*: path length and loss are above the largest of the first
+      ten meta-steps.
+
+    After a restart, medians and first meta-steps are those since then.
 
     Args:
         share: of the median.
-        meta_steps: meta-steps in a row.
+        meta_steps: meta-steps in a row with such a meta-gradient.
     """
 
     def __init__(self, share: float = 0.01, meta_steps: int = 3):
@@ -216,25 +224,62 @@ class CollapseWarning(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self._norms: list[float] = []
-        self._in_a_row = 0
-        self._warned = False
+        self._first: list[tuple[float, float]] = []
+        self._ratios: collections.deque[float] = collections.deque(maxlen=_WINDOW)
+        self._in_a_row: collections.Counter[str] = collections.Counter()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._before = [variable.numpy() for variable in self.model.trainable_variables]
 
     def on_epoch_end(self, epoch, logs=None):
-        norm = (logs or {})["meta_gradient_norm"]
+        logs = logs or {}
+        norm = logs["meta_gradient_norm"]
         usual = statistics.median([*self._norms, norm])
         self._norms.append(norm)
-        self._in_a_row = self._in_a_row + 1 if norm < self._share * usual else 0
-        if self._in_a_row >= self._meta_steps and not self._warned:
-            self._warned = True
-            _LOGGER.warning(
-                "The meta-gradient has all but vanished: at meta-step %d its norm is %.2g, and its "
-                "median so far is %.2g. If the loss is not near its best, units of the model are "
-                "dead: start again with a lower meta learning rate, or a bound on meta-updates "
-                "such as SGD(global_clipnorm=...).",
-                epoch + 1,
-                norm,
-                usual,
-            )
+        self._observe(
+            norm < self._share * usual,
+            self._meta_steps,
+            f"The meta-gradient has all but vanished: at meta-step {epoch + 1} its norm is "
+            f"{norm:.2g}, and its median so far is {usual:.2g}. If the loss is not near its best, "
+            "units of the model are dead: start again with a lower meta learning rate, or a bound "
+            "on meta-updates such as SGD(global_clipnorm=...).",
+        )
+        if "distance_moved" not in logs:
+            return
+        moved, update = logs["distance_moved"], self._length_of_update()
+        self._ratios.append(update / moved if moved else 0.0)
+        self._observe(
+            len(self._ratios) == _WINDOW and statistics.median(self._ratios) > 1.5,
+            1,
+            f"Meta-updates are too long: at meta-step {epoch + 1} the initialization moved by "
+            f"{update:.2g}, and tasks move by {moved:.2g} on average. Lower the meta learning rate "
+            "or leave meta_optimizer out. docs/tuning.md says what is healthy.",
+        )
+        here = logs["path_length"], logs["loss"]
+        if len(self._first) < _WINDOW:
+            self._first.append(here)
+            return
+        lengths, losses = zip(*self._first)
+        self._observe(
+            here[0] > max(lengths) and here[1] > max(losses),
+            _WINDOW,
+            f"Meta-training makes tasks harder: at meta-step {epoch + 1} path length and loss are "
+            f"{here[0]:.3g} and {here[1]:.3g}, above the largest of the first ten meta-steps "
+            f"({max(lengths):.3g} and {max(losses):.3g}). Lower the meta learning rate, or train "
+            "on more tasks in a meta-step.",
+        )
+
+    def _length_of_update(self):
+        pairs = zip(self.model.trainable_variables, self._before)
+        return math.hypot(*(float(np.linalg.norm(each.numpy() - old)) for each, old in pairs))
+
+    def _observe(self, shows, needed, message):
+        """Warns when a sign has been seen in as many meta-steps in a row as needed."""
+        sign = message.split(":", 1)[0]
+        if self._in_a_row[sign] < needed:  # not announced yet
+            self._in_a_row[sign] = self._in_a_row[sign] + 1 if shows else 0
+            if self._in_a_row[sign] == needed:
+                _LOGGER.warning("%s", message)
 
 
 class _InOrder(keras.callbacks.Callback):

@@ -20,10 +20,11 @@ import keras
 
 from leap_tf.errors import whole_number
 from leap_tf.functional import apply_if_finite, check_no_loss_scaling, check_optimizer
-from leap_tf.learners import Leap, Learner
+from leap_tf.learners import Leap, Learner, with_meta_optimizer
 from leap_tf.learners.base import TrainingSetup
 from leap_tf.tasks import Task, TaskDistribution
 from leap_tf.training.callbacks import (
+    HealthWarnings,
     callback_list,
     checked_callbacks,
     restore_callback_state,
@@ -63,7 +64,8 @@ class MetaTrainer:
         loss: the Keras loss of every task, or its name. A model with several outputs takes a list
             of them, or a dictionary if it returns one; the loss is their sum.
         inner_optimizer: the Keras optimizer that trains on tasks, reset for each, or its name.
-        meta_optimizer: the unused Keras optimizer that moves the initialization, or its name.
+        meta_optimizer: the unused Keras optimizer that moves the initialization, or its name; by
+            default that of `leap_tf.learners.with_meta_optimizer`, for any number of steps.
         learner: the meta-learner; `Leap()` by default.
         steps_per_task: gradient steps on a task, fewer if its batches end before; learners with
             query batches need all of them. Those of second order record every step: five to ten
@@ -97,7 +99,7 @@ class MetaTrainer:
         model: keras.Model,
         loss: "keras.losses.Loss | str | Sequence | Mapping",
         inner_optimizer: keras.optimizers.Optimizer | str,
-        meta_optimizer: keras.optimizers.Optimizer | str,
+        meta_optimizer: keras.optimizers.Optimizer | str | None = None,
         *,
         learner: Learner | None = None,
         steps_per_task: int = 100,
@@ -109,19 +111,18 @@ class MetaTrainer:
         seed: int = 0,
         pool: "TaskPool | int | None" = None,
     ):
+        learner, meta = with_meta_optimizer(learner or Leap(), _optimizer(meta_optimizer))
         setup = TrainingSetup(
             model=model,
             inner_optimizer=_optimizer(inner_optimizer),
-            meta_optimizer=_optimizer(meta_optimizer),
+            meta_optimizer=meta,
             steps_per_task=whole_number("steps_per_task", steps_per_task, 1),
             meta_batch_size=whole_number("meta_batch_size", meta_batch_size, 1),
             task_layers=tuple(task_layers),
             running_statistics=running_statistics,
             stopping=stopping,
         )
-        problem = SupervisedProblem(
-            setup, loss, learner or Leap(), evaluation=evaluation, seed=seed
-        )
+        problem = SupervisedProblem(setup, loss, learner, evaluation=evaluation, seed=seed)
         self._start(problem, pool)
 
     @classmethod
@@ -287,7 +288,7 @@ class MetaTrainer:
         logs: dict[str, Any] = {}
         with shown_as_optimizer(self.model, self.meta_optimizer):
             shown = {"epochs": meta_steps, "steps": steps, "verbose": verbose}
-            hooks = callback_list([*callbacks, history], self.model, **shown)
+            hooks = callback_list([HealthWarnings(), *callbacks, history], self.model, **shown)
             hooks.on_train_begin()
             progress.restore_history(history)
             if restored:

@@ -375,6 +375,26 @@ def test_per_segment_and_metric_are_those_of_the_learner():
     assert (read.geometry.metric, read.geometry.per_segment) == ("fisher", True)
 
 
+def test_the_default_meta_optimizer_is_that_of_the_trainer():
+    keras.utils.set_random_seed(0)
+    model = golden.build_model()
+    optimizer = LeapOptimizer(keras.optimizers.SGD(0.1))
+    model.compile(optimizer, loss=CROSS_ENTROPY)
+    start = values(model.trainable_variables)
+    with optimizer.task(model):
+        model.fit(golden.task_dataset(0), verbose=0)
+        end = values(model.trainable_variables)
+    distance = np.sqrt(sum(np.sum((b - a) ** 2) for a, b in zip(start, end, strict=True)))
+    scaled = tf.linalg.global_norm(optimizer.meta_gradients())
+    np.testing.assert_allclose(scaled, distance, rtol=1e-5)
+    optimizer.meta_update()
+    moved = [new - old for new, old in zip(values(model.trainable_variables), start, strict=True)]
+    np.testing.assert_allclose(tf.linalg.global_norm(moved), distance, rtol=1e-5)
+    read = LeapOptimizer.from_config(optimizer.get_config())
+    assert read.geometry == optimizer.geometry
+    assert float(read.meta_optimizer.learning_rate) == 1.0
+
+
 def test_a_meta_update_that_overflows_is_not_made():
     model = regression_model()
     optimizer = LeapOptimizer(keras.optimizers.SGD(0.05), keras.optimizers.SGD(1e38))

@@ -10,6 +10,7 @@ from leap_tf.geometry import PathPoint
 from leap_tf.learners import (
     ANIL,
     FOMAML,
+    HAT,
     MAML,
     JointTraining,
     Leap,
@@ -17,6 +18,7 @@ from leap_tf.learners import (
     NoMetaLearning,
     Reptile,
     TaskEnd,
+    with_meta_optimizer,
 )
 from leap_tf.learners.joint import multi_headed
 from leap_tf.models import mlp
@@ -35,6 +37,13 @@ class TestLeap(LearnerContract):
 class TestLeapPerSegment(LearnerContract):
     def learner(self):
         return Leap(per_segment=True)
+
+
+class TestLeapScaled(LearnerContract):
+    meta_rate = 1.0
+
+    def learner(self):
+        return Leap(scaled=True)
 
 
 class TestLeapFisher(LearnerContract):
@@ -118,6 +127,56 @@ def test_leap_per_segment_is_the_mean_over_segments():
         run_learner(Leap(per_segment=True), points), run_learner(Leap(), points), strict=True
     ):
         np.testing.assert_allclose(6 * mean, total, rtol=1e-12)
+
+
+def test_a_scaled_meta_gradient_has_the_length_of_the_way_and_the_direction_of_the_sum():
+    points = [
+        PathPoint([tf.constant([position, 0.0])], tf.constant(loss), [tf.constant([-2.0, 1.0])])
+        for position, loss in ((0.0, 9.0), (3.0, 5.0))
+    ]
+    # The segment (3, 0, −4) has length 5, so g = −((3, 0) − 4 (−2, 1)) / 5 = (−2.2, 0.8).
+    np.testing.assert_allclose(run_learner(Leap(), points)[0], [-2.2, 0.8], rtol=1e-6)
+    scaled = run_learner(Leap(scaled=True), points)[0]
+    np.testing.assert_allclose(scaled, 3.0 * np.array([-2.2, 0.8]) / np.hypot(2.2, 0.8), rtol=1e-6)
+    still = run_learner(Leap(scaled=True), points[:1] * 2)[0]
+    np.testing.assert_array_equal(still, [0.0, 0.0])
+
+
+@pytest.mark.parametrize("steps", [3, 30])
+@pytest.mark.parametrize("inner", [keras.optimizers.SGD(0.02), keras.optimizers.Adam(0.01)])
+def test_the_default_meta_step_is_no_longer_than_the_way_of_the_tasks(steps, inner):
+    keras.utils.set_random_seed(0)
+    trainer = MetaTrainer(mlp(), MSE, inner, steps_per_task=steps, meta_batch_size=5)
+    before = [variable.numpy() for variable in trainer.model.trainable_variables]
+    history = trainer.fit(Sinusoids(), 1, verbose=False).history
+    pairs = zip(trainer.model.trainable_variables, before, strict=True)
+    update = np.sqrt(sum(np.sum((new.numpy() - old) ** 2) for new, old in pairs))
+    assert 0.3 * history["distance_moved"][0] < update <= history["distance_moved"][0]
+
+
+@pytest.mark.parametrize(
+    "learner", [Leap("energy"), Reptile(), NoMetaLearning(), JointTraining(heads=2), HAT(tasks=2)]
+)
+def test_the_default_meta_optimizer_keeps_the_settings_of_the_learner(learner):
+    suited, optimizer = with_meta_optimizer(learner)
+    assert (type(optimizer), float(optimizer.learning_rate)) == (keras.optimizers.SGD, 1.0)
+    changed = {"scaled": True} if isinstance(learner, Leap) else {}
+    assert suited.get_config() == {**learner.get_config(), **changed}
+    assert not getattr(getattr(learner, "geometry", None), "scaled", False)
+
+
+def test_a_given_meta_optimizer_comes_with_the_learner_as_it_is():
+    learner, optimizer = Leap(), keras.optimizers.Adam(0.1)
+    assert with_meta_optimizer(learner, optimizer) == (learner, optimizer)
+    trainer = MetaTrainer(mlp(), MSE, "sgd", optimizer, learner=learner)
+    assert not trainer.learner.geometry.scaled
+
+
+def test_learners_of_another_scale_have_no_default_meta_optimizer():
+    with pytest.raises(ValueError, match="MAML needs a meta_optimizer"):
+        MetaTrainer(mlp(), MSE, "sgd", learner=MAML())
+    with pytest.raises(ValueError, match="Set only one of per_segment and scaled"):
+        MetaTrainer(mlp(), MSE, "sgd", learner=Leap(per_segment=True))
 
 
 def float64_problem():

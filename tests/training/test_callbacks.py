@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import leap_tf
-from leap_tf.training import CollapseWarning, JSONLogger, ProgressDisplay, read_metrics
+from leap_tf.training import JSONLogger, ProgressDisplay, read_metrics
+from leap_tf.training.callbacks import HealthWarnings
 from tests.training.sinusoids import assert_same, held_out, trainer, weights
 
 
@@ -143,11 +144,21 @@ def test_the_json_log_has_each_meta_step_once(tmp_path):
 
 
 def warnings_of(norms, caplog):
-    callback = CollapseWarning(share=0.01, meta_steps=3)
+    return messages_of(caplog, [{"meta_gradient_norm": norm} for norm in norms])
+
+
+def messages_of(caplog, all_logs, updates=None):
+    """Returns the warnings of meta-steps with these metrics and lengths of meta-updates."""
+    model = leap_tf.mlp(hidden=())
+    callback = HealthWarnings(share=0.01, meta_steps=3)
+    callback.set_model(model)
     callback.on_train_begin()
     caplog.clear()
-    for meta_step, norm in enumerate(norms):
-        callback.on_epoch_end(meta_step, {"meta_gradient_norm": norm})
+    kernel = model.trainable_variables[0]
+    for meta_step, logs in enumerate(all_logs):
+        callback.on_epoch_begin(meta_step)
+        kernel.assign(kernel + (updates[meta_step] if updates else 0.0))
+        callback.on_epoch_end(meta_step, {"meta_gradient_norm": 1.0, **logs})
     return library_messages(caplog)
 
 
@@ -180,12 +191,47 @@ def test_a_network_that_dies_in_meta_training_is_reported(caplog):
                     layer.bias.assign(0 * layer.bias - 100.0)
 
     dying = keras.callbacks.LambdaCallback(on_epoch_end=die)
-    history = learner.fit(
-        leap_tf.Sinusoids(), 8, callbacks=[dying, CollapseWarning()], verbose=False
-    )
+    history = learner.fit(leap_tf.Sinusoids(), 8, callbacks=[dying], verbose=False)
     assert history.history["meta_gradient_norm"][-1] == 0.0
     (message,) = library_messages(caplog)
     assert "at meta-step 8 its norm is 0," in message
+
+
+def moved(distance, length=1.0, loss=1.0):
+    return {"distance_moved": distance, "path_length": length, "loss": loss}
+
+
+def test_meta_updates_longer_than_the_way_of_the_tasks_are_reported_once(caplog):
+    updates = [9.0, 3.1, 2.9, 3.1, 2.9, 3.1, 2.9, 3.1, 2.9, 3.2, 3.1, 3.1, 3.1, 2.9, 2.9, 2.9, 3.1]
+    (message,) = messages_of(caplog, [moved(2.0)] * len(updates), updates)
+    assert message.startswith(
+        "Meta-updates are too long: at meta-step 10 the initialization moved by 3.2, and tasks "
+        "move by 2 on average."
+    )
+
+
+def test_meta_updates_as_long_as_the_way_of_the_tasks_are_healthy(caplog):
+    assert not messages_of(caplog, [moved(2.0)] * 12, [2.9] * 12)
+    assert not messages_of(caplog, [moved(2.0)] * 12, [9.0] * 4 + [0.5] * 8)  # Adam's first steps
+    assert not messages_of(caplog, [{}] * 12, [9.0] * 12)  # a learner without a distance
+
+
+def test_tasks_that_get_harder_are_reported_once(caplog):
+    first = [moved(9.0, length, loss) for length, loss in zip(range(1, 11), range(11, 1, -1))]
+    harder = [moved(9.0, 10.5, 11.5)] * 10
+    (message,) = messages_of(caplog, [*first, *harder, *harder], [0.0] * 30)
+    assert message.startswith("Meta-training makes tasks harder: at meta-step 20")
+    assert "10.5 and 11.5, above the largest of the first ten meta-steps (10 and 11)" in message
+    longer, higher = [moved(9.0, 20.0, 10.9)] * 20, [moved(9.0, 9.9, 20.0)] * 20
+    for healthy in (longer, higher, [*harder[:9], moved(9.0), *harder[:9]]):
+        assert not messages_of(caplog, [*first, *healthy], [0.0] * 30)
+
+
+@pytest.mark.parametrize(("rate", "signs"), [(0.02, []), (0.1, ["Meta-updates are too long"])])
+def test_a_meta_rate_that_is_too_high_is_reported_from_fit(rate, signs, caplog):
+    learner = trainer(meta_optimizer=keras.optimizers.SGD(rate))
+    learner.fit(leap_tf.Sinusoids(), 12, verbose=False)
+    assert [each.split(":")[0] for each in library_messages(caplog)] == signs
 
 
 class Stream:
