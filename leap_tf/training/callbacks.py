@@ -349,6 +349,21 @@ def callback_list(
     return keras.callbacks.CallbackList([*callbacks, *display, _InOrder()], model=model, **params)
 
 
+def end_training(
+    callbacks: keras.callbacks.CallbackList, logs: Mapping[str, Any], interrupted: bool
+) -> None:
+    """Calls `on_train_end` of all callbacks, but not of EarlyStopping if `fit` was interrupted.
+
+    It would replace the current weights, from which training continues, by the best ones.
+    """
+    if not interrupted:
+        callbacks.on_train_end(logs)
+        return
+    for callback in callbacks.callbacks:
+        if not isinstance(callback, keras.callbacks.EarlyStopping):
+            callback.on_train_end(logs)
+
+
 def with_batch_hooks(
     results: Iterable[Result],
     count: int,

@@ -185,5 +185,5 @@ def test_transductive_evaluation_uses_the_statistics_of_the_batch():
 
 
 def test_transductive_evaluation_refuses_random_layers():
-    with pytest.raises(ValueError, match="inductively"):
+    with pytest.raises(ValueError, match="transductive=False"):
         evaluating(BatchNormalization(), keras.layers.Dropout(0.5), transductive=True)
