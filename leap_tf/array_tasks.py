@@ -65,6 +65,10 @@ class ArrayTask:
         self.test_batch_size = whole_number("test_batch_size", test_batch_size, 1)
         self.prepare = prepare or _unchanged
 
+    def __repr__(self) -> str:
+        examples = f"{len(self.train[1])} training and {len(self.test[1])} held-out examples"
+        return f"<{type(self).__name__} {self.name!r}: {examples}, batch_size={self.batch_size}>"
+
     @classmethod
     def from_dataset(
         cls,

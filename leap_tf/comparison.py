@@ -87,8 +87,7 @@ class Comparison:
         the tasks), `training_error` (of the last 50 batches), `area` (under the training error, in
         percent) and `diverged` (the number of diverged adaptations).
 
-        Raises:
-            ImportError: pandas is not installed.
+        It needs pandas.
         """
         import pandas as pd
 
@@ -100,8 +99,7 @@ class Comparison:
         Args:
             axes: the `matplotlib.axes.Axes` to draw on and to return; new ones by default.
 
-        Raises:
-            ImportError: matplotlib is not installed.
+        It needs matplotlib.
         """
         import matplotlib.pyplot as plt
 

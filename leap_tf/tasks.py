@@ -86,6 +86,11 @@ class FiniteTasks:
             raise ValueError("FiniteTasks needs at least one task to sample from.")
         self.tasks = list(tasks)
 
+    def __repr__(self) -> str:
+        names = [getattr(task, "name", "unnamed") for task in self.tasks[:3]]
+        more = ", ..." if len(self.tasks) > 3 else ""
+        return f"<FiniteTasks: {len(self.tasks)} tasks, {', '.join(map(repr, names))}{more}>"
+
     def sample(self, count: int, rng: np.random.Generator) -> list[Task]:
         order: list[int] = []
         while len(order) < count:

@@ -193,7 +193,7 @@ def table(
     policy = "transductive" if transductive else "inductive"
     lines = [
         f"{tasks} held-out tasks, batch norm {policy}; mean ± standard error",
-        f"{'':24}{'error':>16}{'AUC (0–100)':>16}  steps to error {target_error:g}",
+        f"{'':24}{'error':>16}{'100 × AUC':>16}  steps to error {target_error:g}",
     ]
     for name, evaluation in evaluations.items():
         whole = [task for task in evaluation.tasks if not task.diverged]

@@ -10,11 +10,12 @@ from leap_tf.functional.checks import (
     check_variables,
     error_context,
 )
+from leap_tf.functional.losses import ErrorFunction, TotalLoss, as_loss, default_metrics
 from leap_tf.functional.model import (
     Batch,
     FunctionalModel,
-    TotalLoss,
-    default_metrics,
+    check_task_data,
+    task_batches,
     unpack_batch,
 )
 from leap_tf.functional.optimizer import (
@@ -36,11 +37,12 @@ from leap_tf.functional.task_layers import (
 
 # fmt: off
 __all__ = [
-    "Batch", "FunctionalModel", "FunctionalOptimizer", "OptimizerReset", "OptimizerWrapper",
-    "TaskLayers", "TotalLoss", "UnsupportedModelError", "WrongSecondDerivativesError", "all_finite",
-    "apply_if_finite", "check_no_loss_scaling", "check_no_stopped_gradients_in", "check_optimizer",
-    "check_policy", "check_training_rule", "check_variables", "copy_with_values", "default_metrics",
-    "error_context", "layer_variables", "meta_learned_indices", "output_layer",
-    "running_statistics", "unpack_batch",
+    "Batch", "ErrorFunction", "FunctionalModel", "FunctionalOptimizer", "OptimizerReset",
+    "OptimizerWrapper", "TaskLayers", "TotalLoss", "UnsupportedModelError",
+    "WrongSecondDerivativesError", "all_finite", "apply_if_finite", "as_loss",
+    "check_no_loss_scaling", "check_no_stopped_gradients_in", "check_optimizer", "check_policy",
+    "check_task_data", "check_training_rule", "check_variables", "copy_with_values",
+    "default_metrics", "error_context", "layer_variables", "meta_learned_indices", "output_layer",
+    "running_statistics", "task_batches", "unpack_batch",
 ]
 # fmt: on

@@ -1,19 +1,23 @@
 """A Keras model and its loss as a pure function of the model's variables."""
 
 import copy
-import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
+from leap_tf.array_tasks import ArrayTask, check_labels, check_no_text
 from leap_tf.functional.checks import UnsupportedModelError, check_training_rule
-
-_MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
-
-ErrorFunction = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+from leap_tf.functional.losses import (
+    ErrorFunction,
+    TotalLoss,
+    check_mean,
+    default_error,
+    mask_of,
+)
+from leap_tf.tasks import Task, batches_of
 
 
 class Batch(NamedTuple):
@@ -42,51 +46,6 @@ class BatchResult(NamedTuple):
         )
 
 
-class TotalLoss(keras.losses.Loss):
-    """The sum of the losses of a model's outputs.
-
-    Args:
-        losses: a Keras loss for every output: a list in the order of the outputs, or a dictionary
-            if the model returns one.
-
-    Raises:
-        ValueError: a loss is not a mean over the batch.
-    """
-
-    def __init__(self, losses: Sequence[keras.losses.Loss] | Mapping[str, keras.losses.Loss]):
-        super().__init__(name="total")
-        self.losses = losses
-        for loss in tf.nest.flatten(losses):
-            _check_mean(loss)
-
-    def __call__(self, y_true, y_pred, sample_weight=None):
-        return tf.add_n(
-            [
-                loss(targets, outputs, sample_weight=sample_weight)
-                for loss, targets, outputs in zip(*self.by_output(y_true, y_pred))
-            ]
-        )
-
-    def by_output(self, targets: Any, outputs: Any) -> tuple[list, list, list]:
-        """Returns losses, targets and outputs as lists with an entry for every output.
-
-        Raises:
-            ValueError: the targets or the losses do not have the structure of the outputs.
-        """
-        for what, nest in (("loss", self.losses), ("targets of a task", targets)):
-            expected = sorted(outputs) if isinstance(outputs, Mapping) else len(outputs)
-            given = sorted(nest) if isinstance(nest, Mapping) else len(nest)
-            if given != expected:
-                raise ValueError(
-                    f"The {what} must have an entry for every output of the model. Expected: "
-                    f"{expected}. Received: {given}."
-                )
-        return tuple(tf.nest.flatten(nest) for nest in (self.losses, targets, outputs))
-
-    def get_config(self):
-        return {"losses": tf.nest.map_structure(keras.losses.serialize, self.losses)}
-
-
 class FunctionalModel:
     """The loss of a Keras model as a function of its parameters and state.
 
@@ -103,7 +62,7 @@ class FunctionalModel:
     Raises:
         TypeError: `loss` is not a loss object.
         ValueError: the model is not built or has no trainable variables, or `loss` is not a mean
-            over the batch.
+            over the batch, or not a `TotalLoss` where the model has several outputs.
         UnsupportedModelError: see `check_training_rule`.
     """
 
@@ -120,7 +79,12 @@ class FunctionalModel:
                 f"loss must be a keras.losses.Loss, and is {loss!r}. Use for example "
                 "keras.losses.SparseCategoricalCrossentropy(from_logits=True)."
             )
-        _check_mean(loss)
+        check_mean(loss)
+        if len(getattr(model, "outputs", None) or ()) > 1 and not isinstance(loss, TotalLoss):
+            raise ValueError(
+                f"The model has {len(model.outputs)} outputs {model.output_names}. Pass a loss for "
+                "each: a list, or a dictionary if the model returns one."
+            )
         if not model.trainable_variables:
             raise ValueError("The model has no trainable variables, so there is nothing to learn.")
         check_training_rule(model)
@@ -225,7 +189,7 @@ class FunctionalModel:
                 [tf.reduce_sum(tf.cast(penalty, loss.dtype)) for penalty in regularization]
             )
         errors = tf.cast(self.error(batch.targets, outputs), tf.float32)
-        mask = _mask_of(outputs)
+        mask = mask_of(outputs)
         weights = _weights_of(errors, batch.sample_weight, mask)
         errors, weights = tf.reshape(errors, [-1]), tf.reshape(weights, [-1])
         if self.loss.reduction == "mean_with_sample_weight":
@@ -338,68 +302,49 @@ def unpack_batch(element) -> Batch:
     )
 
 
-def default_error(loss: keras.losses.Loss) -> ErrorFunction:
-    """Returns the usual error of a loss: 0 or 1 for a label, otherwise the loss itself.
+def task_batches(task: Task, method: str, *arguments: Any) -> tf.data.Dataset:
+    """Returns the batches of a task after a check of their structure.
 
-    With several outputs it is the mean over them.
+    Raises:
+        ValueError: an element is not a `Batch`, or targets are text.
     """
-    accuracy: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-    if isinstance(loss, TotalLoss):
-        return functools.partial(_mean_error, loss)
-    if isinstance(loss, keras.losses.SparseCategoricalCrossentropy):
-        accuracy = keras.metrics.sparse_categorical_accuracy
-    elif isinstance(loss, keras.losses.CategoricalCrossentropy):
-        accuracy = keras.metrics.categorical_accuracy
-    elif isinstance(loss, keras.losses.BinaryCrossentropy):
-        threshold = 0.0 if loss.get_config().get("from_logits") else 0.5
-        accuracy = functools.partial(keras.metrics.binary_accuracy, threshold=threshold)
-    else:
+    batches = batches_of(task, method, *arguments)
+    what = f"Task {task.name!r}, {method}()"
+    try:
+        targets = unpack_batch(batches.element_spec).targets
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}") from None
+    check_no_text(what, [spec.dtype for spec in tf.nest.flatten(targets)])
+    return batches
 
-        def example_losses(targets, outputs):
-            dtype = loss.dtype or outputs.dtype
-            values = loss.call(tf.cast(targets, dtype), tf.cast(outputs, dtype))
-            values = tf.reshape(values, [tf.shape(values)[0], -1])
-            mask = _mask_of(outputs)
-            if mask is None:
-                return tf.reduce_mean(values, axis=-1)
-            counts = tf.cast(tf.reshape(mask, [tf.shape(values)[0], -1]), values.dtype)
-            counts = tf.broadcast_to(counts, tf.shape(values))
-            return tf.math.divide_no_nan(
-                tf.reduce_sum(values * counts, axis=-1), tf.reduce_sum(counts, axis=-1)
+
+def check_task_data(task: Task, inputs: Any, model: FunctionalModel, resized: bool) -> None:
+    """Checks what can be checked of a task's data before anything is traced.
+
+    Args:
+        task: the task.
+        inputs: the specification of its inputs, a `tf.TensorSpec` or a nest of them.
+        model: the model that will train on it.
+        resized: whether the model has as many outputs as the task has `classes`.
+
+    Raises:
+        ValueError: the shape of the inputs is not the model's, or labels of an `ArrayTask` are
+            outside its outputs.
+    """
+    wanted = getattr(model.model, "input_shape", None)
+    if isinstance(inputs, tf.TensorSpec) and isinstance(wanted, tuple):
+        shape = inputs.shape
+        if shape.rank == len(wanted) and not shape.is_compatible_with(wanted):
+            raise ValueError(
+                f"Task {task.name!r}: a batch of its inputs has the shape {tuple(shape)}, and the "
+                f"model takes {wanted}."
             )
-
-        return example_losses
-    return lambda targets, outputs: 1.0 - tf.cast(accuracy(targets, outputs), tf.float32)
-
-
-def _mean_error(total, targets, outputs):
-    """The mean over the outputs of the error of an example."""
-    errors = [
-        default_error(loss)(*of_output)
-        for loss, *of_output in zip(*total.by_output(targets, outputs))
-    ]
-    of_example = [tf.reduce_mean(tf.reshape(each, [tf.shape(each)[0], -1]), -1) for each in errors]
-    return tf.add_n(of_example) / len(of_example)
-
-
-def _check_mean(loss):
-    if loss.reduction not in _MEANS:
-        raise ValueError(
-            f"loss has reduction={loss.reduction!r}. A path needs one number a batch, and one "
-            "that does not grow with the batch: use the default, 'sum_over_batch_size'."
-        )
-
-
-def default_metrics(loss: keras.losses.Loss) -> list[keras.metrics.Metric]:
-    """Returns Keras's metric of the labels that `default_error` counts as right, if it does."""
-    if isinstance(loss, keras.losses.SparseCategoricalCrossentropy):
-        return [keras.metrics.SparseCategoricalAccuracy("accuracy")]
-    if isinstance(loss, keras.losses.CategoricalCrossentropy):
-        return [keras.metrics.CategoricalAccuracy("accuracy")]
-    if isinstance(loss, keras.losses.BinaryCrossentropy):
-        threshold = 0.0 if loss.get_config().get("from_logits") else 0.5
-        return [keras.metrics.BinaryAccuracy("accuracy", threshold=threshold)]
-    return []
+    sparse = isinstance(model.loss, keras.losses.SparseCategoricalCrossentropy)
+    if isinstance(task, ArrayTask) and sparse:
+        units = model.model.output_shape[-1]
+        if resized and task.classes is not None:
+            units = task.classes
+        check_labels(task, units, model.loss.get_config().get("ignore_class"))
 
 
 def scope_of(
@@ -440,12 +385,6 @@ def _with_rank(tensor, rank):
     while tensor.shape.rank < rank:
         tensor = tensor[..., tf.newaxis]
     return tensor
-
-
-def _mask_of(outputs):
-    """Returns which outputs count, as booleans, if the model's layers computed a mask."""
-    mask = getattr(outputs, "_keras_mask", None)
-    return None if mask is None else tf.cast(mask, tf.bool)
 
 
 def _owner(model, variable):

@@ -185,6 +185,14 @@ class Learner(abc.ABC):
     def end_task(self, state: Any, end: TaskEnd) -> TaskUpdate:
         """Returns the meta-gradient and the metrics of the task, from the last state."""
 
+    def __repr__(self) -> str:
+        try:
+            config = self.get_config()
+        except NotImplementedError:
+            return super().__repr__()
+        settings = ", ".join(f"{name}={value!r}" for name, value in config.items())
+        return f"{type(self).__name__}({settings})"
+
     def plan(self, setup: TrainingSetup) -> TrainingPlan:
         """Returns the models and the tasks: by default the user's model on sampled tasks.
 

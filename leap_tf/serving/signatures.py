@@ -21,8 +21,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from leap_tf.functional import FunctionalModel, all_finite
-from leap_tf.functional.model import ErrorFunction
+from leap_tf.functional import ErrorFunction, FunctionalModel, all_finite
 from leap_tf.serving.adapter import Adapter, resizable_head, support_batches
 from leap_tf.training import SupervisedProblem
 

@@ -1,6 +1,5 @@
 """The inner loop in the graph, the outer loop, stopping, checkpoints and metrics."""
 
-from leap_tf.training.adaptation import adapt
 from leap_tf.training.callbacks import (
     JSONLogger,
     ProgressDisplay,
@@ -9,23 +8,28 @@ from leap_tf.training.callbacks import (
 )
 from leap_tf.training.checkpoint import CheckpointMismatchError, CheckpointUnreadableError
 from leap_tf.training.early_stopping import StopAtError, StopOnPlateau, StopRule
-from leap_tf.training.evaluation import Evaluation, TaskEvaluation, area_under_curve, steps_to
+from leap_tf.training.evaluation import (
+    Evaluation,
+    EvaluationConfig,
+    TaskEvaluation,
+    area_under_curve,
+    steps_to,
+)
 from leap_tf.training.inner_loop import InnerLoop, InnerLoopResult, inner_step
-from leap_tf.training.meta_trainer import MetaTrainer
+from leap_tf.training.meta_trainer import MetaTrainer, ThreadPool
 from leap_tf.training.pools import (
     Job,
     TaskFailedError,
     TaskFailure,
     TaskPool,
     TaskPoolError,
-    ThreadPool,
     available_cores,
     configure_threads,
     map_in_threads,
 )
 from leap_tf.training.problem import MetaTrainingDivergedError, Problem, Study, TaskGradient
 from leap_tf.training.sampling import TaskSampler, TaskSpec
-from leap_tf.training.supervised import EvaluationConfig, SupervisedProblem
+from leap_tf.training.supervised import SupervisedProblem, adapt
 
 # fmt: off
 __all__ = [

@@ -1,4 +1,7 @@
-"""Keras callbacks for meta-training, and the state of Keras's own across restarts."""
+"""Keras callbacks for meta-training, and how Keras's own work there.
+
+A meta-step is their epoch, and a task their batch. See "Callbacks" in docs/design.md.
+"""
 
 import collections
 import contextlib
@@ -10,7 +13,8 @@ import pathlib
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
@@ -18,13 +22,30 @@ import tqdm
 
 from leap_tf.training.checkpoint import TrainingState
 
+Result = TypeVar("Result")
+
 _LOGGER = logging.getLogger("leap_tf")
 _WINDOW = 10  # meta-steps that `HealthWarnings` looks at
-# The state that Keras resets in `on_train_begin`; EarlyStopping also has its best weights.
+# The state that decides what a callback does next; EarlyStopping also has its best weights.
 _STATE = {
     keras.callbacks.EarlyStopping: ("wait", "best", "best_epoch", "stopped_epoch"),
     keras.callbacks.ReduceLROnPlateau: ("wait", "best", "cooldown_counter"),
+    keras.callbacks.ModelCheckpoint: ("best",),
+    keras.callbacks.OrbaxCheckpoint: ("best",),
 }
+_REFUSED = {
+    keras.callbacks.BackupAndRestore: "It restores neither the meta-optimizer nor the meta-step. "
+    "Use fit(..., checkpoint_dir=...), which continues a run that was interrupted.",
+    keras.callbacks.SwapEMAWeights: "It needs an optimizer with use_ema=True, which cannot be a "
+    "meta_optimizer. Lower the meta learning rate towards the end instead, for example by "
+    "ReduceLROnPlateau or a schedule.",
+}
+# What "auto" means for the metrics of `fit`, of which Keras knows "loss" only.
+_LOWER_IS_BETTER = (
+    *("loss", "error", "training_error", "final_loss", "auc", "path_length", "path_energy"),
+    *("diverged", "tasks_skipped", "tasks_failed", "meta_gradient_norm"),
+)
+_HIGHER_IS_BETTER = ("reward", "final_reward")
 
 
 class ProgressDisplay(keras.callbacks.Callback):
@@ -152,7 +173,7 @@ def read_metrics(path: str | os.PathLike) -> list[dict]:
 
 
 class TensorBoardLogger(keras.callbacks.TensorBoard):
-    """Writes metrics as TensorBoard events, with constant memory.
+    """Writes the metrics of every meta-step as TensorBoard events, with constant memory.
 
     TensorFlow keeps a tensor of about 0.5 kB for every new Python number it is given, and Keras
     gives it some ten after each meta-step. NumPy numbers are not kept.
@@ -167,6 +188,12 @@ class TensorBoardLogger(keras.callbacks.TensorBoard):
     def on_epoch_end(self, epoch, logs=None):
         metrics = {name: np.float32(value) for name, value in (logs or {}).items()}
         super().on_epoch_end(np.int64(epoch), metrics)
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Writes nothing: single tasks are not shown."""
+
+    def on_test_end(self, logs=None):
+        """Writes nothing: `on_epoch_end` has the metrics of validation too."""
 
 
 class HealthWarnings(keras.callbacks.Callback):
@@ -255,6 +282,112 @@ class HealthWarnings(keras.callbacks.Callback):
                 _LOGGER.warning("%s", message)
 
 
+class _InOrder(keras.callbacks.Callback):
+    """Makes Keras call the hooks of all callbacks at once, and not later on another thread."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        pass
+
+    def on_test_batch_end(self, batch, logs=None):
+        pass
+
+
+def checked_callbacks(callbacks: Any, learner_has_variables: bool) -> list:
+    """Returns callbacks, a single one or a `CallbackList` as a list of callbacks that work here.
+
+    The mode "auto" becomes "min" or "max" where the monitored metric is one of `fit`.
+
+    Args:
+        callbacks: as Keras's `fit` takes them.
+        learner_has_variables: whether the learner has variables beside those of the model.
+
+    Raises:
+        TypeError: one of them is no callback.
+        ValueError: one of them cannot do here what it promises. The message has a substitute.
+    """
+    found: list = []
+    for callback in keras.tree.flatten(callbacks):
+        nested = isinstance(callback, keras.callbacks.CallbackList)
+        found += callback.callbacks if nested else [callback]
+    for callback in found:
+        if not isinstance(callback, keras.callbacks.Callback):
+            raise TypeError(f"{callback!r} is no keras.callbacks.Callback.")
+        for kind, reason in _REFUSED.items():
+            if isinstance(callback, kind):
+                raise ValueError(f"{kind.__name__} cannot be used in meta-training. {reason}")
+        if learner_has_variables and getattr(callback, "restore_best_weights", False):
+            raise ValueError(
+                "EarlyStopping can restore the best weights of the model, but not the variables "
+                "that the learner learned with them. Use restore_best_weights=False (no patience)."
+            )
+        if getattr(callback, "mode", None) == "auto":
+            metric = callback.monitor.removeprefix("val_")
+            if metric in (*_LOWER_IS_BETTER, *_HIGHER_IS_BETTER):
+                callback.mode = "min" if metric in _LOWER_IS_BETTER else "max"
+    return found
+
+
+def callback_list(
+    callbacks: Sequence[keras.callbacks.Callback],
+    model: keras.Model,
+    *,
+    epochs: int,
+    steps: int,
+    verbose: bool = False,
+) -> keras.callbacks.CallbackList:
+    """Returns callbacks as Keras calls them, with a progress display if there is none.
+
+    Args:
+        callbacks: in the order in which they are called.
+        model: the initialization.
+        epochs, steps: meta-steps, and tasks in one of them.
+        verbose: whether to show progress.
+    """
+    has_bar = any(isinstance(each, keras.callbacks.ProgbarLogger) for each in callbacks)
+    display = [ProgressDisplay()] if verbose and not has_bar else []
+    params = {"epochs": epochs, "steps": steps, "verbose": int(verbose)}
+    return keras.callbacks.CallbackList([*callbacks, *display, _InOrder()], model=model, **params)
+
+
+def end_training(
+    callbacks: keras.callbacks.CallbackList, logs: Mapping[str, Any], interrupted: bool
+) -> None:
+    """Calls `on_train_end` of all callbacks, but not of EarlyStopping if `fit` was interrupted.
+
+    It would replace the current weights, from which training continues, by the best ones.
+    """
+    if not interrupted:
+        callbacks.on_train_end(logs)
+        return
+    for callback in callbacks.callbacks:
+        if not isinstance(callback, keras.callbacks.EarlyStopping):
+            callback.on_train_end(logs)
+
+
+def with_batch_hooks(
+    results: Iterable[Result],
+    count: int,
+    begin: Callable[..., None],
+    end: Callable[..., None],
+    logs: Callable[[Result], Mapping[str, float]] = lambda result: getattr(result, "metrics", {}),
+) -> Iterator[Result]:
+    """Yields results in order, and calls a hook before each and one after it.
+
+    Args:
+        results: of tasks.
+        count: their number.
+        begin, end: called with the index, `end` with the logs of the result too.
+        logs: returns them; by default the metrics of a result, none of a failure.
+    """
+    if count:
+        begin(0)
+    for index, result in enumerate(results):
+        yield result
+        end(index, dict(logs(result)))
+        if index + 1 < count:
+            begin(index + 1)
+
+
 def save_callback_state(
     state: TrainingState, callbacks: Sequence[keras.callbacks.Callback]
 ) -> None:
@@ -283,19 +416,6 @@ def restore_callback_state(
             setattr(callback, name, memory[name])
         if isinstance(callback, keras.callbacks.EarlyStopping):
             callback.best_weights = best_weights
-
-
-def check_no_weight_restoring(callbacks: Sequence[keras.callbacks.Callback]) -> None:
-    """Checks that no callback restores the best weights of a model whose learner has variables.
-
-    Raises:
-        ValueError: an EarlyStopping has restore_best_weights=True.
-    """
-    if any(getattr(callback, "restore_best_weights", False) for callback in callbacks):
-        raise ValueError(
-            "EarlyStopping can restore the best weights of the model, but not the variables that "
-            "the learner learned with them. Use restore_best_weights=False (no patience)."
-        )
 
 
 def _stateful(callbacks):

@@ -8,9 +8,11 @@ number is derived), history, the state of early stopping and the settings of the
 import contextlib
 import json
 import logging
+import os
 import pathlib
 import re
 import shutil
+import time
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -135,6 +137,23 @@ class Progress(tf.train.experimental.PythonState):
         """Copies the saved history back."""
         history.history = {name: list(values) for name, values in self.history.items()}
         history.epoch = list(self.epochs)
+
+    def warn_if_finished(self, meta_steps: int) -> bool:
+        """Returns whether nothing is left to do up to `meta_steps`, and logs a warning if so."""
+        if self.stopped:
+            reason = f"a callback ended this training at meta-step {self.meta_step}. To continue "
+            reason += "it, load its last checkpoint and call fit() again"
+        elif self.meta_step >= meta_steps:
+            reason = f"{self.meta_step} have been made already, and meta_steps={meta_steps} counts "
+            reason += "these too. To continue, give a larger number"
+        else:
+            return False
+        _LOGGER.warning(
+            "No meta-step is made: %s. To start again, give a new trainer another checkpoint_dir, "
+            "or none.",
+            reason,
+        )
+        return True
 
     def serialize(self) -> str:
         fields = {field: getattr(self, field) for field in self.FIELDS}
@@ -300,13 +319,20 @@ class CheckpointFolder:
     """Keeps the last few checkpoints of a run and restores the newest readable one.
 
     Args:
-        folder: where they are; created with the first checkpoint.
+        folder: where they are; created with the first checkpoint. Without a folder, nothing is
+            saved or restored.
         keep: how many are kept.
     """
 
-    def __init__(self, folder: str | pathlib.Path, keep: int = 3):
-        self.path = pathlib.Path(folder).expanduser().resolve()
+    def __init__(self, folder: str | os.PathLike | None, keep: int = 3):
+        self.path: Any = pathlib.Path(folder).expanduser().resolve() if folder else None
         self._keep = keep
+        self._last_save = time.monotonic()
+
+    def save_if_due(self, state: TrainingState, seconds: float) -> None:
+        """Writes a checkpoint if the last one is at least `seconds` old."""
+        if time.monotonic() - self._last_save >= seconds:
+            self.save(state)
 
     def save(self, state: TrainingState) -> None:
         """Writes a checkpoint of the present meta-step and removes the oldest ones.
@@ -314,9 +340,12 @@ class CheckpointFolder:
         A checkpoint exists once it has its index, which TensorFlow renames into place last. A
         process that is killed while saving leaves the earlier checkpoints unchanged.
         """
+        if self.path is None:
+            return
         self.path.mkdir(parents=True, exist_ok=True)
         state.save(self.path / f"step-{state.progress.meta_step:08d}")
         self._remove_all_but({path.name for path in self._newest_first()[: self._keep]})
+        self._last_save = time.monotonic()
 
     def _remove_all_but(self, kept):
         """Removes older checkpoints, and the remains of an interrupted save."""
@@ -362,15 +391,18 @@ class CheckpointFolder:
         return False
 
     def resume(
-        self, state: TrainingState, tasks: Mapping[str, Any], known: Mapping[str, Any] | None
+        self,
+        state: TrainingState,
+        tasks: Mapping[str, Any],
+        known: dict[pathlib.Path, Mapping[str, Any]],
     ) -> bool:
         """Restores the newest checkpoint if the training has not started yet.
 
         Args:
             state: of the training.
             tasks: what `describe_tasks` says of the tasks to train on.
-            known: the same of the folder's tasks, if the training has come from this folder or has
-                been here before, else None. It may be empty.
+            known: the same, perhaps empty, by the path of each folder from which the training has
+                come or in which it has been. This folder is added.
 
         Returns:
             Whether there was anything to restore.
@@ -380,17 +412,22 @@ class CheckpointFolder:
                 the folder holds a checkpoint that is ahead of it or of another training.
             CheckpointUnreadableError: as for `restore`.
         """
+        if self.path is None:
+            return False
         reached, newest = state.progress.meta_step, self.newest_step
         if not reached:
-            return self.restore(state, tasks)
-        if newest > reached or (newest and known is None):
+            restored = self.restore(state, tasks)
+            known[self.path] = tasks
+            return restored
+        if newest > reached or (newest and self.path not in known):
             raise CheckpointMismatchError(
                 f"The folder holds a checkpoint of meta-step {newest}, and this trainer is at "
                 f"{reached}, which it did not reach from there. Give another checkpoint_dir, or a "
                 "new trainer to continue from the folder."
             )
         if newest:
-            check_same_tasks(known or {}, tasks)
+            check_same_tasks(known[self.path], tasks)
+        known[self.path] = tasks
         return False
 
     def _newest_first(self):

@@ -14,7 +14,11 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import tensorflow as tf
+
+from leap_tf.functional import task_batches
+from leap_tf.tasks import Task
 
 
 class StopRule(Protocol):
@@ -133,3 +137,14 @@ def _check_rule(rule, *names):
         raise ValueError(f"{rule} cannot be used: {' and '.join(wrong)} must be above 0.")
     if rule.on not in ("validation", "training"):
         raise ValueError(f"on must be 'validation' or 'training', and is {rule.on!r}.")
+
+
+def stop_batches(task: Task, seed: int, rule: StopRule) -> tf.data.Dataset:
+    """Returns endless batches for a stop rule, in an order that the seed decides."""
+    if rule.on == "training":
+        another_order = int(np.random.default_rng([seed, 1]).integers(2**31))
+        batches = task_batches(task, "train_batches", another_order)
+        return batches.rebatch(rule.batch_size).repeat()
+    held_out = "validation_batches" if hasattr(task, "validation_batches") else "test_batches"
+    batches = task_batches(task, held_out).rebatch(rule.batch_size)
+    return batches.shuffle(1024, seed=seed).repeat()

@@ -1,10 +1,60 @@
-"""Figures of an adaptation: held-out error, area under the curve, steps to a target."""
+"""Evaluation of adaptations: settings, the held-out batches in the graph, and results."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
+import keras
 import numpy as np
+import tensorflow as tf
 from numpy.typing import ArrayLike
+
+from leap_tf.functional import ErrorFunction, FunctionalModel, all_finite, unpack_batch
+from leap_tf.training.early_stopping import StopRule
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """How evaluation adapts to tasks, where that differs from meta-training.
+
+    Args:
+        optimizer: the Keras optimizer of the adaptation, for example with a schedule over another
+            number of steps. By default it is the inner optimizer.
+        stopping: the rule that ends an adaptation early. It may look at validation or training
+            examples, never at those that the task is evaluated on.
+        transductive: whether batch norm uses the statistics of the held-out batch itself. By
+            default it uses the running statistics of the task's own training. Random layers,
+            such as dropout, are inactive in both cases.
+        error_fn: the figure on curves and tables, in training too, see
+            `leap_tf.functional.FunctionalModel`.
+        metrics: Keras metrics of the held-out examples, with sample weights. `TaskEvaluation` has
+            their values, and the logs of `fit` their means as `val_<name>`.
+
+    Raises:
+        ValueError: two metrics have the same name, or one that the logs use, or a metric makes its
+            variables at its first batch.
+    """
+
+    optimizer: keras.optimizers.Optimizer | None = None
+    stopping: StopRule | None = None
+    transductive: bool = False
+    error_fn: ErrorFunction | None = None
+    metrics: Sequence[keras.metrics.Metric] = ()
+
+    def __post_init__(self):
+        names = [*Evaluation(()).metrics(), *(metric.name for metric in self.metrics)]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(
+                f"The names {twice} of metrics are taken. Give each metric another name, for "
+                "example keras.metrics.AUC(name='roc_auc')."
+            )
+        for metric in self.metrics:
+            if not metric.variables:
+                raise ValueError(
+                    f"The metric {metric.name!r} makes its variables at its first batch. Call its "
+                    "update_state on an example and then its reset_state."
+                )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +81,8 @@ class TaskEvaluation:
     error: float
     loss: float
     examples: int
-    training_errors: np.ndarray
-    training_losses: np.ndarray
+    training_errors: np.ndarray = dataclasses.field(repr=False)
+    training_losses: np.ndarray = dataclasses.field(repr=False)
     path_length: float
     path_energy: float
     parameters: int
@@ -55,7 +105,7 @@ class TaskEvaluation:
 
     @property
     def area_under_error(self) -> float:
-        """Area under the curve of the training error, 0–100. See `area_under_curve`."""
+        """100 times the mean training error along the curve. See `area_under_curve`."""
         return area_under_curve(self.training_errors)
 
     @property
@@ -75,6 +125,10 @@ class Evaluation:
 
     tasks: tuple[TaskEvaluation, ...]
 
+    def __repr__(self) -> str:
+        diverged = f", {len(self.diverged)} diverged" if self.diverged else ""
+        return f"<Evaluation of {len(self.tasks)} tasks{diverged}: error {self.error:.4g}>"
+
     @property
     def diverged(self) -> tuple[str, ...]:
         """Names of the tasks that diverged."""
@@ -92,7 +146,7 @@ class Evaluation:
 
     @property
     def area_under_error(self) -> float:
-        """Mean over the tasks of the area under the training error, 0–100."""
+        """Mean over the tasks of the area under the training error, see `area_under_curve`."""
         return self.mean("area_under_error")
 
     def mean(self, attribute: str) -> float:
@@ -131,15 +185,14 @@ class Evaluation:
 
 
 def area_under_curve(errors: ArrayLike) -> float:
-    """Returns the mean height of a curve in percent, 100/(K−1) Σᵢ (eᵢ + eᵢ₊₁)/2.
+    """Returns 100 times the mean height of a curve, 100/(K−1) Σᵢ (eᵢ + eᵢ₊₁)/2.
 
-    The trapezoid rule over the K points of a training-error curve, scaled to 0–100 as in the
-    paper's table 3: a curve that stays at 1 has area 100, whatever its length.
+    The trapezoid rule over the K points of a training-error curve, scaled as in the paper's table
+    3: a curve that stays at 1 has area 100, whatever its length. The area of shares of wrong labels
+    lies in [0, 100]. That of other errors, such as squared ones, has no upper bound.
 
     Args:
-        errors: [K] errors, in [0, 1] where they are shares of wrong labels; other errors, such
-            as squared ones, give 100 times their mean height. Of a single point the area is
-            that point.
+        errors: [K] errors. Of a single point the area is 100 times that point.
     """
     curve = np.asarray(errors, np.float64)
     if len(curve) == 1:
@@ -164,3 +217,96 @@ def steps_to(errors: ArrayLike, target: float, window: int = 10) -> int | None:
         if np.mean(curve[max(0, step + 1 - window) : step + 1]) <= target:
             return step
     return None
+
+
+class HeldOutResult(NamedTuple):
+    """Figures of the held-out examples.
+
+    Examples of weight 0 are padding and count nowhere.
+
+    Attributes:
+        loss: mean loss over the examples.
+        error: mean error over them.
+        examples: their number.
+        finite: whether every output is finite.
+        metrics: the result of every Keras metric.
+    """
+
+    loss: tf.Tensor
+    error: tf.Tensor
+    examples: tf.Tensor
+    finite: tf.Tensor
+    metrics: list[Any]
+
+
+def evaluate_held_out(
+    model: FunctionalModel,
+    batches: Any,
+    parameters: Sequence[tf.Tensor],
+    state: Sequence[tf.Tensor],
+    *,
+    training: bool,
+    metrics: Sequence[keras.metrics.Metric] = (),
+) -> HeldOutResult:
+    """Evaluates a model on batches, as tensors. No variable changes.
+
+    Args:
+        model: the model and its loss.
+        batches: an iterator over batches.
+        parameters, state: the model's variables after training on the task.
+        training: whether batch norm uses the statistics of each batch instead of the running ones.
+        metrics: Keras metrics. Their variables are not used.
+    """
+
+    def add_batch(element, loss_sum, loss_weight, error_sum, weight, examples, finite, held):
+        batch = unpack_batch(element.get_value())
+        result = model.evaluate(parameters, state, batch, training=training, penalties=False)
+        return (
+            batches.get_next_as_optional(),
+            loss_sum + tf.cast(result.loss, tf.float32) * result.loss_weight,
+            loss_weight + result.loss_weight,
+            error_sum + tf.reduce_sum(result.errors * result.weights),
+            weight + tf.reduce_sum(result.weights),
+            examples + tf.math.count_nonzero(result.weights, dtype=tf.int32),
+            finite & all_finite(tf.nest.flatten(result.outputs)),
+            [
+                metric.stateless_update_state(
+                    values, batch.targets, result.outputs, sample_weight=batch.sample_weight
+                )
+                for metric, values in zip(metrics, held)
+            ],
+        )
+
+    zero = tf.constant(0.0)
+    first = batches.get_next_as_optional()
+    begun = [
+        [tf.convert_to_tensor(value) for value in metric.stateless_reset_state()]
+        for metric in metrics
+    ]
+    _, loss_sum, loss_weight, error_sum, weight, examples, finite, ended = tf.while_loop(
+        lambda element, *_: element.has_value(),
+        add_batch,
+        (first, zero, zero, zero, zero, tf.constant(0), tf.constant(True), begun),
+        parallel_iterations=1,
+    )
+    return HeldOutResult(
+        loss=tf.math.divide_no_nan(loss_sum, loss_weight),
+        error=tf.math.divide_no_nan(error_sum, weight),
+        examples=examples,
+        finite=finite,
+        metrics=[metric.stateless_result(values) for metric, values in zip(metrics, ended)],
+    )
+
+
+def metric_value(metric: keras.metrics.Metric, value: Any) -> float:
+    """Returns the result of a Keras metric as a number.
+
+    Raises:
+        ValueError: it has several values.
+    """
+    if not tf.is_tensor(value) or value.shape.rank:
+        raise ValueError(
+            f"The metric {metric.name!r} has several values, and must have one for each task. "
+            "Average them, for example by average='macro'."
+        )
+    return float(value)

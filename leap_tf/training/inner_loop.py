@@ -33,6 +33,7 @@ from leap_tf.functional import (
 from leap_tf.geometry import PathPoint
 from leap_tf.learners import Learner, TaskEnd, TaskUpdate
 from leap_tf.training.early_stopping import StopRule
+from leap_tf.training.evaluation import HeldOutResult, evaluate_held_out
 
 
 class InnerLoopResult(NamedTuple):
@@ -54,26 +55,6 @@ class InnerLoopResult(NamedTuple):
     errors: tf.Tensor
     update: TaskUpdate
     finite: tf.Tensor
-
-
-class HeldOutResult(NamedTuple):
-    """Figures of the held-out examples.
-
-    Examples of weight 0 are padding and count nowhere.
-
-    Attributes:
-        loss: mean loss over the examples.
-        error: mean error over them.
-        examples: their number.
-        finite: whether every output is finite.
-        metrics: the result of every Keras metric.
-    """
-
-    loss: tf.Tensor
-    error: tf.Tensor
-    examples: tf.Tensor
-    finite: tf.Tensor
-    metrics: list[Any]
 
 
 class _LoopState(NamedTuple):
@@ -400,50 +381,14 @@ class InnerLoop:
         return [unpack_batch(batches.get_next()) for _ in range(count)]
 
     def _evaluate(self, iterator, parameters, state) -> HeldOutResult:
-        """Evaluates with the state that training left behind, nothing updated."""
-        parameters = self._of_any_width(parameters)
-
-        def add_batch(element, loss_sum, loss_weight, error_sum, weight, examples, finite, metrics):
-            batch = unpack_batch(element.get_value())
-            result = self._held_out_model.evaluate(
-                parameters, state, batch, training=self._transductive, penalties=False
-            )
-            return (
-                iterator.get_next_as_optional(),
-                loss_sum + tf.cast(result.loss, tf.float32) * result.loss_weight,
-                loss_weight + result.loss_weight,
-                error_sum + tf.reduce_sum(result.errors * result.weights),
-                weight + tf.reduce_sum(result.weights),
-                examples + tf.math.count_nonzero(result.weights, dtype=tf.int32),
-                finite & all_finite(tf.nest.flatten(result.outputs)),
-                [
-                    metric.stateless_update_state(
-                        values, batch.targets, result.outputs, sample_weight=batch.sample_weight
-                    )
-                    for metric, values in zip(self._metrics, metrics)
-                ],
-            )
-
-        zero = tf.constant(0.0)
-        first = iterator.get_next_as_optional()
-        begun = [
-            [tf.convert_to_tensor(value) for value in metric.stateless_reset_state()]
-            for metric in self._metrics
-        ]
-        _, loss_sum, loss_weight, error_sum, weight, examples, finite, ended = tf.while_loop(
-            lambda element, *_: element.has_value(),
-            add_batch,
-            (first, zero, zero, zero, zero, tf.constant(0), tf.constant(True), begun),
-            parallel_iterations=1,
-        )
-        return HeldOutResult(
-            loss=tf.math.divide_no_nan(loss_sum, loss_weight),
-            error=tf.math.divide_no_nan(error_sum, weight),
-            examples=examples,
-            finite=finite,
-            metrics=[
-                metric.stateless_result(values) for metric, values in zip(self._metrics, ended)
-            ],
+        """Evaluates held-out batches, see `evaluate_held_out`."""
+        return evaluate_held_out(
+            self._held_out_model,
+            iterator,
+            self._of_any_width(parameters),
+            state,
+            training=self._transductive,
+            metrics=self._metrics,
         )
 
     def _of_any_width(self, parameters):

@@ -1,99 +1,121 @@
 """The outer loop: train a meta-batch of tasks in parallel, move the initialization, repeat.
 
-The user's Keras model *is* the initialization, before, during and after: its variables change only
-at meta-updates, since tasks are trained functionally, on copies. Every random number is derived
-from (seed, meta-step, task), so results depend neither on the number of parallel tasks nor on
-where a run was interrupted.
-
-    one meta-step:  sample tasks ── pool.map(train one task) ── mean of the finite meta-gradients
-                    ── meta_optimizer.apply ── validate ── callbacks ── checkpoint
+The user's Keras model *is* the initialization: its variables change only at meta-updates, since
+tasks are trained functionally, on copies. Every random number is derived from (seed, meta-step,
+task), so results depend neither on the number of parallel tasks nor on where a run was interrupted.
 """
 
-import contextlib
-import logging
+import concurrent.futures
 import os
 import pathlib
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import closing, nullcontext
 from typing import Any
 
 import keras
 
 from leap_tf.errors import whole_number
-from leap_tf.functional import apply_if_finite, check_no_loss_scaling, check_optimizer
 from leap_tf.learners import Leap, Learner, with_meta_optimizer
 from leap_tf.learners.base import TrainingSetup
 from leap_tf.tasks import Task, TaskDistribution
 from leap_tf.training.callbacks import (
     HealthWarnings,
-    ProgressDisplay,
-    check_no_weight_restoring,
+    callback_list,
+    checked_callbacks,
+    end_training,
     restore_callback_state,
     save_callback_state,
     shown_as_optimizer,
+    with_batch_hooks,
 )
-from leap_tf.training.checkpoint import CheckpointFolder, TrainingState, describe
+from leap_tf.training.checkpoint import CheckpointFolder, TrainingState
 from leap_tf.training.early_stopping import StopRule
-from leap_tf.training.pools import TaskFailure, TaskPool, ThreadPool, available_cores
+from leap_tf.training.evaluation import EvaluationConfig
+from leap_tf.training.pools import Job, TaskPool, available_cores, failure_of, submit_ahead
 from leap_tf.training.problem import (
     MetaBatch,
-    MetaTrainingDivergedError,
     Problem,
-    evaluation_job,
+    StopRequestedError,
+    check_setup,
+    evaluate_specs,
+    settings_of,
     training_job,
 )
-from leap_tf.training.sampling import (
-    EVALUATION,
-    VALIDATION,
-    as_distribution,
-    as_tasks,
-    describe_tasks,
-)
-from leap_tf.training.supervised import EvaluationConfig, SupervisedProblem
-
-_LOGGER = logging.getLogger("leap_tf")
+from leap_tf.training.sampling import EVALUATION, VALIDATION, TaskSpec, as_tasks
+from leap_tf.training.supervised import SupervisedProblem
 
 
-class _StopRequestedError(Exception):
-    """A stop was requested in the middle of a meta-step."""
+class ThreadPool:
+    """Runs tasks on threads of this process; TensorFlow releases Python's lock while it works.
+
+    Args:
+        threads: how many tasks run at the same time.
+
+    Raises:
+        ValueError: `threads` is below 1.
+    """
+
+    remote = False
+
+    def __init__(self, threads: int):
+        self.threads = whole_number("threads", threads, 1)
+        # Kept for good: TensorFlow keeps a few kilobytes for every thread it has ever seen.
+        self._executor = concurrent.futures.ThreadPoolExecutor(threads)
+
+    def map(self, job: Job, specs: Sequence[TaskSpec]) -> Generator[Any, None, None]:
+        def run(spec):
+            result = job.run(spec)
+            if job.on_result:
+                job.on_result(spec, result)
+            return result
+
+        with closing(submit_ahead(self._executor, self.threads, run, specs)) as futures:
+            for spec, future in futures:
+                error = future.exception()
+                yield failure_of(job, spec, error) if error else future.result()
 
 
 class MetaTrainer:
     """Meta-learns the initialization of a Keras model and evaluates it.
 
     Args:
-        model: a built Keras model; it is the initialization and holds what is learned.
+        model: a built Keras model. Its weights are the initialization and are updated in place.
         loss: the Keras loss of every task, or its name. A model with several outputs takes a list
             of them, or a dictionary if it returns one; the loss is their sum.
-        inner_optimizer: the Keras optimizer that trains on tasks, reset for each, or its name.
-        meta_optimizer: the unused Keras optimizer that moves the initialization, or its name; by
-            default that of `leap_tf.learners.with_meta_optimizer`, for any number of steps.
+        inner_optimizer: a Keras optimizer that has not been built, or its name. It trains on tasks
+            and is reset for each.
+        meta_optimizer: a Keras optimizer that has not been built, or its name. It updates the
+            initialization. By default that of `leap_tf.learners.with_meta_optimizer`, which suits
+            any number of steps.
         learner: the meta-learner; `Leap()` by default.
-        steps_per_task: gradient steps on a task, fewer if its batches end before; learners with
-            query batches need all of them. Those of second order record every step: five to ten
-            are usual.
+        steps_per_task: the number of gradient steps on a task. Training ends earlier if the batches
+            of the task do, which is an error for learners with query batches. Second-order
+            learners need memory for every step; five to ten steps are usual.
         meta_batch_size: tasks in a meta-step.
-        task_layers: names of layers that are reinitialized for every task and not meta-learned. If
+        task_layers: names of layers that get new values for every task and are not meta-learned. If
             the model's output layer is among them, it has as many units as a task has `classes`.
         running_statistics: "learned": a meta-step sets running statistics to the mean of where
             its tasks left them. "fresh": every task starts from those of the given model, as in
             the paper; few steps hardly move them.
-        stopping: the rule that ends training on a task early; never by default.
+        stopping: the rule that ends training on a task early. By default all steps are made.
         evaluation: how evaluation adapts to tasks, where that differs from meta-training.
-        seed: for task sampling, batch order and dropout. Initial weights come from
-            `keras.utils.set_random_seed`.
+        seed: decides task sampling, batch order, values of task layers and dropout. Initial weights
+            are controlled by `keras.utils.set_random_seed`.
         pool: where tasks run: a number of threads of this process, by default one per core, or a
             pool such as `leap_tf.cluster.RayPool`. Results do not depend on it. For full speed call
             `leap_tf.configure_threads()` before anything else.
 
     Attributes:
-        problem: what trains and evaluates on single tasks.
+        problem: the `Problem` that trains on and evaluates single tasks.
         model: the model that was given, or the one the learner made of it (HAT, Progressive Nets).
         pool: where tasks run.
         was_stopped: whether the last `fit` ended early because `request_stop` was called.
 
     Raises:
+        TypeError: an optimizer, the loss or a number has the wrong type, or a learner or stop rule
+            has no `get_config()`.
         ValueError: the model, an optimizer or a number cannot be used.
+        KerasVersionError: this version of Keras is not supported.
     """
 
     def __init__(
@@ -125,63 +147,44 @@ class MetaTrainer:
             stopping=stopping,
         )
         problem = SupervisedProblem(setup, loss, learner, evaluation=evaluation, seed=seed)
-        self._start(problem, pool)
+        self._initialize(problem, pool)
 
     @classmethod
     def from_problem(cls, problem: Problem, pool: "TaskPool | int | None" = None) -> "MetaTrainer":
         """Returns a trainer of any problem, such as games.
 
         Args:
-            problem: trains and evaluates on single tasks.
+            problem: the problem. The trainer sets its `stop_requested`, so it must have no other.
             pool: as for `MetaTrainer`.
         """
         trainer = cls.__new__(cls)
-        trainer._start(problem, pool)
+        trainer._initialize(problem, pool)
         return trainer
 
-    def _start(self, problem, pool):
-        setup = problem.setup
-        if setup.steps_per_task < problem.plan.minimum_steps:
-            raise ValueError(
-                f"steps_per_task must be at least {problem.plan.minimum_steps} for "
-                f"{type(problem.learner).__name__}, and is {setup.steps_per_task}."
-            )
-        if setup.meta_optimizer in (
-            setup.inner_optimizer,
-            getattr(problem, "evaluation_optimizer", None),
-        ):
-            raise ValueError(
-                "The same optimizer object cannot train on tasks and move the initialization. Pass "
-                "two optimizers, for example keras.optimizers.SGD(0.1) twice."
-            )
-        check_optimizer(setup.meta_optimizer, role="meta_optimizer")
-        check_no_loss_scaling(setup.meta_optimizer)
-        if setup.meta_optimizer.built:
-            raise ValueError("meta_optimizer has been used already. Pass a new optimizer.")
+    def _initialize(self, problem, pool):
+        check_setup(problem)
         self.problem: Any = problem
         problem.stop_requested = lambda: self._stop_requested
         self.model = problem.plan.evaluation_model
         if not hasattr(pool, "map"):
             pool = ThreadPool(available_cores() if pool is None else whole_number("pool", pool, 1))
         self.pool: TaskPool = pool
-        self._threads: ThreadPool | None = None
-        setup.meta_optimizer.build(problem.meta_variables)
-        settings = {
-            **problem.get_config(),
-            "learner": describe(problem.learner),
-            "inner_optimizer": describe(setup.inner_optimizer),
-            "meta_optimizer": describe(setup.meta_optimizer),
-            "stopping": describe(setup.stopping),
-            "running_statistics": setup.running_statistics,
-            "steps_per_task": setup.steps_per_task,
-            "meta_batch_size": setup.meta_batch_size,
-        }
+        self._local_pool: ThreadPool | None = None  # for tasks that a remote pool does not know
+        meta_optimizer = problem.setup.meta_optimizer
+        meta_optimizer.build(problem.meta_variables)
         self._state = TrainingState(
-            problem.variables, setup.meta_optimizer, problem.sampler.seed, settings
+            problem.variables, meta_optimizer, problem.sampler.seed, settings_of(problem)
         )
         self._known_folders: dict[pathlib.Path, Mapping[str, Any]] = {}  # with their tasks
         self._stop_requested = False
         self.was_stopped = False
+
+    def __repr__(self) -> str:
+        setup, name = self.problem.setup, type(self.problem.learner).__name__
+        return (
+            f"<MetaTrainer of {self.model.name!r} by {name} at meta-step {self.meta_step}: "
+            f"{setup.meta_batch_size} tasks of {setup.steps_per_task} steps>"
+        )
 
     @property
     def learner(self) -> Learner:
@@ -195,7 +198,7 @@ class MetaTrainer:
 
     @property
     def learner_variables(self) -> list[keras.Variable]:
-        """The learner's own variables, which are meta-learned beside the initialization."""
+        """The learner's own variables, which are meta-learned with the initialization."""
         return self.problem.learner_variables
 
     @property
@@ -222,44 +225,48 @@ class MetaTrainer:
         tolerated_failures: float = 0.0,
         verbose: bool = True,
     ) -> keras.callbacks.History:
-        """Meta-trains until `meta_steps` meta-updates have been made in all.
+        """Meta-trains until `meta_steps` meta-updates have been made, earlier calls included.
 
         With `checkpoint_dir`, training continues from the checkpoint there. A run that was killed
-        and restarted ends bit-identical to one that was not, on the same machine's CPU. Whatever
-        ends a meta-step, it is made as a whole or not at all.
+        and restarted ends bit-identical to one that was not, on the same machine's CPU. A meta-step
+        that is interrupted or fails has no effect.
 
         Args:
             task_distribution: where the tasks of each meta-batch come from. A list of tasks stands
                 for `FiniteTasks` of them.
-            meta_steps: meta-updates to have made in the end, those before a restart included.
-            validation_tasks: tasks that are evaluated meanwhile, as `evaluate` does.
-            callbacks: Keras callbacks; a meta-step is their epoch, the model's weights are the
-                initialization. Metrics: `loss` and `error` (means over the steps and tasks of
-                the meta-batch), `final_loss`, `meta_gradient_norm`, `gradient_steps`,
-                `tasks_skipped`, `tasks_failed`, the learner's own, and `val_loss`, `val_error`,
-                `val_training_error`, `val_auc`, `val_final_loss`, `val_path_length`,
-                `val_path_energy`, `val_diverged`.
+            meta_steps: the total number of meta-updates, those before a restart included.
+            validation_tasks: tasks to evaluate during training, as `evaluate` does.
+            callbacks: Keras callbacks, see "Callbacks" in docs/design.md. They see a meta-step as
+                an epoch, a task as a batch, the initialization as the model's weights and the
+                meta-optimizer as its optimizer. Metrics: `loss` and `error` (means over the steps
+                and tasks of the meta-batch), `final_loss`, `meta_gradient_norm`,
+                `gradient_steps`, `tasks_skipped`, `tasks_failed`, the learner's own, and those of
+                `Evaluation.metrics` for validation, as `val_<name>`. Games have others.
             validation_freq: meta-steps from one validation to the next.
             validation_steps: gradient steps on a validation task; `steps_per_task` by default.
             checkpoint_dir: where checkpoints are kept.
-            checkpoint_seconds: least time between two of them. One is always written at the end
-                and when a stop is requested. A restart repeats at most this much work and the
-                meta-step that was interrupted.
-            tolerated_failures: the share of a meta-batch, at least 0 and below 1, whose tasks may
-                raise an error. The meta-step continues without them and counts them as
-                `tasks_failed`. By default the first failure ends `fit`.
+            checkpoint_seconds: the least number of seconds between two checkpoints. One is also
+                written when `fit` ends, by an exception too. A restart repeats at most this much
+                work and the meta-step that was interrupted.
+            tolerated_failures: the fraction of a meta-batch, in [0, 1), whose tasks may raise an
+                error. The meta-step continues without them and counts them as `tasks_failed`. By
+                default the first failure ends `fit`.
             verbose: whether to show progress.
 
         Returns:
             The `History` of all meta-steps, those before a restart included.
 
         Raises:
-            MetaTrainingDivergedError: all tasks of a meta-batch diverged.
-            ValueError: a task has no batches or does not fit the model, or an argument is out of
-                its range.
-            TaskFailedError: more tasks failed than are tolerated; if none are, what it raised.
+            MetaTrainingDivergedError: all tasks of a meta-batch diverged, or the meta-update would
+                overflow.
+            TypeError, ValueError: an argument or a callback cannot be used, a task has no batches
+                or does not fit the model, or the tasks are not those of a remote pool's `Study`.
+            TaskFailedError: more tasks failed than `tolerated_failures` allows. If it allows none,
+                the exception of the task is raised instead.
+            TaskPoolError: the pool cannot continue.
             CheckpointMismatchError: the checkpoints are of another run, or of other tasks.
             CheckpointUnreadableError: no checkpoint in the folder can be read.
+            OSError: a checkpoint cannot be written.
         """
         meta_steps = whole_number("meta_steps", meta_steps, 0)
         whole_number("validation_freq", validation_freq, 1)
@@ -267,100 +274,97 @@ class MetaTrainer:
             validation_steps = self.problem.setup.steps_per_task
         whole_number("validation_steps", validation_steps, 1)
         if not 0.0 <= tolerated_failures < 1.0:
-            raise ValueError(
-                f"tolerated_failures must be at least 0 and below 1, and is {tolerated_failures}."
-            )
-        if self.learner_variables:
-            check_no_weight_restoring(callbacks)
-        task_distribution = as_distribution(task_distribution)
-        self._use_distribution(task_distribution)
-        tasks = describe_tasks(task_distribution)
+            raise ValueError(f"tolerated_failures must be in [0, 1), not {tolerated_failures}.")
+        callbacks = checked_callbacks(callbacks, bool(self.learner_variables))
+        tasks = self.problem.sampler.train_on(task_distribution, must_be_own=self.pool.remote)
         validation_tasks = as_tasks(validation_tasks)
-        folder = CheckpointFolder(os.fspath(checkpoint_dir)) if checkpoint_dir else None
-        restored = False
-        if folder:
-            restored = folder.resume(self._state, tasks, self._known_folders.get(folder.path))
-            self._known_folders[folder.path] = tasks
+        folder = CheckpointFolder(checkpoint_dir)
+        restored = folder.resume(self._state, tasks, self._known_folders)
         self._state.tasks = tasks
         self.was_stopped = False
-        if not restored:
+        if not restored:  # EarlyStopping ends a run for good, but not this trainer
             self._state.progress.stopped = False
-        self._warn_if_finished(meta_steps)
+        steps = self.problem.setup.meta_batch_size
+        if not self._state.progress.warn_if_finished(meta_steps):
+            steps = len(self.problem.sampler.training_specs(self.meta_step))
         self.model.stop_training = False
         history = keras.callbacks.History()
-        all_callbacks = [HealthWarnings(), *callbacks, history]
-        all_callbacks += [ProgressDisplay()] if verbose else []
-        callback_list = keras.callbacks.CallbackList(
-            all_callbacks, model=self.model, epochs=meta_steps, verbose=0
-        )
         progress = self._state.progress
+        logs: dict[str, Any] = {}
         with shown_as_optimizer(self.model, self.meta_optimizer):
-            callback_list.on_train_begin()
+            shown = {"epochs": meta_steps, "steps": steps, "verbose": verbose}
+            hooks = callback_list([HealthWarnings(), *callbacks, history], self.model, **shown)
+            hooks.on_train_begin()
             progress.restore_history(history)
             if restored:
                 restore_callback_state(self._state, callbacks)
-            last_save = time.monotonic()
             try:
                 while progress.meta_step < meta_steps and not progress.stopped:
                     epoch = progress.meta_step
-                    callback_list.on_epoch_begin(epoch)
+                    hooks.on_epoch_begin(epoch)
                     with self._state.all_or_nothing():
-                        logs = self._make_meta_step(epoch, tolerated_failures)
+                        logs = self._make_meta_step(epoch, tolerated_failures, hooks)
                         if validation_tasks and (epoch + 1) % validation_freq == 0:
-                            found = self._evaluate(validation_tasks, validation_steps, VALIDATION)
+                            found = self._evaluate(
+                                validation_tasks, validation_steps, VALIDATION, hooks
+                            )
                             logs |= {f"val_{name}": each for name, each in found.metrics().items()}
                         progress.meta_step += 1
-                        callback_list.on_epoch_end(epoch, logs)
+                        hooks.on_epoch_end(epoch, logs)
                         progress.stopped = bool(self.model.stop_training)
                         progress.save_history(history)
                         save_callback_state(self._state, callbacks)
-                    if folder and time.monotonic() - last_save >= checkpoint_seconds:
-                        folder.save(self._state)
-                        last_save = time.monotonic()
-            except _StopRequestedError:
-                self._stop_requested, self.was_stopped = False, True
-                # EarlyStopping would put the best weights in the place of the last.
-                for callback in callback_list.callbacks:
-                    if not isinstance(callback, keras.callbacks.EarlyStopping):
-                        callback.on_train_end()
-            else:
-                self._stop_requested = False
-                if folder:
+                    folder.save_if_due(self._state, checkpoint_seconds)
+            except StopRequestedError:
+                self.was_stopped = True
+            finally:  # before on_train_end, where EarlyStopping may replace the weights
+                if progress.meta_step:
                     folder.save(self._state)
-                    folder = None
-                callback_list.on_train_end()
-            finally:
-                if folder and progress.meta_step:
-                    folder.save(self._state)
+            self._stop_requested = False
+            end_training(hooks, logs, self.was_stopped)
         return history
 
     def request_stop(self) -> None:
-        """Asks `fit` to save and return soon; safe to call from a signal handler.
+        """Asks `fit` to return soon, with a checkpoint if it has a `checkpoint_dir`.
 
-        The current meta-step is discarded, and made again when training continues.
+        The current meta-step is discarded, and made again when training continues. Without a
+        running `fit`, the next one returns at once. Signal handlers may call this method.
         """
         self._stop_requested = True
 
-    def evaluate(self, tasks: TaskDistribution | Iterable[Task], steps: int | None = None) -> Any:
+    def evaluate(
+        self,
+        tasks: TaskDistribution | Iterable[Task],
+        steps: int | None = None,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+    ) -> Any:
         """Adapts to each task from the initialization and evaluates its held-out examples.
 
-        Adaptation uses batch statistics and reinitialized task layers, exactly as in
-        meta-training. Held-out examples are evaluated with the running statistics of the task's own
-        training (inductive) unless the `EvaluationConfig` is transductive. No variable changes.
-        A pool in other processes evaluates only the study's own tasks; others run on threads here.
+        Adaptation uses batch statistics and new values of task layers, exactly as in meta-training.
+        Held-out examples are evaluated with the running statistics of the task's own training
+        (inductive) unless the `EvaluationConfig` is transductive. No variable changes. A remote
+        pool can evaluate only the validation and test tasks of its `Study`; all others are
+        evaluated on threads of this process.
 
         Args:
             tasks: tasks to adapt to, a single task, or `FiniteTasks`.
             steps: gradient steps; `steps_per_task` by default.
+            callbacks: Keras callbacks, whose test hooks are called. A task is a batch to them.
 
         Returns:
             An `Evaluation` with the errors and curves of every task.
 
         Raises:
             ValueError: there are no tasks, or a task has no batches or does not fit the model.
+            Exception: what a task raised; a `TaskFailedError` if that was in another process.
         """
         steps = self.problem.setup.steps_per_task if steps is None else steps
-        return self._evaluate(as_tasks(tasks), whole_number("steps", steps, 1), EVALUATION)
+        steps, tasks = whole_number("steps", steps, 1), as_tasks(tasks)
+        callbacks = checked_callbacks(callbacks, learner_has_variables=False)
+        shown = shown_as_optimizer(self.model, self.meta_optimizer) if callbacks else nullcontext()
+        with shown:
+            hooks = callback_list(callbacks, self.model, epochs=1, steps=len(tasks))
+            return self._evaluate(tasks, steps, EVALUATION, hooks)
 
     def adapt(self, task: Task, steps: int | None = None) -> keras.Model:
         """Adapts to a task from the initialization and returns the adapted Keras model.
@@ -381,9 +385,8 @@ class MetaTrainer:
 
         Example:
 
-            >>> import keras, leap_tf
-            >>> sgd = keras.optimizers.SGD
-            >>> trainer = leap_tf.MetaTrainer(leap_tf.mlp(hidden=[4]), "mse", sgd(0.01), sgd(0.1))
+            >>> import leap_tf
+            >>> trainer = leap_tf.MetaTrainer(leap_tf.mlp(hidden=[4]), "mse", "sgd")
             >>> task = leap_tf.sinusoid_splits().test[0]
             >>> model = trainer.adapt(task, steps=3)
             >>> loss = model.evaluate(task.test_batches(), verbose=0)
@@ -406,7 +409,7 @@ class MetaTrainer:
         self._state.save(pathlib.Path(path).expanduser())
 
     def load(self, path: str | os.PathLike) -> None:
-        """Reads what `save` wrote. It does not compare the tasks.
+        """Reads what `save` wrote, whatever its tasks. `fit` may then continue in that folder.
 
         Raises CheckpointMismatchError and CheckpointUnreadableError as `fit`.
         """
@@ -414,71 +417,28 @@ class MetaTrainer:
         self._state.load(path)
         self._known_folders[path.resolve().parent] = self._state.tasks
 
-    def _warn_if_finished(self, meta_steps):
-        made = self.meta_step
-        if self._state.progress.stopped:
-            reason = f"a callback ended this training at meta-step {made}. To continue it, load its"
-            reason += " last checkpoint and call fit() again"
-        elif made >= meta_steps:
-            reason = f"{made} have been made already, and meta_steps={meta_steps} counts these too."
-            reason += " To continue, give a larger number"
-        else:
-            return
-        _LOGGER.warning(
-            "No meta-step is made: %s. To start again, give a new trainer another checkpoint_dir, "
-            "or none.",
-            reason,
-        )
-
-    def _use_distribution(self, distribution):
-        if self.pool.remote and not self.problem.sampler.is_own(distribution):
-            raise ValueError(
-                f"{type(self.pool).__name__} trains in other processes, which sample from the task "
-                "distribution of their own study. Give fit() the study's tasks.train, or train on "
-                "threads."
-            )
-        self.problem.sampler.use_distribution(distribution)
-
-    def _make_meta_step(self, epoch, tolerated_failures) -> dict[str, Any]:
+    def _make_meta_step(self, epoch, tolerated_failures, hooks) -> dict[str, Any]:
         """Trains a meta-batch of tasks and moves the initialization; returns metrics."""
         problem = self.problem
         specs = problem.sampler.training_specs(epoch)
         batch = MetaBatch(epoch + 1, len(specs), tolerated_failures)
-        with contextlib.closing(self.pool.map(training_job(problem), specs)) as results:
-            for result in results:
+        with closing(self.pool.map(training_job(problem), specs)) as results:
+            begin, end = hooks.on_train_batch_begin, hooks.on_train_batch_end
+            for result in with_batch_hooks(results, len(specs), begin, end):
                 if self._stop_requested:
-                    raise _StopRequestedError
+                    raise StopRequestedError
                 if batch.add(result) and problem.on_result:
                     problem.on_result(result)
-        gradients, logs = batch.mean(problem.meta_variables)
-        if not apply_if_finite(self.meta_optimizer, gradients, problem.meta_variables):
-            raise MetaTrainingDivergedError(
-                f"Meta-step {epoch + 1} overflows and is not made. Lower the meta learning rate."
-            )
-        states = problem.state_variables
-        for variable, value in zip(states, batch.mean_state(states)):
-            variable.assign(value)
-        return logs
+        return batch.apply(problem)
 
-    def _evaluate(self, tasks, steps, stream):
+    def _evaluate(self, tasks, steps, stream, hooks):
         sampler, pool = self.problem.sampler, self.pool
         split = sampler.own_split(tasks) if pool.remote else None
         if pool.remote and split is None:
-            pool = self._threads = self._threads or ThreadPool(available_cores())
+            pool = self._local_pool = self._local_pool or ThreadPool(available_cores())
         with sampler.temporary_list(tasks) as name:
             specs = sampler.evaluation_specs(split or name, len(tasks), steps, stream)
-            return self._run_evaluation(pool, specs, stream)
-
-    def _run_evaluation(self, pool, specs, stream):
-        results = []
-        with contextlib.closing(pool.map(evaluation_job(self.problem), specs)) as found:
-            for result in found:
-                if stream == VALIDATION and self._stop_requested:
-                    raise _StopRequestedError
-                if isinstance(result, TaskFailure):
-                    raise result.as_error()
-                results.append(result)
-        return self.problem.summarize(results)
+            return evaluate_specs(self.problem, pool, specs, hooks, stream == VALIDATION)
 
 
 def _optimizer(optimizer):

@@ -7,7 +7,6 @@ yielded in its place.
 
 import collections
 import concurrent.futures
-import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -16,7 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import keras
 import tensorflow as tf
 
-from leap_tf.errors import LeapError, whole_number
+from leap_tf.errors import LeapError
 from leap_tf.training.sampling import TaskSpec
 
 Item = TypeVar("Item")
@@ -145,38 +144,6 @@ def submit_ahead(
         for _, future in submitted:
             future.cancel()
         concurrent.futures.wait([future for _, future in submitted])
-
-
-class ThreadPool:
-    """Runs tasks on threads of this process; TensorFlow releases Python's lock while it works.
-
-    Args:
-        threads: how many tasks run at the same time.
-
-    Raises:
-        ValueError: `threads` is below 1.
-    """
-
-    remote = False
-
-    def __init__(self, threads: int):
-        self.threads = whole_number("threads", threads, 1)
-        # Kept for good: TensorFlow keeps a few kilobytes for every thread it has ever seen.
-        self._executor = concurrent.futures.ThreadPoolExecutor(threads)
-
-    def map(
-        self, job: Job[Result], specs: Sequence[TaskSpec]
-    ) -> Generator[Result | TaskFailure, None, None]:
-        def run_and_announce(spec):
-            result = job.run(spec)
-            job.on_result(spec, result)
-            return result
-
-        run = run_and_announce if job.on_result else job.run
-        with contextlib.closing(submit_ahead(self._executor, self.threads, run, specs)) as futures:
-            for spec, future in futures:
-                error = future.exception()
-                yield failure_of(job, spec, error) if error else future.result()
 
 
 def available_cores() -> int:

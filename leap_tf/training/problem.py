@@ -4,6 +4,7 @@
 them and returns a meta-gradient, and adapts to one of them and returns how well that went.
 """
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -14,11 +15,14 @@ import numpy as np
 import tensorflow as tf
 
 from leap_tf.errors import LeapError
+from leap_tf.functional import apply_if_finite, check_no_loss_scaling, check_optimizer
 from leap_tf.geometry import accumulator_dtype
 from leap_tf.learners.base import Learner, TrainingPlan, TrainingSetup
 from leap_tf.serialization import SerializationError
 from leap_tf.tasks import TaskSplits
-from leap_tf.training.pools import Job, TaskFailedError, TaskFailure
+from leap_tf.training.callbacks import with_batch_hooks
+from leap_tf.training.checkpoint import describe
+from leap_tf.training.pools import Job, TaskFailedError, TaskFailure, TaskPool
 from leap_tf.training.sampling import TaskSampler, TaskSpec
 
 _LOGGER = logging.getLogger("leap_tf")
@@ -113,6 +117,48 @@ class Study:
         self.trainer.problem.sampler.use_study(self.tasks)
 
 
+def check_setup(problem: Problem) -> None:
+    """Checks the number of steps and the meta-optimizer of a problem.
+
+    Raises:
+        TypeError: the meta-optimizer is not a Keras optimizer.
+        ValueError: there are too few steps, or the meta-optimizer cannot be used.
+    """
+    setup = problem.setup
+    if setup.steps_per_task < problem.plan.minimum_steps:
+        raise ValueError(
+            f"steps_per_task must be at least {problem.plan.minimum_steps} for "
+            f"{type(problem.learner).__name__}, and is {setup.steps_per_task}."
+        )
+    if setup.meta_optimizer in (
+        setup.inner_optimizer,
+        getattr(problem, "evaluation_optimizer", None),
+    ):
+        raise ValueError(
+            "The same optimizer object cannot train on tasks and move the initialization. Pass "
+            "two optimizers, for example keras.optimizers.SGD(0.1) twice."
+        )
+    check_optimizer(setup.meta_optimizer, role="meta_optimizer")
+    check_no_loss_scaling(setup.meta_optimizer)
+    if setup.meta_optimizer.built:
+        raise ValueError("meta_optimizer has been used already. Pass a new optimizer.")
+
+
+def settings_of(problem: Problem) -> dict[str, Any]:
+    """Returns all settings of a `Problem` that results depend on, apart from seed and tasks."""
+    setup = problem.setup
+    return {
+        **problem.get_config(),
+        "learner": describe(problem.learner),
+        "inner_optimizer": describe(setup.inner_optimizer),
+        "meta_optimizer": describe(setup.meta_optimizer),
+        "stopping": describe(setup.stopping),
+        "running_statistics": setup.running_statistics,
+        "steps_per_task": setup.steps_per_task,
+        "meta_batch_size": setup.meta_batch_size,
+    }
+
+
 def training_job(problem: Problem) -> Job:
     """Returns the job that trains on tasks."""
     return dataclasses.replace(
@@ -157,6 +203,46 @@ def check_gradient(result: TaskGradient, problem: Problem) -> None:
                     f"A result has {dtype} {tuple(tensor.shape)} where {variable.path} is "
                     f"{variable.dtype} {tuple(variable.shape)}."
                 )
+
+
+def evaluate_specs(
+    problem: Any, pool: TaskPool, specs: Sequence[TaskSpec], callbacks: Any, stoppable: bool
+) -> Any:
+    """Evaluates tasks on a pool and returns the summary of the problem.
+
+    Args:
+        problem: the `Problem`.
+        pool: where tasks run.
+        specs: the tasks.
+        callbacks: a Keras `CallbackList`, whose test hooks are called.
+        stoppable: whether `problem.stop_requested` ends the evaluation.
+
+    Raises:
+        StopRequestedError: a stop was requested.
+        Exception: what a task raised.
+    """
+    results: list[Any] = []
+    callbacks.on_test_begin()
+    with contextlib.closing(pool.map(evaluation_job(problem), specs)) as found:
+        for result in with_batch_hooks(
+            found,
+            len(specs),
+            callbacks.on_test_batch_begin,
+            callbacks.on_test_batch_end,
+            lambda evaluation: problem.summarize([evaluation]).metrics(),
+        ):
+            if stoppable and problem.stop_requested():
+                raise StopRequestedError
+            if isinstance(result, TaskFailure):
+                raise result.as_error()
+            results.append(result)
+    summary = problem.summarize(results)
+    callbacks.on_test_end(summary.metrics())
+    return summary
+
+
+class StopRequestedError(Exception):
+    """A stop was requested in the middle of a meta-step."""
 
 
 class MetaTrainingDivergedError(LeapError, FloatingPointError):
@@ -210,6 +296,26 @@ class MetaBatch:
             self._state.append(result.state)
             self._metrics.append(result.metrics)
         return True
+
+    def apply(self, problem: Problem) -> dict[str, Any]:
+        """Moves the initialization by the mean meta-gradient and returns metrics.
+
+        State variables become the means of where the tasks left them.
+
+        Raises:
+            MetaTrainingDivergedError: no task has a finite result, or the meta-update would
+                overflow.
+        """
+        gradients, logs = self.mean(problem.meta_variables)
+        if not apply_if_finite(problem.setup.meta_optimizer, gradients, problem.meta_variables):
+            raise MetaTrainingDivergedError(
+                f"The meta-update of meta-step {self._meta_step} would overflow and was not "
+                "applied. Lower the meta learning rate."
+            )
+        states = problem.state_variables
+        for variable, value in zip(states, self.mean_state(states)):
+            variable.assign(value)
+        return logs
 
     def mean_state(self, variables: Sequence[keras.Variable]) -> list[tf.Tensor]:
         """Returns the means over the tasks of their `TaskGradient.state`.

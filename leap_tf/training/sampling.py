@@ -72,10 +72,6 @@ class TaskSampler:
         self.use_list("validation", tasks.validation)
         self.use_list("test", tasks.test)
 
-    def is_own(self, distribution: TaskDistribution) -> bool:
-        """Returns whether a distribution is the one of the study, and not merely alike."""
-        return self._study is not None and distribution is self._study.train
-
     def own_split(self, tasks: Sequence[Task]) -> str | None:
         """Returns the split of the study whose first tasks these are, None if there is none."""
         for split in ("validation", "test"):
@@ -88,6 +84,26 @@ class TaskSampler:
         """Sets where training tasks come from."""
         if distribution is not self._distribution:
             self._distribution, self._latest = distribution, None
+
+    def train_on(self, tasks: Any, must_be_own: bool) -> dict[str, Any]:
+        """Sets where training tasks come from, and returns what `describe_tasks` says of them.
+
+        Args:
+            tasks: a distribution, a list of tasks or a single task.
+            must_be_own: whether it must be the distribution of the study itself.
+
+        Raises:
+            TypeError: it is none of these.
+            ValueError: it is not the distribution of the study.
+        """
+        distribution = as_distribution(tasks)
+        if must_be_own and (self._study is None or distribution is not self._study.train):
+            raise ValueError(
+                "This pool trains in other processes, which sample from the task distribution of "
+                "their own study. Give fit() the study's tasks.train, or train on threads."
+            )
+        self.use_distribution(distribution)
+        return describe_tasks(distribution)
 
     def use_list(self, split: str, tasks: Sequence[Task]) -> None:
         """Sets the evaluation tasks of a split."""

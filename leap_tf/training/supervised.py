@@ -1,8 +1,8 @@
 """Supervised tasks: a Keras model, a loss, and batches of inputs and targets."""
 
 import copy
-import dataclasses
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,14 +10,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from leap_tf.array_tasks import ArrayTask, check_labels, check_no_text
 from leap_tf.errors import whole_number
 from leap_tf.functional import (
+    ErrorFunction,
     FunctionalModel,
     FunctionalOptimizer,
     TaskLayers,
     TotalLoss,
+    as_loss,
     check_policy,
+    check_task_data,
     check_training_rule,
     copy_with_values,
     default_metrics,
@@ -25,63 +27,24 @@ from leap_tf.functional import (
     meta_learned_indices,
     output_layer,
     running_statistics,
-    unpack_batch,
+    task_batches,
 )
-from leap_tf.functional.model import ErrorFunction
 from leap_tf.learners.base import Learner, MeasuredAdaptation, TrainingSetup
-from leap_tf.tasks import Task, batches_of
+from leap_tf.learners.leap import NoMetaLearning
+from leap_tf.tasks import Task
 from leap_tf.training.checkpoint import describe
-from leap_tf.training.early_stopping import StopRule
-from leap_tf.training.evaluation import Evaluation, TaskEvaluation
+from leap_tf.training.early_stopping import StopRule, stop_batches
+from leap_tf.training.evaluation import (
+    Evaluation,
+    EvaluationConfig,
+    TaskEvaluation,
+    metric_value,
+)
 from leap_tf.training.inner_loop import InnerLoop
 from leap_tf.training.problem import TaskGradient
 from leap_tf.training.sampling import TaskSampler, TaskSpec
 
 _LOGGER = logging.getLogger("leap_tf")
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluationConfig:
-    """How evaluation adapts to tasks, where that differs from meta-training.
-
-    Args:
-        optimizer: the Keras optimizer of the adaptation, for example with a schedule over another
-            number of steps. By default it is the inner optimizer.
-        stopping: the rule that ends an adaptation early. It may look at validation or training
-            examples, never at those that the task is evaluated on.
-        transductive: whether batch norm uses the statistics of the held-out batch itself. By
-            default it uses the running statistics of the task's own training. Random layers,
-            such as dropout, are in inference in both cases.
-        error_fn: the figure on curves and tables, in training too, see
-            `leap_tf.functional.FunctionalModel`.
-        metrics: Keras metrics of the held-out examples, with sample weights. `TaskEvaluation` has
-            their values, and the logs of `fit` their means as `val_<name>`.
-
-    Raises:
-        ValueError: two metrics have the same name, or one that the logs use, or a metric makes its
-            variables at its first batch.
-    """
-
-    optimizer: keras.optimizers.Optimizer | None = None
-    stopping: StopRule | None = None
-    transductive: bool = False
-    error_fn: ErrorFunction | None = None
-    metrics: Sequence[keras.metrics.Metric] = ()
-
-    def __post_init__(self):
-        names = [*Evaluation(()).metrics(), *(metric.name for metric in self.metrics)]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(
-                f"The names {twice} of metrics are taken. Give each metric another name, for "
-                "example keras.metrics.AUC(name='roc_auc')."
-            )
-        for metric in self.metrics:
-            if not metric.variables:
-                raise ValueError(
-                    f"The metric {metric.name!r} makes its variables at its first batch. Call its "
-                    "update_state on an example and then its reset_state."
-                )
 
 
 class SupervisedProblem:
@@ -90,11 +53,11 @@ class SupervisedProblem:
     It implements `leap_tf.training.problem.Problem`.
 
     Args:
-        setup: the model, the optimizers and the numbers of meta-training.
+        setup: the settings of meta-training.
         loss: as for `MetaTrainer`.
         learner: the meta-learner; a copy of it is built for this model.
         evaluation: how evaluation adapts to tasks.
-        seed: of the run.
+        seed: the seed of the run.
 
     Attributes:
         model: the model that evaluation adapts: the user's, or the one the learner made of it.
@@ -102,8 +65,10 @@ class SupervisedProblem:
         evaluation_optimizer: the optimizer of adaptations in evaluation.
 
     Raises:
+        TypeError: an optimizer or the loss is not one of Keras.
         ValueError: nothing is left to meta-learn, or the model, learner or optimizer cannot be
             used.
+        KerasVersionError: this version of Keras is not supported.
     """
 
     gradient_type = TaskGradient
@@ -120,7 +85,7 @@ class SupervisedProblem:
         seed: int = 0,
     ):
         self.setup = setup
-        self.loss = _as_loss(loss)
+        self.loss = as_loss(loss)
         self.learner = learner = copy.copy(learner)  # it will hold this model's variables
         self.evaluation = evaluation or EvaluationConfig()
         self.error_fn = self.evaluation.error_fn
@@ -131,12 +96,13 @@ class SupervisedProblem:
         self.plan = learner.plan(setup)
         self.sampler = TaskSampler(self.plan, setup.meta_batch_size, whole_number("seed", seed, 0))
         self.model = self.plan.evaluation_model
-        is_users = self.model is setup.model
-        self.evaluation_task_layers = tuple(setup.task_layers) if is_users else ()
+        is_user_model = self.model is setup.model
+        self.evaluation_task_layers = tuple(setup.task_layers) if is_user_model else ()
         models = {id(model): model for model in [*self.plan.models, self.model]}
         trainers = {key: _ModelTrainer(self, model) for key, model in models.items()}
         self._trainers = [trainers[id(model)] for model in self.plan.models]
         self._evaluator = trainers[id(self.model)]
+        # Learners that train several models have no variables of their own.
         self.learner_variables = self._trainers[0].learner_variables
         self.meta_variables = _unique(each.meta_variables for each in self._trainers)
         self.state_variables = self._state_variables()
@@ -152,6 +118,9 @@ class SupervisedProblem:
         """Trains on a task and returns its meta-gradient.
 
         Variables that the task's model does not have get a meta-gradient of zero.
+
+        Raises:
+            ValueError: the task has no or too few batches, or its data do not fit the model.
         """
         task = self.sampler.resolve(spec)
         trainer = self._trainers[self.plan.model_index(task) if len(self._trainers) > 1 else 0]
@@ -160,6 +129,7 @@ class SupervisedProblem:
             result = trainer.training_loop.train(**inputs)
         steps = int(result.losses.shape[0])
         _check_steps(task, steps)
+        # With a stop rule, a task may end before. The meta-gradient of one step of Leap is zero.
         if steps < self.plan.minimum_steps and not self.setup.stopping:
             raise ValueError(
                 f"Task {task.name!r} gave {steps} training batches, and "
@@ -167,12 +137,8 @@ class SupervisedProblem:
                 "its data set, or make smaller batches."
             )
         losses, errors = result.losses.numpy(), result.errors.numpy()
-        gradients = {
-            id(variable): gradient
-            for variable, gradient in zip(
-                trainer.meta_variables, result.update.meta_gradient, strict=True
-            )
-        }
+        ids = map(id, trainer.meta_variables)
+        gradients = dict(zip(ids, result.update.meta_gradient, strict=True))
         state = dict(zip(map(id, trainer.model.model.non_trainable_variables), result.state))
         return TaskGradient(
             meta_gradient=[
@@ -194,9 +160,14 @@ class SupervisedProblem:
         )
 
     def evaluate(self, spec: TaskSpec) -> TaskEvaluation:
-        """Adapts to a task without a meta-learner and evaluates its held-out examples."""
+        """Adapts to a task with the learner's direction and evaluates its held-out examples.
+
+        Raises:
+            ValueError: the task has no batches, no held-out examples or endless ones, or its data
+                do not fit the model.
+        """
         task = self.sampler.resolve(spec)
-        held_out_batches = _batches(task, "test_batches")
+        held_out_batches = task_batches(task, "test_batches")
         if held_out_batches.cardinality() == tf.data.INFINITE_CARDINALITY:
             raise ValueError(
                 f"test_batches() of task {task.name!r} never end. Every held-out example is "
@@ -222,7 +193,7 @@ class SupervisedProblem:
             finite=bool(adapted.finite) and bool(held_out.finite),
             seed=spec.seed,
             metrics={
-                metric.name: _one_number(metric, value)
+                metric.name: metric_value(metric, value)
                 for metric, value in zip(self.evaluation.metrics, held_out.metrics)
             },
         )
@@ -250,7 +221,7 @@ class SupervisedProblem:
         return model
 
     def _adapt(self, task, spec):
-        """Trains on a task from the initialization, along the learner's direction."""
+        """Trains on a task from the initialization, with the learner's direction."""
         stopping = self.evaluation.stopping
         if stopping and stopping.on == "validation" and not hasattr(task, "validation_batches"):
             raise ValueError(
@@ -283,54 +254,22 @@ class SupervisedProblem:
         left = {
             layer.name: layer.momentum**steps
             for layer in self.model._flatten_layers()
-            if hasattr(layer, "moving_mean") and layer.trainable and layer.momentum**steps > 0.5
+            if hasattr(layer, "moving_mean") and layer.trainable
         }
-        if left:
+        name = max(left, key=left.__getitem__, default=None)
+        if name and left[name] > 0.5:
             self._has_warned = True
-            name, share = max(left.items(), key=lambda item: item[1])
             _LOGGER.warning(
                 "After %d steps, %.0f %% of the running statistics of %r still come from the "
                 "initial model, so held-out errors may be high. Use running_statistics='learned', "
                 "transductive evaluation, more steps, or a lower momentum.",
                 steps,
-                100 * share,
+                100 * left[name],
                 name,
             )
 
     def summarize(self, results: Sequence[TaskEvaluation]) -> Evaluation:
         return Evaluation(tuple(results))
-
-
-def _as_loss(loss):
-    if isinstance(loss, (Mapping, list, tuple)):
-        return TotalLoss(tf.nest.map_structure(_as_loss, loss))
-    return _loss_named(loss) if isinstance(loss, str) else loss
-
-
-def _loss_named(name: str) -> keras.losses.Loss:
-    """Returns the Keras loss of a name such as "mse" or "MeanSquaredError".
-
-    Raises:
-        ValueError: Keras knows no loss of this name.
-    """
-    loss = keras.losses.get(name)
-    if isinstance(loss, keras.losses.Loss):
-        return loss
-    for cls in vars(keras.losses).values():
-        if isinstance(cls, type) and cls is not keras.losses.Loss:
-            instance = cls()
-            if getattr(instance, "fn", None) is loss:
-                return instance
-    raise ValueError(f"Keras has no loss class for {name!r}. Pass a keras.losses.Loss.")
-
-
-def _one_number(metric, value):
-    if not tf.is_tensor(value) or value.shape.rank:
-        raise ValueError(
-            f"The metric {metric.name!r} has several values, and must have one for each task. "
-            "Average them, for example by average='macro'."
-        )
-    return float(value)
 
 
 def _copy(configured):
@@ -339,31 +278,24 @@ def _copy(configured):
 
 
 class _ModelTrainer:
-    """One model of a problem, with its traced loops and reinitialized layers."""
+    """One model of a problem, with its traced loops and task layers."""
 
     def __init__(self, problem: SupervisedProblem, model: keras.Model):
         setup, learner = problem.setup, problem.learner
         task_layers = setup.task_layers if model is setup.model else ()
-        if len(getattr(model, "outputs", None) or [None]) > 1 and not isinstance(
-            problem.loss, TotalLoss
-        ):
-            raise ValueError(
-                f"The model has {len(model.outputs)} outputs {model.output_names}. Pass a loss for "
-                "each: a list, or a dictionary if the model returns one."
-            )
         self.model = FunctionalModel(model, problem.loss, problem.error_fn)
-        self._fresh_layers = TaskLayers(model, task_layers)
+        self._task_layers = TaskLayers(model, task_layers)
         meta_indices = meta_learned_indices(model, task_layers)
         if not meta_indices:
             raise ValueError("All trainable layers are task_layers; nothing is left to meta-learn.")
         variables = self.model.variables
-        of_model = [variables[index] for index in meta_indices]
-        self.learner_variables = learner.build(of_model)
-        self.meta_variables = [*of_model, *self.learner_variables]
+        meta_learned = [variables[index] for index in meta_indices]
+        self.learner_variables = learner.build(meta_learned)
+        self.meta_variables = [*meta_learned, *self.learner_variables]
         self._learner = learner
         last = output_layer(model)
-        self._fresh_head = last if last and last.name in task_layers else None
-        head = {id(each) for each in (self._fresh_head.weights if self._fresh_head else ())}
+        self._task_head = last if last and last.name in task_layers else None
+        head = {id(each) for each in (self._task_head.weights if self._task_head else ())}
         resizable = [index for index, variable in enumerate(variables) if id(variable) in head]
         self.training_loop = InnerLoop(
             self.model,
@@ -389,58 +321,37 @@ class _ModelTrainer:
         self, task: Task, spec: TaskSpec, stopping: StopRule | None, training: bool
     ) -> dict[str, Any]:
         """Returns the arguments with which an inner loop trains on a task."""
-        # A NumPy number, since TensorFlow keeps a tensor for every Python number it is given.
+        # TensorFlow caches a tensor for every distinct Python number, but not for NumPy numbers.
         seed = tf.constant(np.int64(spec.seed))
-        fresh = self._fresh_layers.draw(seed, self._units_for(task))
-        parameters, state = self.model.initial_values(seed, fresh)
-        batches = _batches(task, "train_batches", spec.seed)
-        self._check_data(task, batches.element_spec[0])
+        drawn = self._task_layers.draw(seed, self._units_for(task))
+        parameters, state = self.model.initial_values(seed, drawn)
+        batches = task_batches(task, "train_batches", spec.seed)
+        check_task_data(task, batches.element_spec[0], self.model, resized=bool(self._task_head))
         batches = iter(batches)
         with error_context(task):
             queries = None
             if training and self._learner.query_batches and hasattr(task, "query_batches"):
-                queries = iter(_batches(task, "query_batches", spec.seed))
-            stop_batches = iter(_stop_batches(task, spec.seed, stopping)) if stopping else None
-        # Steps of second order are counted while the graph is built.
+                queries = iter(task_batches(task, "query_batches", spec.seed))
+            stop = iter(stop_batches(task, spec.seed, stopping)) if stopping else None
+        # A second-order learner unrolls its steps in tracing, so it takes a Python number.
         unrolled = training and self._learner.second_order
         return {
             "batches": batches,
             "max_steps": spec.steps if unrolled else tf.convert_to_tensor(spec.steps),
             "parameters": parameters,
             "state": state,
-            "learner_values": [
-                tf.convert_to_tensor(variable.value) for variable in self.learner_variables
-            ],
-            "stop_batches": stop_batches,
+            "learner_values": [tf.convert_to_tensor(each.value) for each in self.learner_variables],
+            "stop_batches": stop,
             "queries": queries,
         }
-
-    def _check_data(self, task, inputs):
-        """Checks what can be checked before anything is traced."""
-        wanted = getattr(self.model.model, "input_shape", None)
-        if isinstance(inputs, tf.TensorSpec) and isinstance(wanted, tuple):
-            shape = inputs.shape
-            if shape.rank == len(wanted) and not shape.is_compatible_with(wanted):
-                raise ValueError(
-                    f"Task {task.name!r}: a batch of its inputs has the shape {tuple(shape)}, and "
-                    f"the model takes {wanted}."
-                )
-        loss = self.model.loss
-        if isinstance(task, ArrayTask) and isinstance(
-            loss, keras.losses.SparseCategoricalCrossentropy
-        ):
-            units = self.model.model.output_shape[-1]
-            if self._fresh_head and task.classes is not None:
-                units = task.classes
-            check_labels(task, units, loss.get_config().get("ignore_class"))
 
     def _units_for(self, task: Task) -> dict[str, int]:
         """The task's number of classes, by the name of the layer that must have it."""
         classes = getattr(task, "classes", None)
         if classes is None:
             return {}
-        if self._fresh_head:
-            return {self._fresh_head.name: classes}
+        if self._task_head:
+            return {self._task_head.name: classes}
         if output_layer(self.model.model) is None:
             raise ValueError(
                 f"Task {task.name!r} has {classes} classes, and the model not exactly one output, "
@@ -455,17 +366,6 @@ class _ModelTrainer:
         return {}
 
 
-def _stop_batches(task, seed, stopping):
-    """Endless batches for a stop rule, in an order that the seed decides."""
-    if stopping.on == "training":
-        another_order = int(np.random.default_rng([seed, 1]).integers(2**31))
-        batches = _batches(task, "train_batches", another_order)
-        return batches.rebatch(stopping.batch_size).repeat()
-    held_out = "validation_batches" if hasattr(task, "validation_batches") else "test_batches"
-    batches = _batches(task, held_out).rebatch(stopping.batch_size)
-    return batches.shuffle(1024, seed=seed).repeat()
-
-
 def _check_steps(task, steps):
     if not steps:
         raise ValueError(
@@ -478,13 +378,65 @@ def _unique(groups):
     return list({id(variable): variable for group in groups for variable in group}.values())
 
 
-def _batches(task, method, *arguments):
-    """Returns the batches of a task after a check of their structure, before anything is traced."""
-    batches = batches_of(task, method, *arguments)
-    what = f"Task {task.name!r}, {method}()"
-    try:
-        targets = unpack_batch(batches.element_spec).targets
-    except ValueError as error:
-        raise ValueError(f"{what}: {error}") from None
-    check_no_text(what, [spec.dtype for spec in tf.nest.flatten(targets)])
-    return batches
+def adapt(
+    model: keras.Model | str | os.PathLike,
+    task: Task,
+    optimizer: keras.optimizers.Optimizer | str,
+    loss: "keras.losses.Loss | str | Sequence | Mapping",
+    steps: int = 100,
+    *,
+    task_layers: tuple[str, ...] | None = None,
+    error_fn: ErrorFunction | None = None,
+    seed: int = 0,
+) -> keras.Model:
+    """Adapts a learned initialization to a task and returns the adapted Keras model.
+
+    This is `MetaTrainer.adapt` without a trainer, for learners without variables, such as Leap.
+
+    Args:
+        model: the initialization, or the path of its `.keras` file, such as the
+            `initialization.keras` of a run. It is not changed.
+        task: the new task; needs `train_batches` only.
+        optimizer: the unused Keras optimizer of the adaptation, or its name.
+        loss: as for `MetaTrainer`.
+        steps: gradient steps, fewer if the task's batches end before.
+        task_layers: names of layers that get new initial values, as in meta-training. By default
+            the output layer, if the task's number of `classes` differs from the model's outputs.
+        error_fn: see `EvaluationConfig`.
+        seed: decides batches, new initial values and dropout.
+
+    Returns:
+        A compiled model with an output for each of the task's `classes`.
+
+    Raises:
+        ValueError: the model, the optimizer or the task cannot be used, or they do not fit.
+        UnsupportedModelError: the model cannot be copied.
+
+    Example:
+
+        >>> import leap_tf
+        >>> task = leap_tf.sinusoid_splits().test[0]
+        >>> model = leap_tf.adapt(leap_tf.mlp(hidden=[4]), task, "sgd", "mse", steps=5)
+        >>> model.fit(*task.train, verbose=0).params["epochs"]  # an ordinary Keras model
+        1
+    """
+    if not isinstance(model, keras.Model):
+        model = keras.saving.load_model(model, compile=False)
+    if isinstance(optimizer, str):
+        optimizer = keras.optimizers.get(optimizer)
+    if task_layers is None:
+        classes, head = getattr(task, "classes", None), output_layer(model)
+        task_layers = ()
+        if head is not None and classes not in (None, model.output_shape[-1]):
+            task_layers = (head.name,)
+    setup = TrainingSetup(
+        model=model,
+        inner_optimizer=optimizer,
+        meta_optimizer=keras.optimizers.SGD(),
+        steps_per_task=whole_number("steps", steps, 1),
+        meta_batch_size=1,
+        task_layers=tuple(task_layers),
+    )
+    config = EvaluationConfig(error_fn=error_fn)
+    problem = SupervisedProblem(setup, loss, NoMetaLearning(), evaluation=config)
+    return problem.adapt(task, whole_number("seed", seed, 0), steps)

@@ -14,7 +14,7 @@ from leap_tf.functional import (
     UnsupportedModelError,
     layer_variables,
 )
-from leap_tf.functional.model import default_error
+from leap_tf.functional.losses import default_error
 from leap_tf.serialization import SavedArrays
 
 

@@ -202,3 +202,28 @@ class Unconfigured:
 def test_learners_and_stop_rules_without_get_config_are_refused(options):
     with pytest.raises(TypeError, match=r"Unconfigured has no get_config\(\)"):
         trainer(**options)
+
+
+def test_a_repr_is_one_readable_line():
+    tasks = FiniteTasks(
+        [ArrayTask(name, *2 * [(np.ones((8, 1)), np.ones(8))], 4) for name in "abcd"]
+    )
+    learner = trainer(model=leap_tf.mlp(), learner=leap_tf.FOMAML(query_batches=2))
+    evaluation = learner.evaluate(tasks.tasks[:2], steps=2)
+
+    class Unconfigured(leap_tf.Reptile):
+        def __init__(self, strength=1.0):
+            pass
+
+    assert repr(tasks.tasks[0]) == (
+        "<ArrayTask 'a': 8 training and 8 held-out examples, batch_size=4>"
+    )
+    assert repr(tasks) == "<FiniteTasks: 4 tasks, 'a', 'b', 'c', ...>"
+    assert repr(learner.learner) == "FOMAML(query_batches=2)"
+    assert repr(learner) == (
+        f"<MetaTrainer of {learner.model.name!r} by FOMAML at meta-step 0: 5 tasks of 8 steps>"
+    )
+    assert repr(evaluation) == f"<Evaluation of 2 tasks: error {evaluation.error:.4g}>"
+    assert repr(evaluation.tasks[0]).startswith("TaskEvaluation(name='a', error=")
+    assert "array" not in repr(evaluation.tasks[0])
+    assert "Unconfigured object" in repr(Unconfigured())

@@ -1,0 +1,160 @@
+"""Losses of tasks, and the errors and metrics that belong to them."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+ErrorFunction = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+
+_MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
+_ACCURACIES: dict[type, tuple[Any, Any]] = {
+    keras.losses.SparseCategoricalCrossentropy: (
+        keras.metrics.sparse_categorical_accuracy,
+        keras.metrics.SparseCategoricalAccuracy,
+    ),
+    keras.losses.CategoricalCrossentropy: (
+        keras.metrics.categorical_accuracy,
+        keras.metrics.CategoricalAccuracy,
+    ),
+    keras.losses.BinaryCrossentropy: (
+        keras.metrics.binary_accuracy,
+        keras.metrics.BinaryAccuracy,
+    ),
+}
+
+
+class TotalLoss(keras.losses.Loss):
+    """The sum of the losses of a model's outputs.
+
+    Args:
+        losses: a Keras loss for every output: a list in the order of the outputs, or a dictionary
+            if the model returns one.
+
+    Raises:
+        ValueError: a loss is not a mean over the batch.
+    """
+
+    def __init__(self, losses: Sequence[keras.losses.Loss] | Mapping[str, keras.losses.Loss]):
+        super().__init__(name="total")
+        self.losses = losses
+        for loss in tf.nest.flatten(losses):
+            check_mean(loss)
+
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        return tf.add_n(
+            [
+                loss(targets, outputs, sample_weight=sample_weight)
+                for loss, targets, outputs in zip(*self.by_output(y_true, y_pred))
+            ]
+        )
+
+    def by_output(self, targets: Any, outputs: Any) -> tuple[list, list, list]:
+        """Returns losses, targets and outputs as lists with an entry for every output.
+
+        Raises:
+            ValueError: the targets or the losses do not have the structure of the outputs.
+        """
+        for what, nest in (("loss", self.losses), ("targets of a task", targets)):
+            expected = sorted(outputs) if isinstance(outputs, Mapping) else len(outputs)
+            given = sorted(nest) if isinstance(nest, Mapping) else len(nest)
+            if given != expected:
+                raise ValueError(
+                    f"The {what} must have an entry for every output of the model. Expected: "
+                    f"{expected}. Received: {given}."
+                )
+        return tuple(tf.nest.flatten(nest) for nest in (self.losses, targets, outputs))
+
+    def get_config(self):
+        return {"losses": tf.nest.map_structure(keras.losses.serialize, self.losses)}
+
+
+def as_loss(loss):
+    if isinstance(loss, (Mapping, list, tuple)):
+        return TotalLoss(tf.nest.map_structure(as_loss, loss))
+    return _loss_named(loss) if isinstance(loss, str) else loss
+
+
+def _loss_named(name: str) -> keras.losses.Loss:
+    """Returns the Keras loss of a name such as "mse" or "MeanSquaredError".
+
+    Raises:
+        ValueError: Keras knows no loss of this name.
+    """
+    loss = keras.losses.get(name)
+    if isinstance(loss, keras.losses.Loss):
+        return loss
+    for cls in vars(keras.losses).values():
+        if isinstance(cls, type) and cls is not keras.losses.Loss:
+            instance = cls()
+            if getattr(instance, "fn", None) is loss:
+                return instance
+    raise ValueError(f"Keras has no loss class for {name!r}. Pass a keras.losses.Loss.")
+
+
+def default_error(loss: keras.losses.Loss) -> ErrorFunction:
+    """Returns the usual error of a loss: the share of wrong labels, otherwise the loss itself.
+
+    With several outputs it is the mean over them.
+    """
+    if isinstance(loss, TotalLoss):
+        return functools.partial(_mean_error, loss)
+    for accuracy, _, options in _accuracies(loss):
+        return lambda targets, outputs: (
+            1.0 - tf.cast(accuracy(targets, outputs, **options), tf.float32)
+        )
+    return functools.partial(_example_losses, loss)
+
+
+def default_metrics(loss: keras.losses.Loss) -> list[keras.metrics.Metric]:
+    """Returns Keras's metric of the labels that `default_error` counts as right, if it does."""
+    return [metric("accuracy", **options) for _, metric, options in _accuracies(loss)]
+
+
+def _accuracies(loss):
+    """Returns the function, the metric and the options of a cross-entropy's accuracy, if any."""
+    binary = isinstance(loss, keras.losses.BinaryCrossentropy)
+    threshold = 0.0 if binary and loss.get_config().get("from_logits") else 0.5
+    options = {"threshold": threshold} if binary else {}
+    return [(*each, options) for kind, each in _ACCURACIES.items() if isinstance(loss, kind)]
+
+
+def _example_losses(loss, targets, outputs):
+    """The loss of each example, over the outputs that are not masked."""
+    dtype = loss.dtype or outputs.dtype
+    values = loss.call(tf.cast(targets, dtype), tf.cast(outputs, dtype))
+    values = tf.reshape(values, [tf.shape(values)[0], -1])
+    mask = mask_of(outputs)
+    if mask is None:
+        return tf.reduce_mean(values, axis=-1)
+    counts = tf.cast(tf.reshape(mask, [tf.shape(values)[0], -1]), values.dtype)
+    counts = tf.broadcast_to(counts, tf.shape(values))
+    return tf.math.divide_no_nan(
+        tf.reduce_sum(values * counts, axis=-1), tf.reduce_sum(counts, axis=-1)
+    )
+
+
+def _mean_error(total, targets, outputs):
+    """The mean over the outputs of the error of an example."""
+    errors = [
+        default_error(loss)(*of_output)
+        for loss, *of_output in zip(*total.by_output(targets, outputs))
+    ]
+    of_example = [tf.reduce_mean(tf.reshape(each, [tf.shape(each)[0], -1]), -1) for each in errors]
+    return tf.add_n(of_example) / len(of_example)
+
+
+def check_mean(loss):
+    if loss.reduction not in _MEANS:
+        raise ValueError(
+            f"loss has reduction={loss.reduction!r}. A path needs one number a batch, and one "
+            "that does not grow with the batch: use the default, 'sum_over_batch_size'."
+        )
+
+
+def mask_of(outputs):
+    """Returns which outputs count, as booleans, if the model's layers computed a mask."""
+    mask = getattr(outputs, "_keras_mask", None)
+    return None if mask is None else tf.cast(mask, tf.bool)
