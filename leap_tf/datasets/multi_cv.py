@@ -15,7 +15,7 @@ import functools
 import os
 import zlib
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -114,11 +114,9 @@ def multi_cv_splits(
         )
     if evaluate_on not in ("test", "validation"):
         raise ValueError(f"evaluate_on must be 'test' or 'validation'. Received: {evaluate_on!r}.")
-    batch_sizes = {"batch_size": batch_size, "test_batch_size": test_batch_size}
-    shares = {"validation_share": validation_share, "share": share}
-    tasks = {
-        name: data_set_task(name, seed, data_dir, **shares, **batch_sizes) for name in datasets
-    }
+    options: dict[str, Any] = {"batch_size": batch_size, "test_batch_size": test_batch_size}
+    options |= {"validation_share": validation_share, "share": share}
+    tasks = {name: data_set_task(name, seed, data_dir, **options) for name in datasets}
     test_task = tasks.pop(held_out)
     return TaskSplits(
         train=FiniteTasks(list(tasks.values())),
