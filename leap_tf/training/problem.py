@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from leap_tf.errors import LeapError
-from leap_tf.functional import apply_if_finite, check_no_loss_scaling, check_optimizer
+from leap_tf.functional import apply_if_finite, check_meta_optimizer
 from leap_tf.geometry import accumulator_dtype
 from leap_tf.learners.base import Learner, TrainingPlan, TrainingSetup
 from leap_tf.serialization import SerializationError
@@ -130,18 +130,8 @@ def check_setup(problem: Problem) -> None:
             f"steps_per_task must be at least {problem.plan.minimum_steps} for "
             f"{type(problem.learner).__name__}, and is {setup.steps_per_task}."
         )
-    if setup.meta_optimizer in (
-        setup.inner_optimizer,
-        getattr(problem, "evaluation_optimizer", None),
-    ):
-        raise ValueError(
-            "The same optimizer object cannot train on tasks and move the initialization. Pass "
-            "two optimizers, for example keras.optimizers.SGD(0.1) twice."
-        )
-    check_optimizer(setup.meta_optimizer, role="meta_optimizer")
-    check_no_loss_scaling(setup.meta_optimizer)
-    if setup.meta_optimizer.built:
-        raise ValueError("meta_optimizer has been used already. Pass a new optimizer.")
+    evaluation_optimizer = getattr(problem, "evaluation_optimizer", None)
+    check_meta_optimizer(setup.meta_optimizer, setup.inner_optimizer, evaluation_optimizer)
 
 
 def settings_of(problem: Problem) -> dict[str, Any]:
