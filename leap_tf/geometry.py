@@ -71,11 +71,11 @@ class PathGeometry:
     def __post_init__(self):
         if self.distance not in DISTANCES:
             raise ValueError(
-                f"distance must be one of {DISTANCES}, and is {self.distance!r}. 'length' sums the "
-                "lengths of segments, 'energy' their squares."
+                f"distance must be one of {DISTANCES}. Received: {self.distance!r}. 'length' sums "
+                "the lengths of segments, 'energy' their squares."
             )
         if self.metric not in METRICS:
-            raise ValueError(f"metric must be one of {METRICS}, and is {self.metric!r}.")
+            raise ValueError(f"metric must be one of {METRICS}. Received: {self.metric!r}.")
         if self.per_segment and self.scaled:
             raise ValueError(
                 "per_segment has no effect on meta-gradients that are scaled to the distance that "

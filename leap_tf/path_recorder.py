@@ -185,7 +185,7 @@ class StatisticsRecorder(tf.train.experimental.PythonState):
     """The non-trainable variables that tasks start from, and the sum of what tasks changed.
 
     Args:
-        task_layers: names of layers that are reinitialized for every task.
+        task_layers: names of layers that get new values for every task.
         learned: whether running statistics are learned. All others keep their initial values.
     """
 

@@ -275,7 +275,7 @@ def task_numbers(distribution: TaskDistribution, most: int) -> dict[str, int]:
             "part for each of them. Use FiniteTasks."
         )
     if len(tasks) > most:
-        raise ValueError(f"There are {len(tasks)} tasks, and the learner has room for {most}.")
+        raise ValueError(f"There are {len(tasks)} tasks, and the learner can hold at most {most}.")
     numbers = {task.name: number for number, task in enumerate(tasks)}
     if len(numbers) < len(tasks):
         raise ValueError("Two tasks have the same name. Give every task a different one.")

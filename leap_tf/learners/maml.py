@@ -45,7 +45,7 @@ class MAML(StatelessLearner):
 
     def __init__(self, query_batches: int = 1):
         if query_batches < 1:
-            raise ValueError(f"query_batches must be at least 1, and is {query_batches}.")
+            raise ValueError(f"query_batches must be at least 1. Received: {query_batches}.")
         self.query_batches = query_batches
 
     def end_task(self, state: tuple[()], end: TaskEnd) -> TaskUpdate:

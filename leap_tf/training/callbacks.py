@@ -299,7 +299,7 @@ def checked_callbacks(callbacks: Any, learner_has_variables: bool) -> list:
 
     Args:
         callbacks: as Keras's `fit` takes them.
-        learner_has_variables: whether the learner has variables beside those of the model.
+        learner_has_variables: whether the learner has variables in addition to those of the model.
 
     Raises:
         TypeError: one of them is no callback.

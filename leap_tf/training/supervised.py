@@ -61,7 +61,7 @@ class SupervisedProblem:
 
     Attributes:
         model: the model that evaluation adapts: the user's, or the one the learner made of it.
-        evaluation_task_layers: names of its layers that are reinitialized for evaluation tasks.
+        evaluation_task_layers: names of its layers that get new values for evaluation tasks.
         evaluation_optimizer: the optimizer of adaptations in evaluation.
 
     Raises:
