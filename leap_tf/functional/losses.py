@@ -19,10 +19,7 @@ _ACCURACIES: dict[type, tuple[Any, Any]] = {
         keras.metrics.categorical_accuracy,
         keras.metrics.CategoricalAccuracy,
     ),
-    keras.losses.BinaryCrossentropy: (
-        keras.metrics.binary_accuracy,
-        keras.metrics.BinaryAccuracy,
-    ),
+    keras.losses.BinaryCrossentropy: (keras.metrics.binary_accuracy, keras.metrics.BinaryAccuracy),
 }
 
 
@@ -102,9 +99,8 @@ def default_error(loss: keras.losses.Loss) -> ErrorFunction:
     if isinstance(loss, TotalLoss):
         return functools.partial(_mean_error, loss)
     for accuracy, _, options in _accuracies(loss):
-        return lambda targets, outputs: (
-            1.0 - tf.cast(accuracy(targets, outputs, **options), tf.float32)
-        )
+        correct = functools.partial(accuracy, **options)
+        return lambda targets, outputs: 1.0 - tf.cast(correct(targets, outputs), tf.float32)
     return functools.partial(_example_losses, loss)
 
 

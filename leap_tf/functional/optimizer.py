@@ -169,15 +169,8 @@ class OptimizerReset:
 
 # Settings that every Keras optimizer has. The wrapper has none of its own.
 _SETTINGS = (
-    "clipnorm",
-    "clipvalue",
-    "ema_momentum",
-    "ema_overwrite_frequency",
-    "global_clipnorm",
-    "gradient_accumulation_steps",
-    "loss_scale_factor",
-    "use_ema",
-    "weight_decay",
+    *("clipnorm", "clipvalue", "global_clipnorm", "weight_decay", "loss_scale_factor"),
+    *("use_ema", "ema_momentum", "ema_overwrite_frequency", "gradient_accumulation_steps"),
 )
 _OWN = ("built", "learning_rate", "name", "seed")
 

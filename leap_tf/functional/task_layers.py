@@ -19,12 +19,9 @@ from leap_tf.functional.checks import UnsupportedModelError
 
 # Initializers whose distribution does not depend on the shape.
 _SHAPE_INDEPENDENT = (
-    keras.initializers.Constant,
-    keras.initializers.Ones,
-    keras.initializers.RandomNormal,
-    keras.initializers.RandomUniform,
+    *(keras.initializers.Constant, keras.initializers.Ones, keras.initializers.Zeros),
+    *(keras.initializers.RandomNormal, keras.initializers.RandomUniform),
     keras.initializers.TruncatedNormal,
-    keras.initializers.Zeros,
 )
 # Standard deviation of a standard normal that is truncated at ±2.
 _TRUNCATED_NORMAL_DEVIATION = 0.87962566103423978
@@ -99,11 +96,8 @@ def layer_variables(model: keras.Model, layer_names: Sequence[str]) -> list[kera
 def meta_learned_indices(model: keras.Model, task_layers: Sequence[str]) -> list[int]:
     """Returns the indices of the model's trainable variables outside its task layers."""
     excluded = {id(variable) for variable in layer_variables(model, task_layers)}
-    return [
-        index
-        for index, variable in enumerate(model.trainable_variables)
-        if id(variable) not in excluded
-    ]
+    variables = enumerate(model.trainable_variables)
+    return [index for index, variable in variables if id(variable) not in excluded]
 
 
 def check_policy(policy: str) -> None:
@@ -122,11 +116,8 @@ def running_statistics(model: keras.Model, task_layers: Sequence[str]) -> list[k
     for layer in model._flatten_layers():
         if not layer.trainable:
             fixed |= {id(variable) for variable in layer.variables}
-    return [
-        variable
-        for variable in model.non_trainable_variables
-        if id(variable) not in fixed and keras.backend.is_float_dtype(variable.dtype)
-    ]
+    variables = [each for each in model.non_trainable_variables if id(each) not in fixed]
+    return [each for each in variables if keras.backend.is_float_dtype(each.dtype)]
 
 
 def copy_with_values(model: keras.Model, values: Mapping[int, tf.Tensor]) -> keras.Model:

@@ -24,6 +24,7 @@ import dataclasses
 
 import keras
 import tensorflow as tf
+from keras import layers
 
 from leap_tf.learners.base import TrainingPlan, TrainingSetup
 from leap_tf.learners.joint import NumberedTask, TaskHeads
@@ -36,27 +37,12 @@ _LARGEST_EMBEDDING = 6.0  # of |e|, as in Serrà et al.
 # Layers in which an output unit depends on the same input unit only. The activation of
 # `Activation` and the axis of `BatchNormalization` are checked too.
 _UNITWISE_LAYERS = (
-    keras.layers.Activation,
-    keras.layers.AveragePooling1D,
-    keras.layers.AveragePooling2D,
-    keras.layers.AveragePooling3D,
-    keras.layers.BatchNormalization,
-    keras.layers.Dropout,
-    keras.layers.ELU,
-    keras.layers.Flatten,
-    keras.layers.GaussianNoise,
-    keras.layers.GlobalAveragePooling2D,
-    keras.layers.GlobalMaxPooling2D,
-    keras.layers.LeakyReLU,
-    keras.layers.MaxPooling1D,
-    keras.layers.MaxPooling2D,
-    keras.layers.MaxPooling3D,
-    keras.layers.PReLU,
-    keras.layers.ReLU,
-    keras.layers.SpatialDropout1D,
-    keras.layers.SpatialDropout2D,
-    keras.layers.SpatialDropout3D,
-)
+    layers.Activation, layers.AveragePooling1D, layers.AveragePooling2D, layers.AveragePooling3D,
+    layers.BatchNormalization, layers.Dropout, layers.ELU, layers.Flatten, layers.GaussianNoise,
+    layers.GlobalAveragePooling2D, layers.GlobalMaxPooling2D, layers.LeakyReLU,
+    layers.MaxPooling1D, layers.MaxPooling2D, layers.MaxPooling3D, layers.PReLU, layers.ReLU,
+    layers.SpatialDropout1D, layers.SpatialDropout2D, layers.SpatialDropout3D,
+)  # fmt: skip
 
 
 class HAT(SequentialLearner):
@@ -198,12 +184,8 @@ class HardAttentionModel(keras.Model):
         super().__init__(**kwargs)
         parts = split_into_blocks(original, head)
         _check_unitwise(parts)
-        self._settings = {
-            "head": head,
-            "tasks": tasks,
-            "largest_scale": largest_scale,
-            "penalty": penalty,
-        }
+        scale = {"largest_scale": largest_scale, "penalty": penalty}
+        self._settings = {"head": head, "tasks": tasks, **scale}
         self._original = keras.saving.serialize_keras_object(original)
         self.blocks = parts.blocks
         self.reshaping = parts.reshaping

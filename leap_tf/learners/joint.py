@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from leap_tf.array_tasks import one_thread_options
+from leap_tf.errors import whole_number
 from leap_tf.learners.base import TrainingPlan, TrainingSetup
 from leap_tf.learners.leap import Reptile
 from leap_tf.tasks import Task, TaskDistribution, batches_of
@@ -67,7 +68,7 @@ class JointTraining(EndpointLearner):
         heads: the largest number of training tasks that have heads.
 
     Raises:
-        ValueError: `heads` is below 1.
+        TypeError, ValueError: `heads` is not a whole number, or below 1.
 
     Example:
 
@@ -82,9 +83,7 @@ class JointTraining(EndpointLearner):
     """
 
     def __init__(self, heads: int = 50):
-        if heads < 1:
-            raise ValueError(f"heads must be at least 1. Received: heads={heads}.")
-        self.heads = heads
+        self.heads = whole_number("heads", heads, 1)
 
     def plan(self, setup: TrainingSetup) -> TrainingPlan:
         if setup.stopping:
@@ -173,9 +172,7 @@ class TaskHeads(keras.layers.Layer):
 
         shape = (self.heads, input_shape[0][-1], self.units)
         self.kernel = self.add_weight(shape=shape, initializer=draw_kernels, name="kernel")
-        self.bias = self.add_weight(
-            shape=(self.heads, self.units), initializer="zeros", name="bias"
-        )
+        self.bias = self.add_weight((self.heads, self.units), "zeros", name="bias")
 
     def call(self, inputs):
         features, task, classes = inputs

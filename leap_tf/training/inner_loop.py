@@ -183,16 +183,9 @@ class InnerLoop:
         self._resizable = frozenset(resizable)
         self._trains_parts = trains_parts
         self._metrics = list(metrics)
-        self._gradient = tf.function(
-            self._gradient_of_batch,
-            reduce_retracing=True,
-            experimental_attributes={"_noinline": True},
-        )
-        self._error = tf.function(
-            self._error_of_batch,
-            reduce_retracing=True,
-            experimental_attributes={"_noinline": True},
-        )
+        options = {"reduce_retracing": True, "experimental_attributes": {"_noinline": True}}
+        self._gradient = tf.function(self._gradient_of_batch, **options)
+        self._error = tf.function(self._error_of_batch, **options)
         # TensorFlow warns if a method is traced often, counted over all objects of the class. A
         # partial is counted by itself.
         self.train = tf.function(functools.partial(self._train), reduce_retracing=True)
@@ -250,21 +243,14 @@ class InnerLoop:
         task_end = TaskEnd(initialization, self._meta_learned(end.parameters), query_gradient)
         update = self._learner.end_task(end.learner_state, task_end)
         losses, errors = end.losses.stack()[: end.step], end.errors.stack()[: end.step]
+        found = [*end.parameters, *end.state, *update.meta_gradient, *update.metrics.values()]
         return InnerLoopResult(
             parameters=end.parameters,
             state=end.state,
             losses=losses,
             errors=errors,
             update=update,
-            finite=all_finite(
-                [
-                    losses,
-                    *end.parameters,
-                    *end.state,
-                    *update.meta_gradient,
-                    *update.metrics.values(),
-                ]
-            ),
+            finite=all_finite([losses, *found]),
         )
 
     def _steps(self, batches, stop_batches, queries, max_steps, start, learner_values):
@@ -369,17 +355,13 @@ class InnerLoop:
             error = self._error(parameters, state, unpack_batch(stop_batches.get_next()))
             return self._stopping.observe(now.stop_state, error)
 
+        if self._stopping.every == 1:
+            return observe()
         is_due = (now.step + 1) % self._stopping.every == 0
-        return (
-            observe()
-            if self._stopping.every == 1
-            else tf.cond(is_due, observe, lambda: now.stop_state)
-        )
+        return tf.cond(is_due, observe, lambda: now.stop_state)
 
     def _continues(self, now):
-        if not self._stopping:
-            return True
-        return tf.logical_not(self._stopping.is_over(now.stop_state))
+        return not self._stopping or tf.logical_not(self._stopping.is_over(now.stop_state))
 
     def _error_of_batch(self, parameters, state, batch):
         return self._model.evaluate(parameters, state, batch, training=False).error

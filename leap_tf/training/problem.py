@@ -219,13 +219,10 @@ def evaluate_specs(
     """
     results: list[Any] = []
     callbacks.on_test_begin()
+    begin, end = callbacks.on_test_batch_begin, callbacks.on_test_batch_end
     with contextlib.closing(pool.map(evaluation_job(problem), specs)) as found:
         for result in with_batch_hooks(
-            found,
-            len(specs),
-            callbacks.on_test_batch_begin,
-            callbacks.on_test_batch_end,
-            lambda evaluation: problem.summarize([evaluation]).metrics(),
+            found, len(specs), begin, end, lambda each: problem.summarize([each]).metrics()
         ):
             if stoppable and problem.stop_requested():
                 raise StopRequestedError
@@ -363,8 +360,5 @@ class MetaBatch:
                 f"{len(self._failures)} of the {self._tasks} tasks of meta-step {self._meta_step} "
                 f"failed, and tolerated_failures allows {self._tolerated}. {failure}"
             ) from failure.error
-        _LOGGER.warning(
-            "%s. Meta-step %d continues without this task.",
-            str(failure).removesuffix("."),
-            self._meta_step,
-        )
+        text = str(failure).removesuffix(".")
+        _LOGGER.warning("%s. Meta-step %d continues without this task.", text, self._meta_step)
