@@ -77,6 +77,28 @@ def test_the_policy_of_the_paper_starts_every_task_from_the_same():
     assert statistics(model) == (0.0, 1.0)
 
 
+def test_both_policies_learn_the_same_weights():
+    """Training takes batch statistics; benchmarks/running_statistics.py trains once for both."""
+    learned = {}
+    for policy in ("learned", "fresh"):
+        keras.utils.set_random_seed(0)
+        model = leap_tf.conv_net((8, 8, 1), classes=3, filters=4, blocks=2)
+        rng = np.random.default_rng(0)
+        data = rng.normal(size=(2, 20, 8, 8, 1)).astype("float32"), rng.integers(3, size=(2, 20))
+        train, test = zip(*data, strict=True)
+        task = leap_tf.ArrayTask("noise", train, test, batch_size=5)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        sgd, options = keras.optimizers.SGD, {"steps_per_task": 4, "running_statistics": policy}
+        trainer = leap_tf.MetaTrainer(model, loss, sgd(0.1), sgd(0.1), **options)
+        trainer.fit([task], 2, verbose=False)
+        learned[policy] = model
+    first, second = (model.trainable_variables for model in learned.values())
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_array_equal(a, b)
+    statistics = [model.non_trainable_variables[0].numpy() for model in learned.values()]
+    assert not np.allclose(*statistics)
+
+
 @pytest.mark.parametrize("policy", ["learned", "fresh"])
 def test_frozen_layers_keep_their_exact_values(policy):
     model = keras.Sequential([normalizing_model(), keras.layers.Dense(1, name="last")])
