@@ -118,16 +118,10 @@ class FunctionalModel:
         Args:
             seed: decides the seeds of random layers.
         """
-        state = [
-            tf.convert_to_tensor(variable.value) for variable in self.model.non_trainable_variables
-        ]
+        state = [tf.convert_to_tensor(each.value) for each in self.model.non_trainable_variables]
         for order, index in enumerate(self._seed_states):
-            draw = tf.random.stateless_uniform(
-                (),
-                tf.stack([tf.cast(seed, tf.int64), order]),
-                maxval=2**31 - 1,
-                dtype=tf.int32,
-            )
+            seeds = tf.stack([tf.cast(seed, tf.int64), order])
+            draw = tf.random.stateless_uniform((), seeds, maxval=2**31 - 1, dtype=tf.int32)
             state[index] = tf.cast(tf.stack([draw, 0]), state[index].dtype)
         return state
 
@@ -229,10 +223,8 @@ class FunctionalModel:
             outputs = self.model(inputs, **options)
             regularization = list(self.model.losses)
         self._check_assignments(scope, given)
-        new_state = [
-            scope.get_current_value(variable) for variable in self.model.non_trainable_variables
-        ]
-        return outputs, new_state, regularization
+        state = [scope.get_current_value(each) for each in self.model.non_trainable_variables]
+        return outputs, state, regularization
 
     def _check_assignments(self, scope, given):
         """Refuses a model whose call assigned variables other than those of the state."""

@@ -55,21 +55,17 @@ class FunctionalOptimizer:
         self._rate_factor, rate = _make_scalable(self._optimizer)
         self._optimizer.build(self._variables)
         self._initial_slots = [variable.numpy() for variable in self._optimizer.variables]
-        self._rate_index = next(
-            index for index, slot in enumerate(self._optimizer.variables) if slot is rate
-        )
+        self._rate_index = [id(slot) for slot in self._optimizer.variables].index(id(rate))
         position = {id(variable): index for index, variable in enumerate(self._variables)}
         references = self._optimizer.reference_of
-        self._owners = [
-            position.get(references.get(id(slot))) for slot in self._optimizer.variables
-        ]
+        slots = self._optimizer.variables
+        self._owners = [position.get(references.get(id(slot))) for slot in slots]
 
     @property
     def resizes(self) -> bool:
         """Whether parameters may change size: every slot is a scalar or shaped like a parameter."""
-        return not any(
-            owner is None and value.ndim for owner, value in zip(self._owners, self._initial_slots)
-        )
+        slots = zip(self._owners, self._initial_slots)
+        return not any(owner is None and value.ndim for owner, value in slots)
 
     def initial_slots(
         self, parameters: Sequence[tf.Tensor], learning_rate: tf.Tensor | None = None

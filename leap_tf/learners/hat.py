@@ -48,9 +48,10 @@ _UNITWISE_LAYERS = (
 class HAT(SequentialLearner):
     """Trains one network in which every task reserves the units it attends to.
 
-    Requires `task_layers=[head]`, `meta_batch_size=1` and the meta-optimizer SGD(1.0). If tasks
-    differ in their number of classes, the head must have as many units as the largest task. The
-    original also clips gradients to a norm of 10⁴; set `clipnorm` on the inner optimizer for that.
+    Requires `task_layers=[head]`, `meta_batch_size=1` and the default meta-optimizer SGD(1.0). If
+    tasks differ in their number of classes, the head must have as many units as the largest task.
+    The original also clips gradients to a norm of 10⁴; set `clipnorm` on the inner optimizer for
+    that.
 
     Attention is hard at the end of an epoch only, and evaluation uses hard attention. So
     `steps_per_task` and `every` of `stopping` must be multiples of `steps_per_epoch`. The steps and
@@ -75,11 +76,9 @@ class HAT(SequentialLearner):
         >>> import keras, leap_tf
         >>> model = leap_tf.conv_net((8, 8, 1), classes=3, filters=4, blocks=2)
         >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        >>> inner, meta = keras.optimizers.SGD(0.1), keras.optimizers.SGD(1.0)
         >>> learner = leap_tf.HAT(tasks=2, steps_per_epoch=50)
-        >>> trainer = leap_tf.MetaTrainer(
-        ...     model, loss, inner, meta, learner=learner, meta_batch_size=1, task_layers=["head"]
-        ... )
+        >>> options = {"learner": learner, "meta_batch_size": 1, "task_layers": ["head"]}
+        >>> trainer = leap_tf.MetaTrainer(model, loss, keras.optimizers.SGD(0.1), **options)
     """
 
     def __init__(

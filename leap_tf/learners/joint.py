@@ -5,6 +5,7 @@ models that hold parts for single tasks take (inputs, number of the task, classe
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import keras
@@ -59,9 +60,9 @@ class JointTraining(EndpointLearner):
     optimizer is reset at every meta-step. Training heads are kept from meta-step to meta-step; an
     evaluation task gets a new head.
 
-    Requires the meta-optimizer SGD(1.0), and `task_layers=[head]`, the name of a Dense layer that
-    is the model's output. If tasks differ in their number of classes, the head must have as many
-    units as the largest task. Without `task_layers`, all tasks share the whole model, head
+    Requires the default meta-optimizer SGD(1.0), and `task_layers=[head]`, the name of a Dense
+    layer that is the model's output. If tasks differ in their number of classes, the head must have
+    as many units as the largest task. Without `task_layers`, all tasks share the whole model, head
     included, and evaluation starts from it.
 
     Args:
@@ -75,11 +76,8 @@ class JointTraining(EndpointLearner):
         >>> import keras, leap_tf
         >>> model = leap_tf.conv_net((8, 8, 1), classes=3, blocks=2)
         >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        >>> inner, meta = keras.optimizers.SGD(0.1), keras.optimizers.SGD(1.0)
-        >>> learner = leap_tf.JointTraining(heads=20)
-        >>> trainer = leap_tf.MetaTrainer(
-        ...     model, loss, inner, meta, learner=learner, task_layers=["head"]
-        ... )
+        >>> options = {"learner": leap_tf.JointTraining(heads=20), "task_layers": ["head"]}
+        >>> trainer = leap_tf.MetaTrainer(model, loss, keras.optimizers.SGD(0.1), **options)
     """
 
     def __init__(self, heads: int = 50):
@@ -91,31 +89,25 @@ class JointTraining(EndpointLearner):
                 "JointTraining trains on a mixture of tasks and cannot stop one of them early. "
                 "Leave stopping out."
             )
+        heads = self.heads if setup.task_layers else None
         plan = dataclasses.replace(
             super().plan(setup),
             steps=setup.steps_per_task * setup.meta_batch_size,
-            sample_tasks=_sample_mixture,
+            sample_tasks=functools.partial(_sample_mixture, heads=heads),
         )
-        if not setup.task_layers:
+        if heads is None:
             return plan
-        return dataclasses.replace(
-            plan,
-            models=[multi_headed(setup.model, self._head(setup), self.heads)],
-            sample_tasks=self._sample_numbered_mixture,
-        )
-
-    def _sample_numbered_mixture(
-        self, distribution: TaskDistribution, count: int, meta_step: int, rng: np.random.Generator
-    ) -> list[Task]:
-        numbers = task_numbers(distribution, self.heads)
-        sampled = distribution.sample(count, rng)
-        return [MixedTask([NumberedTask(numbers[task.name], task) for task in sampled])]
+        model = multi_headed(setup.model, self._head(setup), heads)
+        return dataclasses.replace(plan, models=[model])
 
 
-def _sample_mixture(
-    distribution: TaskDistribution, count: int, meta_step: int, rng: np.random.Generator
-) -> list[Task]:
-    return [MixedTask(distribution.sample(count, rng))]
+def _sample_mixture(distribution, count, meta_step, rng, heads):
+    """Samples a mixture of tasks, which are numbered if there are heads for them."""
+    if heads is None:
+        return [MixedTask(distribution.sample(count, rng))]
+    numbers = task_numbers(distribution, heads)
+    tasks = distribution.sample(count, rng)
+    return [MixedTask([NumberedTask(numbers[task.name], task) for task in tasks])]
 
 
 def multi_headed(model: keras.Model, head: str, heads: int) -> keras.Model:
