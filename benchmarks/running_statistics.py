@@ -85,7 +85,7 @@ def mobilenet(seed, data_dir):
 STUDIES = {
     "unicode": (unicode, 60, (5, 10, 20, 30, 50)),
     "omniglot": (omniglot, 30, (5, 10, 20, 50, 100)),
-    "mobilenet": (mobilenet, 20, (5, 10, 20, 30, 50)),
+    "mobilenet": (mobilenet, 10, (5, 10, 20, 30, 50)),
 }
 
 

@@ -1,7 +1,7 @@
 """Length, energy and meta-gradient of a gradient path.
 
-Training on a task walks over the graph of the task's loss. A point of the path is
-γⁱ = (θⁱ, f(θⁱ)) in R^(n+1): the n parameters and the loss. Two points in sequence bound a
+Gradient descent on a task traces a path on the surface of the task's loss. A point of the path is
+γⁱ = (θⁱ, f(θⁱ)) in R^(n+1): the n parameters and the loss. Two consecutive points are the ends of a
 *segment*. The path is not stored: only its last point and running sums are kept.
 
     symbol        name in the code     meaning
@@ -9,7 +9,7 @@ Training on a task walks over the graph of the task's loss. A point of the path 
     f(θⁱ)         point.loss           loss of batch i at θⁱ, a scalar
     ∇f(θⁱ)        point.gradient       gradient of that loss, one tensor per parameter
     Δθⁱ           delta_position       θⁱ⁺¹ − θⁱ, for any optimizer
-    Δfⁱ           delta_loss           f(θⁱ⁺¹) − f(θⁱ)
+    Δfⁱ           delta_loss           f(θⁱ⁺¹) − f(θⁱ), each on its own batch
     ‖γⁱ⁺¹ − γⁱ‖²  squared_length       ‖Δθⁱ‖² + (Δfⁱ)²
 
 Lengths are Euclidean, or those of the diagonal Fisher information (appendix A): with F(θⁱ) =
@@ -17,8 +17,8 @@ diag(∇f(θⁱ)²), ‖Δθ‖² becomes Σⱼ Fⱼ Δθⱼ². This F is *empir
 gradient of the batch at the start of the segment approximates the mean of the squared gradients
 of the examples.
 
-No gradient flows through a path, and the Jacobian of θⁱ with respect to θ⁰ is taken as the
-identity (appendix D).
+Leap does not differentiate through the path: the Jacobian J of θⁱ with respect to θ⁰ is taken as
+the identity (appendix D).
 
 Source: Flennerhag et al., "Transferring Knowledge across Learning Processes", ICLR 2019,
 eq. 7 (distances) and eq. 8 (meta-gradient).
@@ -71,11 +71,11 @@ class PathGeometry:
     def __post_init__(self):
         if self.distance not in DISTANCES:
             raise ValueError(
-                f"distance must be one of {DISTANCES}, and is {self.distance!r}. 'length' sums the "
-                "lengths of segments, 'energy' their squares."
+                f"distance must be one of {DISTANCES}. Received: {self.distance!r}. 'length' sums "
+                "the lengths of segments, 'energy' their squares."
             )
         if self.metric not in METRICS:
-            raise ValueError(f"metric must be one of {METRICS}, and is {self.metric!r}.")
+            raise ValueError(f"metric must be one of {METRICS}. Received: {self.metric!r}.")
         if self.per_segment and self.scaled:
             raise ValueError(
                 "per_segment has no effect on meta-gradients that are scaled to the distance that "
@@ -95,7 +95,7 @@ class PathPoint(NamedTuple):
 class GradientPath(NamedTuple):
     """The last point of a gradient path and sums over its segments, of constant size."""
 
-    last: PathPoint  # in accumulator precision
+    last: PathPoint  # in float32, or float64 where the parameters are
     points: tf.Tensor  # int32, their number K; they bound K − 1 segments
     meta_gradient: Tensors  # sum over the segments, one tensor per parameter
     length: tf.Tensor  # Σ ‖γⁱ⁺¹ − γⁱ‖, eq. 7 with p = 1
@@ -103,7 +103,7 @@ class GradientPath(NamedTuple):
 
 
 def start_path(position: Tensors) -> GradientPath:
-    """Returns a path without points, for parameters like those of a position."""
+    """Returns an empty path for parameters with the shapes and dtypes of `position`."""
     zeros = [tf.zeros_like(value, accumulator_dtype(value.dtype)) for value in position]
     zero = tf.zeros((), _scalar_dtype(zeros))
     return GradientPath(PathPoint(zeros, zero, zeros), tf.constant(0), zeros, zero, zero)
@@ -116,10 +116,19 @@ def extend_path(path: GradientPath, point: PathPoint, geometry: PathGeometry) ->
 
         − (Δf ∇f(θⁱ) + G Δθ) ‖γⁱ⁺¹ − γⁱ‖^(p − 2),
 
-    where ∇f and the metric G (the identity, or F) are those at the *start* of the segment. The
-    factor p of eq. 8 is left to the meta learning rate, as in the original code. A segment of
-    length zero adds zero. The first point ends no segment. Loss and gradient of a point are those
-    of one batch at the parameters *before* the gradient step on that batch.
+    where ∇f and the metric G (the identity, or F) are those at the *start* of the segment. With the
+    stabilizer, −|Δf| replaces Δf in the bracket, but not in the norm. The factor p of eq. 8 is left
+    to the meta learning rate, as in the original code. A segment of length zero adds zero. The
+    first point ends no segment.
+
+    Args:
+        path: the path so far, from `start_path`.
+        point: the parameters *before* a gradient step, with the loss (a scalar) and the gradient
+            (one tensor per parameter) of the batch of that step.
+        geometry: the distance along the path.
+
+    Returns:
+        The longer path, in the dtypes of `path`.
 
     Example:
 
@@ -142,11 +151,12 @@ def extend_path(path: GradientPath, point: PathPoint, geometry: PathGeometry) ->
     delta_loss = point.loss - path.last.loss if geometry.include_loss else None
 
     if geometry.metric == "fisher":
-        # √F Δθ up to signs, which the square removes, and F Δθ.
-        measured = [root * delta for root, delta in zip(path.last.gradient, delta_position)]
-        delta_position = [root * part for root, part in zip(path.last.gradient, measured)]
-        squared_length = squared_norm(measured)
+        # √F Δθ up to signs, which cancel in the squared norm, and F Δθ.
+        whitened = [each * delta for each, delta in zip(path.last.gradient, delta_position)]
+        metric_delta = [each * delta for each, delta in zip(path.last.gradient, whitened)]
+        squared_length = squared_norm(whitened)
     else:
+        metric_delta = delta_position
         squared_length = squared_norm(delta_position)
     if delta_loss is not None:
         squared_length += tf.square(delta_loss)
@@ -161,8 +171,8 @@ def extend_path(path: GradientPath, point: PathPoint, geometry: PathGeometry) ->
         delta_loss = -tf.abs(delta_loss)
 
     meta_gradient = []
-    for total, delta, gradient in zip(path.meta_gradient, delta_position, path.last.gradient):
-        # (Δf ∇f + Δθ) · scale, with the scalars multiplied first.
+    for total, delta, gradient in zip(path.meta_gradient, metric_delta, path.last.gradient):
+        # (Δf ∇f + G Δθ) · scale, with the scalars multiplied first.
         increment = tf.cast(scale, delta.dtype) * delta
         if delta_loss is not None:
             increment += tf.cast(scale * delta_loss, gradient.dtype) * gradient

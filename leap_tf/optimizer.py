@@ -1,14 +1,18 @@
 """Leap for plain `model.fit`: a Keras optimizer that records the gradient path.
 
 Keras calls `optimizer.scale_loss(loss)` inside the tape of every train step and
-`optimizer.apply(gradients, variables)` after it. Together these calls have one point of the
-gradient path: loss, gradient, and the parameters before the step. Path, initialization and sums
-are optimizer variables, so one traced train function serves every task.
+`optimizer.apply(gradients, variables)` after it. Together the two calls provide one point of the
+gradient path: the loss, the gradient, and the parameters before the step. Path, initialization and
+sums are optimizer variables, so one traced train function serves every task.
 
-    task(model) opens    model, slots and schedule return to the initialization; the path is empty
+    task(model) opens    the model returns to the initialization, the inner optimizer to its
+                         initial state; the path is cleared
     each train step      adds a point to the path
     task(model) closes   adds the meta-gradient of the path to the sum over the meta-batch
     meta_update()        moves the initialization and assigns it to the model
+
+Source: Flennerhag et al., "Transferring Knowledge across Learning Processes", ICLR 2019,
+algorithm 1.
 """
 
 import contextlib
@@ -25,9 +29,9 @@ from leap_tf.functional import (
     OptimizerWrapper,
     TaskLayers,
     apply_if_finite,
-    check_no_loss_scaling,
-    check_optimizer,
+    check_meta_optimizer,
     check_policy,
+    check_unused,
     check_variables,
     layer_variables,
 )
@@ -52,13 +56,13 @@ class LeapOptimizer(OptimizerWrapper):
     of unscaled losses and gradients; steps that loss scaling skips add no point.
 
     Args:
-        inner_optimizer: the unused Keras optimizer that trains on tasks.
-        meta_optimizer: the unused Keras optimizer that moves the initialization. By default
-            SGD(1.0) with `scaled`, which suits any number of steps.
+        inner_optimizer: a Keras optimizer that has not been built. It trains on tasks.
+        meta_optimizer: a Keras optimizer that has not been built. It updates the initialization. By
+            default SGD(1.0) with `scaled`, which suits any number of steps.
         distance, include_loss, stabilizer, metric, per_segment, scaled: see
             `leap_tf.geometry.PathGeometry`.
-        task_layers: names of layers that are reinitialized for every task (heads). They are
-            trained, but not meta-learned and not part of the path.
+        task_layers: names of layers that get new values for every task (heads). They are trained,
+            but not meta-learned and not part of the path.
         running_statistics: what the running statistics of normalization layers start from on a
             task. With "learned" they are part of the initialization: `meta_update` sets them to
             the mean of where the tasks left them. With "fresh" every task starts from those that
@@ -67,11 +71,11 @@ class LeapOptimizer(OptimizerWrapper):
         name: the optimizer's name.
 
     Raises:
-        TypeError: an argument is not a Keras optimizer.
-        ValueError: `distance`, `metric` or `running_statistics` is unknown, there is another
-            keyword argument, or the optimizers cannot be used: they are one object, have been used,
-            accumulate gradients, average parameters, wrap several others, or the meta-optimizer
-            scales a loss.
+        TypeError: `inner_optimizer` or `meta_optimizer` is not a Keras optimizer.
+        ValueError: `distance`, `metric` or `running_statistics` is unknown, an unknown keyword
+            argument is passed, or an optimizer is unsuitable: both are the same object, it was used
+            before, is a LeapOptimizer or ScheduleFreeAdamW, accumulates gradients, averages
+            parameters, wraps several others, or is a meta-optimizer with loss scaling.
 
     Example:
 
@@ -113,24 +117,14 @@ class LeapOptimizer(OptimizerWrapper):
             meta_optimizer, scaled = keras.optimizers.SGD(1.0), True
         if isinstance(inner_optimizer, LeapOptimizer) or isinstance(meta_optimizer, LeapOptimizer):
             raise ValueError("LeapOptimizers do not nest. Wrap an ordinary Keras optimizer.")
-        for role, optimizer in (
-            ("inner_optimizer", inner_optimizer),
-            ("meta_optimizer", meta_optimizer),
-        ):
-            check_optimizer(optimizer, role)
-            if optimizer.built:
-                raise ValueError(
-                    f"{role} has been used already, so it has state from other training. Pass a "
-                    "new optimizer."
-                )
-        if inner_optimizer is meta_optimizer:
-            raise ValueError("inner_optimizer and meta_optimizer must be two different objects.")
-        check_no_loss_scaling(meta_optimizer)
+        check_unused(inner_optimizer, "inner_optimizer")
+        check_meta_optimizer(meta_optimizer, inner_optimizer)
         if not hasattr(inner_optimizer, "learning_rate"):
             raise ValueError(
                 "inner_optimizer is or wraps a MultiOptimizer, which has no learning rate of its "
                 "own that a task could start with. Use one optimizer for all variables."
             )
+        # Keras requires a rate. The property `learning_rate` reads that of the inner optimizer.
         super().__init__(learning_rate=0.0, name=name)
         self.meta_optimizer = meta_optimizer
         self.geometry = PathGeometry(
@@ -146,21 +140,21 @@ class LeapOptimizer(OptimizerWrapper):
         self._model: weakref.ref[keras.Model] | None = None
         self.inner_optimizer = inner_optimizer
 
-    # -- meta-learning ----------------------------------------------------------------------
-
     @contextlib.contextmanager
     def task(self, model: keras.Model) -> Iterator[None]:
         """Context manager for training on one task.
 
-        On entry, the model returns to the initialization. On exit, the meta-gradient of the path
-        joins the sum over the meta-batch, and the model keeps the task's weights until the next
-        `task` or `meta_update`. A task whose path or weights are not finite is left out and
-        counted in `skipped_tasks`. A task that ends by an exception adds nothing.
+        The first call takes the model's current weights as the initialization. Every later call
+        resets the model to the initialization. On exit, the meta-gradient of the path is added to
+        the sum over the meta-batch, and the model keeps the task's weights until the next `task`
+        or `meta_update`. A task whose loss, path or weights are not finite is left out and counted
+        in `skipped_tasks`. A task that raises an exception adds nothing.
 
         Args:
             model: the model whose variables this optimizer trains; the same one every time.
 
         Raises:
+            TypeError: the model has other variables than those of Keras.
             ValueError: this optimizer cannot train the model, or fewer than two steps were made.
             RuntimeError: another task is still open.
         """
@@ -211,14 +205,14 @@ class LeapOptimizer(OptimizerWrapper):
     def meta_update(self) -> None:
         """Moves the initialization by the mean meta-gradient and clears the sums.
 
-        Afterwards the model has the new initialization and can be saved. (After loading and before
-        the first `task`, the optimizer knows only the meta-learned variables of the model. Task
-        layers and running statistics then keep their saved values.)
+        The model then has the new initialization, the running statistics of the initialization and
+        new values of task layers, and the inner optimizer is reset. If this optimizer was loaded
+        and no task has been opened since, only the meta-learned variables are updated.
 
         Raises:
             RuntimeError: a task is still open, or none has finished.
-            FloatingPointError: every task diverged, or the update overflows. It is then not made,
-                and the sums are kept, so that a lower meta learning rate can be tried.
+            FloatingPointError: every task diverged, or the update would overflow. It is then not
+                applied, and the sums are kept, so that a lower meta learning rate can be tried.
         """
         gradients = [
             tf.cast(gradient, variable.dtype)
@@ -226,8 +220,8 @@ class LeapOptimizer(OptimizerWrapper):
         ]
         if not apply_if_finite(self.meta_optimizer, gradients, self._initialization):
             raise FloatingPointError(
-                "The meta-update overflows and is not made. Lower the meta_optimizer's learning "
-                "rate."
+                "The meta-update would overflow and was not applied. Lower the learning rate of "
+                "the meta_optimizer."
             )
         for theta, variable in zip(self._initialization, self.meta_variables):
             if variable.constraint is not None:
@@ -242,7 +236,7 @@ class LeapOptimizer(OptimizerWrapper):
 
     @property
     def meta_variables(self) -> list[keras.Variable]:
-        """The model's meta-learned variables: all trainable ones outside `task_layers`."""
+        """The model's trainable variables outside `task_layers`; known after the first `task`."""
         return self._recorder.meta_variables
 
     @property
@@ -260,16 +254,23 @@ class LeapOptimizer(OptimizerWrapper):
         """Energy of the last task's path (eq. 7 with p = 2)."""
         return float(self._recorder.path().energy) if self.built else 0.0
 
-    # -- the interface of Keras optimizers --------------------------------------------------
-
-    @tf.autograph.experimental.do_not_convert
+    @tf.autograph.experimental.do_not_convert  # it stores a tensor of the trace for `apply`
     def scale_loss(self, loss):
-        """Keeps the loss of this step, and returns it as the inner optimizer scales it."""
+        """Stores the loss of this step for `apply`, and returns what the inner optimizer scales."""
         self._loss = loss
         return self.inner_optimizer.scale_loss(loss)
 
     def apply(self, grads, trainable_variables=None):
-        """Adds a point to the path, then makes a step of the inner optimizer."""
+        """Applies the gradients with the inner optimizer; in a task, first extends the path.
+
+        Args:
+            grads: the gradients of the scaled loss, one per variable.
+            trainable_variables: all variables of the model, in the same order in every step.
+
+        Raises:
+            RuntimeError: `scale_loss` was not called in this step.
+            ValueError: the variables are not those this optimizer was built with.
+        """
         gradients = list(grads)
         if trainable_variables is not None:
             trainable_variables = list(trainable_variables)
@@ -278,9 +279,9 @@ class LeapOptimizer(OptimizerWrapper):
         if self._loss is None:
             raise RuntimeError(
                 "LeapOptimizer has not seen the loss of this step. In your own training loop, call "
-                "`loss = optimizer.scale_loss(loss)` inside the tape. Under model.fit, another "
-                "optimizer wraps this one: compile with auto_scale_loss=False and put the "
-                "LossScaleOptimizer inside, LeapOptimizer(LossScaleOptimizer(...), ...)."
+                "`loss = optimizer.scale_loss(loss)` inside the tape. Under model.fit, Keras has "
+                "wrapped this optimizer for loss scaling: compile with auto_scale_loss=False and "
+                "use LeapOptimizer(LossScaleOptimizer(...), ...)."
             )
         loss, self._loss = self._loss, None
         expected = [id(variable) for variable in self._recorder.variables]
@@ -313,11 +314,11 @@ class LeapOptimizer(OptimizerWrapper):
 
     @property
     def learning_rate(self):
+        """The inner learning rate. A value set inside a task lasts until the task ends."""
         return self.inner_optimizer.learning_rate
 
     @learning_rate.setter
     def learning_rate(self, learning_rate):
-        """Sets the inner learning rate; inside a task, until the end of the task only."""
         self.inner_optimizer.learning_rate = learning_rate
         if self.built and not self._in_task:
             self._task_learning_rate.assign(learning_rate)
@@ -325,8 +326,6 @@ class LeapOptimizer(OptimizerWrapper):
     @property
     def _has_settable_rate(self):
         return isinstance(self.inner_optimizer.learning_rate, keras.Variable)
-
-    # -- saving -----------------------------------------------------------------------------
 
     def get_config(self):
         return {
@@ -343,9 +342,7 @@ class LeapOptimizer(OptimizerWrapper):
     def from_config(cls, config, custom_objects=None):
         config = dict(config)
         for key in ("inner_optimizer", "meta_optimizer"):
-            config[key] = keras.saving.deserialize_keras_object(
-                config[key], custom_objects=custom_objects
-            )
+            config[key] = keras.saving.deserialize_keras_object(config[key], custom_objects)
         return cls(**config)
 
     def save_own_variables(self, store):
@@ -361,12 +358,11 @@ class LeapOptimizer(OptimizerWrapper):
         if packed is not None:
             self._statistics.deserialize(np.asarray(packed).tobytes())
 
-    # -- implementation ---------------------------------------------------------------------
-
     def _build(self, variables):
         self.inner_optimizer.build(variables)
         super().build(variables)
         self._reset_inner_optimizer = OptimizerReset(self.inner_optimizer)
+        # A loaded optimizer is built without the model, so layers are found in variables' paths.
         task_layers = set(self.task_layers)
         meta_indices = [
             index
@@ -377,7 +373,7 @@ class LeapOptimizer(OptimizerWrapper):
             raise ValueError("All trainable layers are task_layers; nothing is left to meta-learn.")
         self._recorder = PathRecorder(self.add_variable, variables, meta_indices, self.geometry)
         self._initialization = [
-            # The name includes that of the variable, which may be exempt from weight decay by name.
+            # `exclude_from_weight_decay(var_names=...)` of the meta-optimizer matches this name.
             self.add_variable(
                 shape=variable.shape, dtype=variable.dtype, name=f"theta_{index}_{variable.name}"
             )
@@ -404,8 +400,9 @@ class LeapOptimizer(OptimizerWrapper):
         if compiled is not None and compiled is not self:
             raise ValueError(
                 f"The model is compiled with {type(compiled).__name__}, not with this "
-                "LeapOptimizer. Compile it with this one; under mixed_float16 with "
-                "auto_scale_loss=False and the LossScaleOptimizer inside."
+                "LeapOptimizer. Compile it with this one. Under mixed_float16, also pass "
+                "auto_scale_loss=False and wrap the inner optimizer: "
+                "LeapOptimizer(LossScaleOptimizer(...), ...)."
             )
         self.build(model.trainable_variables)
         known = {id(variable) for variable in self._recorder.variables}
@@ -414,17 +411,16 @@ class LeapOptimizer(OptimizerWrapper):
                 "The model's trainable variables are not those this LeapOptimizer was built with. "
                 "Use one optimizer per model, and set `trainable` before the first task."
             )
-        # A loaded optimizer is built before it knows the model, so `_build` finds the variables of
-        # task layers by their paths. A name that is a part of other paths would select those too.
+        # The name of a task layer may also occur in the path of another layer, see `_build`.
         in_layers = layer_variables(model, self.task_layers)
         by_layer = {id(variable) for variable in in_layers if variable.trainable}
         by_path = known - {id(variable) for variable in self.meta_variables}
         if by_layer != by_path:
             paths = {id(each): each.path for each in (*in_layers, *self._recorder.variables)}
             raise ValueError(
-                f"task_layers={list(self.task_layers)} do not distinguish the variables "
-                f"{sorted({paths[key] for key in by_layer ^ by_path})} from others. Give the "
-                "layers in task_layers names that occur nowhere else in the model."
+                f"task_layers={list(self.task_layers)} is ambiguous: the variables "
+                f"{sorted({paths[key] for key in by_layer ^ by_path})} match by name only or by "
+                "layer only. Give task layers names that occur nowhere else in the model."
             )
         self._model = weakref.ref(model)
         if not self._initialized.numpy():
@@ -434,7 +430,7 @@ class LeapOptimizer(OptimizerWrapper):
         self._statistics.attach(model)
 
     def _restore_initialization(self, model):
-        """Assigns the initialization, reinitializes task layers and resets the inner optimizer."""
+        """Assigns the initialization, draws task layers and resets the inner optimizer."""
         for variable, theta in zip(self.meta_variables, self._initialization):
             variable.assign(theta.value)
         self._statistics.restore(model)

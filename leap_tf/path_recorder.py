@@ -22,7 +22,13 @@ from leap_tf.serialization import pack_arrays, unpack_arrays
 def add_accumulators(
     add_variable: Callable[..., keras.Variable], variables: Sequence[keras.Variable], name: str
 ) -> list[keras.Variable]:
-    """Adds a variable for a sum over a path, one for each of the given variables."""
+    """Adds one variable per given variable, with its shape and the dtype of accumulators.
+
+    Args:
+        add_variable: the optimizer's `add_variable(shape, dtype, name)`.
+        variables: the given variables.
+        name: the common part of the names.
+    """
     return [
         add_variable(
             shape=variable.shape,
@@ -93,9 +99,10 @@ class PathRecorder:
         A step that dynamic loss scaling will skip adds no point.
 
         Args:
-            loss: the unscaled loss. A loss that is not finite marks the task as diverged.
-            gradients: of the loss as `optimizer` scales it, one for each trainable variable; None
-                if the loss does not depend on the variable.
+            loss: the unscaled loss, a scalar. If it is not finite, the task is marked as diverged,
+                even if loss scaling skips the step.
+            gradients: of the loss as `optimizer` scales it, one per trainable variable and in its
+                shape; None if the loss does not depend on the variable.
             optimizer: the inner optimizer.
         """
         makes_step: tf.Tensor | bool = True
@@ -157,8 +164,8 @@ class PathRecorder:
         if points < 2:
             raise ValueError(
                 f"Loss scaling skipped {steps - points} of {steps} steps of this task, and a path "
-                "needs at least two. Lower initial_scale of the LossScaleOptimizer, or train "
-                "longer on a task."
+                "needs at least two that were not skipped. Lower initial_scale of the "
+                "LossScaleOptimizer, or train longer on a task."
             )
         start = [tf.convert_to_tensor(theta.value) for theta in initialization]
         end = [tf.convert_to_tensor(variable.value) for variable in self.meta_variables]
@@ -178,7 +185,7 @@ class StatisticsRecorder(tf.train.experimental.PythonState):
     """The non-trainable variables that tasks start from, and the sum of what tasks changed.
 
     Args:
-        task_layers: names of layers that are reinitialized for every task.
+        task_layers: names of layers that get new values for every task.
         learned: whether running statistics are learned. All others keep their initial values.
     """
 

@@ -3,10 +3,11 @@
 from leap_tf.functional.checks import (
     UnsupportedModelError,
     WrongSecondDerivativesError,
-    check_no_loss_scaling,
+    check_meta_optimizer,
     check_no_stopped_gradients_in,
     check_optimizer,
     check_training_rule,
+    check_unused,
     check_variables,
     error_context,
 )
@@ -40,9 +41,9 @@ __all__ = [
     "Batch", "ErrorFunction", "FunctionalModel", "FunctionalOptimizer", "OptimizerReset",
     "OptimizerWrapper", "TaskLayers", "TotalLoss", "UnsupportedModelError",
     "WrongSecondDerivativesError", "all_finite", "apply_if_finite", "as_loss",
-    "check_no_loss_scaling", "check_no_stopped_gradients_in", "check_optimizer", "check_policy",
-    "check_task_data", "check_training_rule", "check_variables", "copy_with_values",
-    "default_metrics", "error_context", "layer_variables", "meta_learned_indices", "output_layer",
-    "running_statistics", "task_batches", "unpack_batch",
+    "check_meta_optimizer", "check_no_stopped_gradients_in", "check_optimizer", "check_policy",
+    "check_task_data", "check_training_rule", "check_unused", "check_variables",
+    "copy_with_values", "default_metrics", "error_context", "layer_variables",
+    "meta_learned_indices", "output_layer", "running_statistics", "task_batches", "unpack_batch",
 ]
 # fmt: on

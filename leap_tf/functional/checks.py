@@ -46,9 +46,10 @@ def check_training_rule(model: keras.Model) -> None:
 
 
 def check_optimizer(optimizer: keras.optimizers.Optimizer, role: str) -> None:
-    """Checks that each step of an optimizer, and of those it wraps, is a step of a gradient path.
+    """Checks that every call of `apply` of an optimizer makes one gradient step.
 
     Args:
+        optimizer: the optimizer. Those that it wraps are checked too.
         role: the argument's name, for the message.
 
     Raises:
@@ -67,8 +68,8 @@ def check_optimizer(optimizer: keras.optimizers.Optimizer, role: str) -> None:
         )
     if optimizer.use_ema:
         raise ValueError(
-            f"{role} has use_ema=True, which replaces the parameters by their average without a "
-            "point on the path. Build it without EMA."
+            f"{role} has use_ema=True, which overwrites the parameters with their moving average. "
+            "The meta-learner would not see this change. Build it without EMA."
         )
     if isinstance(optimizer, keras.optimizers.ScheduleFreeAdamW):
         raise ValueError(
@@ -101,13 +102,44 @@ def check_variables(variables: Iterable[keras.Variable]) -> None:
     overwritten = [v.path for v in variables if getattr(v, "overwrite_with_gradient", False)]
     if overwritten:
         raise ValueError(
-            f"The gradients of {overwritten} are new values, not gradients (float8 training), so "
-            "they have no gradient path. Use a float32 or mixed policy."
+            f"Keras overwrites the variables {overwritten} with their gradients (float8 training), "
+            "so they have no gradient path. Use a float32 or mixed-precision policy."
         )
 
 
-def check_no_loss_scaling(meta_optimizer: keras.optimizers.Optimizer) -> None:
-    """Raises ValueError if a meta-optimizer divides its gradients by the scale of a loss."""
+def check_unused(optimizer: keras.optimizers.Optimizer, role: str) -> None:
+    """Checks an optimizer as `check_optimizer` does, and that it has no state.
+
+    Raises:
+        TypeError, ValueError: see `check_optimizer`; or the optimizer has been built.
+    """
+    check_optimizer(optimizer, role)
+    if optimizer.built:
+        raise ValueError(
+            f"{role} has been used already, so it has state from other training. Pass a new "
+            "optimizer."
+        )
+
+
+def check_meta_optimizer(
+    meta_optimizer: keras.optimizers.Optimizer, *others: keras.optimizers.Optimizer | None
+) -> None:
+    """Checks that an optimizer can update the initialization.
+
+    Args:
+        meta_optimizer: the optimizer.
+        others: the optimizers that train on tasks.
+
+    Raises:
+        TypeError, ValueError: see `check_unused`; or it is one of the others, or divides gradients
+            by the scale of a loss.
+    """
+    if any(meta_optimizer is other for other in others):
+        raise ValueError(
+            "The same optimizer object cannot train on tasks and move the initialization. Pass two "
+            "optimizers, for example keras.optimizers.SGD(0.1) twice."
+        )
+    check_unused(meta_optimizer, "meta_optimizer")
     if meta_optimizer.loss_scale_factor or isinstance(
         meta_optimizer, keras.optimizers.LossScaleOptimizer
     ):
@@ -155,8 +187,8 @@ def error_context(task: Task, part: str = "a training batch") -> Iterator[None]:
     except tf.errors.OutOfRangeError as error:
         raise ValueError(
             f"Task {task.name!r} has fewer training batches than the learner's steps and query "
-            "batches together, or no held-out ones to stop by. Repeat its data set, or make fewer "
-            "steps."
+            "batches together, or its stop rule has no validation batches. Repeat its data set, or "
+            "make fewer steps."
         ) from error
     except UnsupportedModelError as error:
         raise error.without_trace() from error
@@ -177,7 +209,7 @@ def error_context(task: Task, part: str = "a training batch") -> Iterator[None]:
         if isinstance(error, _OF_DATA):
             raise ValueError(message) from error
         raise type(error)(error.node_def, error.op, message) from error
-    except (ValueError, TypeError) as error:  # in tracing: the data's shapes, or a user's code
+    except (ValueError, TypeError) as error:  # in tracing, by the data's shapes or by user code
         raise ValueError(
             f"Task {task.name!r} cannot be trained on. Either its inputs do not have the shape and "
             "dtype of the model's, or the loss, the error function or the learner fails on them: "
@@ -194,7 +226,7 @@ _FRAME = re.compile(
 
 
 def _gist(error):
-    """The line that says why: the first after TensorFlow's frame, the last of a traced function."""
+    """Returns the line with the reason: the last of a traced function's error, else the first."""
     text = re.sub(r"\x1b\[\d*m", "", str(getattr(error, "message", error)))
     lines = [line.strip() for line in text.splitlines()]
     traced = bool(lines) and lines[0].endswith("in user code:")

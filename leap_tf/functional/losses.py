@@ -19,10 +19,7 @@ _ACCURACIES: dict[type, tuple[Any, Any]] = {
         keras.metrics.categorical_accuracy,
         keras.metrics.CategoricalAccuracy,
     ),
-    keras.losses.BinaryCrossentropy: (
-        keras.metrics.binary_accuracy,
-        keras.metrics.BinaryAccuracy,
-    ),
+    keras.losses.BinaryCrossentropy: (keras.metrics.binary_accuracy, keras.metrics.BinaryAccuracy),
 }
 
 
@@ -71,27 +68,27 @@ class TotalLoss(keras.losses.Loss):
         return {"losses": tf.nest.map_structure(keras.losses.serialize, self.losses)}
 
 
-def as_loss(loss):
-    if isinstance(loss, (Mapping, list, tuple)):
-        return TotalLoss(tf.nest.map_structure(as_loss, loss))
-    return _loss_named(loss) if isinstance(loss, str) else loss
+def as_loss(loss: Any) -> Any:
+    """Returns a loss object for a name such as "mse" or "MeanSquaredError", or a nest of losses.
 
-
-def _loss_named(name: str) -> keras.losses.Loss:
-    """Returns the Keras loss of a name such as "mse" or "MeanSquaredError".
+    Other values are returned as they are.
 
     Raises:
-        ValueError: Keras knows no loss of this name.
+        ValueError: Keras has no loss of this name, or see `TotalLoss`.
     """
-    loss = keras.losses.get(name)
-    if isinstance(loss, keras.losses.Loss):
+    if isinstance(loss, (Mapping, list, tuple)):
+        return TotalLoss(tf.nest.map_structure(as_loss, loss))
+    if not isinstance(loss, str):
         return loss
+    found = keras.losses.get(loss)
+    if isinstance(found, keras.losses.Loss):
+        return found
     for cls in vars(keras.losses).values():
         if isinstance(cls, type) and cls is not keras.losses.Loss:
             instance = cls()
-            if getattr(instance, "fn", None) is loss:
+            if getattr(instance, "fn", None) is found:
                 return instance
-    raise ValueError(f"Keras has no loss class for {name!r}. Pass a keras.losses.Loss.")
+    raise ValueError(f"Keras has no loss class for {loss!r}. Pass a keras.losses.Loss.")
 
 
 def default_error(loss: keras.losses.Loss) -> ErrorFunction:
@@ -102,9 +99,8 @@ def default_error(loss: keras.losses.Loss) -> ErrorFunction:
     if isinstance(loss, TotalLoss):
         return functools.partial(_mean_error, loss)
     for accuracy, _, options in _accuracies(loss):
-        return lambda targets, outputs: (
-            1.0 - tf.cast(accuracy(targets, outputs, **options), tf.float32)
-        )
+        correct = functools.partial(accuracy, **options)
+        return lambda targets, outputs: 1.0 - tf.cast(correct(targets, outputs), tf.float32)
     return functools.partial(_example_losses, loss)
 
 
@@ -149,8 +145,8 @@ def _mean_error(total, targets, outputs):
 def check_mean(loss):
     if loss.reduction not in _MEANS:
         raise ValueError(
-            f"loss has reduction={loss.reduction!r}. A path needs one number a batch, and one "
-            "that does not grow with the batch: use the default, 'sum_over_batch_size'."
+            f"loss has reduction={loss.reduction!r}. It must be a mean over the batch, so that it "
+            "does not depend on the batch size. Use the default, 'sum_over_batch_size'."
         )
 
 

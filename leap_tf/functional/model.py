@@ -21,7 +21,7 @@ from leap_tf.tasks import Task, batches_of
 
 
 class Batch(NamedTuple):
-    """Inputs, targets and optional weights of examples."""
+    """Inputs [n, ...], targets [n, ...] and optional weights [n] of n examples."""
 
     inputs: tf.Tensor
     targets: tf.Tensor
@@ -32,7 +32,7 @@ class BatchResult(NamedTuple):
     """The outputs, the loss and the errors of a model on a batch."""
 
     outputs: Any  # a tensor, or a nest of tensors
-    loss: tf.Tensor  # scalar, the mean over the batch
+    loss: tf.Tensor  # scalar, the mean over the batch, with regularization in training
     loss_weight: tf.Tensor  # scalar, the weight of that mean in a mean over several batches
     errors: tf.Tensor  # [n] float32, of each example
     weights: tf.Tensor  # [n] float32, of each error
@@ -54,10 +54,10 @@ class FunctionalModel:
 
     Args:
         model: a built model.
-        loss: a mean over the batch.
-        error: from targets and outputs to one number per example, the error in curves and tables.
-            By default 1 for a wrong label and 0 for a right one if `loss` is a cross-entropy, else
-            the loss of the example.
+        loss: a Keras loss whose reduction is a mean over the batch.
+        error: a function of targets and outputs that returns one error per example, [n] or more,
+            for curves and tables. By default the share of wrong labels of the example if `loss` is
+            a cross-entropy, else the loss of the example.
 
     Raises:
         TypeError: `loss` is not a loss object.
@@ -76,7 +76,7 @@ class FunctionalModel:
             )
         if not isinstance(loss, keras.losses.Loss):
             raise TypeError(
-                f"loss must be a keras.losses.Loss, and is {loss!r}. Use for example "
+                f"loss must be a keras.losses.Loss. Received: {loss!r}. Use, for example, "
                 "keras.losses.SparseCategoricalCrossentropy(from_logits=True)."
             )
         check_mean(loss)
@@ -124,17 +124,15 @@ class FunctionalModel:
         return [tf.convert_to_tensor(variable.value) for variable in self.variables]
 
     def state(self, seed: int | tf.Tensor) -> list[tf.Tensor]:
-        """Returns the current values of all other variables, with new seeds of random layers."""
-        state = [
-            tf.convert_to_tensor(variable.value) for variable in self.model.non_trainable_variables
-        ]
+        """Returns the values of the non-trainable variables, with new seeds of random layers.
+
+        Args:
+            seed: decides the seeds of random layers.
+        """
+        state = [tf.convert_to_tensor(each.value) for each in self.model.non_trainable_variables]
         for order, index in enumerate(self._seed_states):
-            draw = tf.random.stateless_uniform(
-                (),
-                tf.stack([tf.cast(seed, tf.int64), order]),
-                maxval=2**31 - 1,
-                dtype=tf.int32,
-            )
+            seeds = tf.stack([tf.cast(seed, tf.int64), order])
+            draw = tf.random.stateless_uniform((), seeds, maxval=2**31 - 1, dtype=tf.int32)
             state[index] = tf.cast(tf.stack([draw, 0]), state[index].dtype)
         return state
 
@@ -174,9 +172,17 @@ class FunctionalModel:
     ) -> BatchResult:
         """Runs the model on a batch, as a Keras train or test step does.
 
-        The loss is in float32 or wider, and includes regularization (`penalties`) by default only
-        in training. Sample weights apply to errors as to the loss, so examples of weight 0 are
-        padding. So are outputs that the model masks.
+        Sample weights and masks apply to errors as to the loss.
+
+        Args:
+            parameters: one tensor per trainable variable.
+            state: one tensor per non-trainable variable.
+            batch: n examples.
+            training: whether layers run as in training.
+            penalties: whether the loss includes regularization; by default only in training.
+
+        Returns:
+            The outputs, the loss in float32 or wider, the errors, and the state after the batch.
 
         Raises:
             UnsupportedModelError: a layer assigns a variable that it cannot assign in a functional
@@ -228,10 +234,8 @@ class FunctionalModel:
             outputs = self._network(inputs, **options)
             regularization = list(self._network.losses)
         self._check_assignments(scope, given)
-        new_state = [
-            scope.get_current_value(variable) for variable in self.model.non_trainable_variables
-        ]
-        return outputs, new_state, regularization
+        state = [scope.get_current_value(each) for each in self.model.non_trainable_variables]
+        return outputs, state, regularization
 
     def _check_assignments(self, scope, given):
         """Refuses a model whose call assigned variables other than those of the state."""
@@ -293,7 +297,11 @@ def _is_seed(variable):
 
 
 def unpack_batch(element) -> Batch:
-    """Returns (inputs, targets) or (inputs, targets, sample_weight) as a `Batch`."""
+    """Returns (inputs, targets) or (inputs, targets, sample_weight) as a `Batch`.
+
+    Raises:
+        ValueError: the element has another structure.
+    """
     if isinstance(element, (tuple, list)) and len(element) in (2, 3):
         return Batch(*element)
     raise ValueError(
@@ -350,7 +358,7 @@ def check_task_data(task: Task, inputs: Any, model: FunctionalModel, resized: bo
 def scope_of(
     values: Iterable[tuple[keras.Variable, tf.Tensor]], collect_losses: bool = False
 ) -> keras.StatelessScope:
-    """Returns a scope in which variables have other values and assignments change only these.
+    """Returns a scope in which variables take given values and assignments do not reach them.
 
     Unlike in the constructor of `keras.StatelessScope`, a value may have another shape than its
     variable: heads have as many units as a task has classes.

@@ -52,24 +52,20 @@ class FunctionalOptimizer:
         check_variables(variables)
         self._optimizer = _backend_neutral_copy(optimizer, variables)
         self._variables = list(variables)
-        self._first_rate, rate = _make_scalable(self._optimizer)
+        self._rate_factor, rate = _make_scalable(self._optimizer)
         self._optimizer.build(self._variables)
         self._initial_slots = [variable.numpy() for variable in self._optimizer.variables]
-        self._rate_index = next(
-            index for index, slot in enumerate(self._optimizer.variables) if slot is rate
-        )
+        self._rate_index = [id(slot) for slot in self._optimizer.variables].index(id(rate))
         position = {id(variable): index for index, variable in enumerate(self._variables)}
         references = self._optimizer.reference_of
-        self._owners = [
-            position.get(references.get(id(slot))) for slot in self._optimizer.variables
-        ]
+        slots = self._optimizer.variables
+        self._owners = [position.get(references.get(id(slot))) for slot in slots]
 
     @property
     def resizes(self) -> bool:
         """Whether parameters may change size: every slot is a scalar or shaped like a parameter."""
-        return not any(
-            owner is None and value.ndim for owner, value in zip(self._owners, self._initial_slots)
-        )
+        slots = zip(self._owners, self._initial_slots)
+        return not any(owner is None and value.ndim for owner, value in slots)
 
     def initial_slots(
         self, parameters: Sequence[tf.Tensor], learning_rate: tf.Tensor | None = None
@@ -79,15 +75,20 @@ class FunctionalOptimizer:
         Args:
             parameters: values of the variables. The slots of one with an unknown dimension take
                 the shape of the value.
-            learning_rate: float32 rate of the first step, to which a schedule is scaled; by
-                default the configured one.
+            learning_rate: float32 rate of the first step; by default the configured one. A schedule
+                is scaled so that it starts at this rate.
+
+        Raises:
+            ValueError: the optimizer cannot resize, or its schedule starts at zero.
         """
         free = {index for index, value in enumerate(parameters) if None in value.shape}
         if free and not self.resizes:
             raise ValueError(
-                f"{self._optimizer.name} keeps slots of a shape of their own, so it cannot train "
-                "heads whose number of classes differs between tasks. Use for example SGD or Adam."
+                f"{self._optimizer.name} has state variables whose shapes differ from the "
+                "parameters' shapes, so it cannot train heads whose number of classes differs "
+                "between tasks. Use for example SGD or Adam."
             )
+        # Keras initializes every slot of a parameter with a constant.
         slots = [
             tf.fill(tf.shape(parameters[owner]), value.flat[0])
             if owner in free
@@ -95,12 +96,12 @@ class FunctionalOptimizer:
             for owner, value in zip(self._owners, self._initial_slots)
         ]
         if learning_rate is not None:
-            if not self._first_rate:
+            if not self._rate_factor:
                 raise ValueError(
                     "The learning-rate schedule starts at zero, so it cannot be scaled to start at "
                     "the requested rate. Start it at a small positive rate."
                 )
-            slots[self._rate_index] = learning_rate / self._first_rate
+            slots[self._rate_index] = learning_rate / self._rate_factor
         return slots
 
     def apply(
@@ -134,7 +135,8 @@ def apply_if_finite(
 ) -> bool:
     """Applies gradients unless a variable or a slot of the optimizer would overflow.
 
-    Returns whether they were applied. If not, variables and optimizer have their old values.
+    Returns:
+        Whether they were applied. If not, the variables and the optimizer keep their values.
     """
     touched = [*variables, *optimizer.variables]
     before = [tf.identity(variable.value) for variable in touched]
@@ -147,7 +149,10 @@ def apply_if_finite(
 
 
 class OptimizerReset:
-    """Resets a Keras optimizer, built and still without a step, to its unused state when called."""
+    """A callable that resets a Keras optimizer to its state at construction of this object.
+
+    Create it after `build` and before the first step.
+    """
 
     def __init__(self, optimizer: keras.optimizers.Optimizer):
         self._optimizer = optimizer
@@ -160,15 +165,8 @@ class OptimizerReset:
 
 # Settings that every Keras optimizer has. The wrapper has none of its own.
 _SETTINGS = (
-    "clipnorm",
-    "clipvalue",
-    "ema_momentum",
-    "ema_overwrite_frequency",
-    "global_clipnorm",
-    "gradient_accumulation_steps",
-    "loss_scale_factor",
-    "use_ema",
-    "weight_decay",
+    *("clipnorm", "clipvalue", "global_clipnorm", "weight_decay", "loss_scale_factor"),
+    *("use_ema", "ema_momentum", "ema_overwrite_frequency", "gradient_accumulation_steps"),
 )
 _OWN = ("built", "learning_rate", "name", "seed")
 
@@ -253,12 +251,12 @@ for _name in _SETTINGS:
 
 
 def _backend_neutral_copy(optimizer, variables):
-    # As the second base class, the neutral methods precede TensorFlow's in the method resolution
-    # order, and follow those of the optimizer.
+    # The class with the backend-neutral methods is the second base, so they override TensorFlow's
+    # methods but not those of the optimizer.
     original = type(optimizer)
     functional = type(f"Functional{original.__name__}", (original, _backend_neutral_class()), {})
     copy = functional.from_config(optimizer.get_config())
-    copy.reference_of = {}
+    copy.reference_of = {}  # filled by `add_variable_from_reference` below
     # The configuration does not include the variables that are exempt from weight decay.
     exempt = getattr(optimizer, "_exclude_from_weight_decay", set())
     copy._exclude_from_weight_decay = {
@@ -298,7 +296,11 @@ def _backend_neutral_class() -> type:
 
 
 def _make_scalable(optimizer):
-    """Returns (c, slot) of an unbuilt optimizer, whose first learning rate is c times the slot."""
+    """Makes the learning rate of an unbuilt optimizer adjustable.
+
+    Returns:
+        (c, slot): the first learning rate is c times the slot, which scales a schedule.
+    """
     schedule = rate = optimizer._learning_rate
     if isinstance(rate, keras.Variable):
         return 1.0, rate

@@ -1,4 +1,4 @@
-"""Layers that are reinitialized for every task, such as heads.
+"""Task layers: layers that get new values for every task, such as heads.
 
 Keras does not keep the initializer of a built variable. `TaskLayers` therefore builds each layer
 once more from its configuration and records the initializers. New values are then a function of a
@@ -19,12 +19,9 @@ from leap_tf.functional.checks import UnsupportedModelError
 
 # Initializers whose distribution does not depend on the shape.
 _SHAPE_INDEPENDENT = (
-    keras.initializers.Constant,
-    keras.initializers.Ones,
-    keras.initializers.RandomNormal,
-    keras.initializers.RandomUniform,
+    *(keras.initializers.Constant, keras.initializers.Ones, keras.initializers.Zeros),
+    *(keras.initializers.RandomNormal, keras.initializers.RandomUniform),
     keras.initializers.TruncatedNormal,
-    keras.initializers.Zeros,
 )
 # Standard deviation of a standard normal that is truncated at ±2.
 _TRUNCATED_NORMAL_DEVIATION = 0.87962566103423978
@@ -42,9 +39,13 @@ class _Weight(NamedTuple):
 class TaskLayers:
     """Draws new initial values for the weights of some layers.
 
+    Args:
+        model: a built model.
+        layer_names: the names of the layers.
+
     Raises:
-        ValueError: the model has no layer of a name, or a layer makes weights without its method
-            `add_weight`.
+        ValueError: a name in `layer_names` is not that of a layer of the model, or a layer creates
+            weights without `add_weight`.
     """
 
     def __init__(self, model: keras.Model, layer_names: Sequence[str]):
@@ -59,7 +60,7 @@ class TaskLayers:
 
         Args:
             seed: decides the values.
-            units: another number of units for some Dense layers, by name.
+            units: overrides the number of units of Dense layers, by name.
 
         Raises:
             ValueError: a layer cannot have another number of units.
@@ -71,8 +72,8 @@ class TaskLayers:
             if wanted is not None and (tf.is_tensor(wanted) or wanted != weight.shape[-1]):
                 if weight.layer not in self._dense:
                     raise ValueError(
-                        f"Tasks need {wanted} outputs of the layer {weight.layer!r}, and only a "
-                        "Dense layer can have another number of outputs on every task."
+                        f"Tasks need {wanted} outputs of the layer {weight.layer!r}, and only "
+                        "Dense layers can be resized."
                     )
                 if tf.is_tensor(wanted):
                     check_resizable(weight.initializer, weight.variable.path)
@@ -95,17 +96,14 @@ def layer_variables(model: keras.Model, layer_names: Sequence[str]) -> list[kera
 def meta_learned_indices(model: keras.Model, task_layers: Sequence[str]) -> list[int]:
     """Returns the indices of the model's trainable variables outside its task layers."""
     excluded = {id(variable) for variable in layer_variables(model, task_layers)}
-    return [
-        index
-        for index, variable in enumerate(model.trainable_variables)
-        if id(variable) not in excluded
-    ]
+    variables = enumerate(model.trainable_variables)
+    return [index for index, variable in variables if id(variable) not in excluded]
 
 
 def check_policy(policy: str) -> None:
     """Raises ValueError if there is no such policy for running statistics."""
     if policy not in ("learned", "fresh"):
-        raise ValueError(f"running_statistics must be 'learned' or 'fresh', and is {policy!r}.")
+        raise ValueError(f"running_statistics must be 'learned' or 'fresh'. Received: {policy!r}.")
 
 
 def running_statistics(model: keras.Model, task_layers: Sequence[str]) -> list[keras.Variable]:
@@ -118,11 +116,8 @@ def running_statistics(model: keras.Model, task_layers: Sequence[str]) -> list[k
     for layer in model._flatten_layers():
         if not layer.trainable:
             fixed |= {id(variable) for variable in layer.variables}
-    return [
-        variable
-        for variable in model.non_trainable_variables
-        if id(variable) not in fixed and keras.backend.is_float_dtype(variable.dtype)
-    ]
+    variables = [each for each in model.non_trainable_variables if id(each) not in fixed]
+    return [each for each in variables if keras.backend.is_float_dtype(each.dtype)]
 
 
 def copy_with_values(model: keras.Model, values: Mapping[int, tf.Tensor]) -> keras.Model:
@@ -181,18 +176,18 @@ def _draw(initializer, shape, dtype, seed):
 
 
 def check_resizable(initializer: Callable, name: str) -> None:
-    """Raises ValueError if an initializer cannot draw a matrix or vector of a tensor's shape."""
+    """Raises ValueError if an initializer needs a static shape."""
     if not (_scales_with_fans(initializer) or isinstance(initializer, _SHAPE_INDEPENDENT)):
         raise ValueError(
-            f"{name} has the initializer {initializer!r}, which has to know the number of units "
-            "beforehand. Use for example GlorotUniform."
+            f"{name} has the initializer {initializer!r}, which needs a fixed number of units. "
+            "Use, for example, GlorotUniform."
         )
 
 
 class _TensorSeed(keras.random.SeedGenerator):
     """A seed generator that returns a tensor and has no variable."""
 
-    def __init__(self, seed: tf.Tensor):
+    def __init__(self, seed: tf.Tensor):  # the constructor of the base would create a variable
         self._seed = seed
 
     def next(self, ordered=True):
@@ -233,6 +228,7 @@ def _recorded_weights(layer: keras.Layer) -> list[_Weight]:
     def recording(add_weight):
         def add(*args, **kwargs):
             weight = add_weight(*args, **kwargs)
+            # The defaults of keras.Layer.add_weight.
             default = "glorot_uniform" if "float" in weight.dtype else "zeros"
             initializers[id(weight)] = keras.initializers.get(kwargs.get("initializer") or default)
             return weight
@@ -248,8 +244,8 @@ def _recorded_weights(layer: keras.Layer) -> list[_Weight]:
         random.setstate(state)
     if any(id(weight) not in initializers for weight in copy.weights):
         raise ValueError(
-            f"The layer {layer.name!r} makes weights otherwise than by its add_weight, so they "
-            "cannot be reinitialized for every task."
+            f"The layer {layer.name!r} creates weights without add_weight, so they cannot get new "
+            "values for every task."
         )
     return [
         _Weight(original, layer.name, tuple(weight.shape), initializers[id(weight)])
@@ -270,7 +266,6 @@ def _find_layers(model, layer_names):
     if missing:
         raise ValueError(
             f"The model has no layer named {sorted(missing)}; it has "
-            f"{[layer.name for layer in layers]}. Name layers that are reinitialized for every "
-            "task."
+            f"{[layer.name for layer in layers]}."
         )
     return [layer for layer in layers if layer.name in wanted]

@@ -4,7 +4,7 @@ A learner observes the training of one task and returns the meta-gradient of tha
 are pure functions of tensors, traced into the inner loop once. Its state travels through the loop
 with a fixed structure and fixed shapes, so one learner serves any number of concurrent tasks.
 
-    learner_variables = learner.build(variables)      once, before training
+    learner_variables = learner.build(variables)      once per model, before training
     state = learner.begin_task(initialization)
     for each gradient step:
         state = learner.observe(state, PathPoint(parameters, loss, gradient))
@@ -13,7 +13,7 @@ with a fixed structure and fixed shapes, so one learner serves any number of con
 
 The meta-update is the same for all learners: the meta-optimizer descends on the mean of the
 meta-gradients over the tasks of a meta-batch. A learner receives tensors of the meta-learned
-parameters only, not those of layers that are reinitialized for every task.
+parameters only, not those of task layers, which get new values for every task.
 """
 
 import abc
@@ -45,9 +45,10 @@ class TaskEnd(NamedTuple):
     Attributes:
         initialization: θ⁰, before the first step.
         parameters: θᴷ, after the last step.
-        query_gradient: gradient of the mean loss of the query batches at θᴷ. With `second_order`
-            it is taken through all steps, with respect to θ⁰ and then the learner variables;
-            otherwise with respect to θᴷ. Empty if `query_batches` is 0.
+        query_gradient: one tensor per meta-learned parameter: the gradient of the mean loss of the
+            query batches with respect to θᴷ. With `second_order`, the gradient through all steps
+            with respect to θ⁰, followed by one tensor per learner variable. Empty if
+            `query_batches` is 0.
     """
 
     initialization: Tensors
@@ -77,9 +78,9 @@ class TrainingSetup:
         meta_optimizer: moves the initialization.
         steps_per_task: gradient steps on a task.
         meta_batch_size: tasks in a meta-step.
-        task_layers: names of layers that are reinitialized for every task.
+        task_layers: names of layers that get new values for every task.
         running_statistics: "learned" or "fresh", see `MetaTrainer`.
-        stopping: the rule that ends tasks early, or None.
+        stopping: the `leap_tf.training.StopRule` that ends tasks early, or None.
     """
 
     model: keras.Model
@@ -95,7 +96,7 @@ class TrainingSetup:
 def sample_tasks(
     distribution: TaskDistribution, count: int, meta_step: int, rng: np.random.Generator
 ) -> Sequence[Task]:
-    """Samples the tasks of a meta-step from the distribution, whatever its number."""
+    """Samples `count` tasks from the distribution. `meta_step` is ignored."""
     return distribution.sample(count, rng)
 
 
@@ -104,19 +105,19 @@ class TrainingPlan:
     """The models to train and the tasks to train them on.
 
     Attributes:
-        models: those that are meta-trained. Only the user's own may have layers that are
-            reinitialized for every task.
-        evaluation_model: the one that evaluation adapts to tasks.
+        models: the models that are meta-trained. Only the user's model may have task layers.
+        evaluation_model: the model that evaluation adapts to tasks.
         steps: gradient steps on each training task.
         minimum_steps: the fewest steps from which the learner can learn.
         sample_tasks: from (distribution, count, meta_step, rng) to the training tasks of a
             meta-step. The generator is its only source of randomness.
-        evaluation_task: from an evaluation task to the form of it that `evaluation_model` takes.
+        evaluation_task: a function that converts an evaluation task to the inputs that
+            `evaluation_model` expects.
         model_index: from a task to the index in `models` of the model that is trained on it.
         persistent_state: non-trainable variables that a meta-step sets to the mean of the values
             its tasks leave in them; all others keep their value. None, the default, stands for the
             running statistics of the models if those are learned, see `MetaTrainer`.
-        trains_parts: whether a task may leave some of the variables without a gradient.
+        trains_parts: whether a task is expected to leave some variables without a gradient.
     """
 
     models: Sequence[keras.Model]
@@ -164,10 +165,10 @@ class Learner(abc.ABC):
     def direction(self, gradients: Tensors, learner_values: Tensors) -> list[tf.Tensor | None]:
         """Returns the gradients that the inner optimizer applies, in training and evaluation.
 
-        None leaves a parameter unchanged, weight decay included.
+        For None, the optimizer skips the parameter; weight decay does not change it either.
 
         Args:
-            gradients: of the loss, one per meta-learned parameter.
+            gradients: the gradients of the loss, one per meta-learned parameter.
             learner_values: values of the learner variables.
         """
         return list(gradients)
@@ -177,7 +178,7 @@ class Learner(abc.ABC):
         """Returns the state after another step.
 
         Args:
-            state: before the step.
+            state: the state before the step.
             point: parameters *before* the step, with the loss and gradient of the batch there.
         """
 
@@ -238,10 +239,10 @@ class StatelessLearner(Learner):
 
 
 class Adaptation(StatelessLearner):
-    """Adapts to a task without meta-learning, along the direction of another learner.
+    """Trains on a task with the direction of another learner, and returns no meta-gradient.
 
     Args:
-        learner: gives the direction; `build` has been called.
+        learner: the learner whose `direction` is used. It must have been built.
         meta_indices: indices of that learner's parameters among all parameters.
     """
 
@@ -258,13 +259,13 @@ class Adaptation(StatelessLearner):
         return directions
 
     def end_task(self, state: Any, end: TaskEnd) -> TaskUpdate:
-        return TaskUpdate([], metrics={})
+        return TaskUpdate([], metrics={})  # nothing reads a meta-gradient of an adaptation
 
 
 class MeasuredAdaptation(Adaptation):
     """Adaptation that reports `path_length` and `path_energy`, eq. 7 of Flennerhag et al. 2019.
 
-    The path is that of all parameters, reinitialized layers included, and of the loss, so values
+    The path is that of all parameters, task layers included, and of the loss, so values
     of different learners can be compared.
     """
 

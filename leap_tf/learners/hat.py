@@ -24,6 +24,7 @@ import dataclasses
 
 import keras
 import tensorflow as tf
+from keras import layers
 
 from leap_tf.learners.base import TrainingPlan, TrainingSetup
 from leap_tf.learners.joint import NumberedTask, TaskHeads
@@ -36,35 +37,21 @@ _LARGEST_EMBEDDING = 6.0  # of |e|, as in Serrà et al.
 # Layers in which an output unit depends on the same input unit only. The activation of
 # `Activation` and the axis of `BatchNormalization` are checked too.
 _UNITWISE_LAYERS = (
-    keras.layers.Activation,
-    keras.layers.AveragePooling1D,
-    keras.layers.AveragePooling2D,
-    keras.layers.AveragePooling3D,
-    keras.layers.BatchNormalization,
-    keras.layers.Dropout,
-    keras.layers.ELU,
-    keras.layers.Flatten,
-    keras.layers.GaussianNoise,
-    keras.layers.GlobalAveragePooling2D,
-    keras.layers.GlobalMaxPooling2D,
-    keras.layers.LeakyReLU,
-    keras.layers.MaxPooling1D,
-    keras.layers.MaxPooling2D,
-    keras.layers.MaxPooling3D,
-    keras.layers.PReLU,
-    keras.layers.ReLU,
-    keras.layers.SpatialDropout1D,
-    keras.layers.SpatialDropout2D,
-    keras.layers.SpatialDropout3D,
-)
+    layers.Activation, layers.AveragePooling1D, layers.AveragePooling2D, layers.AveragePooling3D,
+    layers.BatchNormalization, layers.Dropout, layers.ELU, layers.Flatten, layers.GaussianNoise,
+    layers.GlobalAveragePooling2D, layers.GlobalMaxPooling2D, layers.LeakyReLU,
+    layers.MaxPooling1D, layers.MaxPooling2D, layers.MaxPooling3D, layers.PReLU, layers.ReLU,
+    layers.SpatialDropout1D, layers.SpatialDropout2D, layers.SpatialDropout3D,
+)  # fmt: skip
 
 
 class HAT(SequentialLearner):
     """Trains one network in which every task reserves the units it attends to.
 
-    Requires `task_layers=[head]`, `meta_batch_size=1` and the meta-optimizer SGD(1.0). If tasks
-    differ in their number of classes, the head must have as many units as the largest task. The
-    original also clips gradients to a norm of 10⁴; set `clipnorm` on the inner optimizer for that.
+    Requires `task_layers=[head]`, `meta_batch_size=1` and the default meta-optimizer SGD(1.0). If
+    tasks differ in their number of classes, the head must have as many units as the largest task.
+    The original also clips gradients to a norm of 10⁴; set `clipnorm` on the inner optimizer for
+    that.
 
     Attention is hard at the end of an epoch only, and evaluation uses hard attention. So
     `steps_per_task` and `every` of `stopping` must be multiples of `steps_per_epoch`. The steps and
@@ -89,11 +76,9 @@ class HAT(SequentialLearner):
         >>> import keras, leap_tf
         >>> model = leap_tf.conv_net((8, 8, 1), classes=3, filters=4, blocks=2)
         >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        >>> inner, meta = keras.optimizers.SGD(0.1), keras.optimizers.SGD(1.0)
         >>> learner = leap_tf.HAT(tasks=2, steps_per_epoch=50)
-        >>> trainer = leap_tf.MetaTrainer(
-        ...     model, loss, inner, meta, learner=learner, meta_batch_size=1, task_layers=["head"]
-        ... )
+        >>> options = {"learner": learner, "meta_batch_size": 1, "task_layers": ["head"]}
+        >>> trainer = leap_tf.MetaTrainer(model, loss, keras.optimizers.SGD(0.1), **options)
     """
 
     def __init__(
@@ -198,12 +183,8 @@ class HardAttentionModel(keras.Model):
         super().__init__(**kwargs)
         parts = split_into_blocks(original, head)
         _check_unitwise(parts)
-        self._settings = {
-            "head": head,
-            "tasks": tasks,
-            "largest_scale": largest_scale,
-            "penalty": penalty,
-        }
+        scale = {"largest_scale": largest_scale, "penalty": penalty}
+        self._settings = {"head": head, "tasks": tasks, **scale}
         self._original = keras.saving.serialize_keras_object(original)
         self.blocks = parts.blocks
         self.reshaping = parts.reshaping

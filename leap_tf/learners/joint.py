@@ -5,6 +5,7 @@ models that hold parts for single tasks take (inputs, number of the task, classe
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import keras
@@ -12,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from leap_tf.array_tasks import one_thread_options
+from leap_tf.errors import whole_number
 from leap_tf.learners.base import TrainingPlan, TrainingSetup
 from leap_tf.learners.leap import Reptile
 from leap_tf.tasks import Task, TaskDistribution, batches_of
@@ -58,33 +60,28 @@ class JointTraining(EndpointLearner):
     optimizer is reset at every meta-step. Training heads are kept from meta-step to meta-step; an
     evaluation task gets a new head.
 
-    Requires the meta-optimizer SGD(1.0), and `task_layers=[head]`, the name of a Dense layer that
-    is the model's output. If tasks differ in their number of classes, the head must have as many
-    units as the largest task. Without `task_layers`, all tasks share the whole model, head
+    Requires the default meta-optimizer SGD(1.0), and `task_layers=[head]`, the name of a Dense
+    layer that is the model's output. If tasks differ in their number of classes, the head must have
+    as many units as the largest task. Without `task_layers`, all tasks share the whole model, head
     included, and evaluation starts from it.
 
     Args:
         heads: the largest number of training tasks that have heads.
 
     Raises:
-        ValueError: `heads` is below 1.
+        TypeError, ValueError: `heads` is not a whole number, or below 1.
 
     Example:
 
         >>> import keras, leap_tf
         >>> model = leap_tf.conv_net((8, 8, 1), classes=3, blocks=2)
         >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        >>> inner, meta = keras.optimizers.SGD(0.1), keras.optimizers.SGD(1.0)
-        >>> learner = leap_tf.JointTraining(heads=20)
-        >>> trainer = leap_tf.MetaTrainer(
-        ...     model, loss, inner, meta, learner=learner, task_layers=["head"]
-        ... )
+        >>> options = {"learner": leap_tf.JointTraining(heads=20), "task_layers": ["head"]}
+        >>> trainer = leap_tf.MetaTrainer(model, loss, keras.optimizers.SGD(0.1), **options)
     """
 
     def __init__(self, heads: int = 50):
-        if heads < 1:
-            raise ValueError(f"heads must be at least 1. Received: heads={heads}.")
-        self.heads = heads
+        self.heads = whole_number("heads", heads, 1)
 
     def plan(self, setup: TrainingSetup) -> TrainingPlan:
         if setup.stopping:
@@ -92,31 +89,25 @@ class JointTraining(EndpointLearner):
                 "JointTraining trains on a mixture of tasks and cannot stop one of them early. "
                 "Leave stopping out."
             )
+        heads = self.heads if setup.task_layers else None
         plan = dataclasses.replace(
             super().plan(setup),
             steps=setup.steps_per_task * setup.meta_batch_size,
-            sample_tasks=_sample_mixture,
+            sample_tasks=functools.partial(_sample_mixture, heads=heads),
         )
-        if not setup.task_layers:
+        if heads is None:
             return plan
-        return dataclasses.replace(
-            plan,
-            models=[multi_headed(setup.model, self._head(setup), self.heads)],
-            sample_tasks=self._sample_numbered_mixture,
-        )
-
-    def _sample_numbered_mixture(
-        self, distribution: TaskDistribution, count: int, meta_step: int, rng: np.random.Generator
-    ) -> list[Task]:
-        numbers = task_numbers(distribution, self.heads)
-        sampled = distribution.sample(count, rng)
-        return [MixedTask([NumberedTask(numbers[task.name], task) for task in sampled])]
+        model = multi_headed(setup.model, self._head(setup), heads)
+        return dataclasses.replace(plan, models=[model])
 
 
-def _sample_mixture(
-    distribution: TaskDistribution, count: int, meta_step: int, rng: np.random.Generator
-) -> list[Task]:
-    return [MixedTask(distribution.sample(count, rng))]
+def _sample_mixture(distribution, count, meta_step, rng, heads):
+    """Samples a mixture of tasks, which are numbered if there are heads for them."""
+    if heads is None:
+        return [MixedTask(distribution.sample(count, rng))]
+    numbers = task_numbers(distribution, heads)
+    tasks = distribution.sample(count, rng)
+    return [MixedTask([NumberedTask(numbers[task.name], task) for task in tasks])]
 
 
 def multi_headed(model: keras.Model, head: str, heads: int) -> keras.Model:
@@ -173,9 +164,7 @@ class TaskHeads(keras.layers.Layer):
 
         shape = (self.heads, input_shape[0][-1], self.units)
         self.kernel = self.add_weight(shape=shape, initializer=draw_kernels, name="kernel")
-        self.bias = self.add_weight(
-            shape=(self.heads, self.units), initializer="zeros", name="bias"
-        )
+        self.bias = self.add_weight((self.heads, self.units), "zeros", name="bias")
 
     def call(self, inputs):
         features, task, classes = inputs
@@ -275,7 +264,7 @@ def task_numbers(distribution: TaskDistribution, most: int) -> dict[str, int]:
             "part for each of them. Use FiniteTasks."
         )
     if len(tasks) > most:
-        raise ValueError(f"There are {len(tasks)} tasks, and the learner has room for {most}.")
+        raise ValueError(f"There are {len(tasks)} tasks, and the learner can hold at most {most}.")
     numbers = {task.name: number for number, task in enumerate(tasks)}
     if len(numbers) < len(tasks):
         raise ValueError("Two tasks have the same name. Give every task a different one.")

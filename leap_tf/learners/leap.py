@@ -50,7 +50,7 @@ class Leap(Learner):
             `leap_tf.geometry.PathGeometry`.
 
     Raises:
-        ValueError: see `PathGeometry`.
+        ValueError: see `PathGeometry`. Later, when a trainer is made: `steps_per_task` is below 2.
 
     Example:
 

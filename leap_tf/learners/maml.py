@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
+from leap_tf.errors import whole_number
 from leap_tf.geometry import Tensors
 from leap_tf.learners.base import StatelessLearner, TaskEnd, TaskUpdate
 
@@ -44,9 +45,7 @@ class MAML(StatelessLearner):
     second_order = True
 
     def __init__(self, query_batches: int = 1):
-        if query_batches < 1:
-            raise ValueError(f"query_batches must be at least 1, and is {query_batches}.")
-        self.query_batches = query_batches
+        self.query_batches = whole_number("query_batches", query_batches, 1)
 
     def end_task(self, state: tuple[()], end: TaskEnd) -> TaskUpdate:
         return TaskUpdate(end.query_gradient, metrics={})

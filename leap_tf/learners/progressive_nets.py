@@ -41,9 +41,9 @@ class ProgressiveNets(SequentialLearner):
     This changes the outputs of the later columns until their own next turn. Training on a task
     never changes the variables of other columns.
 
-    Requires `task_layers=[head]`, `meta_batch_size=1` and the meta-optimizer SGD(1.0). If tasks
-    differ in their number of classes, the head must have as many units as the largest task. All
-    columns are built in advance; memory and time grow with the square of their number.
+    Requires `task_layers=[head]`, `meta_batch_size=1` and the default meta-optimizer SGD(1.0). If
+    tasks differ in their number of classes, the head must have as many units as the largest task.
+    All columns are built in advance; memory and time grow with the square of their number.
 
     Args:
         tasks: the number of training tasks, exactly: an untrained column would feed noise to the
@@ -57,11 +57,9 @@ class ProgressiveNets(SequentialLearner):
         >>> import keras, leap_tf
         >>> model = leap_tf.conv_net((8, 8, 1), classes=3, filters=4, blocks=2)
         >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        >>> inner, meta = keras.optimizers.SGD(0.1), keras.optimizers.SGD(1.0)
         >>> learner = leap_tf.ProgressiveNets(tasks=2)
-        >>> trainer = leap_tf.MetaTrainer(
-        ...     model, loss, inner, meta, learner=learner, meta_batch_size=1, task_layers=["head"]
-        ... )
+        >>> options = {"learner": learner, "meta_batch_size": 1, "task_layers": ["head"]}
+        >>> trainer = leap_tf.MetaTrainer(model, loss, keras.optimizers.SGD(0.1), **options)
     """
 
     def __init__(self, tasks: int = 7):

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
+from leap_tf.errors import whole_number
 from leap_tf.learners.base import TrainingPlan, TrainingSetup
 from leap_tf.learners.joint import (
     EndpointLearner,
@@ -39,9 +40,7 @@ class SequentialLearner(EndpointLearner):
     """
 
     def __init__(self, tasks: int = 50):
-        if tasks < 1:
-            raise ValueError(f"tasks must be at least 1. Received: tasks={tasks}.")
-        self.tasks = tasks
+        self.tasks = whole_number("tasks", tasks, 1)
 
     def plan(self, setup: TrainingSetup) -> TrainingPlan:
         name = type(self).__name__

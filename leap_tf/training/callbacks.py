@@ -80,13 +80,8 @@ class ProgressDisplay(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         if self._bar is None and self._stream.isatty():
-            self._bar = tqdm.tqdm(
-                total=self.params["epochs"],
-                initial=epoch,
-                unit="meta-step",
-                file=self._stream,
-                dynamic_ncols=True,
-            )
+            count = {"total": self.params["epochs"], "initial": epoch, "unit": "meta-step"}
+            self._bar = tqdm.tqdm(file=self._stream, dynamic_ncols=True, **count)
 
     def on_epoch_end(self, epoch, logs=None):
         logs = logs or {}
@@ -98,16 +93,13 @@ class ProgressDisplay(keras.callbacks.Callback):
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update()
             return
-        last = epoch + 1 == self.params["epochs"]
-        if last or time.monotonic() - self._last_line >= self._seconds:
+        epochs = self.params["epochs"]
+        if epoch + 1 == epochs or time.monotonic() - self._last_line >= self._seconds:
             self._last_line = time.monotonic()
-            left = elapsed / self._meta_steps_here * (self.params["epochs"] - epoch - 1)
-            print(
-                f"meta-step {epoch + 1}/{self.params['epochs']}  {text}  "
-                f"{tqdm.tqdm.format_interval(left)} left",
-                file=self._stream,
-                flush=True,
-            )
+            left = elapsed / self._meta_steps_here * (epochs - epoch - 1)
+            left = tqdm.tqdm.format_interval(left)
+            line = f"meta-step {epoch + 1}/{epochs}  {text}  {left} left"
+            print(line, file=self._stream, flush=True)
 
     def on_train_end(self, logs=None):
         if self._bar is not None:
@@ -299,7 +291,7 @@ def checked_callbacks(callbacks: Any, learner_has_variables: bool) -> list:
 
     Args:
         callbacks: as Keras's `fit` takes them.
-        learner_has_variables: whether the learner has variables beside those of the model.
+        learner_has_variables: whether the learner has variables in addition to those of the model.
 
     Raises:
         TypeError: one of them is no callback.
@@ -391,15 +383,15 @@ def with_batch_hooks(
 def save_callback_state(
     state: TrainingState, callbacks: Sequence[keras.callbacks.Callback]
 ) -> None:
-    """Copies the state of EarlyStopping and ReduceLROnPlateau into the state of the training."""
+    """Copies the state of Keras's stateful callbacks into the state of the training."""
     stateful = _stateful(callbacks)
+    weights = [getattr(callback, "best_weights", None) or [] for callback, _ in stateful]
     state.progress.callbacks = [
         {name: _as_number(getattr(callback, name)) for name in names}
-        | {"monitor": callback.monitor, "best_weights": len(_best_weights(callback))}
-        for callback, names in stateful
+        | {"monitor": callback.monitor, "best_weights": len(best)}
+        for (callback, names), best in zip(stateful, weights)
     ]
-    weights = [array for callback, _ in stateful for array in _best_weights(callback)]
-    state.best_weights.value = weights or None
+    state.best_weights.value = [array for best in weights for array in best] or None
 
 
 def restore_callback_state(
@@ -425,10 +417,6 @@ def _stateful(callbacks):
         for kind, names in _STATE.items()
         if isinstance(callback, kind)
     ]
-
-
-def _best_weights(callback):
-    return getattr(callback, "best_weights", None) or []
 
 
 def _as_number(value):

@@ -356,26 +356,8 @@ class CheckpointFolder:
             elif _OWN_FOLDER.fullmatch(path.name) and path.is_dir():
                 shutil.rmtree(path)
 
-    @property
-    def newest_step(self) -> int:
-        """The meta-step of the newest checkpoint, 0 if there is none."""
-        newest = self._newest_first()[:1]
-        return _step_of(newest[0]) if newest else 0
-
-    def restore(self, state: TrainingState, tasks: Mapping[str, Any] | None = None) -> bool:
-        """Restores the newest readable checkpoint, and logs a warning for each damaged one.
-
-        Args:
-            state, tasks: as for `resume`.
-
-        Returns:
-            Whether there was any checkpoint.
-
-        Raises:
-            CheckpointMismatchError: the checkpoint is of another run.
-            CheckpointUnreadableError: there are checkpoints, but none can be read.
-        """
-        candidates = self._newest_first()
+    def _restore(self, candidates, state, tasks):
+        """Restores the first readable checkpoint, and logs a warning for each damaged one."""
         for path in candidates:
             try:
                 state.load(path, tasks)
@@ -396,10 +378,12 @@ class CheckpointFolder:
         tasks: Mapping[str, Any],
         known: dict[pathlib.Path, Mapping[str, Any]],
     ) -> bool:
-        """Restores the newest checkpoint if the training has not started yet.
+        """Restores the newest readable checkpoint if the training has not started yet.
+
+        A warning is logged for each damaged one.
 
         Args:
-            state: of the training.
+            state: the state of the training.
             tasks: what `describe_tasks` says of the tasks to train on.
             known: the same, perhaps empty, by the path of each folder from which the training has
                 come or in which it has been. This folder is added.
@@ -408,15 +392,17 @@ class CheckpointFolder:
             Whether there was anything to restore.
 
         Raises:
-            CheckpointMismatchError: the folder is of other tasks; or the training has started, and
-                the folder holds a checkpoint that is ahead of it or of another training.
-            CheckpointUnreadableError: as for `restore`.
+            CheckpointMismatchError: the folder is of another run or other tasks; or the training
+                has started, and the folder holds a checkpoint that is ahead of it or of another
+                training.
+            CheckpointUnreadableError: there are checkpoints, but none can be read.
         """
         if self.path is None:
             return False
-        reached, newest = state.progress.meta_step, self.newest_step
+        candidates = self._newest_first()
+        reached, newest = state.progress.meta_step, max(map(_step_of, candidates), default=0)
         if not reached:
-            restored = self.restore(state, tasks)
+            restored = self._restore(candidates, state, tasks)
             known[self.path] = tasks
             return restored
         if newest > reached or (newest and self.path not in known):

@@ -136,11 +136,15 @@ def _check_rule(rule, *names):
     if wrong:
         raise ValueError(f"{rule} cannot be used: {' and '.join(wrong)} must be above 0.")
     if rule.on not in ("validation", "training"):
-        raise ValueError(f"on must be 'validation' or 'training', and is {rule.on!r}.")
+        raise ValueError(f"on must be 'validation' or 'training'. Received: on={rule.on!r}.")
 
 
 def stop_batches(task: Task, seed: int, rule: StopRule) -> tf.data.Dataset:
-    """Returns endless batches for a stop rule, in an order that the seed decides."""
+    """Returns endless batches for a stop rule, in an order that the seed decides.
+
+    In training, a task without `validation_batches` is stopped by its `test_batches`. Evaluation
+    refuses that.
+    """
     if rule.on == "training":
         another_order = int(np.random.default_rng([seed, 1]).integers(2**31))
         batches = task_batches(task, "train_batches", another_order)

@@ -25,8 +25,8 @@ class EvaluationConfig:
         transductive: whether batch norm uses the statistics of the held-out batch itself. By
             default it uses the running statistics of the task's own training. Random layers,
             such as dropout, are inactive in both cases.
-        error_fn: the figure on curves and tables, in training too, see
-            `leap_tf.functional.FunctionalModel`.
+        error_fn: a function of targets and outputs that returns one error per example, shown in
+            curves and tables, in training too. See `leap_tf.functional.FunctionalModel`.
         metrics: Keras metrics of the held-out examples, with sample weights. `TaskEvaluation` has
             their values, and the logs of `fit` their means as `val_<name>`.
 
@@ -66,13 +66,13 @@ class TaskEvaluation:
         error: mean error on the held-out examples after the last step.
         loss: mean loss on them.
         examples: the number of held-out examples.
-        training_errors: [K] error on each training batch, before the step it caused.
-        training_losses: [K] loss on each training batch, before the step it caused.
+        training_errors: [K] error on training batch i before gradient step i.
+        training_losses: [K] loss on training batch i before gradient step i.
         path_length: length of the gradient path on the loss surface (eq. 7 with p = 1).
         path_energy: its energy (p = 2).
         parameters: the number of trainable parameters of the adapted model.
         finite: whether the adapted weights, the path and the held-out outputs are finite.
-        seed: of batches, reinitialized layers and dropout.
+        seed: the seed of batches, task layers and dropout.
         metrics: values of `EvaluationConfig.metrics` on the held-out examples, by name.
     """
 
@@ -97,7 +97,7 @@ class TaskEvaluation:
 
     @property
     def final_training_error(self) -> float:
-        """Mean error of the last 50 training batches, each before the step it caused.
+        """Mean error of the last 50 training batches, each before its gradient step.
 
         The errors in the paper's table 1 are very probably of this kind, on training images.
         """
@@ -220,9 +220,10 @@ def steps_to(errors: ArrayLike, target: float, window: int = 10) -> int | None:
 
 
 class HeldOutResult(NamedTuple):
-    """Figures of the held-out examples.
+    """The evaluation of held-out examples, as scalar tensors.
 
-    Examples of weight 0 are padding and count nowhere.
+    Examples of weight 0 do not count in `error` and `examples`. They do count in the divisor of
+    `loss`, as in Keras, unless its reduction is "mean_with_sample_weight".
 
     Attributes:
         loss: mean loss over the examples.

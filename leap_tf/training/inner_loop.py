@@ -5,13 +5,13 @@
 One trace serves all tasks and all threads, because nothing in it is shared: parameters,
 optimizer slots and the learner's state travel through a `tf.while_loop`.
 
-Forward and backward pass are a function of their own that is never inlined. TensorFlow's oneDNN
+The forward and backward passes are a tf.function that is never inlined. TensorFlow's oneDNN
 rewrite matches the gradient of an operation with the operation by walking the graph in order. In
 the cyclic graph of an inlined loop that order is arbitrary, and the gradient of max-pooling is many
 times slower in some processes than in others. A function body has no cycles.
 
-A learner of second order needs derivatives through the steps. They are then unrolled under an
-outer tape, which costs memory and graph in proportion to their number.
+A second-order learner needs derivatives through the steps. The steps are then unrolled under an
+outer tape, so memory and the size of the graph grow with their number.
 """
 
 import functools
@@ -41,9 +41,9 @@ class InnerLoopResult(NamedTuple):
 
     Attributes:
         parameters: θᴷ.
-        state: the model's other variables after the last step.
-        losses: [K] float32, loss of each batch before the step it caused.
-        errors: [K] float32, mean error on each batch before the step it caused.
+        state: the model's non-trainable variables after the last step.
+        losses: [K] float32, for K steps; loss i is that of batch i before gradient step i.
+        errors: [K] float32, the mean errors of the same batches before the same steps.
         update: the learner's meta-gradient and metrics.
         finite: whether every loss, all of θᴷ and the state, the meta-gradient and the metrics are
             finite. Losses alone do not show NaN weights in front of a ReLU.
@@ -88,27 +88,28 @@ def inner_step(
         learner: the meta-learner, which sees the meta-learned parameters only.
         optimizer: the inner optimizer.
         meta_indices: which of the parameters are meta-learned.
-        loss: of the batch, a scalar.
-        gradients: of the loss, one per parameter; None where it does not depend on one.
+        loss: the loss of the batch, a scalar.
+        gradients: its gradients, one per parameter; None if it does not depend on the parameter.
         parameters: values before the step.
         slots: the optimizer's state before the step.
         learner_state: the learner's state before the step.
         learner_values: values of the learner's own variables.
-        trains_parts: whether gradients may be None on purpose. Keras then need not warn.
+        trains_parts: whether missing gradients are expected. Keras then does not warn of them.
 
     Returns:
         Parameters, slots and the learner's state after the step.
     """
     position = [parameters[index] for index in meta_indices]
-    meta_gradients = meta_learned_gradients(gradients, parameters, meta_indices)
-    learner_state = learner.observe(learner_state, PathPoint(position, loss, meta_gradients))
-    directions = learner.direction(meta_gradients, learner_values)
+    # The learner observes zero for a missing gradient. The optimizer skips that parameter.
+    observed = observed_gradients(gradients, parameters, meta_indices)
+    learner_state = learner.observe(learner_state, PathPoint(position, loss, observed))
+    directions = learner.direction(observed, learner_values)
     skips = trains_parts or any(direction is None for direction in directions)
     applied = list(gradients)
     for index, direction in zip(meta_indices, directions, strict=True):
         if applied[index] is not None:
             applied[index] = direction
-    # Run the learner before the optimizer, so that its old state can be freed first.
+    # Update the learner's state first: its old value can be freed before the optimizer allocates.
     with tf.control_dependencies(tf.nest.flatten(learner_state)), warnings.catch_warnings():
         if skips:
             warnings.filterwarnings("ignore", "Gradients do not exist")
@@ -116,12 +117,12 @@ def inner_step(
     return parameters, slots, learner_state
 
 
-def meta_learned_gradients(
+def observed_gradients(
     gradients: Sequence[tf.Tensor | None],
     parameters: Sequence[tf.Tensor],
     meta_indices: Sequence[int],
 ) -> list[tf.Tensor]:
-    """Returns the gradients of the meta-learned parameters, zero where the loss does not depend."""
+    """Returns the gradients of the meta-learned parameters, zero for missing ones."""
     return [
         tf.zeros_like(parameters[index])
         if gradients[index] is None
@@ -138,20 +139,22 @@ class InnerLoop:
         optimizer: the inner optimizer.
         learner: the meta-learner.
         meta_indices: which of the model's parameters are meta-learned.
-        stopping: when to end a task early; None never does.
+        stopping: the rule that ends a task early, or None.
         transductive: whether batch norm uses the statistics of the held-out batch itself when
             held-out examples are evaluated, and not the running ones of the task's training.
-            Random layers are in inference in both cases.
-        resizable: which of the parameters have another last dimension on other tasks.
-        trains_parts: whether tasks leave variables without a gradient on purpose.
+            Random layers are inactive in both cases.
+        resizable: indices of the parameters whose last dimension differs between tasks.
+        trains_parts: whether tasks are expected to leave variables without a gradient.
         metrics: Keras metrics of held-out examples. Their variables are not changed.
 
     Attributes:
-        train: the traced function of training, see `InnerLoop._train`.
-        evaluate: the traced function of evaluation, see `InnerLoop._evaluate`.
+        train: the traced function of training: takes the arguments of `InnerLoop._train` and
+            returns an `InnerLoopResult`.
+        evaluate: the traced function of evaluation: takes an iterator over held-out batches, the
+            parameters and the state, and returns a `HeldOutResult`.
 
     Raises:
-        ValueError: a learner of second order has no query batches.
+        ValueError: a second-order learner has no query batches.
         UnsupportedModelError: evaluation is transductive, and the random layers of the model cannot
             be told from the others.
     """
@@ -184,18 +187,11 @@ class InnerLoop:
         self._resizable = frozenset(resizable)
         self._trains_parts = trains_parts
         self._metrics = list(metrics)
-        self._gradient = tf.function(
-            self._gradient_of_batch,
-            reduce_retracing=True,
-            experimental_attributes={"_noinline": True},
-        )
-        self._error = tf.function(
-            self._error_of_batch,
-            reduce_retracing=True,
-            experimental_attributes={"_noinline": True},
-        )
-        # TensorFlow warns of a method that is traced again and again, and counts all objects of the
-        # class together. A partial counts by itself.
+        options = {"reduce_retracing": True, "experimental_attributes": {"_noinline": True}}
+        self._gradient = tf.function(self._gradient_of_batch, **options)
+        self._error = tf.function(self._error_of_batch, **options)
+        # TensorFlow warns if a method is traced often, counted over all objects of the class. A
+        # partial is counted by itself.
         self.train = tf.function(functools.partial(self._train), reduce_retracing=True)
         self.evaluate = tf.function(functools.partial(self._evaluate), reduce_retracing=True)
 
@@ -213,15 +209,21 @@ class InnerLoop:
         """Trains for `max_steps` batches, or until the iterator ends or the stop rule says so.
 
         Args:
-            batches: an iterator over training batches, or an object with a method `at(step)` that
-                returns the inputs and targets of a step.
-            max_steps: the largest number of gradient steps, an int32 tensor. A learner of second
-                order takes a Python number and makes all of the steps.
+            batches: an iterator over training batches; or, for a first-order learner without query
+                batches, an object with a method `at(step)` that returns the inputs and targets of
+                a step.
+            max_steps: the largest number of gradient steps, an int32 tensor. A second-order learner
+                takes a Python number and makes all of the steps.
             parameters, state: values of the model's variables.
             learner_values: values of the learner's own variables.
             stop_batches: an endless iterator over the batches that `stopping` looks at.
-            queries: iterator over query batches; by default they are the next of `batches`.
-            learning_rate: of the first step; the optimizer's own by default.
+            queries: an iterator over query batches; by default those that follow in `batches`.
+            learning_rate: the rate of the first step; the optimizer's own by default.
+
+        Raises:
+            OutOfRangeError: there are too few batches for the query batches or a second-order
+                learner.
+            WrongSecondDerivativesError: a second-order learner cannot use the model.
         """
         parameters = self._of_any_width(parameters)
         initialization = self._meta_learned(parameters)
@@ -245,27 +247,21 @@ class InnerLoop:
         task_end = TaskEnd(initialization, self._meta_learned(end.parameters), query_gradient)
         update = self._learner.end_task(end.learner_state, task_end)
         losses, errors = end.losses.stack()[: end.step], end.errors.stack()[: end.step]
+        found = [*end.parameters, *end.state, *update.meta_gradient, *update.metrics.values()]
         return InnerLoopResult(
             parameters=end.parameters,
             state=end.state,
             losses=losses,
             errors=errors,
             update=update,
-            finite=all_finite(
-                [
-                    losses,
-                    *end.parameters,
-                    *end.state,
-                    *update.meta_gradient,
-                    *update.metrics.values(),
-                ]
-            ),
+            finite=all_finite([losses, *found]),
         )
 
     def _steps(self, batches, stop_batches, queries, max_steps, start, learner_values):
         """All steps as a loop, and ∇f(θᴷ) on the query batches."""
-        # The next batch travels along as an optional: an iterator tells its end only when asked.
-        following, end = tf.while_loop(
+        # The loop carries the next batch as an optional, since an iterator reports its end only
+        # when another element is requested.
+        next_batch, end = tf.while_loop(
             lambda batch, now: (now.step < max_steps) & self._continues(now) & batch.has_value(),
             lambda batch, now: (
                 _batch_of_step(batches, now.step + 1),
@@ -277,14 +273,14 @@ class InnerLoop:
         if not self._learner.query_batches:
             return end, []
         if queries is None:
-            # If the stream has ended, asking it again says so by name.
-            next_batch = tf.cond(following.has_value(), following.get_value, batches.get_next)
-            query_batches = [unpack_batch(next_batch)]
+            # If the data set is exhausted, get_next raises an OutOfRangeError.
+            first = tf.cond(next_batch.has_value(), next_batch.get_value, batches.get_next)
+            query_batches = [unpack_batch(first)]
             query_batches += self._next_batches(batches, self._learner.query_batches - 1)
         else:
             query_batches = self._next_batches(queries, self._learner.query_batches)
         gradients = [
-            meta_learned_gradients(
+            observed_gradients(
                 self._gradient(end.parameters, end.state, batch)[-1],
                 end.parameters,
                 self._meta_indices,
@@ -326,7 +322,8 @@ class InnerLoop:
             learner_values=learner_values,
             trains_parts=self._trains_parts,
         )
-        # Batches whose shape is not known beforehand leave these without a shape of their own.
+        # If the static shape of a batch is unknown, the new tensors lose theirs, which
+        # tf.while_loop needs.
         for new, old in ((parameters, now.parameters), (state, now.state), (slots, now.slots)):
             for tensor, reference in zip(new, old):
                 tensor.set_shape(reference.shape)
@@ -362,17 +359,13 @@ class InnerLoop:
             error = self._error(parameters, state, unpack_batch(stop_batches.get_next()))
             return self._stopping.observe(now.stop_state, error)
 
+        if self._stopping.every == 1:
+            return observe()
         is_due = (now.step + 1) % self._stopping.every == 0
-        return (
-            observe()
-            if self._stopping.every == 1
-            else tf.cond(is_due, observe, lambda: now.stop_state)
-        )
+        return tf.cond(is_due, observe, lambda: now.stop_state)
 
     def _continues(self, now):
-        if not self._stopping:
-            return True
-        return tf.logical_not(self._stopping.is_over(now.stop_state))
+        return not self._stopping or tf.logical_not(self._stopping.is_over(now.stop_state))
 
     def _error_of_batch(self, parameters, state, batch):
         return self._model.evaluate(parameters, state, batch, training=False).error
@@ -405,7 +398,10 @@ class InnerLoop:
 
 
 def _batch_of_step(batches, step) -> tf.experimental.Optional:
-    """The batch of a step. An iterator counts by itself, and may be at its end."""
+    """Returns the batch of a step as an optional, empty at the end of an iterator.
+
+    An iterator keeps its own position, so `step` is ignored.
+    """
     if hasattr(batches, "at"):
         return tf.experimental.Optional.from_value(batches.at(step))
     return batches.get_next_as_optional()

@@ -1,8 +1,8 @@
 """Pools that run the tasks of a meta-step, and the threads that TensorFlow uses for them.
 
-The outer loop calls `pool.map` and nothing else, so tasks run on threads of this process or on
-other machines without its knowing. A task that raises does not end the map: its `TaskFailure` is
-yielded in its place.
+The outer loop only calls `pool.map`, so it does not depend on where tasks run: on threads of this
+process (`MetaTrainer` has the `ThreadPool`) or on other machines. If a task raises, its
+`TaskFailure` is yielded instead of a result.
 """
 
 import collections
@@ -35,10 +35,10 @@ class TaskFailure:
     """A task that has no result.
 
     Attributes:
-        task: its name.
-        seed: of this run of the task.
-        message: what went wrong.
-        error: what was raised, if that was in this process.
+        task: the name of the task.
+        seed: the seed of this run of the task.
+        message: the reason.
+        error: the exception, or None if the task ran in another process.
     """
 
     task: str
@@ -50,7 +50,7 @@ class TaskFailure:
         return f"Task {self.task!r} with seed {self.seed} failed: {self.message}"
 
     def as_error(self) -> Exception:
-        """Returns what was raised, or a `TaskFailedError` with the message."""
+        """Returns the exception, or a `TaskFailedError` with the message."""
         return self.error or TaskFailedError(str(self))
 
 
@@ -59,14 +59,14 @@ class Job(Generic[Result]):
     """What a pool does with every task.
 
     Attributes:
-        kind: "train" or "evaluate", which a process with the same study can run too.
+        kind: "train" or "evaluate". A worker process calls the method of its problem of this name.
         run: runs a task in this process.
         task_name: returns the name of a task.
         result_type: the dataclass of the results.
         check: raises SerializationError if a result from another process does not fit this one.
-        variables: all variables that results depend on. They keep their values meanwhile.
-        on_result: called with every result as soon as it is in this process, before its turn to be
-            yielded and from any thread. It is not called for failures.
+        variables: all variables that results depend on. They do not change while the pool runs.
+        on_result: called with every result as soon as it is in this process, in any order and from
+            any thread. It is not called for failures.
     """
 
     kind: str
@@ -105,7 +105,7 @@ class TaskPool(Protocol):
 
 
 def failure_of(job: Job, spec: TaskSpec, error: BaseException) -> TaskFailure:
-    """Returns the failure of a task that raised."""
+    """Returns the failure of a task that raised. Re-raises KeyboardInterrupt and SystemExit."""
     if not isinstance(error, Exception):
         raise error
     return TaskFailure(job.task_name(spec), spec.seed, f"{type(error).__name__}: {error}", error)
@@ -152,11 +152,11 @@ def available_cores() -> int:
 
 
 def configure_threads(parallel_tasks: int | None = None) -> None:
-    """Gives each TensorFlow operation one thread, and runs as many operations as tasks.
+    """Gives each TensorFlow operation one thread, and runs one operation per parallel task.
 
-    Splitting a small operation over all cores costs more than it gains: two tasks side by side
-    with one thread each make more steps than one after the other on two. Call this before anything
-    else uses TensorFlow, models included.
+    Splitting a small operation over all cores costs more than it gains: on two cores, two parallel
+    tasks with one thread each are faster than two consecutive tasks with two threads each. Call
+    this before anything else uses TensorFlow, models included.
 
     Args:
         parallel_tasks: tasks that run at the same time; by default one per core.

@@ -1,7 +1,8 @@
 """The interface between the outer loop and the training of single tasks.
 
-`MetaTrainer` knows nothing of batches or games. A problem does: it samples tasks, trains on one of
-them and returns a meta-gradient, and adapts to one of them and returns how well that went.
+The outer loop of `MetaTrainer` depends on this interface only. A problem knows batches or games: it
+samples tasks, trains on one of them and returns a meta-gradient, and adapts to one of them and
+returns the evaluation.
 """
 
 import contextlib
@@ -15,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from leap_tf.errors import LeapError
-from leap_tf.functional import apply_if_finite, check_no_loss_scaling, check_optimizer
+from leap_tf.functional import apply_if_finite, check_meta_optimizer
 from leap_tf.geometry import accumulator_dtype
 from leap_tf.learners.base import Learner, TrainingPlan, TrainingSetup
 from leap_tf.serialization import SerializationError
@@ -34,7 +35,8 @@ class TaskGradient:
 
     Attributes:
         meta_gradient: one tensor per meta-learned variable.
-        metrics: means over the steps, the last loss, and what the learner reports.
+        metrics: means over the steps, the last loss, and what the learner reports; the same names
+            for every task, "gradient_steps" among them.
         finite: whether every loss, the adapted weights and the meta-gradient are finite.
         state: one tensor per variable of the problem's `state_variables`: where the task left it.
     """
@@ -58,7 +60,7 @@ class Problem(Protocol):
     It changes no variable, so any number of threads can use one problem.
 
     Attributes:
-        setup: what meta-training was asked for.
+        setup: the settings of meta-training.
         learner: the meta-learner, which has been built.
         plan: which models are trained on which tasks.
         sampler: finds the task of a `TaskSpec`.
@@ -69,9 +71,10 @@ class Problem(Protocol):
         variables: all variables that results depend on; what a checkpoint must hold.
         gradient_type: the dataclass that `train` returns.
         evaluation_type: the dataclass that `evaluate` returns.
-        on_result: called with the result of every training task, in order, or None.
-        stop_requested: set by the trainer; tells whether `fit` was asked to stop. A task that takes
-            long may look at it and raise an error.
+        on_result: None, or a function that the outer loop calls with the result of every training
+            task, in the order of the tasks.
+        stop_requested: set by the trainer; returns whether `fit` was asked to stop. A long task may
+            call it and raise an error.
     """
 
     setup: TrainingSetup
@@ -88,13 +91,16 @@ class Problem(Protocol):
     stop_requested: Callable[[], bool]
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the settings that results depend on, beside those of the setup."""
+        """Returns the settings that results depend on and that are not in `setup`."""
 
     def train(self, spec: TaskSpec) -> TaskGradient:
-        """Trains on a task and returns its meta-gradient."""
+        """Trains on a task and returns its meta-gradient.
+
+        A pool turns an exception into a `TaskFailure`.
+        """
 
     def evaluate(self, spec: TaskSpec) -> Any:
-        """Adapts to a task without a meta-learner and returns how well that went."""
+        """Adapts to a task with the learner's direction and returns the evaluation."""
 
     def summarize(self, results: Sequence[Any]) -> Summary:
         """Returns the evaluation of several tasks as one."""
@@ -102,10 +108,10 @@ class Problem(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """A trainer and its tasks.
+    """A trainer and its tasks, to which it sets the task sampler of the trainer.
 
     Attributes:
-        trainer: its model is untrained until something trains it.
+        trainer: a `MetaTrainer` whose model still has its initial weights.
         tasks: the distribution that is trained on, and the lists that are evaluated. A pool in
             other processes, which build the same study, can run only these.
     """
@@ -128,20 +134,10 @@ def check_setup(problem: Problem) -> None:
     if setup.steps_per_task < problem.plan.minimum_steps:
         raise ValueError(
             f"steps_per_task must be at least {problem.plan.minimum_steps} for "
-            f"{type(problem.learner).__name__}, and is {setup.steps_per_task}."
+            f"{type(problem.learner).__name__}. Received: {setup.steps_per_task}."
         )
-    if setup.meta_optimizer in (
-        setup.inner_optimizer,
-        getattr(problem, "evaluation_optimizer", None),
-    ):
-        raise ValueError(
-            "The same optimizer object cannot train on tasks and move the initialization. Pass "
-            "two optimizers, for example keras.optimizers.SGD(0.1) twice."
-        )
-    check_optimizer(setup.meta_optimizer, role="meta_optimizer")
-    check_no_loss_scaling(setup.meta_optimizer)
-    if setup.meta_optimizer.built:
-        raise ValueError("meta_optimizer has been used already. Pass a new optimizer.")
+    evaluation_optimizer = getattr(problem, "evaluation_optimizer", None)
+    check_meta_optimizer(setup.meta_optimizer, setup.inner_optimizer, evaluation_optimizer)
 
 
 def settings_of(problem: Problem) -> dict[str, Any]:
@@ -186,7 +182,7 @@ def check_gradient(result: TaskGradient, problem: Problem) -> None:
     """Checks that a result from another process fits the variables of this one.
 
     Raises:
-        SerializationError: the number, shape or dtype of its tensors is another.
+        SerializationError: the number, a shape or a dtype of its tensors differs.
     """
     meta = [(v, accumulator_dtype(tf.as_dtype(v.dtype)).name) for v in problem.meta_variables]
     state = [(v, v.dtype) for v in problem.state_variables]
@@ -223,13 +219,10 @@ def evaluate_specs(
     """
     results: list[Any] = []
     callbacks.on_test_begin()
+    begin, end = callbacks.on_test_batch_begin, callbacks.on_test_batch_end
     with contextlib.closing(pool.map(evaluation_job(problem), specs)) as found:
         for result in with_batch_hooks(
-            found,
-            len(specs),
-            callbacks.on_test_batch_begin,
-            callbacks.on_test_batch_end,
-            lambda evaluation: problem.summarize([evaluation]).metrics(),
+            found, len(specs), begin, end, lambda each: problem.summarize([each]).metrics()
         ):
             if stoppable and problem.stop_requested():
                 raise StopRequestedError
@@ -246,25 +239,29 @@ class StopRequestedError(Exception):
 
 
 class MetaTrainingDivergedError(LeapError, FloatingPointError):
-    """No task of a meta-step has a finite result. The initialization before it is kept."""
+    """All tasks of a meta-step diverged, or the meta-update would overflow.
+
+    The initialization is that before the meta-step.
+    """
 
 
 class MetaBatch:
     """The mean meta-gradient of a meta-batch, summed in the order of its tasks.
 
-    Floating-point sums depend on their order. It is the order of the tasks here, whichever result
-    arrives first, so the mean has the same bits wherever tasks run.
+    The order does not depend on which result arrives first, so the mean has the same bits on every
+    pool.
 
     Args:
-        meta_step: its number, from 1.
-        tasks: how many tasks the meta-step has.
-        tolerated_failures: the share of them that may fail.
+        meta_step: the number of the meta-step, from 1.
+        tasks: the number of its tasks.
+        tolerated_failures: the fraction of them that may fail.
     """
 
     def __init__(self, meta_step: int, tasks: int, tolerated_failures: float = 0.0):
         self._meta_step = meta_step
         self._tasks = tasks
-        self._tolerated = int(tolerated_failures * tasks + 1e-9)  # 0.29 of 100 is 29
+        # 0.29 * 100 is 28.999..., and 29 tasks may fail.
+        self._tolerated = int(tolerated_failures * tasks + 1e-9)
         self._total: Sequence[tf.Tensor] | None = None
         self._state: list[Sequence[tf.Tensor]] = []
         self._metrics: list[Mapping[str, float]] = []
@@ -278,8 +275,8 @@ class MetaBatch:
             Whether the task has a result, even one that is skipped.
 
         Raises:
-            TaskFailedError: more tasks failed than are tolerated. If none are, the error of the
-                task.
+            TaskFailedError: more tasks failed than are tolerated. If none is, the exception of the
+                task is raised instead.
         """
         if isinstance(result, TaskFailure):
             self._record_failure(result)
@@ -338,9 +335,9 @@ class MetaBatch:
         if self._total is None:
             failed = f" {len(self._failures)} failed." if self._failures else ""
             raise MetaTrainingDivergedError(
-                f"All {self._skipped} tasks of meta-step {self._meta_step} diverged (loss, "
-                f"weights or meta-gradient not finite).{failed} The initialization before it is "
-                "kept. Lower the inner learning rate, clip its gradients, or lower the meta "
+                f"All {self._skipped} tasks of meta-step {self._meta_step} with a result diverged "
+                f"(loss, weights or meta-gradient not finite).{failed} The initialization is "
+                "unchanged. Lower the inner learning rate, clip its gradients, or lower the meta "
                 "learning rate."
             )
         metrics = self._metrics
@@ -363,4 +360,5 @@ class MetaBatch:
                 f"{len(self._failures)} of the {self._tasks} tasks of meta-step {self._meta_step} "
                 f"failed, and tolerated_failures allows {self._tolerated}. {failure}"
             ) from failure.error
-        _LOGGER.warning("%s Meta-step %d continues without it.", failure, self._meta_step)
+        text = str(failure).removesuffix(".")
+        _LOGGER.warning("%s. Meta-step %d continues without this task.", text, self._meta_step)

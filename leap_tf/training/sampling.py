@@ -30,8 +30,8 @@ class TaskSpec:
 
     Attributes:
         split: "train", or the name of a list of evaluation tasks.
-        meta_step: meta-steps before the one for which a training task is sampled; else 0.
-        index: of the task in the meta-batch or in the list.
+        meta_step: the index of the meta-step, from 0; 0 for evaluation tasks.
+        index: the index of the task in the meta-batch or in the list.
         seed: decides everything random in this run of the task.
         steps: gradient steps.
     """
@@ -49,10 +49,10 @@ class TaskSampler:
     Args:
         plan: how the learner samples training tasks and prepares evaluation tasks.
         meta_batch_size: tasks in a meta-step.
-        seed: of the run.
+        seed: the seed of the run.
 
     Attributes:
-        seed: of the run.
+        seed: the seed of the run.
     """
 
     def __init__(self, plan: TrainingPlan, meta_batch_size: int, seed: int):
@@ -111,7 +111,7 @@ class TaskSampler:
 
     @contextlib.contextmanager
     def temporary_list(self, tasks: Sequence[Task]) -> Iterator[str]:
-        """Keeps evaluation tasks for the time of the block, under a name that no one else has."""
+        """Keeps evaluation tasks during the block, under a unique name."""
         split = f"temporary {next(self._temporary)}"
         self._lists[split] = tasks
         try:
@@ -120,7 +120,7 @@ class TaskSampler:
             del self._lists[split]
 
     def training_specs(self, meta_step: int) -> list[TaskSpec]:
-        """Samples the meta-batch of the meta-step after `meta_step` others.
+        """Samples the meta-batch of a meta-step, counted from 0.
 
         Raises:
             ValueError: the distribution returned no tasks.

@@ -29,6 +29,7 @@ from leap_tf.functional import (
     running_statistics,
     task_batches,
 )
+from leap_tf.geometry import accumulator_dtype
 from leap_tf.learners.base import Learner, MeasuredAdaptation, TrainingSetup
 from leap_tf.learners.leap import NoMetaLearning
 from leap_tf.tasks import Task
@@ -61,7 +62,7 @@ class SupervisedProblem:
 
     Attributes:
         model: the model that evaluation adapts: the user's, or the one the learner made of it.
-        evaluation_task_layers: names of its layers that are reinitialized for evaluation tasks.
+        evaluation_task_layers: names of its layers that get new values for evaluation tasks.
         evaluation_optimizer: the optimizer of adaptations in evaluation.
 
     Raises:
@@ -142,8 +143,10 @@ class SupervisedProblem:
         state = dict(zip(map(id, trainer.model.model.non_trainable_variables), result.state))
         return TaskGradient(
             meta_gradient=[
-                gradients[id(variable)] if id(variable) in gradients else tf.zeros(variable.shape)
-                for variable in self.meta_variables
+                gradients[id(each)]
+                if id(each) in gradients
+                else tf.zeros(each.shape, accumulator_dtype(tf.as_dtype(each.dtype)))
+                for each in self.meta_variables
             ],
             metrics={
                 "loss": float(losses.mean()),

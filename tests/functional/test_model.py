@@ -104,7 +104,7 @@ def test_models_and_losses_that_cannot_be_used_are_refused():
 
 @pytest.mark.parametrize("reduction", ["sum", None])
 def test_losses_that_are_not_a_mean_are_refused(reduction):
-    with pytest.raises(ValueError, match="one number a batch"):
+    with pytest.raises(ValueError, match="must be a mean over the batch"):
         FunctionalModel(model(), keras.losses.MeanSquaredError(reduction=reduction))
 
 

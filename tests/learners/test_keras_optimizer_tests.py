@@ -31,7 +31,7 @@ NO_EMA = "has use_ema=True, which replaces the parameters by their average"
 NO_ACCUMULATION = "has gradient_accumulation_steps=[23], so most of its steps do not move"
 NO_STEP_OF_ONE_VARIABLE = "A step of Wrapped is a step of all variables. Call apply"
 NO_COPIES = "is a ScheduleFreeAdamW, which keeps copies of the parameters"
-NO_OVERWRITING = r"The gradients of \[.*\] are new values, not gradients \(float8 training\)"
+NO_OVERWRITING = r"Keras overwrites the variables \[.*\] with their gradients \(float8 training\)"
 REFUSED = {
     r"\w+Test.test_ema\w*": NO_EMA,
     "MultiOptimizerTest.test_swap_ema_weights_with_multi_optimizer": NO_EMA,

@@ -400,7 +400,7 @@ def test_joint_training_without_task_layers_trains_one_model_on_the_mixture():
 def test_joint_training_with_heads_needs_a_list_of_tasks():
     with pytest.raises(ValueError, match="no fixed list of tasks"):
         mixture_of(JointTraining(), Sinusoids())
-    with pytest.raises(ValueError, match="6 tasks, and the learner has room for 2"):
+    with pytest.raises(ValueError, match="6 tasks, and the learner can hold at most 2"):
         mixture_of(JointTraining(heads=2), TestJointTraining().tasks())
     with pytest.raises(ValueError, match="last layer"):
         multi_headed(small_model(), "body", 3)

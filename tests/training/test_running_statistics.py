@@ -145,10 +145,10 @@ def test_a_saved_optimizer_continues_in_the_middle_of_a_meta_batch(tmp_path):
 
 
 def test_another_policy_is_refused():
-    with pytest.raises(ValueError, match="must be 'learned' or 'fresh', and is 'none'"):
+    with pytest.raises(ValueError, match="must be 'learned' or 'fresh'. Received: 'none'"):
         trainer_of(normalizing_model(), running_statistics="none")
     sgd = keras.optimizers.SGD
-    with pytest.raises(ValueError, match="must be 'learned' or 'fresh', and is 'none'"):
+    with pytest.raises(ValueError, match="must be 'learned' or 'fresh'. Received: 'none'"):
         leap_tf.LeapOptimizer(sgd(0.1), sgd(0.1), running_statistics="none")
 
 
