@@ -52,7 +52,7 @@ class TaskEvaluation:
 
     @property
     def area_under_error(self) -> float:
-        """Area under the curve of the training error, 0–100. See `area_under_curve`."""
+        """100 times the mean training error along the curve. See `area_under_curve`."""
         return area_under_curve(self.training_errors)
 
     @property
@@ -89,7 +89,7 @@ class Evaluation:
 
     @property
     def area_under_error(self) -> float:
-        """Mean over the tasks of the area under the training error, 0–100."""
+        """Mean over the tasks of the area under the training error, see `area_under_curve`."""
         return self.mean("area_under_error")
 
     def mean(self, attribute: str) -> float:
@@ -122,15 +122,14 @@ class Evaluation:
 
 
 def area_under_curve(errors: ArrayLike) -> float:
-    """Returns the mean height of a curve in percent, 100/(K−1) Σᵢ (eᵢ + eᵢ₊₁)/2.
+    """Returns 100 times the mean height of a curve, 100/(K−1) Σᵢ (eᵢ + eᵢ₊₁)/2.
 
-    The trapezoid rule over the K points of a training-error curve, scaled to 0–100 as in the
-    paper's table 3: a curve that stays at 1 has area 100, whatever its length.
+    The trapezoid rule over the K points of a training-error curve, scaled as in the paper's table
+    3: a curve that stays at 1 has area 100, whatever its length. The area of shares of wrong labels
+    lies in [0, 100]. That of other errors, such as squared ones, has no upper bound.
 
     Args:
-        errors: [K] errors, in [0, 1] where they are shares of wrong labels; other errors, such
-            as squared ones, give 100 times their mean height. Of a single point the area is
-            that point.
+        errors: [K] errors. Of a single point the area is 100 times that point.
     """
     curve = np.asarray(errors, np.float64)
     if len(curve) == 1:

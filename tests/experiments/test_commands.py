@@ -308,6 +308,7 @@ def test_the_model_card_is_made_from_the_runs_files(finished, exported):
     assert (
         f"| learned initialization | 3 | {results['learned initialization']['error']:.3f} ±" in text
     )
+    assert "| held-out error | 100 × area under the training error |" in text
     assert "| inner optimizer | SGD, learning rate 0.01 |" in text
     assert "| in: support_x | float32 [any, 1] |" in text
     assert f"| keras | {keras.__version__} | {keras.__version__} |" in text

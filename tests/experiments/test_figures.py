@@ -37,7 +37,14 @@ def evaluation(*curves):
 
 @pytest.mark.parametrize(
     ("curve", "area"),
-    [([1, 1, 1, 1], 100), ([0.3], 30), ([1, 0], 50), ([1, 0.5, 0], 50), ([1, 0, 0], 25)],
+    [
+        ([1, 1, 1, 1], 100),
+        ([0.3], 30),
+        ([1, 0], 50),
+        ([1, 0.5, 0], 50),
+        ([1, 0, 0], 25),
+        ([9, 1], 500),  # squared errors have no upper bound
+    ],
 )
 def test_area_under_the_curve(curve, area):
     assert area_under_curve(curve) == pytest.approx(area)
@@ -94,6 +101,12 @@ def test_the_table():
     learned, fresh = (" ".join(line.split()) for line in text.splitlines()[2:])
     assert learned == "learned 0.300 ± 0.100 65.0 ± 5.0 1 (2 of 2 tasks)"
     assert fresh == "fresh 0.900 ± 0.100 95.0 ± 5.0 not reached (0 of 2 tasks)"
+
+
+def test_the_table_names_no_range_that_squared_errors_leave():
+    header, row = table({"learned": evaluation([9.0, 1.0])}, target_error=0.7).splitlines()[1:]
+    assert " ".join(header.split()) == "error 100 × AUC steps to error 0.7"
+    assert "500.0 ± 0.0" in row
 
 
 def test_diverged_tasks_are_shown_and_not_averaged():
