@@ -46,11 +46,7 @@ from leap_tf.errors import LeapError
 
 
 def bindings_of(text: str) -> dict[str, str]:
-    """Returns the bindings of a configuration, from name to value as text on one line.
-
-    Args:
-        text: a whole configuration as `read_configuration` returns it.
-    """
+    """Returns the bindings of a whole configuration, from name to value as text on one line."""
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     found = re.split(r"^([\w/.]+) =", "\n".join(lines), flags=re.MULTILINE)[1:]
     return {name: " ".join(value.split()) for name, value in zip(found[::2], found[1::2])}
@@ -68,42 +64,27 @@ def changed_bindings(then: str, now: str) -> dict[str, str]:
 
 _LENGTHS = ("meta_train.meta_steps", "atari_meta_train.meta_steps")
 _RESULTS = (
-    "initialization.keras",
-    "initialization.json",
-    "learner.npz",
-    "encoder",
-    "evaluation.json",
-    "evaluation_again.json",
-    "evaluation",
-    "export",
-    "plots",
-    "policies",
-)
+    "initialization.keras", "initialization.json", "learner.npz", "encoder", "evaluation.json",
+    "evaluation_again.json", "evaluation", "export", "plots", "policies",
+)  # fmt: skip
 
 
 def length_before(present: str, config: str) -> int | None:
     """Returns the meta-steps of a run if another configuration extends it, else None.
 
-    Args:
-        present: the whole configuration of the run.
-        config: the other configuration; it extends the run if only its meta-steps are more.
+    It extends the run if it differs only in its meta-steps, which are more.
     """
-    changed = list(changed_bindings(present, config).items())
-    if len(changed) != 1 or changed[0][0] not in _LENGTHS:
+    changed = changed_bindings(present, config)
+    if len(changed) != 1 or not set(changed) <= set(_LENGTHS):
         return None
-    name, now = changed[0]
+    ((name, now),) = changed.items()
     before = bindings_of(present).get(name, "")
     grows = before.isdigit() and now.isdigit() and int(now) > int(before)
     return int(before) if grows else None
 
 
 def set_aside(folder: pathlib.Path, meta_steps: int) -> None:
-    """Moves the results of a run into a subfolder, which no later call overwrites.
-
-    Args:
-        folder: the run's folder.
-        meta_steps: meta-steps of the run, for the name of the subfolder.
-    """
+    """Moves the results of a run of some meta-steps into a subfolder, never over earlier ones."""
     paths = [folder / name for name in _RESULTS]
     results = [path for path in paths if path.is_file() or (path.is_dir() and any(path.iterdir()))]
     if not results:
@@ -118,17 +99,10 @@ def set_aside(folder: pathlib.Path, meta_steps: int) -> None:
 
 _PACKAGES = ("tensorflow", "keras", "tensorflow-datasets", "numpy", "gin-config")
 
-
 # Zip, HDF5 and NumPy raise these for files that are cut short, altered or of another kind.
 _UNREADABLE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    OSError,
-    EOFError,
-    ValueError,
-    KeyError,
-    RuntimeError,
-)
+    zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, KeyError, RuntimeError,
+)  # fmt: skip
 
 
 class RunDirectoryError(LeapError, ValueError):
@@ -160,12 +134,9 @@ class RunDirectory:
         self.export = self.path / "export"
 
     def check(self, config: str) -> None:
-        """Checks that the folder is free or belongs to this run. Writes nothing.
+        """Checks that the folder is free, or that the run in it has or is extended by `config`.
 
-        A configuration that extends the run belongs to it.
-
-        Args:
-            config: the run's whole configuration, as text.
+        Writes nothing.
 
         Raises:
             RunDirectoryError: the folder holds a run with another configuration, or other files.
@@ -173,14 +144,8 @@ class RunDirectory:
         if self.config.exists():
             present = self.config.read_text()
             if present != config and length_before(present, config) is None:
-                changes = difflib.unified_diff(
-                    present.splitlines(),
-                    config.splitlines(),
-                    "in the folder",
-                    "now",
-                    n=0,
-                    lineterm="",
-                )
+                texts = present.splitlines(), config.splitlines()
+                changes = difflib.unified_diff(*texts, "in the folder", "now", n=0, lineterm="")
                 raise RunDirectoryError(
                     f"{self.path} holds a run with another configuration. Give another "
                     "--output_dir, or the same configuration to continue the run:\n"
@@ -201,9 +166,6 @@ class RunDirectory:
         """Takes possession of the folder for this run and this process.
 
         Adds this start to environment.json.
-
-        Args:
-            config: the run's whole configuration, as text.
 
         Raises:
             RunDirectoryError: as for `check`, or another process uses the folder.
@@ -240,11 +202,7 @@ class RunDirectory:
         self._lock = lock
 
     def require_config(self) -> pathlib.Path:
-        """Returns the path of the run's configuration.
-
-        Raises:
-            RunDirectoryError: the folder holds no run.
-        """
+        """Returns the path of the run's configuration; a RunDirectoryError if there is none."""
         if not self.config.exists():
             raise RunDirectoryError(
                 f"{self.path} holds no run (no config.gin). Give the --output_dir of a training."
@@ -260,11 +218,7 @@ class RunDirectory:
         return json.loads(self.evaluation.read_text()) if self.evaluation.exists() else None
 
     def require_initialization(self) -> pathlib.Path:
-        """Returns the path of the learned initialization.
-
-        Raises:
-            RunDirectoryError: training has not finished.
-        """
+        """Returns the path of the learned initialization; a RunDirectoryError before it exists."""
         if not self.initialization.exists():
             raise RunDirectoryError(
                 f"{self.path} has no learned initialization yet. Finish training: the command "
@@ -278,17 +232,11 @@ class RunDirectory:
             with replacing(self.learner) as partial:
                 np.savez(partial, *[variable.numpy() for variable in learner_variables])
 
-    def load_learned(
-        self, model: keras.Model, learner_variables: Sequence[keras.Variable] = ()
-    ) -> None:
+    def load_learned(self, model: keras.Model, learner_variables: Sequence[keras.Variable]) -> None:
         """Assigns the learned values in this folder to a model and to a learner's variables.
 
         Only arrays are read. The model that initialization.keras describes is not built, so a file
         from a stranger runs no code.
-
-        Args:
-            model: a model with the architecture of the run.
-            learner_variables: the learner's variables.
 
         Raises:
             RunDirectoryError: training has not finished, or a file is damaged or of another model.
@@ -296,10 +244,7 @@ class RunDirectory:
         with _read_errors(self.require_initialization()):
             model.load_weights(self.initialization)
         if self.learner.exists():
-            with (
-                _read_errors(self.learner),
-                np.load(self.learner, allow_pickle=False) as values,
-            ):
+            with _read_errors(self.learner), np.load(self.learner, allow_pickle=False) as values:
                 for variable, name in zip(learner_variables, values.files, strict=True):
                     variable.assign(values[name])
 

@@ -77,10 +77,8 @@ def meta_train(
         verbose: whether to show progress.
     """
     trainer = study.trainer
-    callbacks: list[keras.callbacks.Callback] = [
-        JSONLogger(run.metrics),
-        TensorBoardLogger(run.tensorboard),
-    ]
+    loggers = JSONLogger(run.metrics), TensorBoardLogger(run.tensorboard)
+    callbacks: list[keras.callbacks.Callback] = [*loggers]
     early_stopping = None
     if patience is not None:
         early_stopping = keras.callbacks.EarlyStopping(
@@ -114,6 +112,10 @@ def meta_train(
 
 LEARNED, FRESH = "learned initialization", "no pretraining"
 SPLITS = ("test", "validation")
+_OF_A_TASK = (
+    "name", "seed", "error", "loss", "examples", "parameters", "finite",
+    "final_training_error", "area_under_error", "path_length", "path_energy",
+)  # fmt: skip
 
 
 def evaluate(
@@ -153,16 +155,19 @@ def evaluate(
     run.require_initialization()
     trainer = study.trainer
     tasks = getattr(study.tasks, split)
-    evaluations = {}
-    if baseline:  # before the learned values are loaded
-        evaluations[FRESH] = _evaluate(trainer, tasks, steps, FRESH)
-    restore_learned(trainer, run)
-    evaluations = {LEARNED: _evaluate(trainer, tasks, steps, LEARNED), **evaluations}
+    found = {}
+    for name in (FRESH, LEARNED) if baseline else (LEARNED,):
+        if name == LEARNED:  # the newly built study has the fresh values
+            restore_learned(trainer, run)
+        print(f"Adapting to {len(tasks)} held-out tasks: {name}", file=sys.stderr)
+        found[name] = trainer.evaluate(tasks, steps)
+    evaluations = dict(reversed(found.items()))
+    transductive = trainer.problem.evaluation.transductive
     record = {
         "split": split,
         "steps": steps or trainer.problem.setup.steps_per_task,
         "target_error": target_error,
-        "transductive": trainer.problem.evaluation.transductive,
+        "transductive": transductive,
         "results": {name: as_record(value, target_error) for name, value in evaluations.items()},
     }
     file, picture = run.evaluation, "adaptation.png"
@@ -173,7 +178,7 @@ def evaluate(
         plot_adaptation(evaluations, partial)
     # Written last, since a run that has it counts as finished.
     write_atomically(file, json.dumps(record, indent=1, allow_nan=False) + "\n")
-    return table(evaluations, target_error, trainer.problem.evaluation.transductive)
+    return table(evaluations, target_error, transductive)
 
 
 def restore_learned(trainer: MetaTrainer, run: RunDirectory) -> None:
@@ -197,8 +202,8 @@ def table(
     ]
     for name, evaluation in evaluations.items():
         whole = [task for task in evaluation.tasks if not task.diverged]
-        errors = _mean_and_error([task.error for task in whole], "{:.3f}")
-        areas = _mean_and_error([task.area_under_error for task in whole], "{:.1f}")
+        errors = _mean_and_error([task.error for task in whole], ".3f")
+        areas = _mean_and_error([task.area_under_error for task in whole], ".1f")
         lost = f"  ({len(evaluation.diverged)} diverged, left out)" if evaluation.diverged else ""
         lines.append(f"{name:24}{errors:>16}{areas:>16}  {_steps(evaluation, target_error)}{lost}")
     return "\n".join(lines)
@@ -206,50 +211,33 @@ def table(
 
 def as_record(evaluation: Evaluation, target_error: float) -> dict:
     """Returns an evaluation and its curves as plain values; None for numbers not finite."""
+    means = ("error", "loss", "final_training_error", "area_under_error")
     return {
-        "error": _number(evaluation.error),
-        "loss": _number(evaluation.loss),
-        "final_training_error": _number(evaluation.mean("final_training_error")),
-        "area_under_error": _number(evaluation.area_under_error),
+        **{name: _plain(evaluation.mean(name)) for name in means},
         "diverged": list(evaluation.diverged),
         "tasks": [
             {
-                "name": task.name,
-                "seed": task.seed,
-                "error": _number(task.error),
-                "loss": _number(task.loss),
-                "examples": task.examples,
-                "parameters": task.parameters,
-                "finite": task.finite,
-                "final_training_error": _number(task.final_training_error),
-                "area_under_error": _number(task.area_under_error),
-                "path_length": _number(task.path_length),
-                "path_energy": _number(task.path_energy),
+                **{name: _plain(getattr(task, name)) for name in _OF_A_TASK},
                 "steps_to_target": steps,
-                "training_errors": [_number(value, 4) for value in task.training_errors],
-                "training_losses": [_number(value, 4) for value in task.training_losses],
+                "training_errors": [_plain(round(float(e), 4)) for e in task.training_errors],
+                "training_losses": [_plain(round(float(e), 4)) for e in task.training_losses],
             }
             for task, steps in zip(evaluation.tasks, evaluation.steps_to(target_error))
         ],
     }
 
 
-def _evaluate(trainer, tasks, steps, name):
-    print(f"Adapting to {len(tasks)} held-out tasks: {name}", file=sys.stderr)
-    return trainer.evaluate(tasks, steps)
-
-
-def _number(value, digits=None):
-    value = float(value)
-    if not np.isfinite(value):
-        return None
-    return value if digits is None else round(value, digits)
+def _plain(value):
+    """Returns text and whole numbers as they are, others as a float or, if not finite, None."""
+    if value is None or isinstance(value, str | int):
+        return value
+    return float(value) if np.isfinite(value) else None
 
 
 def _mean_and_error(values, form):
     if not values:
         return "–"
-    return f"{form.format(np.mean(values))} ± {form.format(standard_error(values) or 0.0)}"
+    return f"{np.mean(values):{form}} ± {standard_error(values) or 0.0:{form}}"
 
 
 def _steps(evaluation, target_error):

@@ -181,7 +181,7 @@ def test_a_learned_initialization_is_arrays_and_its_description_is_not_read(
     learned = leap_tf.mlp()
     altered(learned, run.initialization, change(mark))
     model = leap_tf.mlp()
-    run.load_learned(model)
+    run.load_learned(model, [])
     for a, b in zip(model.get_weights(), learned.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
     with pytest.raises((ValueError, TypeError)):  # Keras does not run it either
@@ -200,7 +200,7 @@ def test_a_damaged_initialization_says_what_to_do(tmp_path, how):
         damaged = {"empty": b"", "cut short": content[: len(content) // 2], "no zip": b"hello"}
         run.initialization.write_bytes(damaged[how])
     with pytest.raises(RunDirectoryError, match="give the training command again"):
-        run.load_learned(leap_tf.mlp())
+        run.load_learned(leap_tf.mlp(), [])
 
 
 def test_learner_variables_are_read_without_pickle(tmp_path, mark):

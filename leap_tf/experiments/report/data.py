@@ -14,18 +14,14 @@ from leap_tf.experiments.run_tables import read as read_tables
 class Results:
     """The tables of a study.
 
-    Attributes:
-        runs: indexed by the run's name, "<sweep>/<cell>"; axes other than method and seed are
-            columns "axis.<name>", empty for runs without them.
-        tasks: indexed by the run; errors are in [0, 1].
-        curves: one row a value, with the position `step` in its curve.
-        jacobian: empty without measurements.
+    `runs` are indexed by the run's name, "<sweep>/<cell>". Axes other than method and seed are
+    columns "axis.<name>", empty for runs without them.
     """
 
     runs: pd.DataFrame
-    tasks: pd.DataFrame
-    curves: pd.DataFrame
-    jacobian: pd.DataFrame
+    tasks: pd.DataFrame  # indexed by the run; errors are in [0, 1]
+    curves: pd.DataFrame  # one row a value, with the position `step` in its curve
+    jacobian: pd.DataFrame  # empty without measurements
 
     def scores(self, initialization: str = LEARNED) -> pd.DataFrame:
         """Returns the finished runs with means over their held-out tasks that did not diverge.
