@@ -11,7 +11,6 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 
 import keras
-import matplotlib.figure
 import numpy as np
 import pandas as pd
 import PIL.Image
@@ -19,6 +18,7 @@ import PIL.Image
 from leap_tf.atari.environments import ScreenEnvironment
 from leap_tf.atari.evaluation import GameEvaluation, curve
 from leap_tf.experiments.plots import standard_error
+from leap_tf.experiments.report import figures
 from leap_tf.experiments.report.statistics import Estimate, difference, is_settled
 from leap_tf.experiments.run_directory import RunDirectoryError, write_atomically
 
@@ -26,8 +26,6 @@ LEARNED, FRESH, RANDOM = "learned", "fresh", "random policy"
 CONTROLS = FRESH, RANDOM
 
 Agents = Mapping[str, Sequence[GameEvaluation]]
-
-_LINE_COLOURS = ("#1b6ca8", "#b5651d", "#888888", "#4f7942")
 
 
 def compare(runs: Sequence[tuple[str, pathlib.Path]], output_dir: pathlib.Path) -> str:
@@ -76,18 +74,14 @@ def write_comparison(
 ) -> str:
     """Writes `summary.json`, `summary.md` and a plot for every group, and returns the table.
 
-    Args:
-        games: agents of each game.
-        groups: names of the games of each group.
-        folder: where to write.
-        target_scores: for some games, the score of "frames to score".
+    Groups are lists of games. `target_scores` are the scores of "frames to score".
     """
-    figures = {
+    summaries = {
         group: {game: summarise(games[game], target_scores.get(game)) for game in names}
         for group, names in groups.items()
     }
-    text = "\n\n".join([LEGEND, *(as_table(group, of) for group, of in figures.items())])
-    record = {"groups": figures, "target_scores": dict(target_scores)}
+    text = "\n\n".join([LEGEND, *(as_table(group, of) for group, of in summaries.items())])
+    record = {"groups": summaries, "target_scores": dict(target_scores)}
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "summary.json", json.dumps(record, indent=1) + "\n")
     write_atomically(folder / "summary.md", f"{text}\n")
@@ -127,26 +121,26 @@ def _evaluation_folder(path):
 def summarise(agents: Agents, target_score: float | None = None) -> dict:
     """Returns the figures of one game, for each kind of agent such as "fresh".
 
-    Args:
-        agents: the agents of each kind.
-        target_score: score of "frames to score"; left out if None.
-
-    Returns:
-        For each kind, the `spread` of the area under the clipped reward, of the last quarter's
-        reward and of the score; each agent's frames to the mean last quarter of fresh agents; the
-        `reward_band`; and the gain in area over fresh agents on the same starts. Rewards are per
-        1000 steps of a copy.
+    They are the `spread` of the area under the clipped reward, of the last quarter's reward and of
+    the score; each agent's frames to the mean last quarter of fresh agents, and to the target score
+    if there is one; mean and standard error of `reward_curves`; and the gain in area over fresh
+    agents on the same starts. Rewards are per 1000 steps of a copy.
     """
     fresh = agents.get(FRESH, ())
     reached = float(np.mean([agent.final_reward() for agent in fresh])) if fresh else None
-    figures = {}
+    summary = {}
     for kind, of_kind in agents.items():
-        figure = figures[kind] = {
+        curves = reward_curves(of_kind)
+        figure = summary[kind] = {
             "area": spread([agent.area_under_reward for agent in of_kind]),
             "final_reward": spread([agent.final_reward() for agent in of_kind]),
             "score": spread([agent.score for agent in of_kind]),
             "frames": of_kind[0].frames,
-            "curve": reward_band(of_kind),
+            "curve": {
+                "frames": curves.index.tolist(),
+                "mean": curves.mean(axis=1).round(3).tolist(),
+                "standard_error": curves.sem(axis=1).fillna(0.0).round(3).tolist(),
+            },
         }
         if reached is not None:
             figure["target_reward"] = round(reached, 3)
@@ -158,7 +152,7 @@ def summarise(agents: Agents, target_score: float | None = None) -> dict:
         if target_score is not None:
             figure["target_score"] = target_score
             figure["frames_to_score"] = [agent.frames_to_score(target_score) for agent in of_kind]
-    return figures
+    return summary
 
 
 def spread(values: Sequence[float | None]) -> dict:
@@ -171,27 +165,29 @@ def spread(values: Sequence[float | None]) -> dict:
     }
 
 
-def reward_band(agents: Sequence[GameEvaluation], points: int = 20) -> dict:
-    """Returns frames, mean and standard error of the clipped reward over the agents."""
+def reward_curves(agents: Sequence[GameEvaluation], points: int = 20) -> pd.DataFrame:
+    """Returns the clipped reward per 1000 steps over frames: a column an agent."""
     points = min(points, agents[0].updates)
-    band = mean_curve(agents, [1e3 * curve(agent.rewards, points) for agent in agents]).round(3)
-    return {"frames": band.index.tolist(), **band.to_dict("list")}
+    return _over_frames(agents, [1e3 * curve(agent.rewards, points) for agent in agents])
 
 
-def mean_curve(agents: Sequence[GameEvaluation], curves: Sequence[np.ndarray]) -> pd.DataFrame:
-    """Returns mean and standard error of one curve per agent, by frames. NaNs are left out."""
-    table = pd.DataFrame(curves)
-    parts = len(table.columns)
-    table.columns = [round(agents[0].frames * (part + 0.5) / parts) for part in range(parts)]
-    return pd.DataFrame({"mean": table.mean(), "standard_error": table.sem().fillna(0.0)})
+def score_curves(agents: Sequence[GameEvaluation], points: int = 10) -> pd.DataFrame:
+    """Returns the score of games over the frames where one finished: a column an agent."""
+    return _over_frames(agents, [agent.score_curve(points) for agent in agents]).dropna(how="all")
+
+
+def _over_frames(agents, curves):
+    """Returns a table of curves, by the number of frames in the middle of each part."""
+    table = pd.DataFrame(curves).T
+    parts = len(table)
+    return table.set_axis([round(agents[0].frames * (part + 0.5) / parts) for part in range(parts)])
 
 
 def _areas(agents):
     """Returns the area of each start, a mean if several agents have the same start."""
-    starts: dict[str, list[float]] = {}
-    for agent in agents:
-        starts.setdefault(str(agent.seed), []).append(agent.area_under_reward)
-    return Estimate({seed: float(np.mean(areas)) for seed, areas in starts.items()})
+    starts = [str(agent.seed) for agent in agents]
+    areas = pd.Series([agent.area_under_reward for agent in agents], starts)
+    return Estimate(areas.groupby(level=0, sort=False).mean().to_dict())
 
 
 LEGEND = (
@@ -211,8 +207,8 @@ def as_table(group: str, games: Mapping[str, Mapping[str, dict]]) -> str:
         "quarter | frames to score |",
         "|---|---|---:|---:|---:|---:|---:|---:|",
     ]
-    for game, figures in games.items():
-        for kind, figure in figures.items():
+    for game, summary in games.items():
+        for kind, figure in summary.items():
             cells = [
                 game,
                 f"{kind} ({len(figure['area']['values'])})",
@@ -244,29 +240,22 @@ def _reached(figure, quantity):
 
 
 def plot_learning_curves(games: Mapping[str, Agents], path: pathlib.Path) -> None:
-    """Plots the clipped reward and, below it, the score of finished games over frames, as a PNG.
+    """Plots the clipped reward and the score of finished games over frames as a PNG, a row a game.
 
     Lines are means over the agents of each game, bands are one standard error.
     """
-    figure = matplotlib.figure.Figure(figsize=(4.2 * len(games), 6.4), layout="constrained")
-    axes = figure.subplots(2, len(games), squeeze=False)
-    for (game, evaluations), reward, score in zip(games.items(), *axes):
-        for colour, (name, agents) in zip(_LINE_COLOURS, evaluations.items()):
-            scores = mean_curve(agents, [agent.score_curve(points=10) for agent in agents])
-            rewards = pd.DataFrame(reward_band(agents)).set_index("frames")
-            for each, band in ((reward, rewards), (score, scores.dropna())):
-                low, high = (band["mean"] + sign * band["standard_error"] for sign in (-1, 1))
-                each.plot(band["mean"], color=colour, label=name)
-                each.fill_between(band.index, low, high, color=colour, alpha=0.2, linewidth=0)
-        reward.set(title=game, ylabel="clipped reward per 1000 steps")
-        score.set(xlabel="frames", ylabel="score")
-        for each in (reward, score):
-            each.spines[["top", "right"]].set_visible(False)
-            each.grid(axis="y", alpha=0.3)
-            each.locator_params(axis="x", nbins=5)
-    axes[0, 0].legend(frameon=False)
+    panels = {}
+    for game, agents in games.items():
+        looks = {kind: figures.look(kind, place) for place, kind in enumerate(agents)}
+        for title, curves in (
+            ("reward per 1000 steps", reward_curves),
+            ("score", score_curves),
+        ):
+            drawn = {looks[kind]: curves(of_kind) for kind, of_kind in agents.items()}
+            panels[f"{game}: {title} over frames"] = drawn
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    figure = figures.curves(panels, from_zero=False, columns=2, height=0.6 + 3.2 * len(games))
+    figures.save(figure, path)
 
 
 def save_frame_strip(
@@ -274,10 +263,7 @@ def save_frame_strip(
 ) -> None:
     """Plays with an agent and saves eight screens of the first copy, 25 steps apart, side by side.
 
-    Args:
-        agent: built by `actor_critic`; its actions are drawn from its policy.
-        environment: the environment, which is reset first.
-        path: the PNG file to write.
+    The environment is reset first. Actions are drawn from the agent's policy.
     """
     random = np.random.default_rng(0)
     time_step = environment.reset()

@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 
 from leap_tf.atari.environments import Episode
@@ -71,16 +72,14 @@ class GameEvaluation:
         last = self.episodes[-max(1, len(self.episodes) // 4) :]
         return float(np.mean([episode.score for episode in last]))
 
-    def final_reward(self, share: float = 0.25) -> float:
-        """Returns the mean clipped reward per 1000 steps over the last `share` of the updates."""
-        return 1e3 * float(self.rewards[-max(1, int(share * self.updates)) :].mean())
+    def final_reward(self) -> float:
+        """Returns the mean clipped reward per 1000 steps over the last quarter of the updates."""
+        return 1e3 * float(self.rewards[-max(1, self.updates // 4) :].mean())
 
     def frames_to_reward(self, target: float, share: float = 0.1) -> int | None:
-        """Returns the frames until the running mean reward reaches `target`, None if it does not.
+        """Returns the frames until the running mean reward per 1000 steps reaches `target`.
 
-        Args:
-            target: mean clipped reward per 1000 steps.
-            share: window of the running mean, as a fraction of all updates.
+        The mean is over a `share` of all updates. None if it does not reach the target.
         """
         window = max(1, round(share * self.updates))
         sums = np.cumsum([0.0, *np.asarray(self.rewards, np.float64)])
@@ -93,22 +92,20 @@ class GameEvaluation:
 
         The result is None if the target is not reached, or fewer games have finished.
         """
-        scores = [episode.score for episode in self.episodes]
-        for end in range(window, len(scores) + 1):
-            if np.mean(scores[end - window : end]) >= target:
-                return self._frames_at(self.episodes[end - 1])
-        return None
+        scores = pd.Series([episode.score for episode in self.episodes], dtype=float)
+        means = scores.rolling(window).mean()
+        reached = np.flatnonzero(means >= target)
+        return self._frames_at(self.episodes[reached[0]]) if reached.size else None
 
     def score_curve(self, points: int) -> np.ndarray:
         """Returns [points] mean scores of the games that finished in each part of the run.
 
         The value of a part in which no game finished is NaN.
         """
-        parts: list[list[float]] = [[] for _ in range(points)]
-        for episode in self.episodes:
-            part = (self._frames_at(episode) - 1) * points // max(self.frames, 1)
-            parts[min(part, points - 1)].append(episode.score)
-        return np.array([np.mean(part) if part else np.nan for part in parts])
+        ends = [(self._frames_at(episode) - 1) * points // self.frames for episode in self.episodes]
+        scores = pd.Series([episode.score for episode in self.episodes], dtype=float)
+        means = scores.groupby(np.minimum(ends, points - 1)).mean()
+        return means.reindex(range(points)).to_numpy()
 
     def as_record(self) -> dict:
         """Returns the evaluation as plain numbers, with curves rounded to five digits."""
@@ -145,10 +142,5 @@ class GameEvaluations:
 
 
 def curve(values: ArrayLike, points: int) -> np.ndarray:
-    """Returns [points] means of consecutive parts of `values`, nearly equal in size.
-
-    Args:
-        values: [updates], at least `points` of them.
-        points: number of parts.
-    """
+    """Returns [points] means of consecutive parts of at least `points` values, of similar size."""
     return np.array([np.mean(part) for part in np.array_split(np.asarray(values), points)])

@@ -50,10 +50,7 @@ class ActorCriticNetwork(network.Network):
 class ActorCriticPolicy(tf_policy.TFPolicy):
     """Draws actions from the network's logits. `GreedyPolicy` of it takes the most probable one.
 
-    Args:
-        time_step_spec: of the environment.
-        action_spec: one bounded integer, from 0.
-        network: the network.
+    The environment's actions must be one bounded integer, from 0.
     """
 
     def __init__(
@@ -76,12 +73,7 @@ class ActorCriticPolicy(tf_policy.TFPolicy):
 
 
 def save_policy(agent: keras.Model, path: str | os.PathLike) -> None:
-    """Saves the policy of an actor-critic for `tf.saved_model.load` or TF-Agents.
-
-    Args:
-        agent: built by `actor_critic`.
-        path: the folder to write.
-    """
+    """Saves the policy of an `actor_critic` for `tf.saved_model.load` or TF-Agents."""
     screens = tensor_spec.from_spec(screen_spec(agent.inputs[0].shape[1:]))
     last = agent.outputs[0].shape[-1] - 1
     actions = tensor_spec.BoundedTensorSpec((), tf.int32, 0, last, "action")

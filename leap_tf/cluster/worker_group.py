@@ -43,18 +43,14 @@ class WorkerSlot:
 class WorkerGroup:
     """Workers that build the study and run its tasks.
 
-    Args:
-        factory: builds the study in each worker.
-        size: number of workers.
-        deadline: seconds that a task may take, the tracing of its graph included.
-        start_seconds: the longest time without a worker that is ready.
-        attempts: number of workers that may fail to start in a slot before it stays empty.
+    The arguments are those of `RayPool`. After as many failed starts as `attempts`, a slot stays
+    empty.
     """
 
     def __init__(
         self,
         factory: StudyFactory,
-        size: int,
+        workers: int,
         deadline: float,
         start_seconds: float,
         attempts: int,
@@ -69,7 +65,7 @@ class WorkerGroup:
         self._attempts = attempts
         self._ever_ready = False
         self._last_failure = ""
-        self._slots = [self._start_worker() for _ in range(size)]
+        self._slots = [self._start_worker() for _ in range(workers)]
         self._last_ready = time.monotonic()
 
     @property
@@ -86,12 +82,8 @@ class WorkerGroup:
     ) -> None:
         """Gives a task to an idle worker, and the weights too unless it has them.
 
-        Args:
-            slot: the worker's slot.
-            token: returned by `wait` together with the result.
-            kind: "train" or "evaluate".
-            spec: the task.
-            weights: Ray's reference to the weights that the task starts from, and their number.
+        `wait` returns the `token` together with the result. `weights` are Ray's reference to the
+        weights that the task starts from, and their number.
         """
         reference, version = weights
         if slot.version != version:

@@ -15,7 +15,7 @@ def test_rewards_by_hand():
     assert of_four.frames == 160
     assert of_four.area_under_reward == 1500
     assert of_four.final_reward() == 3000
-    assert of_four.final_reward(share=0.5) == 2500
+    assert evaluation(rewards=8 * (0.0, 1.0)).final_reward() == 500
     metrics = GameEvaluations((of_four, evaluation(rewards=(0.0, 0.0)))).metrics()
     assert metrics == {"loss": 0.75, "reward": 750, "final_reward": 1500}
 

@@ -2,14 +2,15 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from leap_tf.atari.commands import ProgressLog, TaskRunLog
 from leap_tf.atari.comparison import (
     as_table,
-    mean_curve,
     plot_learning_curves,
-    reward_band,
+    reward_curves,
+    score_curves,
     spread,
     summarise,
 )
@@ -31,23 +32,24 @@ def test_spread_leaves_out_missing_values():
     assert spread([4.0])["standard_error"] is None
 
 
-def test_bands_are_means_and_errors_over_agents():
-    band = reward_band([agent([0.0, 2.0, 4.0, 6.0]), agent([2.0, 4.0, 6.0, 8.0])], points=2)
-    assert band == {
-        "frames": [40, 120],
-        "mean": [2000.0, 6000.0],
+def test_curves_of_rewards_are_summarised_by_mean_and_error():
+    agents = [agent([0.0, 2.0]), agent([2.0, 4.0])]
+    assert reward_curves(agents, points=1).to_dict("list") == {0: [1000.0], 1: [3000.0]}
+    assert summarise({"learned": agents})["learned"]["curve"] == {
+        "frames": [20, 60],
+        "mean": [1000.0, 3000.0],
         "standard_error": [1000.0, 1000.0],
     }
-    assert reward_band([agent([1.0])])["standard_error"] == [0.0]
+    alone = summarise({"learned": [agent([1.0])]})["learned"]["curve"]
+    assert alone["standard_error"] == [0.0]
 
 
-def test_bands_of_scores_leave_out_parts_without_a_finished_game(tmp_path):
+def test_curves_of_scores_leave_out_parts_without_a_finished_game(tmp_path):
     # A step of both copies is 8 frames, so the third game ends at frame 24 of 160.
     of_two = [agent([1.0] * 4, [1.0, 2.0, 3.0]), agent([1.0] * 4, [4.0, 8.0])]
-    band = mean_curve(of_two, [each.score_curve(8) for each in of_two])
-    assert band.index.tolist() == [10, 30, 50, 70, 90, 110, 130, 150]
-    assert band["mean"].dropna().tolist() == [3.75, 3.0]  # 1.5 and 6; 3 and no game
-    assert band["standard_error"].tolist() == [2.25] + 7 * [0.0]
+    curves = score_curves(of_two, points=8)
+    assert curves.index.tolist() == [10, 30]
+    np.testing.assert_array_equal(curves, [[1.5, 6.0], [3.0, np.nan]])
     plot_learning_curves({"pong": {"learned": of_two}}, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
