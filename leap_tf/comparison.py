@@ -313,10 +313,7 @@ class _Runner:
         self._directory: pathlib.Path | None = None
         self._building = threading.Lock()  # Keras's random numbers are global
         self._running: dict[ComparedRun, MetaTrainer] = {}
-        self._probe = probe = trainer(
-            model=model(),
-            **{"meta_optimizer": keras.optimizers.SGD(), **settings, "learner": NoMetaLearning()},
-        )
+        self._probe = probe = trainer(model=model(), **{**settings, "learner": NoMetaLearning()})
         self._inner_optimizer = probe.problem.setup.inner_optimizer
         self._steps = probe.problem.setup.steps_per_task if steps is None else steps
 
