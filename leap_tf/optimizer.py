@@ -240,6 +240,14 @@ class LeapOptimizer(OptimizerWrapper):
         return self._recorder.meta_variables
 
     @property
+    def holds_initialization(self) -> bool:
+        """Whether the model has the weights of the initialization, as after `meta_update`."""
+        if not self.built or not self._initialized.numpy():
+            return False
+        pairs = zip(self._initialization, self.meta_variables)
+        return all(np.array_equal(theta.numpy(), each.numpy()) for theta, each in pairs)
+
+    @property
     def skipped_tasks(self) -> int:
         """The number of tasks of the current meta-batch that diverged and were left out."""
         return int(self._skipped.numpy()) if self.built else 0
@@ -309,8 +317,7 @@ class LeapOptimizer(OptimizerWrapper):
 
     @property
     def variables(self):
-        inner, meta = self.inner_optimizer.variables, self.meta_optimizer.variables
-        return super().variables + inner + meta
+        return [*super().variables, *self.inner_optimizer.variables, *self.meta_optimizer.variables]
 
     @property
     def learning_rate(self):
@@ -347,8 +354,7 @@ class LeapOptimizer(OptimizerWrapper):
 
     def save_own_variables(self, store):
         super().save_own_variables(store)
-        packed = self._statistics.serialize()
-        if packed:
+        if packed := self._statistics.serialize():
             store[_STATE_KEY] = np.frombuffer(packed, dtype=np.uint8)
 
     def load_own_variables(self, store):

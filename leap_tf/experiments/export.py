@@ -1,13 +1,9 @@
 """Export of a run for serving, with example requests and a model card.
 
-    saved_model/, model.keras           see `leap_tf.serving.export`
-    requests/<task>.npz                 a held-out task as the inputs of `adapt`, with the answers
-    MODEL_CARD.md, model_card.json      data, method, performance, signatures and versions
-
-The card is generated. Data, method, seed and metrics come from the run's files and from the study
-built from its configuration; inputs and outputs are read from the SavedModel itself.
-
-Source of model cards: Mitchell et al., "Model Cards for Model Reporting", 2019.
+saved_model/, model.keras           see `leap_tf.serving.export`
+requests/<task>.npz                 a held-out task as the inputs of `adapt`, with the answers
+MODEL_CARD.md, model_card.json      see `leap_tf.serving.model_card`; with data, performance and
+                                    configuration from the run's files
 """
 
 import itertools
@@ -18,83 +14,54 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 
-import jinja2
-import keras
 import numpy as np
 import tensorflow as tf
+from keras.losses import SparseCategoricalCrossentropy
 
 from leap_tf.experiments.plots import standard_error
 from leap_tf.experiments.run_directory import RunDirectory, describe_environment
 from leap_tf.experiments.study import FRESH, LEARNED, restore_learned
+from leap_tf.functional import TotalLoss
 from leap_tf.serving import Limits, export
+from leap_tf.serving.model_card import describe_model, write_model_card
+from leap_tf.serving.signatures import names_of
 from leap_tf.tasks import ArrayTask, FiniteTasks
 from leap_tf.training import MetaTrainer, Study, read_metrics
 
-_TEMPLATES = jinja2.Environment(
-    loader=jinja2.PackageLoader("leap_tf.experiments", "templates"),
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    autoescape=False,  # Markdown
-)
 
-
-def describe_model(
+def describe_run(
     study: Study,
     run: RunDirectory,
     export: pathlib.Path,
     requests: Sequence[Mapping[str, str]],
     evaluation: Mapping | None,
 ) -> dict:
-    """Returns the content of a model card.
+    """Returns the content of a run's model card.
 
     Args:
         study: the study whose trainer holds the exported values.
         run: the run's folder.
         export: the folder with `saved_model`.
-        requests: "task" and "file" of each example request.
+        requests: "task", "file" and "signature" of each example request.
         evaluation: the run's evaluation of exactly this initialization, or None.
 
     Returns:
         Plain numbers, strings, lists and dictionaries.
     """
-    trainer = study.trainer
-    problem = trainer.problem
-    setup, stopping = problem.setup, problem.evaluation.stopping
     metrics = read_metrics(run.metrics) if run.metrics.exists() else []
     # A checkpoint sets the trainer's meta-step. Without one the run's file has it.
-    meta_steps = trainer.meta_step or json.loads(run.origin.read_text())["meta_step"]
-    return {
+    meta_steps = study.trainer.meta_step or json.loads(run.origin.read_text())["meta_step"]
+    card = describe_model(study.trainer.problem, meta_steps, export)
+    steps = (entry.get("gradient_steps", 0) for entry in metrics[:meta_steps])
+    card["method"]["gradient_steps"] = int(sum(steps))
+    return card | {
         "name": run.path.resolve().name,
-        "model": {
-            "name": trainer.model.name,
-            "parameters": int(trainer.model.count_params()),
-            "layers": [f"{type(layer).__name__} {layer.name}" for layer in trainer.model.layers],
-        },
-        "method": {
-            "learner": type(trainer.learner).__name__,
-            "loss": keras.losses.serialize(problem.loss),
-            "inner_optimizer": keras.optimizers.serialize(setup.inner_optimizer),
-            "evaluation_optimizer": keras.optimizers.serialize(problem.evaluation_optimizer),
-            "evaluation_stopping": type(stopping).__name__ if stopping else None,
-            "meta_optimizer": keras.optimizers.serialize(setup.meta_optimizer),
-            "steps_per_task": setup.steps_per_task,
-            "meta_batch_size": setup.meta_batch_size,
-            "task_layers": list(setup.task_layers),
-            "batch_norm": "transductive" if problem.evaluation.transductive else "inductive",
-            "meta_steps": meta_steps,
-            "gradient_steps": int(
-                sum(entry.get("gradient_steps", 0) for entry in metrics[:meta_steps])
-            ),
-        },
-        "seed": problem.sampler.seed,
         "tasks": {
             "trained_on": _names(study.tasks.train),
             "validated_on": [task.name for task in study.tasks.validation],
             "held_out": [task.name for task in study.tasks.test],
         },
         "evaluation": _figures(evaluation),
-        "signatures": _signatures(export / "saved_model"),
         "requests": [dict(request) for request in requests],
         "environment": {
             "trained": json.loads(run.environment.read_text())[-1],
@@ -103,14 +70,6 @@ def describe_model(
         "configuration": run.config.read_text(),
         "operative_configuration": run.operative_config.read_text(),
     }
-
-
-def write_model_card(card: Mapping, folder: pathlib.Path) -> None:
-    """Writes `model_card.json` and, for human readers, `MODEL_CARD.md`."""
-    text = json.dumps(card, indent=1, allow_nan=False, ensure_ascii=False)
-    (folder / "model_card.json").write_text(text + "\n")
-    template = _TEMPLATES.get_template("model_card.md.jinja")
-    (folder / "MODEL_CARD.md").write_text(template.render(card))
 
 
 def _names(distribution):
@@ -148,23 +107,6 @@ def _figures(evaluation):
 def _standard_error(result):
     errors = [task["error"] for task in result["tasks"] if task["name"] not in result["diverged"]]
     return standard_error(errors)
-
-
-def _signatures(saved_model):
-    def described(specs):
-        return {
-            name: {"shape": spec.shape.as_list(), "dtype": spec.dtype.name}
-            for name, spec in sorted(specs.items())
-        }
-
-    loaded = tf.saved_model.load(saved_model)
-    return {
-        name: {
-            "inputs": described(function.structured_input_signature[1]),
-            "outputs": described(function.structured_outputs),
-        }
-        for name, function in loaded.signatures.items()
-    }
 
 
 def export_run(
@@ -206,7 +148,9 @@ def export_run(
     else:
         restore_learned(trainer, run)
     tasks = {
-        index: task for index, task in enumerate(study.tasks.test) if isinstance(task, ArrayTask)
+        index: task
+        for index, task in enumerate(study.tasks.test)
+        if isinstance(task, ArrayTask) and len(task.train) == 2  # requests have no sample weights
     }
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -218,7 +162,7 @@ def export_run(
         _write_request(trainer, task, steps, index, partial / "requests")
         for index, task in itertools.islice(tasks.items(), requests)
     ]
-    write_model_card(describe_model(study, run, partial, examples, evaluation), partial)
+    write_model_card(describe_run(study, run, partial, examples, evaluation), partial)
     partial.rename(folder)
     return folder
 
@@ -226,9 +170,13 @@ def export_run(
 def _input_options(tasks):
     """Returns the tasks' own batch size of held-out examples and preparation of uint8 inputs."""
     for task in tasks:
-        pixels = {"prepare_uint8": task.prepare} if task.train[0].dtype == np.uint8 else {}
+        pixels = {"prepare_uint8": task.prepare} if _has_pixels(task) else {}
         return {"query_batch_size": task.test_batch_size} | pixels
     return {}
+
+
+def _has_pixels(task):
+    return getattr(task.train[0], "dtype", None) == np.uint8
 
 
 def request_of(
@@ -236,30 +184,43 @@ def request_of(
 ) -> dict[str, np.ndarray | np.generic]:
     """Returns the inputs with which `adapt` of a served model repeats the evaluation of a task.
 
+    Inputs are prepared, except pixels, which are for `adapt_uint8`.
+
     Args:
         trainer: the trainer that evaluates.
-        task: a held-out task.
+        task: a held-out task without sample weights.
         steps: gradient steps.
         seed: the seed of the task in the evaluation.
     """
-    inputs, targets = task.train
+    problem, prepare = trainer.problem, tf.identity if _has_pixels(task) else task.prepare
+    loss = problem.loss
+    losses = tf.nest.flatten(loss.losses) if isinstance(loss, TotalLoss) else [loss]
+    sparse = [isinstance(each, SparseCategoricalCrossentropy) for each in losses]
     request: dict[str, np.ndarray | np.generic] = {
-        "support_x": inputs,
-        "query_x": task.test[0],
         "steps": np.int32(steps),
         "batch_size": np.int32(task.batch_size),
-        "learning_rate": np.float32(trainer.problem.evaluation_optimizer.learning_rate),
+        "learning_rate": np.float32(problem.evaluation_optimizer.learning_rate),
         "seed": np.int64(seed),
     }
-    if np.issubdtype(targets.dtype, np.integer):
+    for name, inputs in (("support_x", task.train[0]), ("query_x", task.test[0])):
+        request |= _named(name, tf.nest.map_structure(np.asarray, prepare(inputs)))
+    targets = zip(_named("support_y", task.train[1]).items(), sparse, strict=True)
+    request |= {name: each.astype(np.int32 if s else np.float32) for (name, each), s in targets}
+    if sparse == [True]:
         classes = getattr(task, "classes", None) or trainer.model.output_shape[-1]
-        return request | {"support_y": targets.astype(np.int32), "num_classes": np.int32(classes)}
-    return request | {"support_y": targets.astype(np.float32)}
+        request["num_classes"] = np.int32(classes)
+    return request
+
+
+def _named(name, nest):
+    return dict(zip(names_of(name, nest), tf.nest.flatten(nest)))
 
 
 def _write_request(trainer, task, steps, index, folder):
     folder.mkdir(exist_ok=True)
     file = folder / f"{re.sub(r'[^A-Za-z0-9]+', '_', task.name).strip('_')}.npz"
     request = request_of(trainer, task, steps, trainer.evaluation_seed(index))
-    np.savez_compressed(file, query_y=task.test[1], **request)
-    return {"task": task.name, "file": file.relative_to(folder.parent).as_posix()}
+    np.savez_compressed(file, **_named("query_y", task.test[1]), **request)
+    signature = "adapt_uint8" if _has_pixels(task) else "adapt"
+    path = file.relative_to(folder.parent).as_posix()
+    return {"task": task.name, "file": path, "signature": signature}

@@ -1,7 +1,7 @@
 """Training on a support set in the graph, with the inner loop of the library."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -20,35 +20,35 @@ from leap_tf.training import InnerLoop, InnerLoopResult, SupervisedProblem
 
 
 class SupportBatches(NamedTuple):
-    """The batches of some steps of training on a support set of n examples.
+    """Training batches from a support set of n examples.
 
     `order` has the indices of the examples of each step, and of one step more, since the inner loop
     always fetches one batch in advance.
     """
 
-    inputs: tf.Tensor  # [n, …]
-    targets: tf.Tensor  # [n, …]
+    inputs: Any  # [n, …], a tensor or a nest of them
+    targets: Any  # [n, …], a tensor or a nest of them
     order: tf.Tensor  # [steps + 1, batch_size] int32
 
-    def at(self, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def at(self, step: tf.Tensor) -> tuple[Any, Any]:
         """Returns the inputs and targets of a step, counted from 0."""
         indices = self.order[step]
-        return tf.gather(self.inputs, indices), tf.gather(self.targets, indices)
+        examples = (self.inputs, self.targets)
+        return tf.nest.map_structure(lambda each: tf.gather(each, indices), examples)
 
 
 def support_batches(
-    inputs: tf.Tensor,
-    targets: tf.Tensor,
-    steps: tf.Tensor,
-    batch_size: tf.Tensor,
-    *,
-    seed: tf.Tensor,
+    inputs: Any, targets: Any, steps: tf.Tensor, batch_size: tf.Tensor, *, seed: tf.Tensor
 ) -> SupportBatches:
     """Returns batches in the order of `leap_tf.ArrayTask`: shuffled epochs, one after the other.
 
-    `seed` (int64) decides the order, and `batch_size` may be larger than the number of examples.
+    Args:
+        inputs, targets: [n, …], tensors or nests of them.
+        steps: number of batches, int32.
+        batch_size: examples in a batch, int32; may be larger than n.
+        seed: int64, decides the order.
     """
-    examples = tf.shape(inputs)[0]
+    examples = tf.shape(tf.nest.flatten(inputs)[0])[0]
     needed = (steps + 1) * batch_size
     epochs = tf.range(tf.cast((needed + examples - 1) // examples, tf.int64))
     orders = tf.map_fn(
@@ -61,13 +61,14 @@ def support_batches(
 
 
 class Adapter:
-    """Adapts a model to tasks as `MetaTrainer.evaluate` does.
+    """Adapts a model to tasks as `MetaTrainer.evaluate` does, but ignores a stop rule.
 
     Args:
         problem: holds the initialization and the settings of adaptation.
-        model: the problem's model as a function.
+        model: the problem's model as a `FunctionalModel`.
         task_layers: names of the layers that are reinitialized for every request.
-        head: name of the layer among them that gets as many units as the task has classes.
+        head: name of the layer among them that gets as many units as the task has classes; None if
+            every task has the units of the model.
     """
 
     def __init__(
@@ -81,15 +82,15 @@ class Adapter:
         self._head = head
         self._learner_variables = problem.learner_variables
         self._task_layers = TaskLayers(problem.model, task_layers)
-        fixed = set(meta_learned_indices(problem.model, [head] if head else []))
         indices = range(len(model.variables))
+        outside_head = meta_learned_indices(problem.model, [head] if head else [])
         learned = meta_learned_indices(problem.model, problem.evaluation_task_layers)
         self._loop = InnerLoop(
             model,
             FunctionalOptimizer(problem.evaluation_optimizer, model.variables),
             Adaptation(problem.learner, learned),
             indices,
-            resizable=[index for index in indices if index not in fixed],
+            resizable=sorted({*indices} - {*outside_head}),
         )
 
     def train(
@@ -101,10 +102,17 @@ class Adapter:
         seed: tf.Tensor,
         num_classes: tf.Tensor | None,
     ) -> InnerLoopResult:
-        """Trains from the learned initialization for `steps` gradient steps.
+        """Trains from the learned initialization.
 
-        `learning_rate` is that of the first step, `seed` (int64) decides the values of task layers
-        and dropout, and a head that is resized gets `num_classes` units.
+        Args:
+            batches: the training batches.
+            steps: gradient steps, int32.
+            learning_rate: float32 rate of the first step.
+            seed: int64, decides the values of task layers and dropout.
+            num_classes: int32 units of the `head`; not used without one.
+
+        Raises:
+            InvalidArgumentError: in the graph, if the batches do not fit the model.
         """
         units = {self._head: num_classes} if self._head else {}
         parameters, state = self._model.initial_values(seed, self._task_layers.draw(seed, units))
@@ -121,9 +129,8 @@ class Adapter:
 def resizable_head(problem: SupervisedProblem) -> str | None:
     """Returns the name of the output layer if tasks may have any number of classes, else None.
 
-    The layer must be a Dense layer. Its initializers and optimizer slots must not need the number
-    of units in advance. If it is meta-learned, there must be no learner variables for it, such as
-    the rates of Meta-SGD.
+    It must be a Dense layer whose initializers and optimizer slots do not need the number of units
+    in advance, without learner variables of its own, such as the rates of Meta-SGD.
     """
     head = output_layer(problem.model)
     if not isinstance(head, keras.layers.Dense):

@@ -3,83 +3,192 @@
 saved_model/   a SavedModel with the signatures `serving_default`, `adapt` and `adapt_weights`,
                see `leap_tf.serving.signatures`; for models of float images also each with the
                suffix `_uint8`, which takes pixels
-model.keras    the Keras model at the initialization, for `keras.saving.load_model`
+model.keras    the Keras model at the initialization, for `keras.saving.load_model`; that of a
+               subclassed model needs its class
+MODEL_CARD.md, model_card.json    see `leap_tf.serving.model_card`
 """
 
+import dataclasses
 import os
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from leap_tf.array_tasks import pixels_to_floats
+from leap_tf.array_tasks import as_arrays, pixels_to_floats
 from leap_tf.functional import UnsupportedModelError, copy_with_values
+from leap_tf.learners import Leap, TrainingSetup
 from leap_tf.models import BatchNormalization
+from leap_tf.optimizer import LeapOptimizer
+from leap_tf.serving.model_card import describe_model, write_model_card
 from leap_tf.serving.signatures import Limits, Prepare, Signatures
 from leap_tf.training import MetaTrainer, SupervisedProblem
 
 
 def export(
-    trainer: MetaTrainer,
+    trained: MetaTrainer | keras.Model,
     path: str | os.PathLike,
     prepare_uint8: Prepare = pixels_to_floats,
     query_batch_size: int = 500,
     *,
+    inputs: Any = None,
     limits: Limits | None = None,
 ) -> None:
-    """Writes the learned initialization of a trainer as a SavedModel that predicts and adapts.
+    """Writes a learned initialization as a SavedModel that predicts and adapts.
 
     Args:
-        trainer: holds the initialization and all settings of adaptation: model, loss, inner
-            optimizer, task layers, batch-norm policy, and the learner's direction.
+        trained: a trainer, which holds the initialization and all settings of adaptation: model,
+            loss, inner optimizer, task layers, batch-norm policy, and the learner's direction. Or a
+            model that is compiled with the `LeapOptimizer` that meta-trained it, and a loss.
         path: the folder to write; it must not exist.
-        prepare_uint8: from a batch of uint8 images to inputs of the model, for models of images.
+        prepare_uint8: from a batch of uint8 images to an input of the model, for models of images.
         query_batch_size: number of examples that are predicted together. In transductive mode
             these share their batch statistics.
+        inputs: for a subclass of `keras.Model`, which does not know its inputs: a batch of them, as
+            a task gives them. Shapes and dtypes are taken, any number of examples is served.
         limits: the largest numbers that a request may contain; `Limits()` by default.
 
     Raises:
         FileExistsError: `path` exists.
-        ValueError: the trainer's problem is not supervised, the model has several inputs or
-            outputs or is a subclass without them, or two of its weights have the same path.
-        UnsupportedModelError: a layer assigns a trainable weight when it is called.
+        ValueError: the trainer's problem is not supervised or its learner adapts a model of its
+            own (HAT, Progressive Nets), a model is not compiled with a `LeapOptimizer` or not at
+            its initialization, a subclassed model is given without `inputs`, or names of weights,
+            inputs or outputs are not different.
+        UnsupportedModelError: a layer assigns a trainable weight when it is called, or the model
+            has no `get_config()`.
 
     Example:
 
         >>> import keras, leap_tf, os, tempfile
-        >>> sgd = keras.optimizers.SGD
-        >>> trainer = leap_tf.MetaTrainer(leap_tf.mlp(hidden=[4]), "mse", sgd(0.01), sgd(0.1))
+        >>> trainer = leap_tf.MetaTrainer(leap_tf.mlp(hidden=[4]), "mse", "sgd")
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     leap_tf.export(trainer, f"{folder}/sinusoids")
         ...     sorted(os.listdir(f"{folder}/sinusoids"))
-        ['model.keras', 'saved_model']
+        ['MODEL_CARD.md', 'model.keras', 'model_card.json', 'saved_model']
     """
     folder = pathlib.Path(path).expanduser()
     if folder.exists():
         raise FileExistsError(f"{folder} exists. Give another path, or remove it first.")
-    problem = trainer.problem
+    is_model = isinstance(trained, keras.Model)
+    problem = _problem_of(trained) if is_model else trained.problem
     if not isinstance(problem, SupervisedProblem):
         raise ValueError(
             f"A {type(problem).__name__} cannot be exported. Only supervised problems can."
         )
-    inputs = _input_spec(trainer.model)
+    model = problem.model
+    if model is not problem.setup.model:
+        raise ValueError(
+            f"{type(problem.learner).__name__} adapts a model of its own, which takes the number "
+            "of a task with every input. It cannot be exported."
+        )
+    specs = _input_specs(model, inputs)
+    _check_weights(model)
     archive = keras.export.ExportArchive()
-    archive.track(trainer.model)
-    archive.add_variable_collection("learner", trainer.learner_variables)
-    variants = {"": (inputs, tf.identity)}
-    if inputs.dtype.is_floating and inputs.shape.rank == 4:
-        variants["_uint8"] = (tf.TensorSpec(inputs.shape, tf.uint8), prepare_uint8)
-    for suffix, (spec, prepare) in variants.items():
-        signatures = Signatures(problem, spec, prepare, query_batch_size, limits or Limits())
-        for name in ("serving_default", "adapt", "adapt_weights"):
-            archive.add_endpoint(name + suffix, getattr(signatures, name), signatures.specs(name))
+    archive.track(model)
+    archive.add_variable_collection("learner", problem.learner_variables)
+    variants = {"": (specs, lambda each: tf.nest.map_structure(tf.identity, each))}
+    images = [spec.dtype.is_floating and spec.shape.rank == 4 for spec in tf.nest.flatten(specs)]
+    if any(images):
+        variants["_uint8"] = _with_pixels(specs, images, prepare_uint8)
     try:
+        for suffix, (of_variant, prepare) in variants.items():
+            signatures = Signatures(
+                problem, of_variant, prepare, query_batch_size, limits or Limits()
+            )
+            for name in ("serving_default", "adapt", "adapt_weights"):
+                endpoint = getattr(signatures, name)
+                archive.add_endpoint(name + suffix, endpoint, signatures.specs(name))
         archive.write_out(folder / "saved_model", verbose=False)
     except UnsupportedModelError as error:
         raise error.without_trace() from error
-    _portable_model(trainer.model).save(folder / "model.keras")
+    _portable_model(model).save(folder / "model.keras")
+    meta_steps = problem.setup.meta_optimizer.iterations if is_model else trained.meta_step
+    card = describe_model(problem, int(meta_steps), folder)
+    if is_model:
+        card["method"] |= {"steps_per_task": None, "meta_batch_size": None}  # loops of the user
+    write_model_card(card, folder)
+
+
+def _problem_of(model: keras.Model) -> SupervisedProblem:
+    """Returns the problem of a model that a LeapOptimizer has meta-trained."""
+    optimizer = model.optimizer
+    if not isinstance(optimizer, LeapOptimizer):
+        raise ValueError(
+            f"{model.name!r} is compiled with a {type(optimizer).__name__}. Export the MetaTrainer "
+            "that trained it, or compile it with the LeapOptimizer that did: "
+            "model.compile(optimizer, loss)."
+        )
+    if not optimizer.holds_initialization:
+        raise ValueError(
+            f"{model.name!r} is not at an initialization that its LeapOptimizer has learned. Call "
+            "optimizer.meta_update() after the last task, and export before further training."
+        )
+    setup = TrainingSetup(
+        model=model,
+        inner_optimizer=optimizer.inner_optimizer,
+        meta_optimizer=optimizer.meta_optimizer,
+        steps_per_task=2,
+        meta_batch_size=1,
+        task_layers=optimizer.task_layers,
+        running_statistics=optimizer.running_statistics,
+    )
+    learner = Leap(**dataclasses.asdict(optimizer.geometry))
+    return SupervisedProblem(setup, model.loss, learner, seed=optimizer.seed)
+
+
+def _input_specs(model: keras.Model, inputs: Any) -> Any:
+    """Returns shapes and dtypes of a model's inputs, for any number of examples."""
+    if isinstance(model, keras.Sequential):
+        known = model.inputs[0]
+    elif getattr(model, "inputs", None):
+        known = model.input
+    elif inputs is not None:
+        known = as_arrays(inputs)
+    else:
+        raise ValueError(
+            f"{model.name!r} is a {type(model).__name__}, which does not know the shapes of its "
+            "inputs. Pass a batch of them: leap_tf.export(..., inputs=batch)."
+        )
+    specs = tf.nest.map_structure(
+        lambda each: tf.TensorSpec([None, *each.shape[1:]], each.dtype), known
+    )
+    is_list = isinstance(specs, (list, tuple)) and len(specs) == 1
+    return specs[0] if is_list else specs
+
+
+def _check_weights(model: keras.Model) -> None:
+    """Checks that weights can be named and the model can be saved."""
+    paths = [variable.path for variable in model.weights]
+    if len(set(paths)) < len(paths):
+        raise ValueError(
+            f"Some weights of {model.name!r} have the same path, and adapt_weights returns weights "
+            "by path. Give the layers different names."
+        )
+    try:
+        model.get_config()
+    except NotImplementedError as error:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} has no get_config(), so model.keras could not be read again. "
+            "Define it: it returns the arguments of __init__ by name."
+        ) from error
+
+
+def _with_pixels(specs, images, prepare_uint8):
+    """Returns the inputs with images in uint8, and what prepares them."""
+
+    def prepare(inputs):
+        flat = zip(images, tf.nest.flatten(inputs), strict=True)
+        prepared = [
+            prepare_uint8(each) if is_image else tf.identity(each) for is_image, each in flat
+        ]
+        return tf.nest.pack_sequence_as(specs, prepared)
+
+    flat = zip(images, tf.nest.flatten(specs), strict=True)
+    pixels = [tf.TensorSpec(spec.shape, tf.uint8) if image else spec for image, spec in flat]
+    return tf.nest.pack_sequence_as(specs, pixels), prepare
 
 
 def adapted_model(model: keras.Model, weights: Mapping[str, np.ndarray]) -> keras.Model:
@@ -117,8 +226,10 @@ def _portable_model(model: keras.Model) -> keras.Model:
     """Returns the model, with layers of this library replaced by those of Keras.
 
     `leap_tf.models.BatchNormalization` gives the same outputs as Keras's layer in inference.
+    Subclassed models are returned as they are, since reading them needs their class anyway.
     """
-    if not any(isinstance(layer, BatchNormalization) for layer in model._flatten_layers()):
+    has_ours = any(isinstance(layer, BatchNormalization) for layer in model._flatten_layers())
+    if not has_ours or not getattr(model, "inputs", None):
         return model
 
     def clone(layer):
@@ -129,21 +240,3 @@ def _portable_model(model: keras.Model) -> keras.Model:
     copy = keras.models.clone_model(model, clone_function=clone, recursive=True)
     copy.set_weights(model.get_weights())
     return copy
-
-
-def _input_spec(model: keras.Model) -> tf.TensorSpec:
-    """Returns the shape and dtype of the model's input, after checking that it can be served."""
-    inputs = getattr(model, "inputs", None) or []
-    if len(inputs) != 1 or len(model.outputs) != 1:
-        raise ValueError(
-            "Only functional or sequential models with one input and one output can be exported; "
-            f"{model.name!r} is a {type(model).__name__} with {len(inputs)} inputs. Wrap it in "
-            "keras.Model(inputs, outputs)."
-        )
-    paths = [variable.path for variable in model.weights]
-    if len(set(paths)) < len(paths):
-        raise ValueError(
-            f"Some weights of {model.name!r} have the same path, and adapt_weights returns weights "
-            "by path. Give the layers different names."
-        )
-    return tf.TensorSpec(inputs[0].shape, inputs[0].dtype)

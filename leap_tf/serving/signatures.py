@@ -6,7 +6,11 @@
 
 `adapt` is the adaptation of `MetaTrainer.evaluate`: it uses the same `InnerLoop`, the learner's
 direction, and the optimizer and batch-norm policy of the run. The same seed gives the same batches.
-It trains copies of the weights, so the served variables never change and calls are independent.
+A stop rule of the `EvaluationConfig` is ignored: all steps of the request are made. Copies of the
+weights are trained, so the served variables never change and calls are independent.
+
+A tensor of a model with several inputs or outputs has the key of its dictionary, or its position,
+behind its name: `support_x_left`, `support_y_0`.
 
 Some runtimes do not check shapes against the signature, so each input is checked in the graph
 before it is used. All errors are `InvalidArgumentError`s whose text begins with the name of the
@@ -15,17 +19,18 @@ input.
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
-from leap_tf.functional import ErrorFunction, FunctionalModel, all_finite
+from leap_tf.functional import Batch, FunctionalModel, TotalLoss, all_finite
 from leap_tf.serving.adapter import Adapter, resizable_head, support_batches
 from leap_tf.training import SupervisedProblem
 
-Prepare = Callable[[tf.Tensor], tf.Tensor]
+Prepare = Callable[[Any], Any]
 Outputs = dict[str, tf.Tensor]
 
 _CROSS_ENTROPIES = (
@@ -76,41 +81,57 @@ class _Adapted(NamedTuple):
     state: list[tf.Tensor]
     losses: tf.Tensor  # of each batch before the step on it
     support_error: tf.Tensor  # mean error of the adapted model on the support set
-    queries: tf.Tensor | tuple[()]  # outputs for the queries, () if there are none
+    queries: list[tf.Tensor]  # outputs for the queries, empty if there are none
     finite: tf.Tensor  # whether all numbers of training and prediction are
 
 
 class Signatures:
-    """The three functions of an export, for inputs of one dtype.
+    """The three functions of an export. Their arguments and results are flat tensors.
 
     Args:
         problem: holds the initialization and the settings of adaptation.
-        inputs: shape and dtype of the inputs of a request, with any number of examples.
+        inputs: shape and dtype of the inputs of a request, with any number of examples: a
+            `tf.TensorSpec`, or a nest of them.
         prepare: from a batch of these to inputs of the model.
         query_batch_size: number of examples that are predicted together, which bounds memory. In
             transductive mode these share their batch statistics.
         limits: the largest numbers that a request may contain.
+
+    Raises:
+        ValueError: the model has not a loss for every output, or names of its inputs or outputs are
+            not different.
     """
 
     def __init__(
         self,
         problem: SupervisedProblem,
-        inputs: tf.TensorSpec,
+        inputs: Any,
         prepare: Prepare,
         query_batch_size: int,
         limits: Limits,
     ):
         self._model = _PreparedModel(prepare, problem.model, problem.loss, problem.error_fn)
         self._inputs = inputs
+        self._outputs = _outputs_of(self._model, inputs)
         self._query_batch_size = query_batch_size
         self._limits = limits
         self._transductive = problem.evaluation.transductive
         self._predictor = self._model.without_randomness() if self._transductive else self._model
-        self._format = OutputFormat(
-            problem.loss, tf.TensorShape(problem.model.output_shape), problem.error_fn
-        )
+        loss = problem.loss
+        losses = tf.nest.flatten(loss.losses) if isinstance(loss, TotalLoss) else [loss]
+        specs, names = tf.nest.flatten(self._outputs), names_of("", self._outputs)
+        if len(losses) != len(specs):
+            raise ValueError(
+                f"{problem.model.name!r} has {len(specs)} outputs, and {len(losses)} losses. Pass "
+                "a loss for each output to the trainer."
+            )
+        self._formats = [OutputFormat(*each) for each in zip(names, losses, specs)]
+        # The number of classes is part of a request if there is one output, of class scores.
+        self._learned_classes = self._formats[0].classes if len(specs) == 1 else None
+        is_cross_entropy = len(specs) == 1 and isinstance(losses[0], _CROSS_ENTROPIES)
+        self._counts_errors = is_cross_entropy and problem.error_fn is None
         task_layers = problem.evaluation_task_layers
-        head = resizable_head(problem) if self._format.has_labels else None
+        head = resizable_head(problem) if self._learned_classes else None
         adapter = functools.partial(Adapter, problem, self._model)
         self._adapter = adapter(task_layers, head if head in task_layers else None)
         # A meta-learned head serves tasks with its own number of classes. All others get a
@@ -123,43 +144,47 @@ class Signatures:
     def specs(self, name: str) -> list[tf.TensorSpec]:
         """Returns the inputs of a function, in order."""
         if name == "serving_default":
-            return [self._examples("inputs")]
-        examples = [self._examples("support_x"), self._format.targets_spec("support_y")]
+            return self._examples("inputs")
+        examples = [*self._examples("support_x"), *self._targets()]
         if name == "adapt":
-            examples.append(self._examples("query_x"))
+            examples += self._examples("query_x")
         dtypes = (tf.int32, tf.int32, tf.float32, tf.int64, tf.int32)
         settings = [tf.TensorSpec((), *each) for each in zip(dtypes, Settings._fields)]
-        return [*examples, *(settings if self._format.has_labels else settings[:-1])]
+        return [*examples, *(settings if self._learned_classes else settings[:-1])]
 
-    def serving_default(self, inputs: tf.Tensor) -> Outputs:
+    def serving_default(self, *inputs: tf.Tensor) -> Outputs:
         """Returns the outputs of the model at the learned initialization."""
-        inputs = checked_examples(inputs, self._examples("inputs"))
+        checked = self._pack(checked_examples(inputs, self._examples("inputs")))
         model = self._model
-        outputs = self._predict(model.parameters(), model.state(0), inputs, training=False)
-        return self._format.named(outputs)
+        return self._named(self._predict(model.parameters(), model.state(0), checked, False))
 
-    def adapt(
-        self, support_x: tf.Tensor, support_y: tf.Tensor, query_x: tf.Tensor, *settings: tf.Tensor
-    ) -> Outputs:
-        """Trains on the support set with `Settings`, and predicts the queries.
+    def adapt(self, *request: tf.Tensor) -> Outputs:
+        """Trains on a support set and predicts queries.
+
+        Args:
+            *request: the tensors of `specs("adapt")`: support inputs, targets and query inputs,
+                then `Settings`.
 
         Returns:
             Outputs for the queries, "losses" [steps] of each batch before the step on it, and
             "support_accuracy" (or "support_error") of the adapted model.
         """
-        query_x = checked_examples(query_x, self._examples("query_x"))
-        adapted = self._adapt(support_x, support_y, query_x, Settings(*settings))
+        specs = self._examples("query_x")
+        place = len(specs) + len(self._formats)
+        query_x = checked_examples(request[place : place + len(specs)], specs)
+        support, settings = request[:place], request[place + len(specs) :]
+        adapted = self._adapt(support, self._pack(query_x), Settings(*settings))
         with requiring_convergence(adapted):
-            return self._format.named(tf.identity(adapted.queries)) | self._figures(adapted)
+            queries = [tf.identity(each) for each in adapted.queries]
+            return self._named(queries) | self._figures(adapted)
 
-    def adapt_weights(
-        self, support_x: tf.Tensor, support_y: tf.Tensor, *settings: tf.Tensor
-    ) -> Outputs:
-        """Trains on the support set and returns the adapted weights, by the variables' paths.
+    def adapt_weights(self, *request: tf.Tensor) -> Outputs:
+        """Trains on a support set and returns the adapted weights, by the variables' paths.
 
-        Arguments are those of `adapt`, whose other outputs are returned too.
+        The arguments are those of `adapt` without queries. Its other outputs are returned too.
         """
-        adapted = self._adapt(support_x, support_y, None, Settings(*settings))
+        place = len(self._examples("support_x")) + len(self._formats)
+        adapted = self._adapt(request[:place], None, Settings(*request[place:]))
         model = self._model
         variables = [*model.variables, *model.model.non_trainable_variables]
         values = dict(zip(map(id, variables), [*adapted.parameters, *adapted.state]))
@@ -168,35 +193,35 @@ class Signatures:
             named = {path: tf.identity(value) for path, value in weights.items()}
             return named | self._figures(adapted)
 
-    def _adapt(self, support_x, support_y, query_x, settings) -> _Adapted:
+    def _adapt(self, support, queries, settings) -> _Adapted:
         """Checks a request, trains on its support set, and predicts its queries, if any."""
         steps = checked_number(settings.steps, "steps", 0, self._limits.steps)
         batch_size = checked_number(settings.batch_size, "batch_size", 1, self._limits.batch_size)
         learning_rate = checked_rate(settings.learning_rate, "learning_rate")
         seed = tf.ensure_shape(settings.seed, (), name="seed")
-        num_classes, learned_classes = settings.num_classes, self._format.classes
+        num_classes, learned_classes = settings.num_classes, self._learned_classes
         if learned_classes is not None:
             any_number, learned = (1, self._limits.classes), (learned_classes, learned_classes)
             bounds = any_number if self._any_classes else learned
             num_classes = checked_number(num_classes, "num_classes", *bounds)
-        inputs = checked_examples(support_x, self._examples("support_x"))
-        targets = checked_targets(
-            support_y, self._format.targets_spec("support_y"), inputs, num_classes
-        )
+        specs = [*self._examples("support_x"), *self._targets()]
+        tensors = checked_examples(support, specs)
+        place = len(specs) - len(self._formats)
+        inputs = self._pack(tensors[:place])
+        classes = [num_classes] if learned_classes else [each.classes for each in self._formats]
+        labels = map(checked_labels, tensors[place:], specs[place:], classes)
+        targets = tf.nest.pack_sequence_as(self._outputs, list(labels))
         batches = support_batches(inputs, targets, steps, batch_size, seed=seed)
 
         def adapt_with(adapter):
             end = adapter.train(
                 batches, steps, learning_rate=learning_rate, seed=seed, num_classes=num_classes
             )
-            predict = functools.partial(
-                self._predict, end.parameters, end.state, training=self._transductive
-            )
-            outputs = predict(inputs)
-            error = tf.reduce_mean(tf.cast(self._model.error(targets, outputs), tf.float32))
-            queries = () if query_x is None else predict(query_x)
-            finite = end.finite & all_finite([outputs, *tf.nest.flatten(queries)])
-            return _Adapted(end.parameters, end.state, end.losses, error, queries, finite)
+            variables, training = (end.parameters, end.state), self._transductive
+            error, finite = self._error(*variables, inputs, targets)
+            outputs = [] if queries is None else self._predict(*variables, queries, training)
+            finite &= end.finite & all_finite(outputs)
+            return _Adapted(*variables, end.losses, error, outputs, finite)
 
         if self._with_other_head is None:
             return adapt_with(self._adapter)
@@ -207,73 +232,102 @@ class Signatures:
         )
 
     def _figures(self, adapted):
-        error = tf.identity(adapted.support_error)
-        return {"losses": tf.identity(adapted.losses)} | self._format.named_error(error)
+        error, losses = tf.identity(adapted.support_error), tf.identity(adapted.losses)
+        if self._counts_errors:
+            return {"losses": losses, "support_accuracy": 1.0 - error}
+        return {"losses": losses, "support_error": error}
 
-    def _examples(self, name):
-        return tf.TensorSpec(self._inputs.shape, self._inputs.dtype, name)
+    def _named(self, outputs):
+        named = (each.named(output) for each, output in zip(self._formats, outputs))
+        return functools.reduce(dict.__or__, named)
 
-    def _predict(self, parameters, state, inputs, training):
+    def _examples(self, name) -> list[tf.TensorSpec]:
+        specs = zip(tf.nest.flatten(self._inputs), names_of(name, self._inputs))
+        return [tf.TensorSpec(spec.shape, spec.dtype, each) for spec, each in specs]
+
+    def _targets(self) -> list[tf.TensorSpec]:
+        return [each.targets_spec("support_y") for each in self._formats]
+
+    def _pack(self, inputs):
+        return tf.nest.pack_sequence_as(self._inputs, inputs)
+
+    def _predict(self, parameters, state, inputs, training) -> list[tf.Tensor]:
         """Returns the outputs for any number of inputs, in batches of `query_batch_size`."""
-        count, size = tf.shape(inputs)[0], self._query_batch_size
+        count, size = tf.shape(tf.nest.flatten(inputs)[0])[0], self._query_batch_size
 
-        def add_batch(start, outputs):
-            batch = inputs[start : start + size]
+        def add_batch(start, *collected):
+            batch = _rows(inputs, start, size)
             predicted = self._predictor.predict(parameters, state, batch, training=training)
-            return start + size, outputs.write(start // size, predicted)
+            parts = zip(collected, tf.nest.flatten(predicted))
+            return start + size, *(each.write(start // size, part) for each, part in parts)
 
-        collected = tf.TensorArray(
-            self._model.model.outputs[0].dtype, size=-(-count // size), infer_shape=False
-        )
-        _, collected = tf.while_loop(
-            lambda start, _: start < count,
+        empty = [
+            tf.TensorArray(each.spec.dtype, size=-(-count // size), infer_shape=False)
+            for each in self._formats
+        ]
+        _, *collected = tf.while_loop(
+            lambda start, *_: start < count,
             add_batch,
-            (tf.constant(0), collected),
+            (tf.constant(0), *empty),
             parallel_iterations=1,
         )
-        width = None if self._any_classes else self._format.shape[-1]
-        return tf.ensure_shape(collected.concat(), [*self._format.shape[:-1], width])
+        shapes = [each.spec.shape for each in self._formats]
+        if self._any_classes:
+            shapes = [[*shapes[0][:-1], None]]
+        return [tf.ensure_shape(each.concat(), shape) for each, shape in zip(collected, shapes)]
+
+    def _error(self, parameters, state, inputs, targets) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the mean error of examples, and whether all their outputs are finite."""
+        count, size = tf.shape(tf.nest.flatten(inputs)[0])[0], self._query_batch_size
+
+        def add_batch(start, error, weight, finite):
+            batch = Batch(*_rows((inputs, targets), start, size))
+            result = self._predictor.evaluate(
+                parameters, state, batch, training=self._transductive, penalties=False
+            )
+            error += tf.reduce_sum(result.errors * result.weights)
+            weight += tf.reduce_sum(result.weights)
+            return start + size, error, weight, finite & all_finite(tf.nest.flatten(result.outputs))
+
+        _, error, weight, finite = tf.while_loop(
+            lambda start, *_: start < count,
+            add_batch,
+            (tf.constant(0), tf.constant(0.0), tf.constant(0.0), tf.constant(True)),
+            parallel_iterations=1,
+        )
+        return tf.math.divide_no_nan(error, weight), finite
 
 
 class OutputFormat(NamedTuple):
-    """The names and meanings of a model's targets and outputs, which depend on its loss."""
+    """The names and meanings of the targets and values of an output, which depend on its loss."""
 
+    suffix: str  # of names; empty if the model has one output
     loss: keras.losses.Loss
-    shape: tf.TensorShape  # of the model's outputs, with any number of examples
-    error_fn: ErrorFunction | None  # None for that of the loss
-
-    @property
-    def has_labels(self) -> bool:
-        """Whether targets are class numbers."""
-        return isinstance(self.loss, keras.losses.SparseCategoricalCrossentropy)
+    spec: tf.TensorSpec  # of the output, with any number of examples
 
     @property
     def classes(self) -> int | None:
-        """The model's number of classes, None if targets are not class numbers."""
-        return self.shape[-1] if self.has_labels else None
+        """The number of classes, None if targets are not class numbers."""
+        is_sparse = isinstance(self.loss, keras.losses.SparseCategoricalCrossentropy)
+        return self.spec.shape[-1] if is_sparse else None
 
     def targets_spec(self, name: str) -> tf.TensorSpec:
         """Returns the shape and dtype of the targets of a request."""
-        if self.has_labels:
-            return tf.TensorSpec(self.shape[:-1], tf.int32, name)
-        return tf.TensorSpec(self.shape, tf.float32, name)
+        if self.classes:
+            return tf.TensorSpec(self.spec.shape[:-1], tf.int32, name + self.suffix)
+        return tf.TensorSpec(self.spec.shape, tf.float32, name + self.suffix)
 
     def named(self, outputs: tf.Tensor) -> Outputs:
         """Returns "logits" and "probabilities" of a classifier, else "outputs"."""
         if not isinstance(self.loss, _CROSS_ENTROPIES):
-            return {"outputs": outputs}
+            return {f"outputs{self.suffix}": outputs}
         binary = isinstance(self.loss, keras.losses.BinaryCrossentropy)
         if self.loss.get_config()["from_logits"]:
-            to_probabilities = tf.math.sigmoid if binary else tf.nn.softmax
-            return {"logits": outputs, "probabilities": to_probabilities(outputs)}
-        to_logits = (lambda p: tf.math.log(p) - tf.math.log1p(-p)) if binary else tf.math.log
-        return {"logits": to_logits(outputs), "probabilities": outputs}
-
-    def named_error(self, error: tf.Tensor) -> Outputs:
-        """Returns "support_accuracy" if the error is a share of wrong labels, else the error."""
-        if isinstance(self.loss, _CROSS_ENTROPIES) and self.error_fn is None:
-            return {"support_accuracy": 1.0 - error}
-        return {"support_error": error}
+            logits, probabilities = outputs, (tf.math.sigmoid if binary else tf.nn.softmax)(outputs)
+        else:
+            log_complement = tf.math.log1p(-outputs) if binary else 0.0
+            logits, probabilities = tf.math.log(outputs) - log_complement, outputs
+        return {f"logits{self.suffix}": logits, f"probabilities{self.suffix}": probabilities}
 
 
 class _PreparedModel(FunctionalModel):
@@ -287,33 +341,81 @@ class _PreparedModel(FunctionalModel):
         return super()._call(parameters, state, self._prepare(inputs), training)
 
 
-def checked_examples(examples: tf.Tensor, spec: tf.TensorSpec) -> tf.Tensor:
-    """Returns examples after checking that they have the shape, are not empty and all finite."""
-    examples = tf.ensure_shape(examples, spec.shape, name=spec.name)
-    count = tf.shape(examples)[0]
-    conditions = [_require(count > 0, f"{spec.name}: there must be at least one example")]
-    if spec.dtype.is_floating:
-        finite = tf.reduce_all(tf.math.is_finite(examples))
-        conditions.append(_require(finite, f"{spec.name}: all numbers must be finite"))
+def _outputs_of(model: FunctionalModel, inputs: Any) -> Any:
+    """Returns shapes and dtypes of the outputs, in the structure that the model returns."""
+
+    def predict(batch):
+        return model.predict(model.parameters(), model.state(0), batch)
+
+    traced = tf.function(predict, autograph=False).get_concrete_function(inputs)
+    return tf.nest.map_structure(
+        lambda output: tf.TensorSpec([None, *output.shape[1:]], output.dtype),
+        traced.structured_outputs,
+    )
+
+
+def names_of(name: str, nest: Any) -> list[str]:
+    """Returns the names of the tensors of a nest: `name` and the keys or positions of each.
+
+    Raises:
+        ValueError: the names are not different.
+
+    Example:
+
+        >>> names_of("support_x", {"left": 1, "right": 2}), names_of("query_x", 1)
+        (['support_x_left', 'support_x_right'], ['query_x'])
+    """
+    if len(tf.nest.flatten(nest)) == 1:
+        return [name]
+    paths = ([name, *path] for path, _ in keras.tree.flatten_with_path(nest))
+    names = [re.sub(r"[^A-Za-z0-9]", "_", "_".join(map(str, path))) for path in paths]
+    if len({each.lower() for each in names}) < len(names):
+        raise ValueError(
+            f"The names {names} differ in case or punctuation only, which the signatures of a "
+            "SavedModel do not tell apart. Rename the inputs or outputs."
+        )
+    return names
+
+
+def _rows(nest, start, size):
+    return tf.nest.map_structure(lambda each: each[start : start + size], nest)
+
+
+def checked_examples(
+    tensors: Sequence[tf.Tensor], specs: Sequence[tf.TensorSpec]
+) -> list[tf.Tensor]:
+    """Returns tensors after checking shapes, that floats are finite, and that examples are as many.
+
+    The first dimension of all is the number of examples, at least one.
+    """
+    tensors = [
+        tf.ensure_shape(tensor, spec.shape, name=spec.name)
+        for tensor, spec in zip(tensors, specs, strict=True)
+    ]
+    counts = [tf.shape(tensor)[0] for tensor in tensors]
+    conditions = [_require(counts[0] > 0, f"{specs[0].name}: there must be at least one example")]
+    for spec, count in zip(specs[1:], counts[1:]):
+        message = f"{spec.name}: there must be one for each example, not"
+        conditions.append(_require(tf.equal(count, counts[0]), message, count, counts[0]))
+    for spec, tensor in zip(specs, tensors):
+        if spec.dtype.is_floating:
+            finite = tf.reduce_all(tf.math.is_finite(tensor))
+            conditions.append(_require(finite, f"{spec.name}: all numbers must be finite"))
     with tf.control_dependencies(conditions):
-        return tf.identity(examples)
+        return [tf.identity(tensor) for tensor in tensors]
 
 
-def checked_targets(
-    targets: tf.Tensor, spec: tf.TensorSpec, inputs: tf.Tensor, classes: tf.Tensor | None
+def checked_labels(
+    targets: tf.Tensor, spec: tf.TensorSpec, classes: int | tf.Tensor | None
 ) -> tf.Tensor:
-    """Returns targets after checking that there is one for each input, labels in [0, classes)."""
-    targets = checked_examples(targets, spec)
-    counts = tf.shape(targets)[0], tf.shape(inputs)[0]
-    message = f"{spec.name}: there must be one for each example, not"
-    conditions = [_require(tf.equal(*counts), message, *counts)]
-    if classes is not None:
-        lowest, highest = tf.reduce_min(targets), tf.reduce_max(targets)
-        message = f"{spec.name}: labels must lie in [0, number of classes), and the lowest, "
-        message += "the highest and the number are"
-        allowed = (lowest >= 0) & (highest < classes)
-        conditions.append(_require(allowed, message, lowest, highest, classes))
-    with tf.control_dependencies(conditions):
+    """Returns targets after checking that labels are in [0, classes)."""
+    if classes is None:
+        return targets
+    lowest, highest = tf.reduce_min(targets), tf.reduce_max(targets)
+    message = f"{spec.name}: labels must lie in [0, number of classes), and the lowest, "
+    message += "the highest and the number are"
+    allowed = (lowest >= 0) & (highest < classes)
+    with tf.control_dependencies([_require(allowed, message, lowest, highest, classes)]):
         return tf.identity(targets)
 
 
