@@ -56,7 +56,7 @@ def mobilenet(seed, data_dir):
         seed=seed,
         validation_alphabets=0,
         test_alphabets=5,
-        characters=10,
+        characters=5,
         image_size=32,
         rotations=1,
     )
@@ -66,14 +66,13 @@ def mobilenet(seed, data_dir):
         alpha=0.25,
         dropout=0.0,
         weights=None,
-        classes=10,
+        classes=5,
         classifier_activation=None,
     )
     trainer = leap_tf.MetaTrainer(
         model,
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        keras.optimizers.SGD(0.05),
-        keras.optimizers.SGD(0.05),
+        keras.optimizers.Adam(0.003),
         steps_per_task=30,
         meta_batch_size=5,
         seed=seed,

@@ -26,6 +26,10 @@ def small_model():
     return keras.Sequential([keras.layers.Input((4,)), *layers])
 
 
+def values(trainer):
+    return [variable.numpy() for variable in trainer.variables]
+
+
 class LearnerContract:
     """Every learner passes these tests."""
 
@@ -55,46 +59,39 @@ class LearnerContract:
     def tasks(self):
         return FiniteTasks([blobs(number) for number in range(6)])
 
-    def weights_after(self, trainer, meta_steps=3):
-        trainer.fit(self.tasks(), meta_steps, verbose=False)
-        return [variable.numpy() for variable in trainer.variables]
+    def train(self, trainer, meta_steps=4, **options):
+        trainer.fit(self.tasks(), meta_steps, verbose=False, **options)
+        return trainer
 
-    def test_the_initialization_moves_if_the_learner_learns(self):
-        trainer = self.trainer()
-        before = [variable.numpy() for variable in trainer.variables]
-        after = self.weights_after(trainer)
+    @pytest.fixture(scope="class")
+    def trained(self):
+        """A trainer after four meta-steps on one thread, which evaluation does not change."""
+        return self.train(self.trainer(pool=1))
+
+    def test_the_initialization_moves_if_the_learner_learns(self, trained):
+        before, after = values(self.trainer()), values(trained)
         moved = any(not np.array_equal(a, b) for a, b in zip(before, after, strict=True))
         assert moved == self.learns
         assert all(np.all(np.isfinite(value)) for value in after)
 
-    def test_the_same_seed_gives_the_same_bits_on_any_number_of_threads(self):
-        first = self.weights_after(self.trainer(pool=1))
-        again = self.weights_after(self.trainer(pool=3))
-        for a, b in zip(first, again, strict=True):
+    def test_a_restarted_run_on_several_threads_has_the_bits_of_one(self, trained, tmp_path):
+        self.train(self.trainer(pool=3), 2, checkpoint_dir=tmp_path)
+        rest = self.train(self.trainer(pool=3), checkpoint_dir=tmp_path)
+        for a, b in zip(values(trained), values(rest), strict=True):
             np.testing.assert_array_equal(a, b)
 
-    def test_a_restarted_run_ends_like_an_uninterrupted_one(self, tmp_path):
-        whole = self.weights_after(self.trainer(), meta_steps=4)
-        self.trainer().fit(self.tasks(), 2, checkpoint_dir=tmp_path, verbose=False)
-        rest = self.trainer()
-        rest.fit(self.tasks(), 4, checkpoint_dir=tmp_path, verbose=False)
-        for a, b in zip(whole, rest.variables, strict=True):
-            np.testing.assert_array_equal(a, b.numpy())
-
-    def test_evaluation_changes_nothing_and_repeats(self):
-        trainer = self.trainer()
-        trainer.fit(self.tasks(), 1, verbose=False)
-        before = [variable.numpy() for variable in trainer.variables]
-        first, again = (trainer.evaluate([blobs(10), blobs(11)], steps=12) for _ in range(2))
+    def test_evaluation_changes_nothing_and_repeats(self, trained):
+        before = values(trained)
+        first, again = (trained.evaluate([blobs(10), blobs(11)], steps=12) for _ in range(2))
         assert first.error == again.error
         np.testing.assert_array_equal(
             first.tasks[1].training_losses, again.tasks[1].training_losses
         )
-        for a, b in zip(before, trainer.variables, strict=True):
-            np.testing.assert_array_equal(a, b.numpy())
+        for a, b in zip(before, values(trained), strict=True):
+            np.testing.assert_array_equal(a, b)
 
-    def test_evaluation_adapts_to_the_task(self):
-        task = self.trainer().evaluate([blobs(10)], steps=60).tasks[0]
+    def test_evaluation_adapts_to_the_task(self, trained):
+        task = trained.evaluate([blobs(10)], steps=60).tasks[0]
         assert task.training_losses[-5:].mean() < 0.8 * task.training_losses[:5].mean()
         assert task.path_length > 0
 
@@ -119,5 +116,4 @@ class LearnerContract:
         else:
             history = trainer.fit(tasks, 1, verbose=False).history
             assert history["tasks_skipped"] == [1]
-        for variable in trainer.variables:
-            assert np.all(np.isfinite(variable.numpy()))
+        assert all(np.all(np.isfinite(value)) for value in values(trainer))

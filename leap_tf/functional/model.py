@@ -119,6 +119,12 @@ class FunctionalModel:
         quiet._network = _without_randomness(self.model)
         return quiet
 
+    @property
+    def units(self) -> int | None:
+        """The size of the output's last dimension; None for a subclass, or of several outputs."""
+        shape = getattr(self.model, "output_shape", None)
+        return shape[-1] if isinstance(shape, tuple) else None
+
     def parameters(self) -> list[tf.Tensor]:
         """Returns the current values of the trainable variables."""
         return [tf.convert_to_tensor(variable.value) for variable in self.variables]
@@ -349,10 +355,11 @@ def check_task_data(task: Task, inputs: Any, model: FunctionalModel, resized: bo
             )
     sparse = isinstance(model.loss, keras.losses.SparseCategoricalCrossentropy)
     if isinstance(task, ArrayTask) and sparse:
-        units = model.model.output_shape[-1]
+        units = model.units
         if resized and task.classes is not None:
             units = task.classes
-        check_labels(task, units, model.loss.get_config().get("ignore_class"))
+        if units is not None:
+            check_labels(task, units, model.loss.get_config().get("ignore_class"))
 
 
 def scope_of(

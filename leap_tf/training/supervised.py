@@ -355,13 +355,13 @@ class _ModelTrainer:
             return {}
         if self._task_head:
             return {self._task_head.name: classes}
-        if output_layer(self.model.model) is None:
+        if isinstance(self.model.loss, TotalLoss):
             raise ValueError(
-                f"Task {task.name!r} has {classes} classes, and the model not exactly one output, "
-                "so its width cannot follow. Leave `classes` out."
+                f"Task {task.name!r} has {classes} classes, and the model several outputs, so it "
+                "is unclear which has as many units. Leave `classes` out."
             )
-        units = self.model.model.output_shape[-1]
-        if classes != units:
+        units = self.model.units
+        if units is not None and classes != units:
             raise ValueError(
                 f"Task {task.name!r} has {classes} classes, and the model {units} outputs. Name "
                 "its output layer in task_layers, and every task gets a head of its own width."

@@ -4,7 +4,7 @@ import pytest
 
 from tests.faults import fuzz
 
-TRIALS = {"configurations": 150, "results": 16, "metrics": 150}
+TRIALS = {"configurations": 150, "results": 10, "metrics": 150}
 
 
 @pytest.mark.parametrize("reader", fuzz.ATTACKS)

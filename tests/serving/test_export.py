@@ -57,6 +57,12 @@ assert not {"keras", "leap_tf"} & set(sys.modules)
 _EXPORTS: dict[str, tuple] = {}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _seeded():
+    """Seeds once: TensorFlow prepares all functions anew after that, and these tests share them."""
+    keras.utils.set_random_seed(0)
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     """Returns from a kind's name to its trainer, what makes its tasks, and the export's folder."""

@@ -1,5 +1,7 @@
 """A small trainer on sinusoids, for the tests of the outer loop."""
 
+import functools
+
 import keras
 import numpy as np
 
@@ -29,6 +31,14 @@ def held_out(count=6):
 
 def weights(of):
     return [array.copy() for array in of.model.get_weights()]
+
+
+@functools.cache
+def weights_after(meta_steps):
+    """Returns the weights of `trainer()` after training on sinusoids without any interruption."""
+    straight = trainer()
+    straight.fit(leap_tf.Sinusoids(), meta_steps, verbose=False)
+    return weights(straight)
 
 
 def assert_same(actual, expected):

@@ -144,6 +144,19 @@ class Subclassed(keras.Model):
         return {"units": self.units, "name": self.name}
 
 
+def test_subclassed_models_train_on_labels():
+    model = keras.Sequential([keras.layers.Dense(3)])
+    subclass = type(
+        "Wrapping", (keras.Model,), {"call": lambda self, inputs: self.inside(inputs)}
+    )()
+    subclass.inside = model
+    subclass(np.zeros((1, 4), np.float32))
+    evaluation = trainer_of(subclass).evaluate(labelled_task(3))
+    functional = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(3)])
+    functional.set_weights(subclass.get_weights())
+    assert evaluation.error == trainer_of(functional).evaluate(labelled_task(3)).error
+
+
 class WithoutConfig(Subclassed):
     def get_config(self):
         raise NotImplementedError("no configuration")

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import re
+import shutil
 
 import keras
 import numpy as np
@@ -12,7 +13,7 @@ import leap_tf
 from leap_tf.learners import ANIL
 from leap_tf.training.checkpoint import describe, differences
 from leap_tf.training.sampling import describe_tasks
-from tests.training.sinusoids import assert_same, trainer, weights
+from tests.training.sinusoids import assert_same, trainer, weights, weights_after
 
 
 def damage(path, how):
@@ -40,30 +41,35 @@ def test_save_and_load(tmp_path):
     assert_same(weights(other), weights(learner))
 
 
+@pytest.fixture(scope="module")
+def three_checkpoints(tmp_path_factory):
+    """A folder with a checkpoint of each of the first three meta-steps, to be copied."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    options = {"checkpoint_seconds": 0, "verbose": False}
+    trainer().fit(leap_tf.Sinusoids(), 3, checkpoint_dir=folder, **options)
+    return folder
+
+
 @pytest.mark.parametrize("suffix", ["data-00000-of-00001", "index"])
 @pytest.mark.parametrize("how", ["truncated", "flipped", "empty", "missing"])
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, how, suffix, caplog):
-    learner = trainer()
-    learner.fit(
-        leap_tf.Sinusoids(), 3, checkpoint_dir=tmp_path, checkpoint_seconds=0, verbose=False
-    )
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    tmp_path, three_checkpoints, how, suffix, caplog
+):
+    shutil.copytree(three_checkpoints, tmp_path, dirs_exist_ok=True)
     damage(tmp_path / f"step-00000003.{suffix}", how)
     resumed = trainer()
     resumed.fit(leap_tf.Sinusoids(), 3, checkpoint_dir=tmp_path, verbose=False)
-    assert_same(weights(resumed), weights(learner))
+    assert_same(weights(resumed), weights_after(3))
     if (how, suffix) != ("missing", "index"):  # without an index there is no checkpoint at all
         assert "Falling back to the checkpoint before it" in caplog.text
 
 
-def test_training_does_not_start_over_if_no_checkpoint_can_be_read(tmp_path):
-    learner = trainer()
-    learner.fit(
-        leap_tf.Sinusoids(), 2, checkpoint_dir=tmp_path, checkpoint_seconds=0, verbose=False
-    )
+def test_training_does_not_start_over_if_no_checkpoint_can_be_read(tmp_path, three_checkpoints):
+    shutil.copytree(three_checkpoints, tmp_path, dirs_exist_ok=True)
     for path in tmp_path.glob("*.data*"):
         damage(path, "truncated")
-    with pytest.raises(leap_tf.CheckpointUnreadableError, match="None of the 2 checkpoints"):
-        trainer().fit(leap_tf.Sinusoids(), 3, checkpoint_dir=tmp_path, verbose=False)
+    with pytest.raises(leap_tf.CheckpointUnreadableError, match="None of the 3 checkpoints"):
+        trainer().fit(leap_tf.Sinusoids(), 4, checkpoint_dir=tmp_path, verbose=False)
 
 
 def test_a_checkpoint_of_another_model_or_seed_is_refused(tmp_path):
@@ -126,13 +132,13 @@ def test_a_restart_with_other_settings_is_refused(tmp_path, change, message):
     def made(**options):
         return trainer(**{"meta_optimizer": keras.optimizers.SGD(0.1)} | options)
 
-    made().fit(leap_tf.Sinusoids(), 1, checkpoint_dir=tmp_path, verbose=False)
+    made().fit(leap_tf.Sinusoids(), 0, checkpoint_dir=tmp_path, verbose=False)
     other = made(**change)
     before = weights(other)
     with pytest.raises(leap_tf.CheckpointMismatchError, match=re.escape(message)):
         other.fit(leap_tf.Sinusoids(), 2, checkpoint_dir=tmp_path, verbose=False)
     assert_same(weights(other), before)
-    made().fit(leap_tf.Sinusoids(), 2, checkpoint_dir=tmp_path, verbose=False)
+    made().fit(leap_tf.Sinusoids(), 0, checkpoint_dir=tmp_path, verbose=False)
 
 
 def test_settings_that_are_lists_are_described():
