@@ -16,7 +16,7 @@ from leap_tf.experiments import commands
 from leap_tf.experiments.run_directory import (
     RunDirectory,
     RunDirectoryError,
-    length_before,
+    extended_from,
     set_aside,
 )
 from leap_tf.training import read_metrics
@@ -105,7 +105,7 @@ def test_evaluation_cannot_override_what_was_trained(finished):
         ("MetaTrainer.learner = @MetaSGD()", "MetaTrainer.learner"),
         ("sinusoid_splits.test_tasks = 9", "sinusoid_splits.test_tasks"),
     ):
-        with pytest.raises(SystemExit, match=f"Evaluation cannot override {name}"):
+        with pytest.raises(SystemExit, match=f"{name} cannot be overridden"):
             with commands.one_line_errors():
                 commands.evaluate([], [binding], finished[0])
 
@@ -143,7 +143,8 @@ def test_a_finished_run_can_be_extended(finished, tmp_path, capsys):
         "initialization.keras",
         "plots",
     }
-    with pytest.raises(RunDirectoryError, match="another configuration"):  # it cannot be shortened
+    # It cannot be shortened.
+    with pytest.raises(RunDirectoryError, match="a different configuration"):
         train_here(tmp_path / "run", "meta_train.meta_steps = 5")
 
 
@@ -190,7 +191,7 @@ def test_evaluating_an_empty_folder_is_an_error(tmp_path):
     ],
 )
 def test_a_run_is_extended_by_meta_steps_alone(now, before):
-    assert length_before("a = 1\nmeta_train.meta_steps = 20\n", now) == before
+    assert extended_from("a = 1\nmeta_train.meta_steps = 20\n", now) == before
 
 
 def test_what_is_set_aside_is_never_written_over(tmp_path):
@@ -210,7 +211,7 @@ def test_a_run_directory_belongs_to_one_configuration(tmp_path):
     run_directory = RunDirectory(tmp_path / "run")
     run_directory.claim("a = 1\nb = 2\n")
     run_directory.claim("a = 1\nb = 2\n")
-    with pytest.raises(RunDirectoryError, match=r"(?s)another configuration.*-b = 2\n\+b = 3"):
+    with pytest.raises(RunDirectoryError, match=r"(?s)a different configuration.*-b = 2\n\+b = 3"):
         run_directory.claim("a = 1\nb = 3\n")
     assert run_directory.config.read_text() == "a = 1\nb = 2\n"
     assert not run_directory.is_finished("a = 1\nb = 2\n")
@@ -332,13 +333,13 @@ def test_a_checkpoint_is_exported_without_an_evaluation(finished, tmp_path):
 def test_an_export_is_never_written_over_and_needs_a_finished_run(finished, exported, tmp_path):
     result = run("export.py", finished[0])
     assert result.returncode == 1
-    assert "exists. Give another --export_dir" in result.stderr
+    assert "exists. Pass a different --export_dir" in result.stderr
     assert "Traceback" not in result.stderr
     with pytest.raises(SystemExit, match="holds no run"), commands.one_line_errors():
         commands.export([], [], tmp_path)
 
 
 def test_an_export_is_of_the_run_as_it_was_trained(finished):
-    with pytest.raises(SystemExit, match="An export cannot override study.seed"):
+    with pytest.raises(SystemExit, match="study.seed cannot be overridden"):
         with commands.one_line_errors():
             commands.export([], ["study.seed = 5", "export.requests = 2"], finished[0])
