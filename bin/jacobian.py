@@ -16,7 +16,7 @@ def main():
     gin_file = cli.paths_flag(
         "gin_file", "Configuration file; can be given several times.", required=True
     )
-    gin_param = cli.gin_param_flag("Binding over the files, such as 'jacobian_precision.seed = 1'.")
+    gin_param = cli.gin_param_flag("Overrides the files: 'jacobian_precision.seed = 1'.")
     output_dir = cli.path_flag("output_dir", "Folder of the run.", required=True)
     data_dir = cli.data_dir_flag()
 

@@ -96,7 +96,7 @@ def train() -> None:
     see docs/cluster.md.
     """
     gin_file = paths_flag("gin_file", f"{_GIN_FILE}; can be given several times.", required=True)
-    gin_param = gin_param_flag("Binding over the files, such as 'study.seed = 1'.")
+    gin_param = gin_param_flag("Binding that overrides the files, such as 'study.seed = 1'.")
     output_dir = path_flag("output_dir", "Folder of the run.", required=True)
     data_dir, module, pool = data_dir_flag(), module_flag(), pool_flags()
 
@@ -120,9 +120,9 @@ def evaluate() -> None:
 
     Results go to evaluation_again.json in the folder. The run's own evaluation stays as it is.
     """
-    gin_file = paths_flag("gin_file", "Configuration file over the run's own.")
+    gin_file = paths_flag("gin_file", "Configuration file that overrides the run's own.")
     gin_param = gin_param_flag(
-        "Binding over the run's configuration, such as 'evaluate.target_error = 0.1'."
+        "Binding that overrides the run's, such as 'evaluate.target_error = 0.1'."
     )
     output_dir = path_flag("output_dir", "Folder of the run.", required=True)
     data_dir, module = data_dir_flag(), module_flag()
@@ -152,10 +152,8 @@ def export() -> None:
         "Prefix of a checkpoint, such as runs/unicode/checkpoints/step-00000060, to export instead "
         "of the learned initialization.",
     )
-    gin_file = paths_flag("gin_file", "Configuration file over the run's own.")
-    gin_param = gin_param_flag(
-        "Binding over the run's configuration, such as 'export.requests = 8'."
-    )
+    gin_file = paths_flag("gin_file", "Configuration file that overrides the run's own.")
+    gin_param = gin_param_flag("Binding that overrides the run's, such as 'export.requests = 8'.")
     data_dir, module = data_dir_flag(), module_flag()
 
     def program(commands):
@@ -180,7 +178,7 @@ def sweep() -> None:
     The same command continues a sweep that was stopped, and skips finished cells.
     """
     gin_file = path_flag("gin_file", f"{_GIN_FILE}, of the sweep.", required=True)
-    gin_param = gin_param_flag("Binding over the sweep's file.")
+    gin_param = gin_param_flag("Binding that overrides the sweep's file.")
     output_dir = path_flag("output_dir", "Folder of the sweep.", required=True)
     workers = flags.DEFINE_integer(
         "workers", os.cpu_count(), "Number of cells that run at the same time, each on one core."
@@ -244,7 +242,7 @@ def report() -> None:
 
     def program(page):
         if bool(runs.value) == bool(results.value):
-            raise app.UsageError("Give either --runs or --results.")
+            raise app.UsageError("Pass either --runs or --results.")
         pages = page.write_report(
             output_dir.value, results=results.value, runs=runs.value, study=study.value
         )

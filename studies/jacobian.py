@@ -27,7 +27,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from leap_tf.experiments.plots import standard_error
+from leap_tf.experiments.report.data import standard_error
 from leap_tf.experiments.run_directory import write_atomically
 from leap_tf.functional import Batch, FunctionalModel, unpack_batch
 from leap_tf.functional.checks import check_no_stopped_gradients_in

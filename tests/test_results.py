@@ -11,9 +11,15 @@ import numpy as np
 import pytest
 
 from leap_tf.experiments import config
-from leap_tf.experiments.report.data import estimate, read_results
+from leap_tf.experiments.report.data import (
+    Estimate,
+    combine,
+    difference,
+    estimate,
+    is_settled,
+    read_results,
+)
 from leap_tf.experiments.report.page import write_report
-from leap_tf.experiments.report.statistics import Estimate, combine, difference, is_settled
 from leap_tf.experiments.report.studies import PATHS, path_curve
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -1,7 +1,19 @@
 """The functions behind the command-line programs: train, evaluate, export, sweep, compare.
 
-Each reads a configuration, builds its study and works in a run's folder. Helpers for all programs
-are here too: signals and errors in one line.
+Each reads a configuration, builds its study and works in a run's folder. They share
+
+    gin_files     configuration files; those of `evaluate` and `export` override the run's own
+    gin_params    bindings that override the files, such as "evaluate.steps = 50"
+    output_dir    the run's folder
+    data_dir      the folder of prepared data sets; None for that of TensorFlow Datasets
+    modules       modules of the user, as for `load_modules`; those of the run, if it has begun
+
+and raise, before anything is written: ConfigurationError for a configuration that cannot be read
+or whose study cannot be built; RunDirectoryError for a folder that holds something else, lacks what
+the command needs, or is in use; UserModuleError for a module that cannot be imported, is not named
+or has changed; MissingDataError for a data set that is not prepared.
+
+Helpers for all programs are here too: signals and errors in one line.
 """
 
 import contextlib
@@ -21,6 +33,7 @@ from matplotlib.figure import Figure
 
 from leap_tf.cluster import RayPool, StudyFactory
 from leap_tf.errors import LeapError
+from leap_tf.experiments import user_modules
 from leap_tf.experiments.config import (
     ConfigurationError,
     configuration_file,
@@ -36,14 +49,6 @@ from leap_tf.experiments.config import (
 )
 from leap_tf.experiments.run_directory import RunDirectory, changed_bindings, write_atomically
 from leap_tf.experiments.sweep import Sweep
-from leap_tf.experiments.user_modules import (
-    RECORD,
-    UserModule,
-    UserModuleError,
-    check_modules,
-    load_modules,
-    record_of,
-)
 from leap_tf.training import MetaTrainer, Study
 
 
@@ -89,9 +94,6 @@ def stop_on_signals(trainer: MetaTrainer) -> Iterator[None]:
             print(f"Stopped after meta-step {trainer.meta_step}.", file=sys.stderr)
 
 
-POOLS = ("threads", "ray")
-
-
 @dataclasses.dataclass(frozen=True)
 class PoolChoice:
     """The pool that tasks run on. It is not part of the configuration, since results are the same.
@@ -112,16 +114,14 @@ class PoolChoice:
     deadline: float = 1800.0
 
     def __post_init__(self):
-        if self.kind not in POOLS:
-            raise ValueError(f"pool must be one of {POOLS}, and is {self.kind!r}.")
+        if self.kind not in ("threads", "ray"):
+            raise ValueError(f'pool must be "threads" or "ray". Received: pool={self.kind!r}.')
         if self.kind == "threads" and (self.address, self.workers) != (None, None):
             raise ValueError("address and workers are for --pool=ray.")
 
     @contextlib.contextmanager
     def open(self, factory: StudyFactory) -> Iterator[RayPool | None]:
-        """Yields a pool that is not started yet, and closes it at the end.
-
-        Yields None for threads: the trainer then has a pool of its own.
+        """Yields a pool that is not started yet, and closes it at the end; None for threads.
 
         Args:
             factory: builds the study in a worker.
@@ -130,7 +130,7 @@ class PoolChoice:
             ClusterError: Ray is not installed.
         """
         if self.kind == "threads":
-            yield None
+            yield None  # the trainer has a pool of its own
             return
         pool = RayPool(factory, self.workers, self.address, self.deadline)
         with contextlib.closing(pool):
@@ -152,7 +152,7 @@ class ConfiguredStudyFactory:
 
     configuration: str
     data_dir: str | None = None
-    modules: tuple[UserModule, ...] = ()
+    modules: tuple[user_modules.UserModule, ...] = ()
 
     def __call__(self) -> Study:
         """Builds the study.
@@ -161,9 +161,11 @@ class ConfiguredStudyFactory:
             UserModuleError: a module cannot be imported on this machine, or has another source.
         """
         for module in self.modules:
-            (found,) = load_modules([module.flag.removeprefix("--module=")])
+            (found,) = user_modules.load_modules([module.flag.removeprefix("--module=")])
             if found.sha256 != module.sha256:
-                raise UserModuleError(f"{found.path} is another source than that of the driver.")
+                raise user_modules.UserModuleError(
+                    f"{found.path} differs from the source on the driver. Copy that to this node."
+                )
         parse_configuration(self.configuration)
         return configured_study(data_dir=self.data_dir)
 
@@ -172,9 +174,6 @@ Path = str | os.PathLike
 
 # Errors that a user can act on. All others show their traceback.
 _USER_ERRORS = (LeapError, ValueError, OSError, FloatingPointError, tf.errors.OpError)
-
-# Bindings that an evaluation may change.
-_OF_EVALUATION = re.compile(r"evaluate\.|evaluation/|EvaluationConfig\.|MetaTrainer\.pool$")
 
 # Errors of a full or read-only disk, from Python or TensorFlow, and advice for each.
 _DISK = {
@@ -206,7 +205,7 @@ def _with_advice(error: Exception) -> str:
     for numbers, advice in _DISK.items():
         if any(os.strerror(number) in text for number in numbers):
             return (
-                f"{text.splitlines()[0].rstrip('.')}. {advice}, and give the same command again. "
+                f"{text.splitlines()[0].rstrip('.')}. {advice}, and run the same command again. "
                 "The files in the folder are complete, and it continues from them."
             )
     return text
@@ -223,34 +222,22 @@ def train(
     """Trains and evaluates the configured study in `output_dir`, or continues a run there.
 
     Args:
-        gin_files: configuration files.
-        gin_params: bindings over the files.
-        output_dir: the run's folder.
-        data_dir: folder of prepared data sets.
         pool: where tasks run. Results are the same on every pool, and a run can be continued on
             another one.
-        modules: modules of the user, as for `load_modules`.
 
     Raises:
-        ConfigurationError: the configuration cannot be read, or its study cannot be built.
-        RunDirectoryError: the folder holds another run or other files, or is in use.
-        MissingDataError: a data set is not prepared.
         ClusterError: the pool cannot start.
-        UserModuleError: a module cannot be imported, or is not as it was when the run started.
     """
-    own = load_modules(modules)
-    run = RunDirectory(output_dir)
-    check_modules(run.path, own, same_run=True)
+    run, own = _opened(output_dir, modules)
     config = read_configuration(gin_files, gin_params)
     run.check(config)
-    factory = ConfiguredStudyFactory(
-        config, None if data_dir is None else os.path.abspath(data_dir), own
-    )
+    data_everywhere = None if data_dir is None else os.path.abspath(data_dir)
+    factory = ConfiguredStudyFactory(config, data_everywhere, own)
     with pool.open(factory) as opened:
         study = configured_study(data_dir=data_dir, pool=opened)
         run.claim(config)  # after the study, so that one that cannot be built leaves no folder
         if own:
-            write_atomically(run.path / RECORD, record_of(own))
+            write_atomically(run.path / user_modules.RECORD, user_modules.record_of(own))
         write_atomically(run.operative_config, operative_configuration())
         if opened:
             opened.start()
@@ -274,33 +261,18 @@ def evaluate(
 ) -> None:
     """Evaluates a finished run again, for example with other steps or another target.
 
-    Args:
-        gin_files: configuration files over the run's own.
-        gin_params: bindings over its configuration, such as "evaluate.steps = 50".
-        output_dir: the run's folder.
-        data_dir: folder of prepared data sets.
-        modules: the run's modules of the user. A changed source is a warning.
-
-    Raises:
-        ConfigurationError: a binding changes more than the evaluation.
-        RunDirectoryError: the folder holds no finished run.
-        UserModuleError: a module of the run is missing.
+    A module whose source has changed is a warning here.
     """
-    own = load_modules(modules)
-    run = RunDirectory(output_dir)
-    check_modules(run.path, own, same_run=False)
-    trained = read_configuration([run.require_config()])
-    changed = changed_bindings(
-        trained, read_configuration([run.require_config(), *gin_files], gin_params)
+    run, _ = _opened(output_dir, modules, same_run=False)
+    changed = _changed(
+        run,
+        gin_files,
+        gin_params,
+        re.compile(r"evaluate\.|evaluation/|EvaluationConfig\.|MetaTrainer\.pool$"),
+        "An evaluation can change only bindings of evaluate, EvaluationConfig, MetaTrainer.pool "
+        "and the scope evaluation/. Others would describe a different run: with another seed, "
+        "for example, held-out tasks may have been trained on.",
     )
-    others = [name for name in changed if not _OF_EVALUATION.match(name)]
-    if others:
-        raise ConfigurationError(
-            f"Evaluation cannot override {', '.join(others)}: this would describe another run than "
-            "the trained one. With another seed, for example, held-out tasks may have been trained "
-            "on. Only bindings of evaluate, EvaluationConfig, MetaTrainer.pool and the scope "
-            "evaluation/ can be changed here."
-        )
     study = configured_study(data_dir=data_dir)
     print(configured_evaluate(study=study, run=run, overrides=changed))
     print(f"The run's own evaluation is unchanged. This one is in {run.evaluation_again}.")
@@ -318,36 +290,45 @@ def export(
     """Exports the learned initialization of a run for serving.
 
     Args:
-        gin_files: configuration files over the run's own.
-        gin_params: bindings over its configuration, such as "export.requests = 8".
-        output_dir: the run's folder.
-        data_dir: folder of prepared data sets.
         export_dir: the folder to write; "export" in the run's folder by default.
         checkpoint: prefix of a checkpoint to export instead of the learned initialization.
-        modules: the run's modules of the user.
 
     Raises:
-        ConfigurationError: a binding changes more than the export.
-        RunDirectoryError: the folder holds no finished run.
         FileExistsError: the export exists already.
-        UserModuleError: a module of the run is missing or has changed.
     """
-    own = load_modules(modules)
-    run = RunDirectory(output_dir)
-    check_modules(run.path, own, same_run=True)
-    trained = read_configuration([run.require_config()])
-    changed = changed_bindings(
-        trained, read_configuration([run.require_config(), *gin_files], gin_params)
+    run, _ = _opened(output_dir, modules)
+    _changed(
+        run,
+        gin_files,
+        gin_params,
+        re.compile(r"export\."),
+        "An export can change only bindings of export. With others, the model card would describe "
+        "a different run.",
     )
-    others = [name for name in changed if not name.startswith("export.")]
-    if others:
-        raise ConfigurationError(
-            f"An export cannot override {', '.join(others)}: the model card would describe another "
-            "run than the trained one. Only bindings of export can be changed here."
-        )
     study = configured_study(data_dir=data_dir)
     folder = configured_export(study=study, run=run, path=export_dir, checkpoint=checkpoint)
     print(f"SavedModel, Keras model, example requests and MODEL_CARD.md are in {folder}.")
+
+
+def _opened(output_dir, modules, same_run=True):
+    """Returns a run's folder and the imported modules, which are those of the run there."""
+    own, run = user_modules.load_modules(modules), RunDirectory(output_dir)
+    user_modules.check_modules(run.path, own, same_run)
+    return run, own
+
+
+def _changed(run, gin_files, gin_params, allowed, advice):
+    """Reads a run's configuration and what overrides it, and returns the bindings that differ.
+
+    Raises:
+        ConfigurationError: the pattern `allowed` does not match one of them.
+    """
+    trained = read_configuration([run.require_config()])
+    now = read_configuration([run.require_config(), *gin_files], gin_params)
+    changed = changed_bindings(trained, now)
+    if others := [name for name in changed if not allowed.match(name)]:
+        raise ConfigurationError(f"{', '.join(others)} cannot be overridden. {advice}")
+    return changed
 
 
 def sweep(
@@ -363,20 +344,16 @@ def sweep(
 
     Args:
         gin_file: configuration file that binds `sweep`. Files that it names are relative to it.
-        gin_params: bindings over that file. They do not reach the cells.
+        gin_params: bindings that override that file. They do not reach the cells.
         output_dir: the sweep's folder.
         workers: number of cells that run at the same time.
         train_command: the command that starts the training program, without flags.
-        data_dir: folder of prepared data sets.
-        modules: modules of the user, for every cell.
 
     Raises:
-        ConfigurationError: a configuration cannot be read; no cell has been started.
-        UserModuleError: as for `train`; no cell has been started.
-        RunDirectoryError: a cell's folder holds another run; no cell has been started.
-        SweepError: the folder holds another sweep, or cells failed.
+        SweepError: the folder holds a different sweep, or cells failed. Other errors are raised
+            before any cell is started.
     """
-    own = load_modules(modules)
+    own = user_modules.load_modules(modules)
     read_configuration([gin_file], gin_params)
     gin_files, cells = configured_cells()
     running = Sweep(
@@ -414,7 +391,7 @@ def compare(
         CheckpointMismatchError: the folder holds another comparison.
         UserModuleError: a module cannot be imported.
     """
-    load_modules(modules)
+    user_modules.load_modules(modules)
     read_configuration(gin_files, gin_params)
     folder = pathlib.Path(output_dir)
 

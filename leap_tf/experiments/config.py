@@ -37,16 +37,11 @@ from leap_tf.tasks import sinusoid_splits
 from leap_tf.training import EvaluationConfig, MetaTrainer
 
 # Errors that gin raises for text it cannot read. Deep nesting ends in one of the last two.
-_UNREADABLE = (
-    ValueError,
-    TypeError,
-    SyntaxError,
-    tokenize.TokenError,
-    OSError,
-    ImportError,
-    RuntimeError,
-    MemoryError,
-)
+_UNREADABLE = (ValueError, TypeError, SyntaxError, tokenize.TokenError, OSError, ImportError,
+               RuntimeError, MemoryError)  # fmt: skip
+# Errors that a value of the wrong type causes where it is used.
+_UNBUILDABLE = (TypeError, AttributeError, LookupError, ArithmeticError, AssertionError,
+                RecursionError)  # fmt: skip
 
 
 class ConfigurationError(LeapError, ValueError):
@@ -68,22 +63,14 @@ def calling(cls: type) -> Callable:
 def with_configuration_errors(configurable: Callable) -> Callable:
     """Returns the function; errors that a wrong value causes become a `ConfigurationError`.
 
-    gin does not check values. A value of the wrong type fails where it is used, and a reference
-    that leads back to itself ends in a RecursionError.
+    gin does not check values, and a reference that leads back to itself is a RecursionError.
     """
 
     @functools.wraps(configurable)
     def build(*args, **kwargs):
         try:
             return configurable(*args, **kwargs)
-        except (
-            TypeError,
-            AttributeError,
-            LookupError,
-            ArithmeticError,
-            AssertionError,
-            RecursionError,
-        ) as error:
+        except _UNBUILDABLE as error:
             raise ConfigurationError(
                 f"The study of this configuration cannot be built: {error}"
             ) from error
@@ -135,9 +122,8 @@ def configured_comparison(
 
 gin.external_configurable(conv_net, module="models")
 gin.external_configurable(mlp, module="models")
-gin.external_configurable(alphabet_splits, module="tasks", denylist=["seed", "data_dir"])
-gin.external_configurable(multi_cv_splits, module="tasks", denylist=["seed", "data_dir"])
-gin.external_configurable(sinusoid_splits, module="tasks", denylist=["seed", "data_dir"])
+for _splits in (alphabet_splits, multi_cv_splits, sinusoid_splits):
+    gin.external_configurable(_splits, module="tasks", denylist=["seed", "data_dir"])
 configured_evaluation = gin.external_configurable(
     calling(EvaluationConfig), "EvaluationConfig", module="training"
 )
@@ -170,15 +156,15 @@ def register_recorded() -> None:
         ConfigurationError: gin cannot take a name, or has it already.
     """
     while user_modules.RECORDED:
-        each = user_modules.RECORDED.pop(0)
-        target = calling(each.target) if isinstance(each.target, type) else each.target
+        target, name, module = user_modules.RECORDED.pop(0)
+        target = calling(target) if isinstance(target, type) else target
         try:
             # `study` passes these two to the builder of its tasks, so that they cannot be bound.
             given = {"seed", "data_dir"}
             denied = sorted(given) if given <= {*inspect.signature(target).parameters} else None
-            gin.external_configurable(target, each.name, module=each.module, denylist=denied)
+            gin.external_configurable(target, name, module=module, denylist=denied)
         except ValueError as error:
-            raise ConfigurationError(f"{each.name} cannot be registered: {error}") from error
+            raise ConfigurationError(f"{name} cannot be registered: {error}") from error
 
 
 _PACKAGE = pathlib.Path(__file__).parents[1]
@@ -203,11 +189,11 @@ def configuration_file(name: str | os.PathLike) -> pathlib.Path:
 
 
 def read_configuration(files: Sequence[str | os.PathLike], bindings: Sequence[str] = ()) -> str:
-    """Reads gin files and bindings, later ones over earlier ones.
+    """Reads gin files and bindings. Later ones override earlier ones.
 
     Args:
         files: at least one gin file, each as for `configuration_file`.
-        bindings: bindings over the files, such as "meta_train.meta_steps = 10".
+        bindings: bindings that override the files, such as "meta_train.meta_steps = 10".
 
     Returns:
         The whole configuration as text, with bindings in gin's order.
@@ -242,7 +228,17 @@ def _parsed(texts):
     register_recorded()
     gin.clear_config()
     for name, read in texts.items():
-        _parse(name, read)
+        try:
+            text = read()
+            _check_no_imports(name, text)
+            gin.parse_config(text)
+        except ConfigurationError:
+            raise
+        except _UNREADABLE as error:
+            why = f"{error or type(error).__name__}"
+            if "No configurable matching" in why:
+                why += "\nIf it is your own, name its module with --module."
+            raise ConfigurationError(f"The configuration cannot be read: {name}: {why}") from error
     gin.finalize()
     whole = gin.config_str()
     _check_scopes(whole)
@@ -250,21 +246,6 @@ def _parsed(texts):
         for parameter, value in gin.get_bindings(name).items():
             _check_type(f"{name}.{parameter}", value, hints[parameter])
     return whole
-
-
-def _parse(name, read):
-    try:
-        text = read()
-        _check_no_imports(name, text)
-        gin.parse_config(text)
-    except ConfigurationError:
-        raise
-    except _UNREADABLE as error:
-        advice = "\nIf it is your own, name its module with --module."
-        raise ConfigurationError(
-            f"The configuration cannot be read: {name}: {error or type(error).__name__}"
-            f"{advice if 'No configurable matching' in str(error) else ''}"
-        ) from error
 
 
 class _NoReferences(config_parser.ParserDelegate):
@@ -279,13 +260,13 @@ class _NoReferences(config_parser.ParserDelegate):
 
 def _check_no_imports(name, text):
     """Raises ConfigurationError for an import, or an include, whose file could have one."""
+    kinds = {config_parser.ImportStatement: "import", config_parser.IncludeStatement: "include"}
     for statement in config_parser.ConfigParser(text, _NoReferences()):
-        if isinstance(statement, config_parser.ImportStatement | config_parser.IncludeStatement):
-            kind = "import" if isinstance(statement, config_parser.ImportStatement) else "include"
+        if kind := kinds.get(type(statement)):
             raise ConfigurationError(
                 f"{name}, line {statement.location.line_num}: {kind!r} is not allowed. A "
                 "configuration can only bind what this library registers. Remove the statement, "
-                "and give several files by several --gin_file."
+                "and pass every file with a --gin_file of its own."
             )
 
 
@@ -307,4 +288,4 @@ def _check_type(name, value, hint):
         allowed.add(int)
     if allowed <= {bool, int, float, str, types.NoneType} and type(value) not in allowed:
         wanted = getattr(hint, "__name__", None) or str(hint)
-        raise ConfigurationError(f"{name} must be of type {wanted}, and is {value!r}.")
+        raise ConfigurationError(f"{name} must be of type {wanted}. Received: {value!r}.")

@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 from keras.losses import SparseCategoricalCrossentropy
 
-from leap_tf.experiments.plots import standard_error
+from leap_tf.experiments.report.data import standard_error
 from leap_tf.experiments.run_directory import RunDirectory, describe_environment
 from leap_tf.experiments.study import FRESH, LEARNED, restore_learned
 from leap_tf.functional import TotalLoss
@@ -50,7 +50,9 @@ def describe_run(
     """
     metrics = read_metrics(run.metrics) if run.metrics.exists() else []
     # A checkpoint sets the trainer's meta-step. Without one the run's file has it.
-    meta_steps = study.trainer.meta_step or json.loads(run.origin.read_text())["meta_step"]
+    meta_steps = (
+        study.trainer.meta_step or json.loads(run.initialization_info.read_text())["meta_step"]
+    )
     card = describe_model(study.trainer.problem, meta_steps, export)
     steps = (entry.get("gradient_steps", 0) for entry in metrics[:meta_steps])
     card["method"]["gradient_steps"] = int(sum(steps))
@@ -61,7 +63,7 @@ def describe_run(
             "validated_on": [task.name for task in study.tasks.validation],
             "held_out": [task.name for task in study.tasks.test],
         },
-        "evaluation": _figures(evaluation),
+        "evaluation": evaluation and _metrics(evaluation),
         "requests": [dict(request) for request in requests],
         "environment": {
             "trained": json.loads(run.environment.read_text())[-1],
@@ -78,35 +80,23 @@ def _names(distribution):
     return repr(distribution)  # an endless family
 
 
-def _figures(evaluation):
-    if evaluation is None:
-        return None
-    return {
-        "split": evaluation["split"],
-        "steps": evaluation["steps"],
-        "batch_norm": "transductive" if evaluation["transductive"] else "inductive",
-        "results": {
-            name: {
-                "tasks": len(result["tasks"]),
-                "diverged": result["diverged"],
-                "error": result["error"],
-                "standard_error": _standard_error(result),
-                "area_under_error": result["area_under_error"],
-                "each": [
-                    {key: task[key] for key in ("name", "error", "examples")}
-                    | {"seed": task.get("seed")}
-                    for task in result["tasks"]
-                ],
-            }
-            for name, result in evaluation["results"].items()
-            if name in (LEARNED, FRESH)
-        },
-    }
-
-
-def _standard_error(result):
-    errors = [task["error"] for task in result["tasks"] if task["name"] not in result["diverged"]]
-    return standard_error(errors)
+def _metrics(evaluation):
+    results = {}
+    for name in (name for name in evaluation["results"] if name in (LEARNED, FRESH)):
+        result, lost = evaluation["results"][name], evaluation["results"][name]["diverged"]
+        whole = [task["error"] for task in result["tasks"] if task["name"] not in lost]
+        keys = ("name", "error", "examples", "seed")
+        results[name] = {
+            "tasks": len(result["tasks"]),
+            "diverged": lost,
+            "error": result["error"],
+            "standard_error": standard_error(whole),
+            "area_under_error": result["area_under_error"],
+            "each": [{key: task.get(key) for key in keys} for task in result["tasks"]],
+        }
+    batch_norm = "transductive" if evaluation["transductive"] else "inductive"
+    shared = {"split": evaluation["split"], "steps": evaluation["steps"], "batch_norm": batch_norm}
+    return {**shared, "results": results}
 
 
 def export_run(
@@ -135,13 +125,13 @@ def export_run(
     Raises:
         FileExistsError: the folder exists.
         RunDirectoryError: training has not finished, and there is no `checkpoint`.
-        CheckpointMismatchError: the checkpoint is of another run.
+        CheckpointMismatchError: the checkpoint is of a different run.
         CheckpointUnreadableError: the checkpoint is missing or damaged.
         ValueError: the model cannot be served.
     """
     folder = pathlib.Path(path).expanduser() if path else run.export
     if folder.exists():
-        raise FileExistsError(f"{folder} exists. Give another --export_dir, or remove it first.")
+        raise FileExistsError(f"{folder} exists. Pass a different --export_dir.")
     trainer = study.trainer
     if checkpoint:
         trainer.load(checkpoint)

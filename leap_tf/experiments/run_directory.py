@@ -11,11 +11,12 @@
     initialization.json     its meta-step, which is not the last one if an earlier one was best
     learner.npz             the learner's own variables, if it has any (Meta-SGD's rates)
     evaluation.json         learned and fresh initialization compared on held-out tasks
-    evaluation_again.json   the same comparison by bin/evaluate.py, for example with other steps
-    export/                 the files for serving that bin/export.py writes
+    evaluation_again.json   the same comparison by leap-evaluate, for example with other steps
+    plots/                  learning_curve.png, adaptation.png, adaptation_again.png
+    export/                 the files for serving that leap-export writes
+    encoder, evaluation/, policies/    of a run on Atari games, see leap_tf.atari.study
     after_20_meta_steps/    results of a run of 20 meta-steps that was extended later
     lock                    locked by the process that uses the folder
-    plots/                  learning_curve.png, adaptation.png
 
 A run can be extended: a configuration that differs only in a larger `meta_train.meta_steps` belongs
 to the same run, since the longer run makes the same first meta-steps. The results of the shorter
@@ -62,20 +63,20 @@ def changed_bindings(then: str, now: str) -> dict[str, str]:
     }
 
 
-_LENGTHS = ("meta_train.meta_steps", "atari_meta_train.meta_steps")
-_RESULTS = (
+_META_STEPS_BINDINGS = {"meta_train.meta_steps", "atari_meta_train.meta_steps"}
+_RESULTS = (  # what depends on the number of meta-steps
     "initialization.keras", "initialization.json", "learner.npz", "encoder", "evaluation.json",
     "evaluation_again.json", "evaluation", "export", "plots", "policies",
 )  # fmt: skip
 
 
-def length_before(present: str, config: str) -> int | None:
-    """Returns the meta-steps of a run if another configuration extends it, else None.
+def extended_from(present: str, config: str) -> int | None:
+    """Returns the meta-steps of the present configuration if `config` extends it, else None.
 
-    It extends the run if it differs only in its meta-steps, which are more.
+    It extends it if it differs only in a larger number of meta-steps.
     """
     changed = changed_bindings(present, config)
-    if len(changed) != 1 or not set(changed) <= set(_LENGTHS):
+    if len(changed) != 1 or not changed.keys() <= _META_STEPS_BINDINGS:
         return None
     ((name, now),) = changed.items()
     before = bindings_of(present).get(name, "")
@@ -84,7 +85,7 @@ def length_before(present: str, config: str) -> int | None:
 
 
 def set_aside(folder: pathlib.Path, meta_steps: int) -> None:
-    """Moves the results of a run of some meta-steps into a subfolder, never over earlier ones."""
+    """Moves the results of a run into a new subfolder, named by the run's meta-steps."""
     paths = [folder / name for name in _RESULTS]
     results = [path for path in paths if path.is_file() or (path.is_dir() and any(path.iterdir()))]
     if not results:
@@ -112,6 +113,8 @@ class RunDirectoryError(LeapError, ValueError):
 class RunDirectory:
     """Paths in a run's folder, and the checks that protect it.
 
+    The attributes are the paths of the files that the module's docstring lists.
+
     Args:
         path: the folder; `claim` creates it.
     """
@@ -126,7 +129,7 @@ class RunDirectory:
         self.tensorboard = self.path / "tensorboard"
         self.checkpoints = self.path / "checkpoints"
         self.initialization = self.path / "initialization.keras"
-        self.origin = self.path / "initialization.json"
+        self.initialization_info = self.path / "initialization.json"
         self.learner = self.path / "learner.npz"
         self.evaluation = self.path / "evaluation.json"
         self.evaluation_again = self.path / "evaluation_again.json"
@@ -134,31 +137,30 @@ class RunDirectory:
         self.export = self.path / "export"
 
     def check(self, config: str) -> None:
-        """Checks that the folder is free, or that the run in it has or is extended by `config`.
-
-        Writes nothing.
+        """Checks that a run with this whole configuration can start, continue or extend a run here.
 
         Raises:
-            RunDirectoryError: the folder holds a run with another configuration, or other files.
+            RunDirectoryError: the folder holds a run with a different configuration, or other
+                files. Nothing has been written.
         """
         if self.config.exists():
             present = self.config.read_text()
-            if present != config and length_before(present, config) is None:
+            if present != config and extended_from(present, config) is None:
                 texts = present.splitlines(), config.splitlines()
                 changes = difflib.unified_diff(*texts, "in the folder", "now", n=0, lineterm="")
                 raise RunDirectoryError(
-                    f"{self.path} holds a run with another configuration. Give another "
+                    f"{self.path} holds a run with a different configuration. Pass a different "
                     "--output_dir, or the same configuration to continue the run:\n"
                     + "\n".join(changes)
                 )
         elif self.path.exists() and not self._is_just_begun():
             raise RunDirectoryError(
-                f"{self.path} is not empty and holds no run. Give a new --output_dir."
+                f"{self.path} is not empty and holds no run. Pass a different --output_dir."
             )
 
     def _is_just_begun(self):
         """Returns whether the folder holds only files that `claim` creates before config.gin."""
-        created = {self.plots.name, "lock", f"{self.config.name}.partial"}
+        created = {self.plots.name, "lock", partial_of(self.config).name}
         names = {path.name for path in self.path.iterdir()}
         return names <= created and not (self.plots.exists() and any(self.plots.iterdir()))
 
@@ -173,18 +175,17 @@ class RunDirectory:
         self.check(config)
         self.plots.mkdir(parents=True, exist_ok=True)
         self.lock_out_others()
-        if self.config.exists():
-            before = length_before(self.config.read_text(), config)
-            if before is not None:
-                set_aside(self.path, before)
-                self.plots.mkdir(exist_ok=True)
+        present = self.config.read_text() if self.config.exists() else config
+        if (meta_steps := extended_from(present, config)) is not None:
+            set_aside(self.path, meta_steps)
+            self.plots.mkdir(exist_ok=True)
         write_atomically(self.config, config)
         starts = json.loads(self.environment.read_text()) if self.environment.exists() else []
         starts.append(describe_environment())
         write_atomically(self.environment, json.dumps(starts, indent=2) + "\n")
 
     def lock_out_others(self) -> None:
-        """Locks the folder until this process ends. The system releases the lock in any case.
+        """Locks the folder until this process ends, for which even a kill is an end.
 
         Raises:
             RunDirectoryError: another process has locked the folder.
@@ -202,10 +203,10 @@ class RunDirectory:
         self._lock = lock
 
     def require_config(self) -> pathlib.Path:
-        """Returns the path of the run's configuration; a RunDirectoryError if there is none."""
+        """Returns the path of the run's configuration; raises RunDirectoryError without one."""
         if not self.config.exists():
             raise RunDirectoryError(
-                f"{self.path} holds no run (no config.gin). Give the --output_dir of a training."
+                f"{self.path} holds no run (no config.gin). Pass that of a training run."
             )
         return self.config
 
@@ -218,11 +219,11 @@ class RunDirectory:
         return json.loads(self.evaluation.read_text()) if self.evaluation.exists() else None
 
     def require_initialization(self) -> pathlib.Path:
-        """Returns the path of the learned initialization; a RunDirectoryError before it exists."""
+        """Returns the path of the learned initialization; raises RunDirectoryError without one."""
         if not self.initialization.exists():
             raise RunDirectoryError(
-                f"{self.path} has no learned initialization yet. Finish training: the command "
-                "that started it continues where it stopped."
+                f"{self.path} has no learned initialization yet. Run the training command again: "
+                "it continues where it stopped."
             )
         return self.initialization
 
@@ -239,11 +240,12 @@ class RunDirectory:
         from a stranger runs no code.
 
         Raises:
-            RunDirectoryError: training has not finished, or a file is damaged or of another model.
+            RunDirectoryError: training has not finished, or a file is missing, damaged or of a
+                different model.
         """
         with _read_errors(self.require_initialization()):
             model.load_weights(self.initialization)
-        if self.learner.exists():
+        if learner_variables or self.learner.exists():
             with _read_errors(self.learner), np.load(self.learner, allow_pickle=False) as values:
                 for variable, name in zip(learner_variables, values.files, strict=True):
                     variable.assign(values[name])
@@ -254,10 +256,10 @@ def _read_errors(path):
     try:
         yield
     except _UNREADABLE as error:
-        text = str(error).strip() or type(error).__name__
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise RunDirectoryError(
-            f"{path} cannot be read, or is of another model: {text.splitlines()[0]} Remove it and "
-            "give the training command again, which writes it from the last checkpoint."
+            f"{path} is missing, damaged or of a different model ({line}). Delete it and run the "
+            "training command again, which writes it from the last checkpoint."
         ) from error
 
 
@@ -274,27 +276,27 @@ def describe_environment() -> dict:
     }
 
 
-def write_atomically(path: pathlib.Path, text: str) -> None:
-    """Writes a file so that the path never holds an incomplete one."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_text(text)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
-    partial.replace(path)
+def partial_of(path: pathlib.Path) -> pathlib.Path:
+    """Returns the path of a file, of the same suffix, that is renamed to `path` when complete."""
+    return path.with_name(f"{path.stem}.partial{path.suffix}")
 
 
 @contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields a path with the same suffix to write to, and renames it to `path` after the block.
+    """Yields `partial_of(path)` to write to, and renames it to `path` after the block.
 
     If the block raises, the file is removed and `path` is unchanged.
     """
-    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+    partial = partial_of(path)
     try:
         yield partial
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
     partial.replace(path)
+
+
+def write_atomically(path: pathlib.Path, text: str) -> None:
+    """Writes a file so that the path never holds an incomplete one."""
+    with replacing(path) as partial:
+        partial.write_text(text)

@@ -40,7 +40,7 @@ class Cell:
 
     Attributes:
         values: the cell's value on each axis, by name of the axis.
-        bindings: gin bindings over the sweep's files.
+        bindings: gin bindings that override the sweep's files.
     """
 
     values: Mapping[str, str]
@@ -80,27 +80,22 @@ def _product(axes, bindings):
             raise ValueError(
                 f"{value!r} cannot be part of a folder's name. Leave out '-', '/', '\\' and spaces."
             )
-    return [
-        Cell(
-            values=dict(zip(axes, combination)),
-            bindings=(
-                *bindings,
-                *itertools.chain.from_iterable(
-                    axes[axis][value] for axis, value in zip(axes, combination)
-                ),
-            ),
-        )
-        for combination in itertools.product(*axes.values())
-    ]
+    cells = []
+    for combination in itertools.product(*axes.values()):
+        values = dict(zip(axes, combination))
+        own = itertools.chain.from_iterable(axes[axis][value] for axis, value in values.items())
+        cells.append(Cell(values, (*bindings, *own)))
+    return cells
 
 
+@dataclasses.dataclass
 class Sweep:
     """Runs cells in worker processes.
 
     The folder may hold other cells of the same axes, from earlier runs of the sweep. The index
     keeps them.
 
-    Args:
+    Attributes:
         cells: the cells, in the order in which they are run.
         gin_files: configuration files of every cell.
         output_dir: the sweep's folder.
@@ -110,51 +105,45 @@ class Sweep:
         modules: modules of the user that every cell imports.
     """
 
-    def __init__(
-        self,
-        cells: Sequence[Cell],
-        gin_files: Sequence[str | os.PathLike],
-        output_dir: str | os.PathLike,
-        *,
-        data_dir: str | os.PathLike | None,
-        train_command: Sequence[str],
-        read_configuration: Callable[[Sequence[str | os.PathLike], Sequence[str]], str],
-        modules: Sequence[UserModule] = (),
-    ):
-        self._cells = list(cells)
-        self._gin_files = list(gin_files)
-        folder = pathlib.Path(output_dir).expanduser()
-        self._index = folder / "sweep.json"
-        self._folder = folder / "cells"
-        self._logs = folder / "logs"
-        self._data_dir = data_dir
-        self._train_command = train_command
-        self._read_configuration = read_configuration
-        self._modules = modules
+    cells: Sequence[Cell]
+    gin_files: Sequence[str | os.PathLike]
+    output_dir: str | os.PathLike
+    _: dataclasses.KW_ONLY
+    data_dir: str | os.PathLike | None
+    train_command: Sequence[str]
+    read_configuration: Callable[[Sequence[str | os.PathLike], Sequence[str]], str]
+    modules: Sequence[UserModule] = ()
+
+    def __post_init__(self):
+        self._folder = pathlib.Path(self.output_dir).expanduser()
+        self._index = self._folder / "sweep.json"
         self._running: dict[str, subprocess.Popen] = {}
         self._stopped = False
 
     def command(self, cell: Cell) -> list[str]:
         """Returns the command that trains and evaluates one cell."""
-        command = [*self._train_command, *(module.flag for module in self._modules)]
-        command += [f"--gin_file={file}" for file in self._gin_files]
+        command = [*self.train_command, *(module.flag for module in self.modules)]
+        command += [f"--gin_file={file}" for file in self.gin_files]
         command += [f"--gin_param={binding}" for binding in cell.bindings]
-        command += [f"--output_dir={self._folder / cell.name}"]
-        return command + ([f"--data_dir={self._data_dir}"] if self._data_dir else [])
+        command += [f"--output_dir={self._run(cell.name).path}"]
+        return command + ([f"--data_dir={self.data_dir}"] if self.data_dir else [])
+
+    def _run(self, name):
+        return RunDirectory(self._folder / "cells" / name)
 
     def unfinished(self) -> list[Cell]:
         """Returns the cells without an evaluation.
 
         Raises:
-            RunDirectoryError: a cell's folder holds another configuration.
+            RunDirectoryError: a cell's folder holds a different configuration.
             ConfigurationError: a cell's configuration cannot be read.
-            UserModuleError: a cell's run had other modules.
+            UserModuleError: a cell's run had different modules.
         """
         left = []
-        for cell in self._cells:
-            run = RunDirectory(self._folder / cell.name)
-            config = self._read_configuration(self._gin_files, cell.bindings)
-            check_modules(run.path, self._modules, same_run=True)
+        for cell in self.cells:
+            run = self._run(cell.name)
+            config = self.read_configuration(self.gin_files, cell.bindings)
+            check_modules(run.path, self.modules, same_run=True)
             run.check(config)
             if not run.is_finished(config):
                 left.append(cell)
@@ -172,24 +161,23 @@ class Sweep:
                 names their logs.
         """
         if workers < 1:
-            raise ValueError(f"workers must be at least 1, and is {workers}.")
+            raise ValueError(f"workers must be at least 1. Received: workers={workers}.")
         index = {entry["name"]: entry for entry in [*self._indexed(), *self._description()]}
         left = self.unfinished()
-        self._index.parent.mkdir(parents=True, exist_ok=True)
+        (self._folder / "logs").mkdir(parents=True, exist_ok=True)
         write_atomically(self._index, json.dumps(list(index.values()), indent=1) + "\n")
         failed: list[str] = []
         with (
-            tqdm.tqdm(total=len(self._cells), initial=len(self._cells) - len(left)) as bar,
+            tqdm.tqdm(total=len(self.cells), initial=len(self.cells) - len(left)) as bar,
             concurrent.futures.ThreadPoolExecutor(workers) as executor,
         ):
-            waiting = {executor.submit(self._run_cell, cell): cell for cell in left}
+            waiting = {executor.submit(self._train, cell): cell for cell in left}
             while waiting:
                 done, _ = concurrent.futures.wait(
                     waiting, timeout=5.0, return_when=concurrent.futures.FIRST_COMPLETED
                 )
                 for future in done:
-                    cell = waiting.pop(future)
-                    code = future.result()
+                    cell, code = waiting.pop(future), future.result()
                     if code and self._stopped:
                         continue  # it will continue with the sweep
                     if code:
@@ -197,7 +185,7 @@ class Sweep:
                     bar.update(1)
                 bar.set_postfix_str(self._progress(failed))
         if failed:
-            logs = "\n".join(str(self._log_of(name)) for name in failed)
+            logs = "\n".join(str(self._log(name)) for name in failed)
             raise SweepError(f"{len(failed)} of {len(left)} cells failed. Their logs:\n{logs}")
 
     def _indexed(self):
@@ -209,12 +197,12 @@ class Sweep:
         if not self._index.exists():
             return []
         entries = json.loads(self._index.read_text())
-        axes = {tuple(cell.values) for cell in self._cells}
+        axes = {tuple(cell.values) for cell in self.cells}
         others = [entry["name"] for entry in entries if tuple(entry["values"]) not in axes]
         if others:
             raise SweepError(
                 f"{self._index} is of a sweep over other axes, with cells such as {others[0]}. "
-                "Give this one an --output_dir of its own."
+                "Pass a different --output_dir."
             )
         return entries
 
@@ -223,10 +211,10 @@ class Sweep:
             {
                 "name": cell.name,
                 "values": dict(cell.values),
-                "gin_files": [pathlib.Path(file).as_posix() for file in self._gin_files],
+                "gin_files": [pathlib.Path(file).as_posix() for file in self.gin_files],
                 "bindings": list(cell.bindings),
             }
-            for cell in self._cells
+            for cell in self.cells
         ]
 
     def stop(self) -> None:
@@ -235,12 +223,11 @@ class Sweep:
         for process in list(self._running.values()):
             process.terminate()
 
-    def _run_cell(self, cell) -> int:
+    def _train(self, cell) -> int:
         if self._stopped:
             return 1
-        self._logs.mkdir(parents=True, exist_ok=True)
         command = self.command(cell)
-        with open(self._log_of(cell.name), "a") as log:
+        with self._log(cell.name).open("a") as log:
             print(f"{time.strftime('%F %T')}  {shlex.join(command)}", file=log, flush=True)
             # In a new session, so that Ctrl-C reaches only the sweep, which then stops its cells.
             process = subprocess.Popen(
@@ -253,17 +240,16 @@ class Sweep:
             del self._running[cell.name]
         return code
 
-    def _log_of(self, name):
-        return self._logs / f"{name}.log"
+    def _log(self, name):
+        return self._folder / "logs" / f"{name}.log"
 
     def _progress(self, failed):
-        steps = [f"{name} {_meta_steps(self._folder / name)}" for name in list(self._running)]
+        steps = [f"{name} {_meta_steps(self._run(name))}" for name in list(self._running)]
         return ", ".join(steps + ([f"{len(failed)} failed"] if failed else []))
 
 
-def _meta_steps(folder):
+def _meta_steps(run):
     try:
-        last = RunDirectory(folder).metrics.read_text().splitlines()[-1]
-        return json.loads(last)["meta_step"]
+        return json.loads(run.metrics.read_text().splitlines()[-1])["meta_step"]
     except (OSError, IndexError, ValueError, KeyError):
         return 0

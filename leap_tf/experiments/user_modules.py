@@ -25,16 +25,8 @@ class UserModuleError(LeapError, ValueError):
     """A module cannot be imported, is missing from a command, or has changed."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Configurable:
-    """A function or a class, and its name in gin files."""
-
-    target: Callable
-    name: str
-    module: str
-
-
-RECORDED: list[Configurable] = []  # those that are not registered with gin yet
+# Functions and classes that are not registered with gin yet, each with its name and module there.
+RECORDED: list[tuple[Callable, str, str]] = []
 
 
 def configurable(
@@ -44,9 +36,8 @@ def configurable(
 
     Use it as a decorator of builders of models and tasks, learners, Keras layers and losses, and
     distributions of tasks, in a module that is named with --module. A gin file can refer to the
-    object (`study.model = @small_model`) and bind its arguments (`small_model.width = 8`). These
-    bindings hold for objects that the gin file refers to. A call from Python is a plain call, and
-    gin need not be installed.
+    object (`study.model = @small_model`) and bind its arguments (`small_model.width = 8`); a call
+    from Python ignores these bindings. gin need not be installed.
 
     Args:
         target: the function or class.
@@ -72,7 +63,7 @@ def configurable(
     def record(target: Callable) -> Callable:
         if not callable(target):
             raise TypeError(f"configurable takes a function or a class, and not {target!r}.")
-        RECORDED.append(Configurable(target, name or target.__name__, module or target.__module__))
+        RECORDED.append((target, name or target.__name__, module or target.__module__))
         return target
 
     return record if target is None else record(target)
@@ -141,10 +132,8 @@ def _load(given):
     if hasattr(module, "__path__"):
         source = source.parent
         sources = sorted(source.rglob("*.py"))
-    digest = hashlib.sha256()
-    for each in sources:
-        digest.update(each.read_bytes())
-    return UserModule(name, str(source), digest.hexdigest(), f"--module={given}")
+    content = b"".join(each.read_bytes() for each in sources)
+    return UserModule(name, str(source), hashlib.sha256(content).hexdigest(), f"--module={given}")
 
 
 def record_of(modules: Sequence[UserModule]) -> str:
@@ -176,16 +165,20 @@ def check_modules(folder: pathlib.Path, modules: Sequence[UserModule], same_run:
     now = {module.name: module for module in modules}
     if missing := [module.flag for module in then if module.name not in now]:
         raise UserModuleError(
-            f"The run in {folder} uses modules of your own: give {' '.join(missing)} again."
+            f"The run in {folder} uses modules of your own. Pass {' '.join(missing)} again."
         )
     more = sorted(set(now) - {module.name for module in then})
     if more and same_run:
-        raise UserModuleError(f"The run in {folder} started without the modules {more}.")
+        raise UserModuleError(
+            f"The run in {folder} started without the modules {more}. Leave them out, or pass a "
+            "different --output_dir."
+        )
     changed = [now[each.name].path for each in then if now[each.name].sha256 != each.sha256]
     if changed and same_run:
         raise UserModuleError(
             f"{', '.join(changed)} changed since the run in {folder} started. Restore the source, "
-            f"give another --output_dir, or remove {record} if results do not depend on the change."
+            f"pass a different --output_dir, or, if the change does not affect results, remove "
+            f"{record}."
         )
     if changed:
         print(f"Warning: {', '.join(changed)} changed since {folder} was trained.", file=sys.stderr)

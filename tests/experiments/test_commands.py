@@ -16,7 +16,7 @@ from leap_tf.experiments import commands
 from leap_tf.experiments.run_directory import (
     RunDirectory,
     RunDirectoryError,
-    length_before,
+    extended_from,
     set_aside,
 )
 from leap_tf.training import read_metrics
@@ -105,7 +105,7 @@ def test_evaluation_cannot_override_what_was_trained(finished):
         ("MetaTrainer.learner = @MetaSGD()", "MetaTrainer.learner"),
         ("sinusoid_splits.test_tasks = 9", "sinusoid_splits.test_tasks"),
     ):
-        with pytest.raises(SystemExit, match=f"Evaluation cannot override {name}"):
+        with pytest.raises(SystemExit, match=f"{name} cannot be overridden"):
             with commands.one_line_errors():
                 commands.evaluate([], [binding], finished[0])
 
@@ -143,7 +143,8 @@ def test_a_finished_run_can_be_extended(finished, tmp_path, capsys):
         "initialization.keras",
         "plots",
     }
-    with pytest.raises(RunDirectoryError, match="another configuration"):  # it cannot be shortened
+    # It cannot be shortened.
+    with pytest.raises(RunDirectoryError, match="a different configuration"):
         train_here(tmp_path / "run", "meta_train.meta_steps = 5")
 
 
@@ -184,7 +185,7 @@ def test_a_missing_gin_file_is_named(tmp_path):
     ],
 )
 def test_a_run_is_extended_by_meta_steps_alone(now, before):
-    assert length_before("a = 1\nmeta_train.meta_steps = 20\n", now) == before
+    assert extended_from("a = 1\nmeta_train.meta_steps = 20\n", now) == before
 
 
 def test_what_is_set_aside_is_never_written_over(tmp_path):
@@ -204,7 +205,7 @@ def test_a_run_directory_belongs_to_one_configuration(tmp_path):
     run_directory = RunDirectory(tmp_path / "run")
     run_directory.claim("a = 1\nb = 2\n")
     run_directory.claim("a = 1\nb = 2\n")
-    with pytest.raises(RunDirectoryError, match=r"(?s)another configuration.*-b = 2\n\+b = 3"):
+    with pytest.raises(RunDirectoryError, match=r"(?s)a different configuration.*-b = 2\n\+b = 3"):
         run_directory.claim("a = 1\nb = 3\n")
     assert run_directory.config.read_text() == "a = 1\nb = 2\n"
     assert not run_directory.is_finished("a = 1\nb = 2\n")
@@ -324,7 +325,7 @@ def test_a_checkpoint_is_exported_without_an_evaluation(finished, tmp_path):
 
 
 def test_an_export_is_never_written_over_and_needs_a_finished_run(finished, exported, tmp_path):
-    with pytest.raises(SystemExit, match="exists. Give another --export_dir"):
+    with pytest.raises(SystemExit, match="exists. Pass a different --export_dir"):
         with commands.one_line_errors():
             commands.export([], [], finished[0])
     for command_of in (commands.export, commands.evaluate):
@@ -333,6 +334,6 @@ def test_an_export_is_never_written_over_and_needs_a_finished_run(finished, expo
 
 
 def test_an_export_is_of_the_run_as_it_was_trained(finished):
-    with pytest.raises(SystemExit, match="An export cannot override study.seed"):
+    with pytest.raises(SystemExit, match="study.seed cannot be overridden"):
         with commands.one_line_errors():
             commands.export([], ["study.seed = 5", "export.requests = 2"], finished[0])

@@ -126,7 +126,7 @@ def test_data_and_run_directories_cannot_be_bound():
     ],
 )
 def test_a_value_of_the_wrong_type_is_refused_as_it_is_read(binding):
-    name, expected = binding.split(" = ")[0], r" must be of type .*, and is "
+    name, expected = binding.split(" = ")[0], r" must be of type .*\. Received: "
     with pytest.raises(ConfigurationError, match=name + expected):
         read_configuration([GIN_CONFIGS / "sinusoid.gin"], [binding])
 

@@ -3,8 +3,12 @@
 import numpy as np
 import pytest
 
-from leap_tf.experiments.plots import adaptation_curves, plot_learning_curve
-from leap_tf.experiments.study import as_record, table
+from leap_tf.experiments.study import (
+    adaptation_curves,
+    as_record,
+    plot_learning_curve,
+    table,
+)
 from leap_tf.training import (
     Evaluation,
     JSONLogger,

@@ -50,8 +50,9 @@ def start_sweep(folder, text):
 def sweep_here(folder, text=SWEEP):
     """Runs the function of bin/sweep.py in this process. Cells have processes of their own."""
     (folder / "sweep.gin").write_text(text)
+    train = [sys.executable, str(ROOT / "bin" / "train.py")]
     with commands.one_line_errors():
-        commands.sweep(folder / "sweep.gin", [], folder / "out", 2, ROOT / "bin" / "train.py")
+        commands.sweep(folder / "sweep.gin", [], folder / "out", 2, train)
 
 
 @pytest.fixture(autouse=True)
@@ -113,7 +114,7 @@ def test_a_sweep_runs_skips_what_is_finished_and_refuses_what_changed(tmp_path, 
         path = cells / name / "evaluation.json"
         assert path.stat().st_mtime_ns == stamps[path]
 
-    with pytest.raises(SystemExit, match="another configuration"):
+    with pytest.raises(SystemExit, match="a different configuration"):
         sweep_here(tmp_path, SWEEP.replace("meta_batch_size = 2", "meta_batch_size = 3"))
 
     sweep_here(tmp_path, without(SWEEP, '"none"'))

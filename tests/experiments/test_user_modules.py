@@ -174,7 +174,7 @@ def test_a_run_asks_for_its_modules_again(write, tmp_path, capsys):
     (tmp_path / RECORD).write_text(record_of(modules))
     check_modules(tmp_path, modules, same_run=True)
     for same_run in (True, False):
-        with pytest.raises(UserModuleError, match=f"give --module={path} again"):
+        with pytest.raises(UserModuleError, match=f"Pass --module={path} again"):
             check_modules(tmp_path, [], same_run)
     more = [*modules, *load_modules([write("more_of_a_test")])]
     check_modules(tmp_path, more, same_run=False)
@@ -201,7 +201,7 @@ def test_every_command_asks_for_the_modules_of_a_run(trained):
         lambda: commands.evaluate([], [], trained),
         lambda: commands.export([], [], trained),
     ):
-        with pytest.raises(UserModuleError, match=r"give --module=.*/forecasting\.py again"):
+        with pytest.raises(UserModuleError, match=r"Pass --module=.*/forecasting\.py again"):
             command()
 
 
@@ -238,7 +238,7 @@ def test_files_alone_import_nothing(trained, write, tmp_path):
     (folder / "config.gin").write_text((trained / "config.gin").read_text())
     entry = {"name": path.stem, "path": str(path), "sha256": "0", "flag": f"--module={path}"}
     (folder / RECORD).write_text(json.dumps([entry]))
-    with pytest.raises(UserModuleError, match=r"give --module=.*payload_of_a_test\.py again"):
+    with pytest.raises(UserModuleError, match=r"Pass --module=.*payload_of_a_test\.py again"):
         commands.evaluate([], [], folder)
     assert not (tmp_path / "mark").exists()
     load_modules([path])

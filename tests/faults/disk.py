@@ -221,7 +221,7 @@ def after(
     fault.injected += 1
     where = f"{words}, {kind}"
     fault.failures += [f"{where}: {broken}" for broken in broken_files(run)]
-    if words not in message or "give the same command again" not in message:
+    if words not in message or "run the same command again" not in message:
         fault.failures.append(f"{where}: the message was {message!r}")
     if "\n" in message.strip():
         fault.failures.append(f"{where}: the message is of several lines")

@@ -103,7 +103,7 @@ def test_the_remains_of_a_checkpoint_after_a_kill_are_removed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "left", [["lock"], ["lock", "plots"], ["lock", "plots", "config.gin.partial"]]
+    "left", [["lock"], ["lock", "plots"], ["lock", "plots", "config.partial.gin"]]
 )
 def test_a_start_that_died_at_once_does_not_stand_in_the_way(tmp_path, left):
     """Until the configuration is written, the folder holds no run."""

@@ -199,7 +199,7 @@ def test_a_damaged_initialization_says_what_to_do(tmp_path, how):
     elif how != "of another model":
         damaged = {"empty": b"", "cut short": content[: len(content) // 2], "no zip": b"hello"}
         run.initialization.write_bytes(damaged[how])
-    with pytest.raises(RunDirectoryError, match="give the training command again"):
+    with pytest.raises(RunDirectoryError, match="run the training command again"):
         run.load_learned(leap_tf.mlp(), [])
 
 
@@ -207,8 +207,10 @@ def test_learner_variables_are_read_without_pickle(tmp_path, mark):
     run = RunDirectory(tmp_path)
     model = leap_tf.mlp()
     model.save(run.initialization)
+    with pytest.raises(RunDirectoryError, match=r"learner\.npz is missing"):
+        run.load_learned(model, [keras.Variable(0.0)])
     np.savez(run.learner, np.array([Payload(mark)], dtype=object))
-    with pytest.raises(RunDirectoryError, match="cannot be read"):
+    with pytest.raises(RunDirectoryError, match="is missing, damaged"):
         run.load_learned(model, [keras.Variable(0.0)])
     with pytest.raises(ValueError, match="allow_pickle=False"):
         unpack_arrays(run.learner.read_bytes())

@@ -8,6 +8,8 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
+export PIP_COMPILE=0  # modules are compiled when they are first imported
+unset PYTHONPATH PYTHONDONTWRITEBYTECODE TF_CPP_MIN_LOG_LEVEL
 
 "${1:-python3}" -m venv "$work/build"
 "$work/build/bin/pip" install -q build
@@ -29,7 +31,6 @@ done
 cp -r bin examples/own_study docs/results/omniglot "$work"
 cd "$work/own_study"
 export PATH="$work/env/bin:$PATH" RAY_AUTH_MODE=disabled
-unset PYTHONPATH TF_CPP_MIN_LOG_LEVEL
 run() { "$@" > log 2>&1 || { tail -n 20 log >&2; exit 1; }; }
 fails() {  # fails MESSAGE COMMAND…: the command fails, and its last line has the message
   if "${@:2}" > log 2>&1 || ! tail -n 1 log | grep -q -e "$1"; then
@@ -60,7 +61,7 @@ wait "$process" || code=$?
 run leap-train "${own[@]}" --output_dir=run
 if grep -e I0000 -e E0000 -e InitializeLog log; then exit 1; fi  # of TensorFlow
 
-fails 'give --module=.*forecasting.py again' leap-evaluate --output_dir=run
+fails 'Pass --module=.*forecasting.py again' leap-evaluate --output_dir=run
 run leap-evaluate --module=forecasting.py --output_dir=run --gin_param='evaluate.steps = 2'
 run leap-export --module=forecasting.py --output_dir=run
 run leap-sweep --module=forecasting.py --gin_file=sweep.gin --output_dir=sweep \

@@ -9,10 +9,9 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from leap_tf.experiments.report import figures
-from leap_tf.experiments.report.data import Results, estimate
+from leap_tf.experiments.report import data, figures
+from leap_tf.experiments.report.data import Estimate, Results, estimate
 from leap_tf.experiments.report.figures import Look, in_order, look
-from leap_tf.experiments.report.statistics import Estimate, combine, difference, is_settled
 from leap_tf.experiments.run_tables import FRESH, LEARNED, natural_order, setting
 
 ERROR, AREA = "held-out error, %", "area under training error, 0–100"
@@ -283,7 +282,7 @@ def _table3(page, results, sweep):
         for name in (*MEASURES, "gradient_steps", "seconds")
     }
     means = {
-        name: {m: combine(statistics.fmean, *(of[d, m] for d in shared)) for m in methods}
+        name: {m: data.combine(statistics.fmean, *(of[d, m] for d in shared)) for m in methods}
         for name, of in found.items()
     }
     header = ["test error, %", *[*MEASURES.values()][1:], "pretraining steps",
@@ -296,7 +295,7 @@ def _table3(page, results, sweep):
         rows = {_dataset(d): {m: found[name][d, m] for m in methods} for d in shared}
         rows[f"mean over {len(shared)}"] = means[name]
         panels[title] = pd.DataFrame([
-            [combine(lambda pair: pair[0] / (pair[1] or float("nan")), of[m], of["none"])
+            [data.combine(lambda pair: pair[0] / (pair[1] or float("nan")), of[m], of["none"])
              for m in learners] for of in rows.values()
         ], list(rows), learners)  # fmt: skip
     page.figure("relative", figures.ratios(panels, "no pretraining = 1"))
@@ -304,9 +303,9 @@ def _table3(page, results, sweep):
     for m in (m for m in methods if m != "leap"):
         rows.append([look(m).label])
         for name in ("area", "error"):
-            gap = difference(means[name]["leap"], means[name][m])
-            gaps = [difference(found[name][d, "leap"], found[name][d, m]).mean for d in shared]
-            settled = "settled" if is_settled(gap) else "not settled"
+            gap = data.difference(means[name]["leap"], means[name][m])
+            gaps = [data.difference(found[name][d, "leap"], found[name][d, m]).mean for d in shared]
+            settled = "settled" if data.is_settled(gap) else "not settled"
             rows[-1].append(f"{gap.text(each=False)}, {settled}".replace("-", "−"))
             rows[-1].append(f"{sum(each < 0 for each in gaps)} of {len(shared)} data sets")
     lower = "Leap is lower on"
