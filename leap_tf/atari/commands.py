@@ -27,8 +27,12 @@ from leap_tf.experiments.config import (
     operative_configuration,
     read_configuration,
 )
-from leap_tf.experiments.result_cache import CachingPool
-from leap_tf.experiments.run_directory import RunDirectory, bindings_of, write_atomically
+from leap_tf.experiments.run_directory import (
+    CachingPool,
+    RunDirectory,
+    bindings_of,
+    write_atomically,
+)
 from leap_tf.training import map_in_threads
 
 # Settings that do not affect a single agent. Changing them does not repeat a screening.

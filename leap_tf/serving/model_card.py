@@ -10,6 +10,7 @@ import importlib.metadata
 import json
 import pathlib
 import platform
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -34,8 +35,6 @@ def describe_model(problem: SupervisedProblem, meta_steps: int, folder: pathlib.
     Returns:
         Plain numbers, strings, lists and dictionaries.
     """
-    from leap_tf import __version__  # which imports this module
-
     setup, config, model = problem.setup, problem.evaluation, problem.model
     packages = {name: importlib.metadata.version(name) for name in ("keras", "numpy", "tensorflow")}
     return {
@@ -64,7 +63,7 @@ def describe_model(problem: SupervisedProblem, meta_steps: int, folder: pathlib.
         "environment": {
             "exported": {
                 "python": platform.python_version(),
-                "packages": packages | {"leap-tf": __version__},
+                "packages": packages | {"leap-tf": sys.modules["leap_tf"].__version__},
             }
         },
     }

@@ -3,7 +3,7 @@
 import keras
 import pytest
 
-from leap_tf.experiments.result_cache import CachingPool
+from leap_tf.experiments.run_directory import CachingPool
 from leap_tf.training import ThreadPool
 from tests.cluster.small_studies import assert_same, leap, weights
 from tests.pool_contract import PoolContract
