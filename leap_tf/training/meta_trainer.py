@@ -318,7 +318,7 @@ class MetaTrainer:
             except StopRequestedError:
                 self.was_stopped = True
             finally:  # before on_train_end, where EarlyStopping may replace the weights
-                if progress.meta_step:
+                if progress.meta_step or not meta_steps:
                     folder.save(self._state)
             self._stop_requested = False
             end_training(hooks, logs, self.was_stopped)
