@@ -17,7 +17,8 @@ class Task(Protocol):
 
     A task must give the same batches for the same seed on any thread. All tasks of a distribution
     must give batches of the same structure and dtypes; the number of examples may differ. A task
-    may have a method `get_config()` that returns plain values by name: a run continues from its
+    may also have `classes`, the number of classes of its labels, `validation_batches()` for stop
+    rules, and `get_config()`, which returns plain values by name: a run continues from its
     checkpoints only on tasks for which they are the same.
     """
 
@@ -41,7 +42,8 @@ class Task(Protocol):
     def test_batches(self) -> tf.data.Dataset:
         """Returns batches of all held-out examples once. None may be a training example.
 
-        Sample weights apply to loss and error, so examples of weight 0 are padding.
+        Sample weights apply to loss and error. Examples of weight 0 count in neither, except in the
+        divisor of a loss whose reduction is not "mean_with_sample_weight".
         """
 
 
