@@ -64,6 +64,7 @@ if grep -e I0000 -e E0000 -e InitializeLog log; then exit 1; fi  # of TensorFlow
 fails 'Pass --module=.*forecasting.py again' leap-evaluate --output_dir=run
 run leap-evaluate --module=forecasting.py --output_dir=run --gin_param='evaluate.steps = 2'
 run leap-export --module=forecasting.py --output_dir=run
+run python adapt.py run/initialization.keras
 run leap-sweep --module=forecasting.py --gin_file=sweep.gin --output_dir=sweep \
   --gin_param='sweep.bindings = ["meta_train.meta_steps = 1"]'
 run leap-report --runs=sweep --output_dir=page
