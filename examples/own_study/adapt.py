@@ -6,9 +6,9 @@ python adapt.py runs/forecasting/initialization.keras
 import sys
 
 import keras
+from forecasting import QuantileLoss, forecasting_task
 
 import leap_tf
-from forecasting import QuantileLoss, forecasting_task
 
 task = forecasting_task(number=100, seed=0)
 before = keras.saving.load_model(sys.argv[1], compile=False)
