@@ -33,8 +33,11 @@ class SupportBatches(NamedTuple):
     def at(self, step: tf.Tensor) -> tuple[Any, Any]:
         """Returns the inputs and targets of a step, counted from 0."""
         indices = self.order[step]
-        examples = (self.inputs, self.targets)
-        return tf.nest.map_structure(lambda each: tf.gather(each, indices), examples)
+        inputs, targets = (
+            tuple(nest) if isinstance(nest, list) else nest  # data sets have no lists
+            for nest in (self.inputs, self.targets)
+        )
+        return tf.nest.map_structure(lambda each: tf.gather(each, indices), (inputs, targets))
 
 
 def support_batches(

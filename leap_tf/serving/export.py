@@ -114,7 +114,7 @@ def export(
 
 def _problem_of(model: keras.Model) -> SupervisedProblem:
     """Returns the problem of a model that a LeapOptimizer has meta-trained."""
-    optimizer = model.optimizer
+    optimizer = getattr(model, "optimizer", None)
     if not isinstance(optimizer, LeapOptimizer):
         raise ValueError(
             f"{model.name!r} is compiled with a {type(optimizer).__name__}. Export the MetaTrainer "

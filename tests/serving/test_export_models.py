@@ -203,6 +203,11 @@ def test_inputs_and_outputs_have_the_names_of_their_keys(tmp_path):
         assert next(iter(changes)) in caught.value.message
 
 
+def momentum():
+    """Not Adam: the gradient of a bias before batch norm is rounding, which Adam enlarges."""
+    return keras.optimizers.SGD(0.05, momentum=0.9)
+
+
 def trained_by_optimizer(inner, running="learned", task_layers=()):
     model = network(
         dense(8, "body"), layers.BatchNormalization(momentum=0.8), layers.Dense(3, name="head")
@@ -220,7 +225,7 @@ def trained_by_optimizer(inner, running="learned", task_layers=()):
 @pytest.mark.filterwarnings("ignore:.*input ran out of data", "ignore:.*shuffle=True")
 @pytest.mark.parametrize(("running", "task_layers"), [("learned", ()), ("fresh", ("head",))])
 def test_a_model_of_a_leap_optimizer_adapts_as_under_fit(running, task_layers, tmp_path):
-    model, optimizer = trained_by_optimizer(keras.optimizers.Adam(0.02), running, task_layers)
+    model, optimizer = trained_by_optimizer(momentum(), running, task_layers)
     with pytest.raises(ValueError, match="not at an initialization.*meta_update"):
         leap_tf.export(model, tmp_path / "export")
     optimizer.meta_update()
@@ -231,13 +236,13 @@ def test_a_model_of_a_leap_optimizer_adapts_as_under_fit(running, task_layers, t
         "support_y": task.train[1].astype(np.int32),
         "steps": np.int32(STEPS),
         "batch_size": np.int32(task.batch_size),
-        "learning_rate": np.float32(0.02),
+        "learning_rate": np.float32(0.05),
         "seed": np.int64(9),
         "num_classes": np.int32(3),
     }
     weights = call(tmp_path / "export", "adapt_weights", **request)
     adapted = leap_tf.adapt(
-        *(model, task, keras.optimizers.Adam(0.02), CROSS_ENTROPY, STEPS),
+        *(model, task, momentum(), CROSS_ENTROPY, STEPS),
         task_layers=task_layers,
         seed=9,
     )
