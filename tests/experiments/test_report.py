@@ -382,7 +382,7 @@ def test_what_cannot_be_read_is_said(tmp_path):
     for entry in entries:
         entry["values"] = {"method": "leap"}
     index.write_text(json.dumps(entries))
-    with pytest.raises(ResultsError, match="an axis that tells them apart"):
+    with pytest.raises(ResultsError, match="Add an axis to the sweep that tells them apart"):
         page(tmp_path)
     for content in ("[", '[{"name": "a"}]', "[1]"):
         index.write_text(content)

@@ -119,7 +119,7 @@ def test_a_sweep_runs_skips_what_is_finished_and_refuses_what_changed(tmp_path, 
 
     sweep_here(tmp_path, without(SWEEP, '"none"'))
     assert json.loads((tmp_path / "out" / "sweep.json").read_text()) == index
-    with pytest.raises(SystemExit, match="a sweep over other axes, with cells such as leap-1. Giv"):
+    with pytest.raises(SystemExit, match="a sweep over other axes, with cells such as leap-1. Pas"):
         sweep_here(tmp_path, SWEEP.replace('"method"', '"learner"'))
     assert json.loads((tmp_path / "out" / "sweep.json").read_text()) == index
 

@@ -279,5 +279,7 @@ def test_workers_build_the_study_of_the_drivers_source(write):
     study = pickle.loads(pickle.dumps(factory))()
     assert study.trainer.model.count_params() == 33
     other = [dataclasses.replace(modules[0], sha256="0")]
-    with pytest.raises(UserModuleError, match=r"forecasting\.py is another source than that"):
+    with pytest.raises(
+        UserModuleError, match=r"forecasting\.py differs from the source on the driver"
+    ):
         commands.ConfiguredStudyFactory(text, None, tuple(other))()

@@ -27,7 +27,7 @@ OUTERMOST = {
     "multi_optimizer": "MultiOptimizer",
 }
 
-NO_EMA = "has use_ema=True, which replaces the parameters by their average"
+NO_EMA = "has use_ema=True, which overwrites the parameters with their moving average"
 NO_ACCUMULATION = "has gradient_accumulation_steps=[23], so most of its steps do not move"
 NO_STEP_OF_ONE_VARIABLE = "A step of Wrapped is a step of all variables. Call apply"
 NO_COPIES = "is a ScheduleFreeAdamW, which keeps copies of the parameters"

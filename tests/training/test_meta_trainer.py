@@ -154,7 +154,7 @@ def test_evaluations_may_overlap():
 
 def test_a_remote_pool_trains_on_the_distribution_of_the_study_only():
     study = leap_tf.Study(trainer(pool=NoPool()), leap_tf.sinusoid_splits())
-    with pytest.raises(ValueError, match="NoPool trains in other processes.*tasks.train"):
+    with pytest.raises(ValueError, match="This pool trains in other processes.*tasks.train"):
         study.trainer.fit(leap_tf.Sinusoids(), 1, verbose=False)
 
 
