@@ -236,8 +236,8 @@ def omniglot_sentences(results):
     assert set(steps) == {120000}
     yield f"one seed, and {120000:,} gradient steps of meta-training"
     yield (
-        f"Leap's error on held-out drawings is {e['leap']} % (the paper's 1.8 % is very probably on "
-        f"training images); Reptile has {e['reptile']} %, finetuning {e['finetuning']} % and no "
+        f"Leap's error on held-out drawings is {e['leap']} % (the paper's 1.8 % is very probably "
+        f"on training images); Reptile has {e['reptile']} %, finetuning {e['finetuning']} % and no "
         f"pretraining {e['none']} %"
     )
     yield f"is gone ({error['leap'].mean - error['finetuning'].mean:.1f} points)"
