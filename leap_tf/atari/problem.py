@@ -23,7 +23,15 @@ from leap_tf.atari.evaluation import CURVES, GameEvaluation, GameEvaluations
 from leap_tf.atari.inner_loop import AgentState, TracedAgent, UnrollCollector
 from leap_tf.errors import LeapError, whole_number
 from leap_tf.functional import check_optimizer
-from leap_tf.learners import Leap, Learner, MeasuredAdaptation, TaskEnd, TrainingPlan, TrainingSetup
+from leap_tf.learners import (
+    JointTraining,
+    Leap,
+    Learner,
+    MeasuredAdaptation,
+    TaskEnd,
+    TrainingPlan,
+    TrainingSetup,
+)
 from leap_tf.training import TaskGradient, TaskSampler, TaskSpec
 
 
@@ -274,9 +282,10 @@ def _plan(learner: Learner, setup: TrainingSetup) -> TrainingPlan:
     except ValueError as error:
         if "task_layers" not in str(error):
             raise
-    if plan is None or [*plan.models, plan.evaluation_model] != 2 * [setup.model]:
+    mixes = isinstance(learner, JointTraining)
+    if plan is None or mixes or [*plan.models, plan.evaluation_model] != 2 * [setup.model]:
         raise ValueError(
-            f"{name} trains models of its own, which cannot act in games. To finetune one encoder "
+            f"{name} trains models or mixtures of its own, which cannot act in games. To finetune one encoder "
             "on game after game, use SequentialLearner with meta_optimizer=SGD(1.0) and "
             "meta_batch_size=1."
         )
