@@ -278,15 +278,14 @@ def _plan(learner: Learner, setup: TrainingSetup) -> TrainingPlan:
         )
     plan = None
     try:
-        plan = learner.plan(setup)
+        plan = None if isinstance(learner, JointTraining) else learner.plan(setup)
     except ValueError as error:
         if "task_layers" not in str(error):
             raise
-    mixes = isinstance(learner, JointTraining)
-    if plan is None or mixes or [*plan.models, plan.evaluation_model] != 2 * [setup.model]:
+    if plan is None or [*plan.models, plan.evaluation_model] != 2 * [setup.model]:
         raise ValueError(
-            f"{name} trains models or mixtures of its own, which cannot act in games. To finetune one encoder "
-            "on game after game, use SequentialLearner with meta_optimizer=SGD(1.0) and "
+            f"{name} trains models or mixtures of its own, which cannot act in games. To finetune "
+            "one encoder on game after game, use SequentialLearner with meta_optimizer=SGD(1.0) and "
             "meta_batch_size=1."
         )
     return plan
