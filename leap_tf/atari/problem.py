@@ -285,7 +285,7 @@ def _plan(learner: Learner, setup: TrainingSetup) -> TrainingPlan:
     if plan is None or [*plan.models, plan.evaluation_model] != 2 * [setup.model]:
         raise ValueError(
             f"{name} trains models or mixtures of its own, which cannot act in games. To finetune "
-            "one encoder on game after game, use SequentialLearner with meta_optimizer=SGD(1.0) and "
-            "meta_batch_size=1."
+            "one encoder on game after game, use SequentialLearner with meta_optimizer=SGD(1.0) "
+            "and meta_batch_size=1."
         )
     return plan

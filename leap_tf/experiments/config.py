@@ -283,7 +283,8 @@ def _check_scopes(text):
 
 def _check_type(name, value, hint):
     """Raises ConfigurationError if a value does not have its annotated type, if that is plain."""
-    allowed = set(typing.get_args(hint) or [hint])
+    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    allowed = set(typing.get_args(hint)) if is_union else {hint}
     if float in allowed:
         allowed.add(int)
     if allowed <= {bool, int, float, str, types.NoneType} and type(value) not in allowed:
