@@ -98,7 +98,7 @@ class ArrayTask:
             ((8, 2), (8,))
         """
         parts = [
-            _read(f"Task {name!r}: {part}", dataset, batched)
+            read_arrays(f"Task {name!r}: {part}", dataset, batched)
             for part, dataset in (("train", train), ("test", test))
         ]
         return cls(name, *parts, **options)
@@ -295,8 +295,8 @@ def label_advice(task: Any, units: int) -> str:
     )
 
 
-def _read(what, dataset, batched):
-    """Returns the examples of a data set as arrays."""
+def read_arrays(what: str, dataset: tf.data.Dataset, batched: bool | None = None) -> tuple:
+    """Returns the examples of a finite data set as arrays; see `ArrayTask.from_dataset`."""
     shapes = [spec.shape for spec in tf.nest.flatten(dataset.element_spec)]
     if batched is None:
         if any(shape.rank == 0 for shape in shapes):

@@ -11,6 +11,9 @@ def conv_net(
     classes: int = 20,
     filters: int = 64,
     blocks: int = 4,
+    *,
+    strided: bool = False,
+    average: bool = False,
 ) -> keras.Model:
     """Builds the convolutional network of few-shot learning with a linear layer "head".
 
@@ -27,6 +30,10 @@ def conv_net(
         classes: number of logits.
         filters: filters of each convolution.
         blocks: number of blocks. Each halves height and width.
+        strided: whether convolutions of stride 2 take the place of pooling. The networks for
+            Omniglot of Finn et al. 2017 and Nichol et al. 2018 have them.
+        average: whether the head sees the mean of the features over all positions (Finn et al.
+            2017) instead of all of them.
 
     Returns:
         A built Keras model from [batch, height, width, channels] to logits [batch, classes].
@@ -41,12 +48,21 @@ def conv_net(
     features = images
     for block in range(1, blocks + 1):
         features = keras.layers.Conv2D(
-            filters, 3, padding="same", use_bias=False, name=f"conv{block}"
+            filters,
+            3,
+            strides=2 if strided else 1,
+            padding="same",
+            use_bias=False,
+            name=f"conv{block}",
         )(features)
         features = BatchNormalization(name=f"norm{block}")(features)
-        features = keras.layers.MaxPool2D(2, name=f"pool{block}")(features)
+        if not strided:
+            features = keras.layers.MaxPool2D(2, name=f"pool{block}")(features)
         features = keras.layers.ReLU(name=f"relu{block}")(features)
-    features = keras.layers.Flatten(name="flatten")(features)
+    if average:
+        features = keras.layers.GlobalAveragePooling2D(name="average")(features)
+    else:
+        features = keras.layers.Flatten(name="flatten")(features)
     return keras.Model(images, keras.layers.Dense(classes, name="head")(features), name="conv_net")
 
 

@@ -4,12 +4,15 @@ This package needs the extra `datasets`. `import leap_tf` does not load it.
 """
 
 from leap_tf.datasets.alphabets import alphabet_splits, alphabet_task
+from leap_tf.datasets.episodes import Episode, Episodes, episode_splits, episodes
+from leap_tf.datasets.labelled import Classes, load_classes
 from leap_tf.datasets.multi_cv import DataSetTask, multi_cv_splits
 from leap_tf.datasets.tfds import MissingDataError, open_dataset
 
 # fmt: off
 __all__ = [
-    "DataSetTask", "MissingDataError", "alphabet_splits", "alphabet_task", "multi_cv_splits",
+    "Classes", "DataSetTask", "Episode", "Episodes", "MissingDataError", "alphabet_splits",
+    "alphabet_task", "episode_splits", "episodes", "load_classes", "multi_cv_splits",
     "open_dataset",
 ]
 # fmt: on

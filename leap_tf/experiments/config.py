@@ -26,7 +26,7 @@ from gin import config_parser
 
 from leap_tf import learners, training
 from leap_tf.comparison import Comparison, compare
-from leap_tf.datasets import alphabet_splits, multi_cv_splits
+from leap_tf.datasets import alphabet_splits, episode_splits, multi_cv_splits
 from leap_tf.errors import LeapError
 from leap_tf.experiments import user_modules
 from leap_tf.experiments.export import export_run
@@ -122,7 +122,7 @@ def configured_comparison(
 
 gin.external_configurable(conv_net, module="models")
 gin.external_configurable(mlp, module="models")
-for _splits in (alphabet_splits, multi_cv_splits, sinusoid_splits):
+for _splits in (alphabet_splits, episode_splits, multi_cv_splits, sinusoid_splits):
     gin.external_configurable(_splits, module="tasks", denylist=["seed", "data_dir"])
 configured_evaluation = gin.external_configurable(
     calling(EvaluationConfig), "EvaluationConfig", module="training"
@@ -141,7 +141,7 @@ for _module, _owner, _names in (
     ("learners", learners, "Leap Reptile FOMAML MAML ANIL MetaSGD NoMetaLearning"),
     ("learners", learners, "JointTraining HAT ProgressiveNets"),
     ("keras.optimizers", keras.optimizers, "SGD Adam AdamW RMSprop"),
-    ("keras.schedules", keras.optimizers.schedules, "CosineDecay ExponentialDecay"),
+    ("keras.schedules", keras.optimizers.schedules, "CosineDecay ExponentialDecay PolynomialDecay"),
     ("keras.losses", keras.losses, "SparseCategoricalCrossentropy CategoricalCrossentropy"),
     ("keras.losses", keras.losses, "BinaryCrossentropy MeanSquaredError"),
 ):

@@ -165,7 +165,7 @@ def evaluate(
         print(f"Adapting to {len(tasks)} held-out tasks: {name}", file=sys.stderr)
         found[name] = trainer.evaluate(tasks, steps)
     evaluations = dict(reversed(found.items()))
-    transductive = trainer.problem.evaluation.transductive
+    transductive = trainer.problem.evaluation.transductive is True
     record = {
         "split": split,
         "steps": steps or trainer.problem.setup.steps_per_task,
@@ -209,6 +209,9 @@ def table(
         areas = _mean_and_error([task.area_under_error for task in whole], ".1f")
         lost = f"  ({len(evaluation.diverged)} diverged, left out)" if evaluation.diverged else ""
         lines.append(f"{name:24}{errors:>16}{areas:>16}  {_steps(evaluation, target_error)}{lost}")
+        for metric in evaluation.tasks[0].metrics:
+            values = _mean_and_error([task.metrics[metric] for task in whole], ".3f")
+            lines.append(f"  {metric:22}{values:>16}")
     return "\n".join(lines)
 
 
@@ -217,10 +220,12 @@ def as_record(evaluation: Evaluation, target_error: float) -> dict:
     means = ("error", "loss", "final_training_error", "area_under_error")
     return {
         **{name: _plain(evaluation.mean(name)) for name in means},
+        **{name: _plain(evaluation.mean_metric(name)) for name in evaluation.tasks[0].metrics},
         "diverged": list(evaluation.diverged),
         "tasks": [
             {
                 **{name: _plain(getattr(task, name)) for name in _OF_A_TASK},
+                **({"metrics": dict(task.metrics)} if task.metrics else {}),
                 "steps_to_target": steps,
                 "training_errors": [_plain(round(float(e), 4)) for e in task.training_errors],
                 "training_losses": [_plain(round(float(e), 4)) for e in task.training_losses],

@@ -54,7 +54,7 @@ def describe_model(problem: SupervisedProblem, meta_steps: int, folder: pathlib.
             "steps_per_task": setup.steps_per_task,
             "meta_batch_size": setup.meta_batch_size,
             "task_layers": list(setup.task_layers),
-            "batch_norm": "transductive" if config.transductive else "inductive",
+            "batch_norm": "transductive" if config.transductive is True else "inductive",
             "running_statistics": _statistics(problem),
             "meta_steps": meta_steps,
         },

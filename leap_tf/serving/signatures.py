@@ -115,7 +115,7 @@ class Signatures:
         self._outputs = _outputs_of(self._model, inputs)
         self._query_batch_size = query_batch_size
         self._limits = limits
-        self._transductive = problem.evaluation.transductive
+        self._transductive = problem.evaluation.transductive is True
         self._predictor = self._model.without_randomness() if self._transductive else self._model
         loss = problem.loss
         losses = tf.nest.flatten(loss.losses) if isinstance(loss, TotalLoss) else [loss]

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
+from leap_tf.errors import whole_number
 from leap_tf.functional import ErrorFunction, FunctionalModel, all_finite, unpack_batch
 from leap_tf.training.early_stopping import StopRule
 
@@ -24,7 +25,11 @@ class EvaluationConfig:
             examples, never at those that the task is evaluated on.
         transductive: whether batch norm uses the statistics of the held-out batch itself. By
             default it uses the running statistics of the task's own training. Random layers,
-            such as dropout, are inactive in both cases.
+            such as dropout, are inactive in both cases. With "both", `error` is the inductive
+            one, and `TaskEvaluation.metrics` has the other as "transductive_error".
+        held_out_steps: numbers of gradient steps, below that of the evaluation, after which the
+            held-out error is measured too. `TaskEvaluation.metrics` has it as "error_after_<n>",
+            and "transductive_error_after_<n>" with "both". Each is an adaptation of its own.
         error_fn: a function of targets and outputs that returns one error per example, shown in
             curves and tables, in training too. See `leap_tf.functional.FunctionalModel`.
         metrics: Keras metrics of the held-out examples, with sample weights. `TaskEvaluation` has
@@ -37,7 +42,8 @@ class EvaluationConfig:
 
     optimizer: keras.optimizers.Optimizer | None = None
     stopping: StopRule | None = None
-    transductive: bool = False
+    transductive: bool | str = False
+    held_out_steps: Sequence[int] = ()
     error_fn: ErrorFunction | None = None
     metrics: Sequence[keras.metrics.Metric] = ()
 
@@ -73,7 +79,8 @@ class TaskEvaluation:
         parameters: the number of trainable parameters of the adapted model.
         finite: whether the adapted weights, the path and the held-out outputs are finite.
         seed: the seed of batches, task layers and dropout.
-        metrics: values of `EvaluationConfig.metrics` on the held-out examples, by name.
+        metrics: further values on the held-out examples, by name: those of
+            `EvaluationConfig.metrics`, `transductive` and `held_out_steps`.
     """
 
     name: str
@@ -155,9 +162,27 @@ class Evaluation:
         return float(np.mean(values)) if values else float("inf")
 
     def mean_metric(self, name: str) -> float:
-        """Returns the mean over the tasks of one of `EvaluationConfig.metrics`."""
+        """Returns the mean over the tasks of one of `TaskEvaluation.metrics`."""
         values = [task.metrics[name] for task in self.tasks if not task.diverged]
         return float(np.mean(values)) if values else float("nan")
+
+    def interval(self, name: str = "error") -> float:
+        """Returns half of the 95 % confidence interval of a mean over the tasks.
+
+        That is 1.96 standard errors, √(Σᵢ (eᵢ − ē)² / (n − 1) / n), of the n tasks that did not
+        diverge; NaN for fewer than two.
+
+        Args:
+            name: an attribute of `TaskEvaluation`, or one of its metrics.
+        """
+        values = [
+            task.metrics[name] if name in task.metrics else getattr(task, name)
+            for task in self.tasks
+            if not task.diverged
+        ]
+        if len(values) < 2:
+            return float("nan")
+        return float(1.96 * np.std(values, ddof=1) / np.sqrt(len(values)))
 
     def metrics(self) -> dict[str, float]:
         """Returns the metrics that `MetaTrainer.fit` logs for validation tasks."""

@@ -140,9 +140,9 @@ class InnerLoop:
         learner: the meta-learner.
         meta_indices: which of the model's parameters are meta-learned.
         stopping: the rule that ends a task early, or None.
-        transductive: whether batch norm uses the statistics of the held-out batch itself when
-            held-out examples are evaluated, and not the running ones of the task's training.
-            Random layers are inactive in both cases.
+        transductive: whether held-out examples can be evaluated with batch norm's statistics of
+            the held-out batch itself, and not with the running ones of the task's training. Random
+            layers are inactive in both cases.
         resizable: indices of the parameters whose last dimension differs between tasks.
         trains_parts: whether tasks are expected to leave variables without a gradient.
         metrics: Keras metrics of held-out examples. Their variables are not changed.
@@ -151,7 +151,8 @@ class InnerLoop:
         train: the traced function of training: takes the arguments of `InnerLoop._train` and
             returns an `InnerLoopResult`.
         evaluate: the traced function of evaluation: takes an iterator over held-out batches, the
-            parameters and the state, and returns a `HeldOutResult`.
+            parameters, the state and, as a Python bool, whether to be transductive; returns a
+            `HeldOutResult`.
 
     Raises:
         ValueError: a second-order learner has no query batches.
@@ -182,8 +183,7 @@ class InnerLoop:
         self._learner = learner
         self._meta_indices = list(meta_indices)
         self._stopping = stopping
-        self._transductive = transductive
-        self._held_out_model = model.without_randomness() if transductive else model
+        self._transductive_model = model.without_randomness() if transductive else None
         self._resizable = frozenset(resizable)
         self._trains_parts = trains_parts
         self._metrics = list(metrics)
@@ -373,14 +373,14 @@ class InnerLoop:
     def _next_batches(self, batches, count) -> list[Batch]:
         return [unpack_batch(batches.get_next()) for _ in range(count)]
 
-    def _evaluate(self, iterator, parameters, state) -> HeldOutResult:
+    def _evaluate(self, iterator, parameters, state, transductive=False) -> HeldOutResult:
         """Evaluates held-out batches, see `evaluate_held_out`."""
         return evaluate_held_out(
-            self._held_out_model,
+            self._transductive_model if transductive else self._model,
             iterator,
             self._of_any_width(parameters),
             state,
-            training=self._transductive,
+            training=transductive,
             metrics=self._metrics,
         )
 

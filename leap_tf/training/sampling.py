@@ -148,6 +148,19 @@ class TaskSampler:
             for index in range(count)
         ]
 
+    def evaluation_tasks(self, distribution: TaskDistribution, count: int) -> Sequence[Task]:
+        """Samples evaluation tasks from a distribution, by the seed alone.
+
+        Raises:
+            TypeError: it is no distribution.
+        """
+        if not hasattr(distribution, "sample"):
+            raise TypeError(
+                f"count is for a distribution over tasks, and this is a "
+                f"{type(distribution).__name__}. Pass the tasks themselves, without count."
+            )
+        return distribution.sample(count, np.random.default_rng([self.seed, EVALUATION]))
+
     def evaluation_seed(self, index: int, stream: int = EVALUATION) -> int:
         """Returns the seed of the evaluation task at an index of its list."""
         return int(np.random.default_rng([self.seed, stream, index]).integers(2**31))
@@ -218,8 +231,8 @@ def as_tasks(tasks: Any) -> list[Task]:
     if hasattr(tasks, "sample"):
         if not hasattr(tasks, "tasks"):
             raise TypeError(
-                f"{type(tasks).__name__} samples tasks without end. Pass some of them, for example "
-                "tasks.sample(20, numpy.random.default_rng(0))."
+                f"{type(tasks).__name__} samples tasks without end. Say how many by count=, or pass "
+                "some of them, for example tasks.sample(20, numpy.random.default_rng(0))."
             )
         return list(tasks.tasks)
     if hasattr(tasks, "name"):

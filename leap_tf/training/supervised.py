@@ -1,6 +1,7 @@
 """Supervised tasks: a Keras model, a loss, and batches of inputs and targets."""
 
 import copy
+import dataclasses
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -177,29 +178,53 @@ class SupervisedProblem:
                 "evaluated once, so leave out .repeat()."
             )
         adapted = self._adapt(task, spec)
-        with error_context(task, "a held-out batch"):
-            held_out = self._evaluator.evaluation_loop.evaluate(
-                iter(held_out_batches), adapted.parameters, adapted.state
-            )
-        if not int(held_out.examples):
-            raise ValueError(f"Task {task.name!r} has no held-out examples to evaluate.")
+        modes = {"": self.evaluation.transductive is True}
+        if self.evaluation.transductive == "both":
+            modes["transductive_"] = True
+        held_out = {
+            prefix: self._held_out(task, held_out_batches, adapted, transductive)
+            for prefix, transductive in modes.items()
+        }
+        metrics = {
+            metric.name: metric_value(metric, value)
+            for metric, value in zip(self.evaluation.metrics, held_out[""].metrics)
+        }
+        metrics |= {f"{prefix}error": float(held_out[prefix].error) for prefix in modes if prefix}
+        for steps in self.evaluation.held_out_steps:
+            if steps >= spec.steps:
+                raise ValueError(
+                    f"held_out_steps has {steps}, and the evaluation makes {spec.steps} steps. The "
+                    "error after the last step is measured anyway; leave larger numbers out."
+                )
+            earlier = self._adapt(task, dataclasses.replace(spec, steps=steps))
+            for prefix, transductive in modes.items():
+                result = self._held_out(task, held_out_batches, earlier, transductive)
+                metrics[f"{prefix}error_after_{steps}"] = float(result.error)
+        finite = all(bool(result.finite) for result in held_out.values())
+        last = held_out[""]
         return TaskEvaluation(
             name=task.name,
-            error=float(held_out.error),
-            loss=float(held_out.loss),
-            examples=int(held_out.examples),
+            error=float(last.error),
+            loss=float(last.loss),
+            examples=int(last.examples),
             training_errors=adapted.errors.numpy(),
             training_losses=adapted.losses.numpy(),
             path_length=float(adapted.update.metrics["path_length"]),
             path_energy=float(adapted.update.metrics["path_energy"]),
             parameters=sum(int(tf.size(parameter)) for parameter in adapted.parameters),
-            finite=bool(adapted.finite) and bool(held_out.finite),
+            finite=bool(adapted.finite) and finite,
             seed=spec.seed,
-            metrics={
-                metric.name: metric_value(metric, value)
-                for metric, value in zip(self.evaluation.metrics, held_out.metrics)
-            },
+            metrics=metrics,
         )
+
+    def _held_out(self, task, batches, adapted, transductive):
+        with error_context(task, "a held-out batch"):
+            result = self._evaluator.evaluation_loop.evaluate(
+                iter(batches), adapted.parameters, adapted.state, transductive
+            )
+        if not int(result.examples):
+            raise ValueError(f"Task {task.name!r} has no held-out examples to evaluate.")
+        return result
 
     def adapt(self, task: Task, seed: int, steps: int) -> keras.Model:
         """Adapts to a task as `evaluate` does, see `MetaTrainer.adapt`."""
@@ -315,7 +340,7 @@ class _ModelTrainer:
             MeasuredAdaptation(learner, meta_indices),
             range(len(variables)),
             stopping=problem.evaluation.stopping,
-            transductive=problem.evaluation.transductive,
+            transductive=bool(problem.evaluation.transductive),
             resizable=resizable,
             metrics=problem.evaluation.metrics,
         )
