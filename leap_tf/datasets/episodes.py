@@ -260,9 +260,21 @@ def _whole(inputs, labels, endless):
 @tf.function(reduce_retracing=True)
 def _stream(inputs, labels, batch_size, seed):
     examples = tf.data.Dataset.from_tensor_slices((inputs, labels))
-    count = tf.shape(labels, tf.int64)[0]
-    shuffled = examples.shuffle(count, seed, reshuffle_each_iteration=True).repeat()
-    return shuffled.batch(batch_size, drop_remainder=True).with_options(one_thread_options())
+    # Dataset.shuffle does not take a tensor as its seed if there is a global seed. The second seed
+    # is not 0, since two zeros stand for a random seed.
+    shuffled = tf.raw_ops.ShuffleAndRepeatDataset(
+        input_dataset=tf.data.experimental.to_variant(examples),
+        buffer_size=tf.shape(labels, tf.int64)[0],
+        seed=seed,
+        seed2=tf.constant(1, tf.int64),
+        count=tf.constant(-1, tf.int64),
+        output_types=[inputs.dtype, labels.dtype],
+        output_shapes=[inputs.shape[1:], labels.shape[1:]],
+    )
+    batches = tf.data.experimental.from_variant(shuffled, examples.element_spec).batch(
+        batch_size, drop_remainder=True
+    )
+    return batches.with_options(one_thread_options())
 
 
 @dataclasses.dataclass(frozen=True)
