@@ -45,8 +45,9 @@ class Unroll(NamedTuple):
 
 
 class AgentState(NamedTuple):
-    """Parameters, optimizer slots and the meta-learner's memory, which an update changes."""
+    """The updates made, parameters, optimizer slots, and the meta-learner's memory."""
 
+    step: tf.Tensor
     parameters: list[tf.Tensor]
     slots: list[tf.Tensor]
     memory: Any
@@ -84,7 +85,9 @@ class TracedAgent:
     def start(self, parameters: list[tf.Tensor]) -> AgentState:
         """Returns the state before the first update."""
         memory = self._learner.begin_task(self.meta_learned(parameters))
-        return AgentState(parameters, self._optimizer.initial_slots(parameters), memory)
+        return AgentState(
+            tf.constant(0), parameters, self._optimizer.initial_slots(parameters), memory
+        )
 
     def meta_learned(self, tensors: Sequence[Any]) -> list[Any]:
         """Returns those tensors, one per variable, that the learner observes."""
@@ -125,9 +128,10 @@ class TracedAgent:
             slots=state.slots,
             learner_state=state.memory,
             learner_values=learner_values,
+            step=state.step,
             trains_parts=True,
         )
-        return AgentState(parameters, slots, memory), loss
+        return AgentState(state.step + 1, parameters, slots, memory), loss
 
 
 class UnrollCollector:

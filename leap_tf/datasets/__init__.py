@@ -5,9 +5,8 @@ This package needs the extra `datasets`. `import leap_tf` does not load it.
 
 from leap_tf.datasets.alphabets import alphabet_splits, alphabet_task
 from leap_tf.datasets.episodes import Episode, Episodes, episode_splits, episodes
-from leap_tf.datasets.labelled import Classes, load_classes
 from leap_tf.datasets.multi_cv import DataSetTask, multi_cv_splits
-from leap_tf.datasets.tfds import MissingDataError, open_dataset
+from leap_tf.datasets.sources import Classes, MissingDataError, load_classes, open_dataset
 
 # fmt: off
 __all__ = [

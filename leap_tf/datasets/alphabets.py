@@ -18,7 +18,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from leap_tf.array_tasks import pixels_to_floats
-from leap_tf.datasets.tfds import open_dataset
+from leap_tf.datasets.sources import open_dataset
 from leap_tf.tasks import ArrayTask, FiniteTasks, TaskSplits
 
 

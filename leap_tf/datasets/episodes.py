@@ -9,21 +9,17 @@ thousand episodes holds no images. Classes and examples are those with the large
 which draws without replacement.
 """
 
-import dataclasses
 import functools
 import os
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from leap_tf.array_tasks import describe_arrays, one_thread_options, pixels_to_floats
-from leap_tf.datasets.labelled import Classes, load_classes
+from leap_tf.array_tasks import describe_arrays, one_thread_options, pixels_to_floats, spec_of
+from leap_tf.datasets.sources import ClassChoice, Classes, load_classes, split_classes
 from leap_tf.errors import whole_number
 from leap_tf.tasks import TaskSplits
-
-ClassChoice = int | Sequence[str]
 
 
 class Episodes:
@@ -139,7 +135,7 @@ class Episodes:
         if self.within_groups:
             found, counts = np.unique(self.classes.groups, return_counts=True)
             counts = counts * 4 if self.quarter_turns else counts
-            few = [f"{name!r} ({n})" for name, n in zip(found, counts) if n < self.ways]
+            few = [f"'{name}' ({n})" for name, n in zip(found, counts) if n < self.ways]
             if few:
                 raise ValueError(
                     f"Episodes of {self.ways} ways within groups need as many classes in each, and "
@@ -232,58 +228,60 @@ class Episode:
 
     def train_batches(self, seed: int) -> tf.data.Dataset:
         """Returns endless batches of the support set, in a new order every epoch."""
-        (inputs, labels), batch_size = self.episodes.draw(self.index)[0], self.episodes.batch_size
-        if batch_size == len(labels):
-            return _whole(inputs, labels, endless=True)
-        return _stream(inputs, labels, batch_size, tf.constant(np.int64(seed)))
+        support, batch_size = self.episodes.draw(self.index)[0], self.episodes.batch_size
+        if batch_size == len(support[1]):
+            return self._whole(support, endless=True)
+        pipeline = _stream(batch_size, spec_of(support))
+        return pipeline(support, tf.constant(np.int64(seed)))
 
     def query_batches(self, seed: int) -> tf.data.Dataset:
         """Returns the query set again and again, each time as one batch."""
-        return _whole(*self.episodes.draw(self.index)[1], endless=True)
+        return self._whole(self.episodes.draw(self.index)[1], endless=True)
 
     def test_batches(self) -> tf.data.Dataset:
         """Returns the query set once, as one batch."""
-        return _whole(*self.episodes.draw(self.index)[1], endless=False)
+        return self._whole(self.episodes.draw(self.index)[1], endless=False)
 
     def get_config(self) -> dict[str, Any]:
         return {"index": self.index} | self.episodes.get_config()
 
+    def _whole(self, part, endless):
+        specs = tuple(tf.TensorSpec(each.shape, each.dtype) for each in part)
+        return _whole_batch(endless, specs)(part)
+
 
 # Pipelines without functions of Python: these take several milliseconds to start, which is longer
-# than many an episode.
-@tf.function(reduce_retracing=True)
-def _whole(inputs, labels, endless):
-    batch = tf.data.Dataset.from_tensors((inputs, labels)).repeat(None if endless else 1)
-    return batch.with_options(one_thread_options())
+# than many an episode. Partials are traced by themselves, see `leap_tf.array_tasks`.
+@functools.lru_cache
+def _whole_batch(endless, specs):
+    def pipeline(part):
+        batch = tf.data.Dataset.from_tensors(part).repeat(None if endless else 1)
+        return batch.with_options(one_thread_options())
+
+    return tf.function(functools.partial(pipeline), input_signature=[specs])
 
 
-@tf.function(reduce_retracing=True)
-def _stream(inputs, labels, batch_size, seed):
-    examples = tf.data.Dataset.from_tensor_slices((inputs, labels))
-    # Dataset.shuffle does not take a tensor as its seed if there is a global seed. The second seed
-    # is not 0, since two zeros stand for a random seed.
-    shuffled = tf.raw_ops.ShuffleAndRepeatDataset(
-        input_dataset=tf.data.experimental.to_variant(examples),
-        buffer_size=tf.shape(labels, tf.int64)[0],
-        seed=seed,
-        seed2=tf.constant(1, tf.int64),
-        count=tf.constant(-1, tf.int64),
-        output_types=[inputs.dtype, labels.dtype],
-        output_shapes=[inputs.shape[1:], labels.shape[1:]],
-    )
-    batches = tf.data.experimental.from_variant(shuffled, examples.element_spec).batch(
-        batch_size, drop_remainder=True
-    )
-    return batches.with_options(one_thread_options())
+@functools.lru_cache
+def _stream(batch_size, spec):
+    def pipeline(part, seed):
+        examples = tf.data.Dataset.from_tensor_slices(part)
+        # Dataset.shuffle takes no tensor as its seed if there is a global seed. The second seed is
+        # not 0, since two zeros stand for a random seed.
+        shuffled = tf.raw_ops.ShuffleAndRepeatDataset(
+            input_dataset=tf.data.experimental.to_variant(examples),
+            buffer_size=tf.shape(part[1], tf.int64)[0],
+            seed=seed,
+            seed2=tf.constant(1, tf.int64),
+            count=tf.constant(-1, tf.int64),
+            output_types=[each.dtype for each in part],
+            output_shapes=[each.shape[1:] for each in part],
+        )
+        stream = tf.data.experimental.from_variant(shuffled, examples.element_spec)
+        batches = stream.batch(batch_size, drop_remainder=True)
+        return batches.with_options(one_thread_options())
 
-
-@dataclasses.dataclass(frozen=True)
-class _Parts:
-    """The classes of each part of a study."""
-
-    train: Classes
-    validation: Classes
-    test: Classes
+    signature = [spec.element_spec, tf.TensorSpec((), tf.int64)]
+    return tf.function(functools.partial(pipeline), input_signature=signature)
 
 
 def episodes(
@@ -334,8 +332,9 @@ def episodes(
     if part is not None:
         if part not in ("train", "validation", "test"):
             raise ValueError(f'part must be "train", "validation" or "test". Received: {part!r}.')
-        parts = _split(classes, validation_classes, test_classes, within_groups, seed)
-        classes = getattr(parts, part)
+        classes = split_classes(
+            classes, validation_classes, test_classes, seed, by_group=within_groups
+        )[part]
     return Episodes(
         classes,
         ways,
@@ -396,14 +395,14 @@ def episode_splits(
         20
     """
     classes = load_classes(source, data_dir=data_dir, image_size=image_size)
-    parts = _split(classes, validation_classes, test_classes, within_groups, seed)
+    parts = split_classes(classes, validation_classes, test_classes, seed, by_group=within_groups)
     options = {"quarter_turns": quarter_turns, "within_groups": within_groups, "seed": seed}
     evaluated = functools.partial(
         Episodes, ways=ways, shots=shots, queries=queries, batch_size=test_batch_size, **options
     )
     return TaskSplits(
         train=Episodes(
-            parts.train,
+            parts["train"],
             ways,
             shots if train_shots is None else train_shots,
             queries if train_queries is None else train_queries,
@@ -411,38 +410,8 @@ def episode_splits(
             name="training episode",
             **options,
         ),
-        validation=evaluated(parts.validation, name="validation episode").first(
+        validation=evaluated(parts["validation"], name="validation episode").first(
             validation_episodes
         ),
-        test=evaluated(parts.test, name="test episode").first(test_episodes),
-    )
-
-
-def _split(classes, validation, test, by_group, seed) -> _Parts:
-    """Splits classes, or their groups, into three parts by number or by name."""
-    keys = classes.groups if by_group else classes.names
-    known = sorted(set(keys))
-    given = [
-        name for choice in (validation, test) if not isinstance(choice, int) for name in choice
-    ]
-    unknown = sorted(set(given) - set(known))
-    if unknown:
-        raise ValueError(f"There is no class {unknown[0]!r}; there are {known[:5]} and others.")
-    twice = sorted({name for name in given if given.count(name) > 1})
-    if twice:
-        raise ValueError(f"The class {twice[0]!r} is given twice.")
-    rest = [name for name in known if name not in set(given)]
-    drawn = [rest[index] for index in np.random.default_rng([seed, 0]).permutation(len(rest))]
-    chosen = []
-    for what, choice in (("test_classes", test), ("validation_classes", validation)):
-        if isinstance(choice, int):
-            whole_number(what, choice, 0)
-            if choice > len(drawn):
-                raise ValueError(f"{what}={choice}, and only {len(drawn)} classes are left.")
-            choice, drawn = drawn[:choice], drawn[choice:]
-        chosen.append(frozenset(choice))
-    return _Parts(
-        train=classes.only([key in frozenset(drawn) for key in keys]),
-        validation=classes.only([key in chosen[1] for key in keys]),
-        test=classes.only([key in chosen[0] for key in keys]),
+        test=evaluated(parts["test"], name="test episode").first(test_episodes),
     )

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from leap_tf.datasets.tfds import open_dataset
+from leap_tf.datasets.sources import open_dataset
 from leap_tf.tasks import ArrayTask, FiniteTasks, TaskSplits
 
 IMAGE_SIZE = 32

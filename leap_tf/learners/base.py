@@ -8,7 +8,7 @@ with a fixed structure and fixed shapes, so one learner serves any number of con
     state = learner.begin_task(initialization)
     for each gradient step:
         state = learner.observe(state, PathPoint(parameters, loss, gradient))
-        parameters = optimizer step along learner.direction(gradient, learner_values)
+        parameters = optimizer step along learner.direction(gradient, learner_values, step)
     update = learner.end_task(state, TaskEnd(...))
 
 The meta-update is the same for all learners: the meta-optimizer descends on the mean of the
@@ -118,6 +118,10 @@ class TrainingPlan:
             its tasks leave in them; all others keep their value. None, the default, stands for the
             running statistics of the models if those are learned, see `MetaTrainer`.
         trains_parts: whether a task is expected to leave some variables without a gradient.
+        first_order_until: the number of first meta-steps in which the query gradient of a
+            second-order learner is ∇f(θᴷ), without the derivatives of the steps.
+        multi_step_until: the number of first meta-steps in which a second-order learner minimizes
+            the query losses after all steps, see `MAML`.
     """
 
     models: Sequence[keras.Model]
@@ -130,6 +134,8 @@ class TrainingPlan:
     model_index: Callable[[Task], int] = lambda task: 0
     persistent_state: Sequence[keras.Variable] | None = None
     trains_parts: bool = False
+    first_order_until: int = 0
+    multi_step_until: int = 0
 
 
 class Learner(abc.ABC):
@@ -162,7 +168,9 @@ class Learner(abc.ABC):
     def begin_task(self, initialization: Tensors) -> Any:
         """Returns the learner's state before the first step, any nest of tensors."""
 
-    def direction(self, gradients: Tensors, learner_values: Tensors) -> list[tf.Tensor | None]:
+    def direction(
+        self, gradients: Tensors, learner_values: Tensors, step: tf.Tensor
+    ) -> list[tf.Tensor | None]:
         """Returns the gradients that the inner optimizer applies, in training and evaluation.
 
         For None, the optimizer skips the parameter; weight decay does not change it either.
@@ -170,6 +178,7 @@ class Learner(abc.ABC):
         Args:
             gradients: the gradients of the loss, one per meta-learned parameter.
             learner_values: values of the learner variables.
+            step: the number of the gradient step, int32, from 0.
         """
         return list(gradients)
 
@@ -250,10 +259,12 @@ class Adaptation(StatelessLearner):
         self._learner = learner
         self._meta_indices = list(meta_indices)
 
-    def direction(self, gradients: Tensors, learner_values: Tensors) -> list[tf.Tensor | None]:
+    def direction(
+        self, gradients: Tensors, learner_values: Tensors, step: tf.Tensor
+    ) -> list[tf.Tensor | None]:
         directions: list[tf.Tensor | None] = list(gradients)
         known = [gradients[index] for index in self._meta_indices]
-        learned = self._learner.direction(known, learner_values)
+        learned = self._learner.direction(known, learner_values, step)
         for index, direction in zip(self._meta_indices, learned, strict=True):
             directions[index] = direction
         return directions

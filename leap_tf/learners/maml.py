@@ -8,6 +8,7 @@ See `Learner.query_batches` for their source. In few-shot tasks the task provide
 Leap code adds the last training loss to this objective by mistake; this one does not.
 """
 
+import dataclasses
 from collections.abc import Sequence
 
 import keras
@@ -15,23 +16,43 @@ import tensorflow as tf
 
 from leap_tf.errors import whole_number
 from leap_tf.geometry import Tensors
-from leap_tf.learners.base import StatelessLearner, TaskEnd, TaskUpdate
+from leap_tf.learners.base import (
+    StatelessLearner,
+    TaskEnd,
+    TaskUpdate,
+    TrainingPlan,
+    TrainingSetup,
+)
 
 
 class MAML(StatelessLearner):
     """Model-agnostic meta-learning, with second derivatives.
 
     The meta-gradient of a task is d f(θᴷ) / dθ⁰. All steps are recorded for it, so time and
-    memory grow with their number; five to ten steps are usual.
+    memory grow with their number; five to ten steps are usual. For long or unstable training there
+    are three remedies of Antoniou et al. 2019 ("MAML++"):
 
-    Source: Finn, Abbeel and Levine, "Model-Agnostic Meta-Learning for Fast Adaptation of Deep
-    Networks", ICML 2017.
+    `multi_step_until` = M: in meta-step m < M (from 0) the objective has the query losses after all
+    K steps, and the weight of the last grows to 1,
+
+        Σ vᵢ f(θⁱ),  vᵢ = (1 − m/M) / K for i < K,  vᴷ = 1 − Σ_{i<K} vᵢ.
+
+    `first_order_until`: these first meta-steps use ∇f(θᴷ) as `FOMAML` does, which is cheaper.
+
+    `learned_rates`: factors αₖ on the inner learning rate are meta-learned for every step k and
+    every tensor of the model, starting at 1. Steps beyond K have the last ones.
+
+    Sources: Finn, Abbeel and Levine, "Model-Agnostic Meta-Learning for Fast Adaptation of Deep
+    Networks", ICML 2017. Antoniou, Edwards and Storkey, "How to train your MAML", ICLR 2019.
 
     Args:
-        query_batches: number of batches over which f(θᴷ) is averaged.
+        query_batches: number of batches over which f is averaged.
+        multi_step_until, first_order_until, learned_rates: see above. In first-order meta-steps the
+            objective is the last loss alone, and factors are not learned.
 
     Raises:
-        ValueError: `query_batches` is below 1.
+        TypeError: a number is not a whole number.
+        ValueError: `query_batches` is below 1, or another number below 0.
 
     Example (`FOMAML`, `ANIL` and `MetaSGD` are used in the same way):
 
@@ -44,8 +65,43 @@ class MAML(StatelessLearner):
 
     second_order = True
 
-    def __init__(self, query_batches: int = 1):
+    def __init__(
+        self,
+        query_batches: int = 1,
+        *,
+        multi_step_until: int = 0,
+        first_order_until: int = 0,
+        learned_rates: bool = False,
+    ):
         self.query_batches = whole_number("query_batches", query_batches, 1)
+        self.multi_step_until = whole_number("multi_step_until", multi_step_until, 0)
+        self.first_order_until = whole_number("first_order_until", first_order_until, 0)
+        self.learned_rates = learned_rates
+        self._steps = 1
+
+    def plan(self, setup: TrainingSetup) -> TrainingPlan:
+        self._steps = setup.steps_per_task
+        return dataclasses.replace(
+            super().plan(setup),
+            first_order_until=self.first_order_until,
+            multi_step_until=self.multi_step_until,
+        )
+
+    def build(self, variables: Sequence[keras.Variable]) -> list[keras.Variable]:
+        if not self.learned_rates:
+            return []
+        return [
+            keras.Variable(tf.ones([self._steps], each.dtype), name=f"rates_of_{each.name}")
+            for each in variables
+        ]
+
+    def direction(
+        self, gradients: Tensors, learner_values: Tensors, step: tf.Tensor
+    ) -> list[tf.Tensor | None]:
+        if not self.learned_rates:
+            return list(gradients)
+        step = tf.minimum(step, self._steps - 1)
+        return [rates[step] * each for rates, each in zip(learner_values, gradients, strict=True)]
 
     def end_task(self, state: tuple[()], end: TaskEnd) -> TaskUpdate:
         return TaskUpdate(end.query_gradient, metrics={})
@@ -54,7 +110,10 @@ class MAML(StatelessLearner):
 class FOMAML(MAML):
     """First-order MAML: the meta-gradient is ∇f(θᴷ), without derivatives of the steps.
 
-    Source: Finn, Abbeel and Levine, 2017, section 5.2. Arguments are those of `MAML`.
+    Source: Finn, Abbeel and Levine, 2017, section 5.2.
+
+    Args:
+        query_batches: see `MAML`.
 
     Example:
 
@@ -64,6 +123,9 @@ class FOMAML(MAML):
     """
 
     second_order = False
+
+    def __init__(self, query_batches: int = 1):
+        super().__init__(query_batches)
 
 
 class ANIL(MAML):
@@ -107,7 +169,9 @@ class ANIL(MAML):
         self._adapted = [bool(set(path) & set(self.adapted_layers)) for path in layers]
         return []
 
-    def direction(self, gradients: Tensors, learner_values: Tensors) -> list[tf.Tensor | None]:
+    def direction(
+        self, gradients: Tensors, learner_values: Tensors, step: tf.Tensor
+    ) -> list[tf.Tensor | None]:
         return [
             gradient if adapted else None
             for gradient, adapted in zip(gradients, self._adapted, strict=True)
@@ -124,7 +188,10 @@ class MetaSGD(MAML):
     may become negative, as in the paper. The meta-gradient has two parts, for θ⁰ and for α.
 
     Source: Li, Zhou, Chen and Li, "Meta-SGD: Learning to Learn Quickly for Few-Shot Learning",
-    2017. Arguments are those of `MAML`.
+    2017.
+
+    Args:
+        query_batches: see `MAML`.
 
     Example:
 
@@ -134,11 +201,16 @@ class MetaSGD(MAML):
         [1.0, 1.0]
     """
 
+    def __init__(self, query_batches: int = 1):
+        super().__init__(query_batches)
+
     def build(self, variables: Sequence[keras.Variable]) -> list[keras.Variable]:
         return [
             keras.Variable(tf.ones(variable.shape, variable.dtype), name=f"rate_of_{variable.name}")
             for variable in variables
         ]
 
-    def direction(self, gradients: Tensors, learner_values: Tensors) -> list[tf.Tensor | None]:
+    def direction(
+        self, gradients: Tensors, learner_values: Tensors, step: tf.Tensor
+    ) -> list[tf.Tensor | None]:
         return [rate * gradient for rate, gradient in zip(learner_values, gradients, strict=True)]

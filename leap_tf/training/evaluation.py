@@ -36,8 +36,10 @@ class EvaluationConfig:
             their values, and the logs of `fit` their means as `val_<name>`.
 
     Raises:
-        ValueError: two metrics have the same name, or one that the logs use, or a metric makes its
-            variables at its first batch.
+        TypeError: a number of steps is not a whole number.
+        ValueError: `transductive` is none of these, a number of steps is below 1, two metrics have
+            the same name, or one that the logs use, or a metric makes its variables at its first
+            batch.
     """
 
     optimizer: keras.optimizers.Optimizer | None = None
@@ -48,6 +50,12 @@ class EvaluationConfig:
     metrics: Sequence[keras.metrics.Metric] = ()
 
     def __post_init__(self):
+        if self.transductive not in (True, False, "both"):
+            raise ValueError(
+                f'transductive must be True, False or "both". Received: {self.transductive!r}.'
+            )
+        for steps in self.held_out_steps:
+            whole_number("held_out_steps", steps, 1)
         names = [*Evaluation(()).metrics(), *(metric.name for metric in self.metrics)]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:

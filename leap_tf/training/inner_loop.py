@@ -80,6 +80,7 @@ def inner_step(
     slots: Sequence[tf.Tensor],
     learner_state: Any,
     learner_values: Sequence[tf.Tensor],
+    step: tf.Tensor,
     trains_parts: bool = False,
 ) -> tuple[list[tf.Tensor], list[tf.Tensor], Any]:
     """Makes one gradient step on a task and lets the learner observe it.
@@ -94,6 +95,7 @@ def inner_step(
         slots: the optimizer's state before the step.
         learner_state: the learner's state before the step.
         learner_values: values of the learner's own variables.
+        step: the number of the step, from 0.
         trains_parts: whether missing gradients are expected. Keras then does not warn of them.
 
     Returns:
@@ -103,7 +105,7 @@ def inner_step(
     # The learner observes zero for a missing gradient. The optimizer skips that parameter.
     observed = observed_gradients(gradients, parameters, meta_indices)
     learner_state = learner.observe(learner_state, PathPoint(position, loss, observed))
-    directions = learner.direction(observed, learner_values)
+    directions = learner.direction(observed, learner_values, step)
     skips = trains_parts or any(direction is None for direction in directions)
     applied = list(gradients)
     for index, direction in zip(meta_indices, directions, strict=True):
@@ -205,6 +207,8 @@ class InnerLoop:
         stop_batches=None,
         queries=None,
         learning_rate=None,
+        second_order=False,
+        multi_step=None,
     ) -> InnerLoopResult:
         """Trains for `max_steps` batches, or until the iterator ends or the stop rule says so.
 
@@ -219,6 +223,9 @@ class InnerLoop:
             stop_batches: an endless iterator over the batches that `stopping` looks at.
             queries: an iterator over query batches; by default those that follow in `batches`.
             learning_rate: the rate of the first step; the optimizer's own by default.
+            second_order: whether the query gradient is taken through the steps, a Python bool.
+            multi_step: with `second_order`, the share 1 − m/M of the query losses after all steps,
+                see `MAML`; None for the last loss alone.
 
         Raises:
             OutOfRangeError: there are too few batches for the query batches or a second-order
@@ -238,8 +245,10 @@ class InnerLoop:
             errors=tf.TensorArray(tf.float32, size=max_steps, element_shape=()),
         )
         values = list(learner_values)
-        if self._learner.second_order:
-            end, query_gradient = self._recorded_steps(batches, queries, max_steps, start, values)
+        if second_order:
+            end, query_gradient = self._recorded_steps(
+                batches, queries, max_steps, start, values, multi_step
+            )
         else:
             end, query_gradient = self._steps(
                 batches, stop_batches, queries, max_steps, start, values
@@ -287,22 +296,36 @@ class InnerLoop:
             )
             for batch in query_batches
         ]
-        return end, [tf.add_n(parts) / len(query_batches) for parts in zip(*gradients)]
+        mean = [tf.add_n(parts) / len(query_batches) for parts in zip(*gradients)]
+        if (
+            self._learner.second_order
+        ):  # in a first-order meta-step, it learns no variable of its own
+            mean += [tf.zeros_like(value) for value in learner_values]
+        return end, mean
 
-    def _recorded_steps(self, batches, queries, steps, start, learner_values):
-        """All steps unrolled, and the gradient of the query loss through them."""
+    def _recorded_steps(self, batches, queries, steps, start, learner_values, multi_step):
+        """All steps unrolled, and the gradient of the query losses through them."""
         sources = [*self._meta_learned(start.parameters), *learner_values]
         with tf.GradientTape() as tape:
             tape.watch(sources)
-            now = start
+            path, now = [], start
             for batch in self._next_batches(batches, steps):
                 now = self._step(batch, None, now, learner_values)
+                path.append(now)
             query_batches = self._next_batches(queries or batches, self._learner.query_batches)
-            losses = [
-                self._model.evaluate(now.parameters, now.state, batch, training=True).loss
-                for batch in query_batches
-            ]
-            objective = tf.add_n(losses) / len(query_batches)
+
+            def loss_after(each):
+                losses = [
+                    self._model.evaluate(each.parameters, each.state, batch, training=True).loss
+                    for batch in query_batches
+                ]
+                return tf.add_n(losses) / len(query_batches)
+
+            objective = loss_after(now)
+            if multi_step is not None and steps > 1:
+                share = tf.cast(multi_step, objective.dtype) / steps
+                earlier = tf.add_n([loss_after(each) for each in path[:-1]])
+                objective = share * earlier + (1.0 - share * (steps - 1)) * objective
         gradients = tape.gradient(
             objective, sources, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
@@ -320,6 +343,7 @@ class InnerLoop:
             slots=now.slots,
             learner_state=now.learner_state,
             learner_values=learner_values,
+            step=now.step,
             trains_parts=self._trains_parts,
         )
         # If the static shape of a batch is unknown, the new tensors lose theirs, which

@@ -231,8 +231,8 @@ def as_tasks(tasks: Any) -> list[Task]:
     if hasattr(tasks, "sample"):
         if not hasattr(tasks, "tasks"):
             raise TypeError(
-                f"{type(tasks).__name__} samples tasks without end. Say how many by count=, or pass "
-                "some of them, for example tasks.sample(20, numpy.random.default_rng(0))."
+                f"{type(tasks).__name__} samples tasks without end. Pass some of them, for example "
+                "tasks.sample(20, numpy.random.default_rng(0)), or say evaluate(tasks, count=20)."
             )
         return list(tasks.tasks)
     if hasattr(tasks, "name"):

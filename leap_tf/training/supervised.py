@@ -320,7 +320,7 @@ class _ModelTrainer:
         meta_learned = [variables[index] for index in meta_indices]
         self.learner_variables = learner.build(meta_learned)
         self.meta_variables = [*meta_learned, *self.learner_variables]
-        self._learner = learner
+        self._learner, self._plan = learner, problem.plan
         last = output_layer(model)
         self._task_head = last if last and last.name in task_layers else None
         head = {id(each) for each in (self._task_head.weights if self._task_head else ())}
@@ -361,8 +361,11 @@ class _ModelTrainer:
             if training and self._learner.query_batches and hasattr(task, "query_batches"):
                 queries = iter(task_batches(task, "query_batches", spec.seed))
             stop = iter(stop_batches(task, spec.seed, stopping)) if stopping else None
-        # A second-order learner unrolls its steps in tracing, so it takes a Python number.
+        # Steps with second derivatives are unrolled in tracing, so their number is a Python one.
         unrolled = training and self._learner.second_order
+        unrolled = unrolled and spec.meta_step >= self._plan.first_order_until
+        earlier = spec.meta_step < self._plan.multi_step_until
+        share = 1.0 - spec.meta_step / self._plan.multi_step_until if earlier else None
         return {
             "batches": batches,
             "max_steps": spec.steps if unrolled else tf.convert_to_tensor(spec.steps),
@@ -371,6 +374,8 @@ class _ModelTrainer:
             "learner_values": [tf.convert_to_tensor(each.value) for each in self.learner_variables],
             "stop_batches": stop,
             "queries": queries,
+            "second_order": unrolled,
+            "multi_step": tf.constant(np.float32(share)) if unrolled and earlier else None,
         }
 
     def _units_for(self, task: Task) -> dict[str, int]:

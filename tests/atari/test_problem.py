@@ -252,7 +252,7 @@ def test_groups_play_the_same_games(sticky_actions):
 class StillEncoder(leap_tf.NoMetaLearning):
     """Does not change the variables that it observes."""
 
-    def direction(self, gradients, learner_values):
+    def direction(self, gradients, learner_values, step):
         return [None] * len(gradients)
 
 

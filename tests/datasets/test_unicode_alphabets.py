@@ -15,8 +15,8 @@ from matplotlib.ft2font import FT2Font
 from scipy import ndimage
 from scipy.spatial import distance
 
+from leap_tf.datasets import builders as scripts
 from leap_tf.datasets import glyphs
-from leap_tf.datasets import unicode_alphabets as scripts
 
 ALPHABETS = scripts.ALPHABETS
 TWO_ALPHABETS = {"Greek_Capital": ("Α", "Β", "Γ"), "Hebrew": ("א", "ב")}

@@ -18,6 +18,7 @@ from leap_tf.learners import (
     NoMetaLearning,
     Reptile,
     TaskEnd,
+    TrainingSetup,
     with_meta_optimizer,
 )
 from leap_tf.learners.joint import multi_headed
@@ -64,6 +65,11 @@ class TestFOMAML(LearnerContract):
 class TestMAML(LearnerContract):
     def learner(self):
         return MAML(query_batches=2)
+
+
+class TestMAMLWithAllRemedies(LearnerContract):
+    def learner(self):
+        return MAML(multi_step_until=5, first_order_until=2, learned_rates=True)
 
 
 class TestANIL(LearnerContract):
@@ -195,19 +201,29 @@ def float64_problem():
     return model, tf.data.Dataset.from_tensor_slices((inputs, targets))
 
 
-def meta_gradient(learner, model, dataset, steps=3, parameters=None, learner_values=None):
+def meta_gradient(
+    learner, model, dataset, steps=3, parameters=None, learner_values=None, **options
+):
     """Returns the loop's meta-gradient, and f(θᴷ; query batches) computed without the loop."""
     functional = FunctionalModel(model, keras.losses.MeanSquaredError(dtype="float64"))
+    optimizer = keras.optimizers.SGD(0.25)
+    learner.plan(
+        TrainingSetup(
+            model=model, inner_optimizer=optimizer, meta_optimizer=keras.optimizers.SGD(1.0),
+            steps_per_task=steps, meta_batch_size=1,
+        )
+    )  # fmt: skip
     built = [tf.convert_to_tensor(v.value) for v in learner.build(functional.variables)]
     values = built if learner_values is None else learner_values
-    optimizer = FunctionalOptimizer(keras.optimizers.SGD(0.25), functional.variables)
+    optimizer = FunctionalOptimizer(optimizer, functional.variables)
     indices = range(len(functional.variables))
     loop = InnerLoop(functional, optimizer, learner, indices)
     parameters = functional.parameters() if parameters is None else parameters
     steps_of_loop = steps if learner.second_order else tf.constant(steps)
     result = loop.train(
-        iter(dataset), steps_of_loop, parameters, functional.state(0), learner_values=values
-    )
+        iter(dataset), steps_of_loop, parameters, functional.state(0), learner_values=values,
+        second_order=learner.second_order, **options,
+    )  # fmt: skip
     batches = list(dataset)[steps : steps + learner.query_batches]
 
     def loss(x, y):
@@ -222,11 +238,21 @@ def meta_gradient(learner, model, dataset, steps=3, parameters=None, learner_val
     return [np.array(part) for part in result.update.meta_gradient], objective
 
 
-@pytest.mark.parametrize("make", [lambda: MAML(2), lambda: ANIL(query_batches=2), MetaSGD])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: MAML(2),
+        lambda: ANIL(query_batches=2),
+        MetaSGD,
+        lambda: MAML(2, learned_rates=True),
+    ],
+)
 def test_second_order_gradients_are_those_of_finite_differences(make):
     model, dataset = float64_problem()
     start = [variable.numpy() for variable in model.trainable_variables]
     rates = [np.ones_like(value) for value in start] if isinstance(make(), MetaSGD) else []
+    if getattr(make(), "learned_rates", False):
+        rates = [np.ones(3) for _ in start]  # of three steps
     values = [*start, *rates]
     gradient, _ = meta_gradient(make(), model, dataset)
     assert len(gradient) == len(values)
@@ -274,6 +300,98 @@ def test_fomaml_takes_the_gradient_at_the_end_point():
     )
 
 
+def test_the_multi_step_objective_weighs_the_losses_after_all_steps():
+    model, dataset = float64_problem()
+    batches = list(dataset)
+
+    def after(steps, **options):
+        """Meta-gradient of a task whose query batch is always the last one."""
+        chosen = tf.data.Dataset.from_generator(
+            lambda: iter([*batches[:steps], batches[-1]]), output_signature=dataset.element_spec
+        )
+        return meta_gradient(MAML(), model, chosen, steps, **options)[0]
+
+    single = [after(steps) for steps in (1, 2, 3)]
+    for share, weights in ((1.0, [1 / 3, 1 / 3, 1 / 3]), (0.5, [1 / 6, 1 / 6, 4 / 6])):
+        weighed = after(3, multi_step=tf.constant(share))
+        for actual, *parts in zip(weighed, *single, strict=True):
+            expected = sum(weight * part for weight, part in zip(weights, parts))
+            np.testing.assert_allclose(actual, expected, rtol=1e-6)
+
+
+class _QueryTask:
+    """A task with query batches of its own."""
+
+    def __init__(self, number):
+        self._blobs = blobs(number)
+        self.name = self._blobs.name
+        self.train_batches, self.test_batches = self._blobs.train_batches, self._blobs.test_batches
+
+    def query_batches(self, seed):
+        return self.train_batches(seed + 1)
+
+
+def _steps_of(learner, meta_steps, rates=()):
+    keras.utils.set_random_seed(0)
+    trainer = MetaTrainer(
+        small_model(), CROSS_ENTROPY, keras.optimizers.SGD(0.3), keras.optimizers.SGD(0.5),
+        learner=learner, steps_per_task=2, meta_batch_size=2,
+    )  # fmt: skip
+    for variable in trainer.learner_variables:
+        variable.assign(rates)
+    found = []
+    for meta_step in range(1, meta_steps + 1):
+        trainer.fit(FiniteTasks([_QueryTask(0), _QueryTask(1)]), meta_step, verbose=False)
+        found.append(np.concatenate([v.numpy().ravel() for v in trainer.model.weights]))
+    return trainer, found
+
+
+def test_the_first_meta_steps_can_be_first_order():
+    _, mixed = _steps_of(MAML(first_order_until=2), 3)
+    _, first_order = _steps_of(FOMAML(), 3)
+    _, second_order = _steps_of(MAML(), 1)
+    np.testing.assert_array_equal(mixed[0], first_order[0])
+    np.testing.assert_array_equal(mixed[1], first_order[1])
+    assert np.abs(mixed[2] - first_order[2]).max() > 1e-4
+    assert np.abs(mixed[0] - second_order[0]).max() > 1e-4
+
+
+def test_the_multi_step_objective_ends_in_that_of_the_last_step():
+    _, annealed = _steps_of(MAML(multi_step_until=2), 3)
+    _, plain = _steps_of(MAML(), 1)
+    assert np.abs(annealed[0] - plain[0]).max() > 1e-4
+    # From the third meta-step on, the rule is MAML's. Two meta-steps were made by another.
+    trainer, _ = _steps_of(MAML(multi_step_until=2), 2)
+    start = [variable.numpy() for variable in trainer.model.weights]
+    other, _ = _steps_of(MAML(), 2)
+    for variable, value in zip(other.model.weights, start):
+        variable.assign(value)
+    other.fit(FiniteTasks([_QueryTask(0), _QueryTask(1)]), 3, verbose=False)
+    np.testing.assert_array_equal(
+        np.concatenate([v.numpy().ravel() for v in other.model.weights]), annealed[2]
+    )
+
+
+def test_learned_rates_are_those_of_the_steps_in_evaluation_too():
+    """Factors of 2 and 0 on SGD of rate 0.3: one step of rate 0.6, and then none."""
+    trainer, _ = _steps_of(MAML(learned_rates=True), 0, rates=[2.0, 0.0])
+    keras.utils.set_random_seed(0)
+    found = trainer.evaluate([blobs(0)], steps=4).tasks[0]
+    doubled = MetaTrainer(
+        small_model(), CROSS_ENTROPY, keras.optimizers.SGD(0.6), learner=NoMetaLearning()
+    )
+    expected = doubled.evaluate([blobs(0)], steps=1).tasks[0]
+    assert found.error == expected.error
+    assert found.loss == pytest.approx(expected.loss, rel=1e-6)
+
+
+def test_learned_rates_are_learned_step_by_step():
+    trainer, _ = _steps_of(MAML(learned_rates=True), 2, rates=[1.0, 1.0])
+    rates = [variable.numpy() for variable in trainer.learner_variables]
+    assert [each.shape for each in rates] == [(2,)] * 4
+    assert all(np.abs(each - 1.0).max() > 1e-6 and each[0] != each[1] for each in rates)
+
+
 def test_query_batches_follow_the_steps():
     model, dataset = float64_problem()
     with pytest.raises(tf.errors.OutOfRangeError):
@@ -300,7 +418,7 @@ def test_a_task_without_enough_query_batches_is_named():
 
 def test_anil_trains_the_head_only():
     trainer = TestANIL().trainer()
-    direction = trainer.learner.direction([tf.ones(2)] * 4, [])
+    direction = trainer.learner.direction([tf.ones(2)] * 4, [], 0)
     paths = [variable.path for variable in trainer.problem.meta_variables]
     assert [path.split("/")[-2] for path in paths] == ["body", "body", "head", "head"]
     assert [part is None for part in direction] == [True, True, False, False]
@@ -491,7 +609,7 @@ def test_one_anil_serves_trainers_of_different_models():
         ]
     )
     trainer_with(shared, model=deeper)
-    assert [part is None for part in first.learner.direction([tf.ones(2)] * 4, [])] == [
+    assert [part is None for part in first.learner.direction([tf.ones(2)] * 4, [], 0)] == [
         True,
         True,
         False,

@@ -1,20 +1,134 @@
-"""Labelled examples by class, from TFDS, data sets, arrays and folders."""
+"""Prepared TFDS data sets, and labelled examples by class from any source."""
 
 import dataclasses
+import importlib
+import json
 import os
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from google.protobuf import json_format
 
 from leap_tf.array_tasks import read_arrays
-from leap_tf.datasets.tfds import open_dataset
+from leap_tf.errors import LeapError, whole_number
 
+_BUILDERS = "leap_tf.datasets.builders"  # of the data sets that TFDS does not have
+_BUILT = ("facescrub", "gtsrb", "not_mnist", "unicode_alphabets")
+_CLASS_NAMES = ("pythonClassName", "python_class_name")  # of features, in their descriptions
 _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
+ClassChoice = int | Sequence[str]
 _PARTS = ("train", "validation", "test")  # other splits of TFDS data sets repeat parts of these
+
+
+class MissingDataError(LeapError, FileNotFoundError):
+    """A data set is not prepared on this machine."""
+
+
+def open_dataset(name: str, data_dir: str | os.PathLike | None = None) -> tfds.core.DatasetBuilder:
+    """Opens a data set that is prepared on this machine, without any download.
+
+    `unicode_alphabets` is drawn at first use, which takes about a minute.
+
+    Args:
+        name: the TFDS name.
+        data_dir: the folder to search. By default `TFDS_DATA_DIR` of the environment, then
+            `~/tensorflow_datasets`.
+
+    Returns:
+        A builder whose data can be read.
+
+    Raises:
+        MissingDataError: the data set is in none of the folders. The message says how to get it.
+        ValueError: TFDS knows no data set of this name, its description is damaged, or its
+            description names code from outside TFDS.
+    """
+    if not re.fullmatch(r"\w+(/[\w.-]+)?(:[\d.*]+)?", name):
+        raise ValueError(
+            f"{name!r} is no name of a data set such as 'omniglot' or 'mnist:3.0.1'. Community "
+            "collections ('namespace:name') are code from the network and are not opened."
+        )
+    places = [data_dir] if data_dir else [os.environ.get("TFDS_DATA_DIR"), "~/tensorflow_datasets"]
+    folders = [pathlib.Path(place).expanduser() for place in places if place]
+    for folder in folders:
+        _check_no_foreign_code(folder / re.split("[/:]", name)[0])
+    if name in _BUILT:
+        importlib.import_module(_BUILDERS)  # registers the builder with TFDS
+    for folder in folders:
+        builder = _builder(name, folder)
+        if (pathlib.Path(builder.data_path) / "dataset_info.json").exists():
+            if not builder.info.splits:
+                raise _damaged(name, folder)
+            return builder
+    if name == "unicode_alphabets":
+        return _draw(name, folders)
+    load = f"tfds.load('{name}', data_dir='{folders[0]}')"
+    local = f", {_BUILDERS}" if name in _BUILT else ""
+    manual = builder.MANUAL_DOWNLOAD_INSTRUCTIONS
+    raise MissingDataError(
+        f"The data set {name!r} is not prepared in {' or '.join(map(str, folders))}. Either "
+        f'download it once, with `python -c "import tensorflow_datasets as tfds{local}; {load}"` '
+        "on a machine that has a network, or point --data_dir (or TFDS_DATA_DIR) at a folder that "
+        "contains it. `unicode_alphabets` needs neither."
+        + (f" First fill {folders[0]}/downloads/manual. {manual}" if manual else "")
+    )
+
+
+def _check_no_foreign_code(folder):
+    """Checks that a description names modules of TFDS only: TFDS imports every module it names."""
+    for path in folder.rglob("features.json"):
+        names: list = []
+
+        def collect(entry, names=names):
+            names.extend(entry[key] for key in _CLASS_NAMES if key in entry)
+            return entry
+
+        try:
+            json.loads(path.read_text(), object_hook=collect)
+        except (ValueError, RecursionError) as error:
+            message = f"{path} is damaged. Prepare the data set again with tfds.load."
+            raise ValueError(message) from error
+        for name in names:
+            if not str(name).startswith("tensorflow_datasets."):
+                raise ValueError(
+                    f"{path} names {name!r}, which is code from outside TFDS, and opening the data "
+                    "set would run it. Prepare the data set again with tfds.load."
+                )
+
+
+def _builder(name, folder):
+    try:
+        return tfds.builder(name, data_dir=folder, try_gcs=False)
+    except tfds.core.DatasetNotFoundError as error:
+        raise ValueError(f"TensorFlow Datasets knows no data set named {name!r}.") from error
+    except (json_format.Error, TypeError) as error:  # TFDS does not check types in descriptions
+        raise _damaged(name, folder) from error
+
+
+def _damaged(name, folder):
+    return ValueError(
+        f"The description of {name!r} in {folder} is damaged or has no splits. Prepare the data "
+        "set again with tfds.load."
+    )
+
+
+def _draw(name, folders):
+    for folder in folders:
+        existing = next(path for path in (folder, *folder.parents) if path.exists())
+        if os.access(existing, os.W_OK):
+            builder = _builder(name, folder)
+            builder.download_and_prepare(
+                download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+            )
+            return builder
+    raise MissingDataError(
+        f"{name!r} has to be drawn first, but {' and '.join(map(str, folders))} is not writable. "
+        "Pass a writable --data_dir."
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -101,6 +215,53 @@ def load_classes(
         "the path of a folder of images by class, a tf.data.Dataset of (input, label), or arrays "
         "(inputs, labels)."
     )
+
+
+def split_classes(
+    classes: Classes,
+    validation: ClassChoice,
+    test: ClassChoice,
+    seed: int = 0,
+    *,
+    by_group: bool = False,
+) -> dict[str, Classes]:
+    """Splits classes into the parts "train", "validation" and "test".
+
+    Args:
+        classes: the classes.
+        validation, test: how many classes these parts have, or their names. Numbers are drawn by
+            the seed, first for "test". The part "train" has the rest.
+        seed: decides which.
+        by_group: whether whole groups are split, which the numbers and names then stand for.
+
+    Raises:
+        TypeError: a number is not a whole number.
+        ValueError: a name is unknown or given twice, or there are too few classes.
+    """
+    keys = classes.groups if by_group else classes.names
+    known = sorted(set(keys))
+    chosen = {"test": test, "validation": validation}
+    given = [name for choice in chosen.values() if not isinstance(choice, int) for name in choice]
+    if unknown := set(given) - set(known):
+        raise ValueError(
+            f"There is no class {min(unknown)!r}. There are {len(known)}: {', '.join(known[:5])}, …"
+        )
+    if twice := {name for name in given if given.count(name) > 1}:
+        raise ValueError(f"The class {min(twice)!r} is given twice.")
+    rest = [name for name in known if name not in set(given)]
+    rest = [rest[index] for index in np.random.default_rng([seed, 0]).permutation(len(rest))]
+    parts = {}
+    for part, choice in chosen.items():
+        if isinstance(choice, int):
+            count = whole_number(f"{part}_classes", choice, 0)
+            if count > len(rest):
+                raise ValueError(
+                    f"{count} classes cannot be the part {part!r}: {len(rest)} are left."
+                )
+            choice, rest = rest[:count], rest[count:]
+        parts[part] = frozenset(choice)
+    parts["train"] = frozenset(rest)
+    return {part: classes.only([key in names for key in keys]) for part, names in parts.items()}
 
 
 def by_class(
