@@ -23,6 +23,8 @@ class ArrayTask:
             examples along the first dimension. A dictionary or tuple of arrays stands for the
             inputs of a model that has several.
         test: the same, held out.
+        query: the same, for the query batches of learners such as MAML, each of which has all of
+            them. Without it, these learners take the batches that follow those of the steps.
         batch_size: examples in a training batch. Batches continue across epochs, so all have
             this size, and each example occurs once an epoch.
         classes: number of classes of a task whose targets are labels. A model's output layer that
@@ -56,6 +58,7 @@ class ArrayTask:
         classes: int | None = None,
         test_batch_size: int = 100,
         prepare: Callable[[Any], Any] | None = None,
+        query: Sequence[Any] | None = None,
     ):
         self.name = name
         self.train = _examples(f"Task {name!r}: train", train)
@@ -64,6 +67,9 @@ class ArrayTask:
         self.classes = None if classes is None else whole_number("classes", classes, 1)
         self.test_batch_size = whole_number("test_batch_size", test_batch_size, 1)
         self.prepare = prepare or _unchanged
+        if query is not None:
+            self.query = _examples(f"Task {name!r}: query", query)
+            self.query_batches = self._query_batches  # trainers look whether a task has this method
 
     def __repr__(self) -> str:
         examples = f"{len(self.train[1])} training and {len(self.test[1])} held-out examples"
@@ -162,6 +168,12 @@ class ArrayTask:
         pipeline = _test_pipeline(self.test_batch_size, self.prepare, spec_of(self._test_tensors))
         return pipeline(self._test_tensors)
 
+    def _query_batches(self, seed: int) -> tf.data.Dataset:
+        """Returns all query examples again and again, each time as one batch."""
+        inputs, *rest = tf.nest.map_structure(tf.convert_to_tensor, self.query)
+        batch = tf.data.Dataset.from_tensors((self.prepare(inputs), *rest))
+        return batch.repeat().with_options(one_thread_options())
+
     def get_config(self) -> dict[str, Any]:
         """Returns sizes, dtypes and CRC-32s of the arrays, and the sizes of batches."""
         return {
@@ -171,6 +183,7 @@ class ArrayTask:
             "prepare": getattr(self.prepare, "__qualname__", type(self.prepare).__name__),
             "train": self._described[0],
             "test": self._described[1],
+            **({"query": describe_arrays(self.query)} if hasattr(self, "query") else {}),
         }
 
     @functools.cached_property

@@ -111,6 +111,7 @@ class Sinusoids:
     Args:
         examples: number of training examples of a task, and of held-out examples.
         batch_size: examples in a training batch.
+        queries: number of query examples, see `ArrayTask`; with 0, tasks have none of their own.
 
     Example:
 
@@ -122,6 +123,7 @@ class Sinusoids:
 
     examples: int = 100
     batch_size: int = 10
+    queries: int = 0
 
     def sample(self, count: int, rng: np.random.Generator) -> list[ArrayTask]:
         return [self._sample_one(rng) for _ in range(count)]
@@ -130,11 +132,16 @@ class Sinusoids:
         amplitude, phase = rng.uniform(0.1, 5.0), rng.uniform(0.0, np.pi)
         inputs = rng.uniform(-5.0, 5.0, size=(2, self.examples, 1)).astype(np.float32)
         targets = (amplitude * np.sin(inputs + phase)).astype(np.float32)
+        query = None
+        if self.queries:
+            asked = rng.uniform(-5.0, 5.0, size=(self.queries, 1)).astype(np.float32)
+            query = asked, (amplitude * np.sin(asked + phase)).astype(np.float32)
         return ArrayTask(
             name=f"{amplitude:.2f} sin(x + {phase:.2f})",
             train=(inputs[0], targets[0]),
             test=(inputs[1], targets[1]),
             batch_size=self.batch_size,
+            query=query,
         )
 
 
@@ -144,6 +151,7 @@ def sinusoid_splits(
     examples: int = 100,
     batch_size: int = 10,
     *,
+    queries: int = 0,
     validation_tasks: int = 20,
     test_tasks: int = 50,
 ) -> TaskSplits:
@@ -152,10 +160,10 @@ def sinusoid_splits(
     Args:
         seed: decides the fixed tasks.
         data_dir: unused; all functions that return `TaskSplits` have it.
-        examples, batch_size: see `Sinusoids`.
+        examples, batch_size, queries: see `Sinusoids`.
         validation_tasks, test_tasks: number of fixed tasks.
     """
-    sinusoids = Sinusoids(examples, batch_size)
+    sinusoids = Sinusoids(examples, batch_size, queries)
     rng = np.random.default_rng([seed, 0])
     return TaskSplits(
         train=sinusoids,

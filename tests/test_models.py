@@ -103,3 +103,12 @@ def test_models_survive_saving(tmp_path):
         loaded = keras.saving.load_model(tmp_path / "model.keras")
         for a, b in zip(model.get_weights(), loaded.get_weights(), strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+def test_the_conv_net_of_few_shot_omniglot():
+    """Strides halve 28 to 14, 7, 4 and 2, so a head on all positions has 4 · 64 inputs."""
+    model = conv_net(classes=5, strided=True)
+    assert not [layer for layer in model.layers if isinstance(layer, keras.layers.MaxPool2D)]
+    assert model.get_layer("conv4").output.shape == (None, 2, 2, 64)
+    assert model.get_layer("head").kernel.shape == (256, 5)
+    assert conv_net(classes=5, strided=True, average=True).get_layer("head").kernel.shape == (64, 5)

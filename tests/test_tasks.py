@@ -209,3 +209,22 @@ def test_sinusoid_splits_depend_on_the_seed():
     assert [task.name for task in one.test] == [task.name for task in again.test]
     assert {task.name for task in one.test}.isdisjoint(task.name for task in other.test)
     assert {task.name for task in one.test}.isdisjoint(task.name for task in one.validation)
+
+
+def test_query_batches_have_all_query_examples():
+    query = np.arange(100, 104)
+    task = numbered(query=(query, -query), prepare=lambda numbers: numbers * 2)
+    for inputs, targets in task.query_batches(seed=0).take(3).as_numpy_iterator():
+        np.testing.assert_array_equal(inputs, 2 * query)
+        np.testing.assert_array_equal(targets, -query)
+    assert not hasattr(numbered(), "query_batches")
+    assert task.get_config().keys() - numbered().get_config().keys() == {"query"}
+
+
+def test_sinusoids_with_queries_have_three_sets_of_one_curve():
+    [task] = Sinusoids(examples=10, queries=7).sample(1, np.random.default_rng(0))
+    amplitude, phase = (float(part) for part in task.name[:-1].split(" sin(x + "))
+    for inputs, targets in (task.train, task.test, task.query):
+        np.testing.assert_allclose(targets, amplitude * np.sin(inputs + phase), atol=0.03)
+    assert len(task.query[0]) == 7
+    assert not set(task.query[0].ravel()) & set(task.train[0].ravel())

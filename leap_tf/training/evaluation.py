@@ -44,6 +44,7 @@ class EvaluationConfig:
 
     optimizer: keras.optimizers.Optimizer | None = None
     stopping: StopRule | None = None
+    _: dataclasses.KW_ONLY
     transductive: bool | str = False
     held_out_steps: Sequence[int] = ()
     error_fn: ErrorFunction | None = None
