@@ -16,6 +16,7 @@ import tensorflow as tf
 from keras import layers
 
 import leap_tf
+from leap_tf.serving.adapter import weight_names
 from leap_tf.serving.signatures import Limits, Signatures
 from tests import golden
 
@@ -309,7 +310,7 @@ class Comparison:
         rate = np.float32(trainer.problem.setup.inner_optimizer.learning_rate)
         settings = (np.int32(STEPS), np.int32(BATCH), rate, np.int64(spec.seed))
         answers = function(*map(tf.constant, (*self.task.train, *settings)))
-        return [answers[each.path].numpy() for each in self.model.weights]
+        return [answers[name].numpy() for name in weight_names(self.model).values()]
 
     def differences(self, optimizer: str) -> dict[str, float]:
         """Returns the relative difference of each other front end from `model.fit`.

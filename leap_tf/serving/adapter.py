@@ -149,3 +149,31 @@ def resizable_head(problem: SupervisedProblem) -> str | None:
     except ValueError:
         return None
     return head.name
+
+
+def weight_names(model: keras.Model) -> dict[int, str]:
+    """Returns the names of a model's weights, such as "encoder/dense/kernel", by their ids.
+
+    A name has the layers from the model down, and the variable's own name. Other than
+    `keras.Variable.path`, it is the same for a model that was read from its file.
+
+    Raises:
+        ValueError: two weights have the same name.
+    """
+    names: dict[int, str] = {}
+
+    def visit(layer, prefix):
+        for variable in [*layer._trainable_variables, *layer._non_trainable_variables]:
+            names.setdefault(id(variable), f"{prefix}{variable.name}")
+        for inner in layer._flatten_layers(include_self=False, recursive=False):
+            visit(inner, f"{prefix}{inner.name}/")
+
+    visit(model, "")
+    found = {id(variable): names[id(variable)] for variable in model.weights}
+    twice = {name for name in found.values() if list(found.values()).count(name) > 1}
+    if twice:
+        raise ValueError(
+            f"Several weights of {model.name!r} are {min(twice)!r}. Give the layers different "
+            "names: adapt_weights returns weights by name."
+        )
+    return found

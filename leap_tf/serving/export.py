@@ -23,6 +23,7 @@ from leap_tf.functional import UnsupportedModelError, copy_with_values
 from leap_tf.learners import Leap, TrainingSetup
 from leap_tf.models import BatchNormalization
 from leap_tf.optimizer import LeapOptimizer
+from leap_tf.serving.adapter import weight_names
 from leap_tf.serving.model_card import describe_model, write_model_card
 from leap_tf.serving.signatures import Limits, Prepare, Signatures
 from leap_tf.training import MetaTrainer, SupervisedProblem
@@ -85,7 +86,8 @@ def export(
             "of a task with every input. It cannot be exported."
         )
     specs = _input_specs(model, inputs)
-    _check_weights(model)
+    weight_names(model)  # checks that they differ
+    _check_can_be_read(model)
     archive = keras.export.ExportArchive()
     archive.track(model)
     archive.add_variable_collection("learner", problem.learner_variables)
@@ -159,14 +161,7 @@ def _input_specs(model: keras.Model, inputs: Any) -> Any:
     return specs[0] if is_list else specs
 
 
-def _check_weights(model: keras.Model) -> None:
-    """Checks that weights can be named and the model can be saved."""
-    paths = [variable.path for variable in model.weights]
-    if len(set(paths)) < len(paths):
-        raise ValueError(
-            f"Some weights of {model.name!r} have the same path, and adapt_weights returns weights "
-            "by path. Give the layers different names."
-        )
+def _check_can_be_read(model: keras.Model) -> None:
     try:
         model.get_config()
     except NotImplementedError as error:
@@ -198,8 +193,8 @@ def adapted_model(model: keras.Model, weights: Mapping[str, np.ndarray]) -> kera
 
     Args:
         model: the exported model, read by `keras.saving.load_model`; it is not changed.
-        weights: the outputs of `adapt_weights`: weights by the paths of the variables. Other
-            outputs, such as "losses", are ignored.
+        weights: the outputs of `adapt_weights`: weights by layer and name, such as "head/kernel".
+            Other outputs, such as "losses", are ignored.
 
     Raises:
         ValueError: a weight of the model is missing or has another shape.
@@ -208,18 +203,18 @@ def adapted_model(model: keras.Model, weights: Mapping[str, np.ndarray]) -> kera
 
         >>> import leap_tf
         >>> model = leap_tf.mlp(hidden=[4])
-        >>> weights = {each.path: each.numpy() + 1.0 for each in model.weights}
-        >>> leap_tf.adapted_model(model, weights).get_layer("head").bias.numpy().tolist()
-        [1.0]
+        >>> weights = {"dense/kernel": np.zeros((1, 4)), "dense/bias": np.ones(4),
+        ...            "head/kernel": np.ones((4, 2)), "head/bias": np.zeros(2)}
+        >>> leap_tf.adapted_model(model, weights)(np.zeros((1, 1))).numpy().tolist()
+        [[4.0, 4.0]]
     """
-    missing = {variable.path for variable in model.weights} - set(weights)
-    if missing:
+    names = weight_names(model)
+    if missing := set(names.values()) - set(weights):
         raise ValueError(
             f"There are no weights for {sorted(missing)}. Pass the outputs of adapt_weights of "
             "this model."
         )
-
-    return copy_with_values(model, {id(each): weights[each.path] for each in model.weights})
+    return copy_with_values(model, {key: weights[name] for key, name in names.items()})
 
 
 def _portable_model(model: keras.Model) -> keras.Model:

@@ -27,7 +27,7 @@ import keras
 import tensorflow as tf
 
 from leap_tf.functional import Batch, FunctionalModel, TotalLoss, all_finite
-from leap_tf.serving.adapter import Adapter, resizable_head, support_batches
+from leap_tf.serving.adapter import Adapter, resizable_head, support_batches, weight_names
 from leap_tf.training import SupervisedProblem
 
 Prepare = Callable[[Any], Any]
@@ -179,7 +179,7 @@ class Signatures:
             return self._named(queries) | self._figures(adapted)
 
     def adapt_weights(self, *request: tf.Tensor) -> Outputs:
-        """Trains on a support set and returns the adapted weights, by the variables' paths.
+        """Trains on a support set and returns the adapted weights, named by `weight_names`.
 
         The arguments are those of `adapt` without queries. Its other outputs are returned too.
         """
@@ -188,9 +188,9 @@ class Signatures:
         model = self._model
         variables = [*model.variables, *model.model.non_trainable_variables]
         values = dict(zip(map(id, variables), [*adapted.parameters, *adapted.state]))
-        weights = {each.path: values[id(each)] for each in model.model.weights}
+        names = weight_names(model.model)
         with requiring_convergence(adapted):
-            named = {path: tf.identity(value) for path, value in weights.items()}
+            named = {name: tf.identity(values[key]) for key, name in names.items()}
             return named | self._figures(adapted)
 
     def _adapt(self, support, queries, settings) -> _Adapted:

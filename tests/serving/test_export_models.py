@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras import layers
 
 import leap_tf
+from leap_tf.serving.adapter import weight_names
 from leap_tf.serving.signatures import names_of
 from tests.serving.exports import CROSS_ENTROPY, clouds, dense, network
 from tests.serving.exports import trainer as make_trainer
@@ -113,7 +114,19 @@ def masked():
     return make_trainer(model, "mse"), task_of(values.astype("float32"), normal(20, 4, 1)), None
 
 
+def nested():
+    """Two sequential models in one, whose layers have the same names."""
+    keras.utils.set_random_seed(0)
+    parts = [
+        keras.Sequential([keras.Input((4,)), layers.Dense(3, name="dense")], name=name)
+        for name in ("first", "second")
+    ]
+    model = keras.Sequential([keras.Input((4,)), parts[0], layers.Dense(4), parts[1]])
+    return make_trainer(model), clouds(), None
+
+
 KINDS = {
+    "nested": nested,
     "dictionaries": lambda: several(True),
     "lists": lambda: several(False),
     "subclassed": subclassed,
@@ -160,8 +173,14 @@ def test_a_served_adapt_is_that_of_the_library(kind, tmp_path):
         answer = answers.get(f"logits{suffix}", answers.get(f"outputs{suffix}"))
         np.testing.assert_allclose(answer, value, rtol=1e-5, atol=1e-6)
     weights = call(tmp_path / "export", "adapt_weights", **request)
+    names = weight_names(trainer.model)
     for old, new in zip(trainer.model.weights, adapted.weights, strict=True):
-        np.testing.assert_allclose(weights[old.path], new, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(weights[names[id(old)]], new, rtol=1e-5, atol=1e-6)
+    known_classes = {cls.__name__: cls for cls in (Subclassed, SubclassedOfSeveral)}
+    read = keras.saving.load_model(tmp_path / "export" / "model.keras", known_classes)
+    mine = leap_tf.adapted_model(read, weights)
+    for new, known in zip(mine.weights, adapted.weights, strict=True):
+        np.testing.assert_allclose(new, known, rtol=1e-5, atol=1e-6)
     initial = call(tmp_path / "export", "serving_default", **named("inputs", task.train[0]))
     for suffix, value in named("", trainer.model(task.train[0], training=False)).items():
         answer = initial.get(f"logits{suffix}", initial.get(f"outputs{suffix}"))
@@ -246,16 +265,17 @@ def test_a_model_of_a_leap_optimizer_adapts_as_under_fit(running, task_layers, t
         task_layers=task_layers,
         seed=9,
     )
+    names = weight_names(model)
     for old, new in zip(model.weights, adapted.weights, strict=True):
-        np.testing.assert_allclose(weights[old.path], new, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(weights[names[id(old)]], new, rtol=1e-5, atol=1e-6)
     with optimizer.task(model):
         if task_layers:  # under fit, another seed draws them
             drawn = call(tmp_path / "export", "adapt_weights", **(request | {"steps": np.int32(0)}))
             for weight in model.get_layer("head").weights:
-                weight.assign(drawn[weight.path])
+                weight.assign(drawn[names[id(weight)]])
         model.fit(task.train_batches(9).take(STEPS), verbose=0)
     for weight in model.weights:
-        np.testing.assert_allclose(weights[weight.path], weight, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(weights[names[id(weight)]], weight, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="not at an initialization"):
         leap_tf.export(model, tmp_path / "trained further")
     card = json.loads((tmp_path / "export" / "model_card.json").read_text())
