@@ -346,7 +346,10 @@ class MetaBatch:
             name: float(np.mean([task[name] for task in metrics])) for name in metrics[0]
         }
         logs["gradient_steps"] = sum(task["gradient_steps"] for task in metrics)
-        logs["meta_gradient_norm"] = float(tf.linalg.global_norm(mean))
+        widest = max((each.dtype for each in mean), key=lambda dtype: dtype.size)
+        logs["meta_gradient_norm"] = float(
+            tf.linalg.global_norm([tf.cast(each, widest) for each in mean])
+        )
         logs["tasks_skipped"] = self._skipped
         logs["tasks_failed"] = len(self._failures)
         return [tf.cast(each, variable.dtype) for each, variable in zip(mean, variables)], logs

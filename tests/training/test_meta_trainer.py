@@ -227,3 +227,22 @@ def test_a_repr_is_one_readable_line():
     assert repr(evaluation.tasks[0]).startswith("TaskEvaluation(name='a', error=")
     assert "array" not in repr(evaluation.tasks[0])
     assert "Unconfigured object" in repr(Unconfigured())
+
+
+def test_a_model_of_two_precisions_is_meta_trained():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((2,)),
+            keras.layers.Dense(3, dtype="float64"),
+            keras.layers.Dense(1, dtype="float32"),
+        ]
+    )
+    inputs = np.random.default_rng(0).normal(size=(20, 2)).astype("float32")
+    task = ArrayTask("sums", (inputs, inputs.sum(1)), (inputs, inputs.sum(1)), batch_size=5)
+    learner = leap_tf.MetaTrainer(model, "mse", "sgd", steps_per_task=3, meta_batch_size=2)
+    before = model.get_weights()
+    history = learner.fit([task], 2, verbose=False).history
+    assert [weight.dtype for weight in model.get_weights()] == ["float64"] * 2 + ["float32"] * 2
+    assert all(np.any(new != old) for new, old in zip(model.get_weights(), before))
+    assert np.isfinite(history["meta_gradient_norm"]).all()

@@ -14,7 +14,7 @@ from leap_tf.experiments.report.data import Estimate, Results, estimate
 from leap_tf.experiments.report.figures import Look, in_order, look
 from leap_tf.experiments.run_tables import FRESH, LEARNED, natural_order, setting
 
-ERROR, AREA = "held-out error, %", "area under training error, 0–100"
+ERROR, AREA = "held-out error, %", "area under training error"
 MEASURES = {"error": ERROR, "final_training_error": "training error at the end, %", "area": AREA}
 PATHS = {"path length": "val_path_length", "path energy": "val_path_energy",
          "final training loss": "val_final_loss"}  # fmt: skip
