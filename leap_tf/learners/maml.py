@@ -10,6 +10,7 @@ Leap code adds the last training loss to this objective by mistake; this one doe
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -78,6 +79,12 @@ class MAML(StatelessLearner):
         self.first_order_until = whole_number("first_order_until", first_order_until, 0)
         self.learned_rates = learned_rates
         self._steps = 1
+
+    def get_config(self) -> dict[str, Any]:
+        # Remedies that are not used are left out, so that older checkpoints stay comparable.
+        remedies = {"multi_step_until", "first_order_until", "learned_rates"}
+        config = super().get_config()
+        return {name: each for name, each in config.items() if each or name not in remedies}
 
     def plan(self, setup: TrainingSetup) -> TrainingPlan:
         self._steps = setup.steps_per_task

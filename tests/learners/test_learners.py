@@ -385,6 +385,12 @@ def test_learned_rates_are_those_of_the_steps_in_evaluation_too():
     assert found.loss == pytest.approx(expected.loss, rel=1e-6)
 
 
+def test_remedies_that_are_not_used_are_not_in_the_configuration():
+    assert MAML(2).get_config() == {"query_batches": 2}
+    config = MAML(learned_rates=True, multi_step_until=3).get_config()
+    assert config == {"query_batches": 1, "learned_rates": True, "multi_step_until": 3}
+
+
 def test_learned_rates_are_learned_step_by_step():
     trainer, _ = _steps_of(MAML(learned_rates=True), 2, rates=[1.0, 1.0])
     rates = [variable.numpy() for variable in trainer.learner_variables]
