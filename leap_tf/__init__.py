@@ -29,7 +29,7 @@ from leap_tf.learners import (
 )
 from leap_tf.models import conv_net, mlp
 from leap_tf.optimizer import LeapOptimizer
-from leap_tf.serving import adapted_model, export
+from leap_tf.serving import adapt, adapted_model, export
 from leap_tf.tasks import (
     ArrayTask,
     FiniteTasks,
@@ -53,7 +53,6 @@ from leap_tf.training import (
     TaskEvaluation,
     TaskFailedError,
     TaskPoolError,
-    adapt,
     configure_threads,
 )
 

@@ -308,7 +308,7 @@ def label_advice(task: Any, units: int) -> str:
     )
 
 
-def read_arrays(what: str, dataset: tf.data.Dataset, batched: bool | None = None) -> tuple:
+def read_arrays(what: str, dataset: tf.data.Dataset, batched: bool | None = None) -> Any:
     """Returns the examples of a finite data set as arrays; see `ArrayTask.from_dataset`."""
     shapes = [spec.shape for spec in tf.nest.flatten(dataset.element_spec)]
     if batched is None:

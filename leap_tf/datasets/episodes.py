@@ -11,6 +11,7 @@ which draws without replacement.
 
 import functools
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -396,19 +397,20 @@ def episode_splits(
     """
     classes = load_classes(source, data_dir=data_dir, image_size=image_size)
     parts = split_classes(classes, validation_classes, test_classes, seed, by_group=within_groups)
-    options = {"quarter_turns": quarter_turns, "within_groups": within_groups, "seed": seed}
+    draw: Callable[..., Episodes] = functools.partial(
+        Episodes, quarter_turns=quarter_turns, within_groups=within_groups, seed=seed
+    )
     evaluated = functools.partial(
-        Episodes, ways=ways, shots=shots, queries=queries, batch_size=test_batch_size, **options
+        draw, ways=ways, shots=shots, queries=queries, batch_size=test_batch_size
     )
     return TaskSplits(
-        train=Episodes(
+        train=draw(
             parts["train"],
             ways,
             shots if train_shots is None else train_shots,
             queries if train_queries is None else train_queries,
             batch_size=train_batch_size,
             name="training episode",
-            **options,
         ),
         validation=evaluated(parts["validation"], name="validation episode").first(
             validation_episodes

@@ -1,6 +1,6 @@
-"""Export of a learned initialization as a SavedModel that predicts and adapts."""
+"""Use of a learned initialization: adaptation to a new task, and export as a SavedModel."""
 
-from leap_tf.serving.export import adapted_model, export
+from leap_tf.serving.export import adapt, adapted_model, export
 from leap_tf.serving.signatures import Limits
 
-__all__ = ["Limits", "adapted_model", "export"]
+__all__ = ["Limits", "adapt", "adapted_model", "export"]

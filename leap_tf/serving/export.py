@@ -1,4 +1,6 @@
-"""Export of a learned initialization, in two forms that need neither this library nor Python code.
+"""Adaptation of a learned initialization to new tasks, here or in an export.
+
+An export has two forms that need neither this library nor Python code:
 
 saved_model/   a SavedModel with the signatures `serving_default`, `adapt` and `adapt_weights`,
                see `leap_tf.serving.signatures`; for models of float images also each with the
@@ -11,7 +13,7 @@ MODEL_CARD.md, model_card.json    see `leap_tf.serving.model_card`
 import dataclasses
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -19,14 +21,21 @@ import numpy as np
 import tensorflow as tf
 
 from leap_tf.array_tasks import as_arrays, pixels_to_floats
-from leap_tf.functional import UnsupportedModelError, copy_with_values
-from leap_tf.learners import Leap, TrainingSetup
+from leap_tf.errors import whole_number
+from leap_tf.functional import (
+    ErrorFunction,
+    UnsupportedModelError,
+    copy_with_values,
+    output_layer,
+)
+from leap_tf.learners import Leap, NoMetaLearning, TrainingSetup
 from leap_tf.models import BatchNormalization
 from leap_tf.optimizer import LeapOptimizer
 from leap_tf.serving.adapter import weight_names
 from leap_tf.serving.model_card import describe_model, write_model_card
 from leap_tf.serving.signatures import Limits, Prepare, Signatures
-from leap_tf.training import MetaTrainer, SupervisedProblem
+from leap_tf.tasks import Task
+from leap_tf.training import EvaluationConfig, MetaTrainer, SupervisedProblem
 
 
 def export(
@@ -184,6 +193,70 @@ def _with_pixels(specs, images, prepare_uint8):
     flat = zip(images, tf.nest.flatten(specs), strict=True)
     pixels = [tf.TensorSpec(spec.shape, tf.uint8) if image else spec for image, spec in flat]
     return tf.nest.pack_sequence_as(specs, pixels), prepare
+
+
+def adapt(
+    model: keras.Model | str | os.PathLike,
+    task: Task,
+    optimizer: keras.optimizers.Optimizer | str,
+    loss: "keras.losses.Loss | str | Sequence | Mapping",
+    steps: int = 100,
+    *,
+    task_layers: tuple[str, ...] | None = None,
+    error_fn: ErrorFunction | None = None,
+    seed: int = 0,
+) -> keras.Model:
+    """Adapts a learned initialization to a task and returns the adapted Keras model.
+
+    This is `MetaTrainer.adapt` without a trainer, for learners without variables, such as Leap.
+
+    Args:
+        model: the initialization, or the path of its `.keras` file, such as the
+            `initialization.keras` of a run. It is not changed.
+        task: the new task; needs `train_batches` only.
+        optimizer: the unused Keras optimizer of the adaptation, or its name.
+        loss: as for `MetaTrainer`.
+        steps: gradient steps, fewer if the task's batches end before.
+        task_layers: names of layers that get new initial values, as in meta-training. By default
+            the output layer, if the task's number of `classes` differs from the model's outputs.
+        error_fn: see `EvaluationConfig`.
+        seed: decides batches, new initial values and dropout.
+
+    Returns:
+        A compiled model with an output for each of the task's `classes`.
+
+    Raises:
+        ValueError: the model, the optimizer or the task cannot be used, or they do not fit.
+        UnsupportedModelError: the model cannot be copied.
+
+    Example:
+
+        >>> import leap_tf
+        >>> task = leap_tf.sinusoid_splits().test[0]
+        >>> model = leap_tf.adapt(leap_tf.mlp(hidden=[4]), task, "sgd", "mse", steps=5)
+        >>> model.fit(*task.train, verbose=0).params["epochs"]  # an ordinary Keras model
+        1
+    """
+    if not isinstance(model, keras.Model):
+        model = keras.saving.load_model(model, compile=False)
+    if isinstance(optimizer, str):
+        optimizer = keras.optimizers.get(optimizer)
+    if task_layers is None:
+        classes, head = getattr(task, "classes", None), output_layer(model)
+        task_layers = ()
+        if head is not None and classes not in (None, model.output_shape[-1]):
+            task_layers = (head.name,)
+    setup = TrainingSetup(
+        model=model,
+        inner_optimizer=optimizer,
+        meta_optimizer=keras.optimizers.SGD(),
+        steps_per_task=whole_number("steps", steps, 1),
+        meta_batch_size=1,
+        task_layers=tuple(task_layers),
+    )
+    config = EvaluationConfig(error_fn=error_fn)
+    problem = SupervisedProblem(setup, loss, NoMetaLearning(), evaluation=config)
+    return problem.adapt(task, whole_number("seed", seed, 0), steps)
 
 
 def adapted_model(model: keras.Model, weights: Mapping[str, np.ndarray]) -> keras.Model:

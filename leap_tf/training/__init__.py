@@ -29,7 +29,7 @@ from leap_tf.training.pools import (
 )
 from leap_tf.training.problem import MetaTrainingDivergedError, Problem, Study, TaskGradient
 from leap_tf.training.sampling import TaskSampler, TaskSpec
-from leap_tf.training.supervised import SupervisedProblem, adapt
+from leap_tf.training.supervised import SupervisedProblem
 
 # fmt: off
 __all__ = [
@@ -38,7 +38,7 @@ __all__ = [
     "MetaTrainingDivergedError", "Problem", "ProgressDisplay", "StopAtError", "StopOnPlateau",
     "StopRule", "Study", "SupervisedProblem", "TaskEvaluation", "TaskFailedError",
     "TaskFailure", "TaskGradient", "TaskPool", "TaskPoolError", "TaskSampler", "TaskSpec",
-    "TensorBoardLogger", "ThreadPool", "adapt", "area_under_curve", "available_cores",
+    "TensorBoardLogger", "ThreadPool", "area_under_curve", "available_cores",
     "configure_threads", "inner_step", "map_in_threads", "read_metrics", "steps_to",
 ]
 # fmt: on

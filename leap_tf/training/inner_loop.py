@@ -185,7 +185,7 @@ class InnerLoop:
         self._learner = learner
         self._meta_indices = list(meta_indices)
         self._stopping = stopping
-        self._transductive_model = model.without_randomness() if transductive else None
+        self._transductive_model = model.without_randomness() if transductive else model
         self._resizable = frozenset(resizable)
         self._trains_parts = trains_parts
         self._metrics = list(metrics)

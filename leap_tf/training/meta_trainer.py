@@ -349,12 +349,10 @@ class MetaTrainer:
         evaluated on threads of this process.
 
         Args:
-            tasks: tasks to adapt to, a single task, `FiniteTasks`, or a distribution of which
-                `count` tasks are sampled.
+            tasks: tasks to adapt to, a single task, `FiniteTasks`, or with `count` a distribution.
             steps: gradient steps; `steps_per_task` by default.
             callbacks: Keras callbacks, whose test hooks are called. A task is a batch to them.
-            count: tasks to sample from a distribution, by the seed of the trainer and independent
-                of meta-training: the same ones in every call.
+            count: tasks to sample from a distribution, by the trainer's seed: always the same ones.
 
         Returns:
             An `Evaluation` with the errors and curves of every task.
@@ -364,10 +362,9 @@ class MetaTrainer:
             Exception: what a task raised; a `TaskFailedError` if that was in another process.
         """
         steps = self.problem.setup.steps_per_task if steps is None else steps
-        steps = whole_number("steps", steps, 1)
         if count is not None:
             tasks = self.problem.sampler.evaluation_tasks(tasks, whole_number("count", count, 1))
-        tasks = as_tasks(tasks)
+        steps, tasks = whole_number("steps", steps, 1), as_tasks(tasks)
         callbacks = checked_callbacks(callbacks, learner_has_variables=False)
         shown = shown_as_optimizer(self.model, self.meta_optimizer) if callbacks else nullcontext()
         with shown:

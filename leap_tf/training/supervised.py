@@ -3,8 +3,7 @@
 import copy
 import dataclasses
 import logging
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -13,7 +12,6 @@ import tensorflow as tf
 
 from leap_tf.errors import whole_number
 from leap_tf.functional import (
-    ErrorFunction,
     FunctionalModel,
     FunctionalOptimizer,
     TaskLayers,
@@ -32,7 +30,6 @@ from leap_tf.functional import (
 )
 from leap_tf.geometry import accumulator_dtype
 from leap_tf.learners.base import Learner, MeasuredAdaptation, TrainingSetup
-from leap_tf.learners.leap import NoMetaLearning
 from leap_tf.tasks import Task
 from leap_tf.training.checkpoint import describe
 from leap_tf.training.early_stopping import StopRule, stop_batches
@@ -409,67 +406,3 @@ def _check_steps(task, steps):
 
 def _unique(groups):
     return list({id(variable): variable for group in groups for variable in group}.values())
-
-
-def adapt(
-    model: keras.Model | str | os.PathLike,
-    task: Task,
-    optimizer: keras.optimizers.Optimizer | str,
-    loss: "keras.losses.Loss | str | Sequence | Mapping",
-    steps: int = 100,
-    *,
-    task_layers: tuple[str, ...] | None = None,
-    error_fn: ErrorFunction | None = None,
-    seed: int = 0,
-) -> keras.Model:
-    """Adapts a learned initialization to a task and returns the adapted Keras model.
-
-    This is `MetaTrainer.adapt` without a trainer, for learners without variables, such as Leap.
-
-    Args:
-        model: the initialization, or the path of its `.keras` file, such as the
-            `initialization.keras` of a run. It is not changed.
-        task: the new task; needs `train_batches` only.
-        optimizer: the unused Keras optimizer of the adaptation, or its name.
-        loss: as for `MetaTrainer`.
-        steps: gradient steps, fewer if the task's batches end before.
-        task_layers: names of layers that get new initial values, as in meta-training. By default
-            the output layer, if the task's number of `classes` differs from the model's outputs.
-        error_fn: see `EvaluationConfig`.
-        seed: decides batches, new initial values and dropout.
-
-    Returns:
-        A compiled model with an output for each of the task's `classes`.
-
-    Raises:
-        ValueError: the model, the optimizer or the task cannot be used, or they do not fit.
-        UnsupportedModelError: the model cannot be copied.
-
-    Example:
-
-        >>> import leap_tf
-        >>> task = leap_tf.sinusoid_splits().test[0]
-        >>> model = leap_tf.adapt(leap_tf.mlp(hidden=[4]), task, "sgd", "mse", steps=5)
-        >>> model.fit(*task.train, verbose=0).params["epochs"]  # an ordinary Keras model
-        1
-    """
-    if not isinstance(model, keras.Model):
-        model = keras.saving.load_model(model, compile=False)
-    if isinstance(optimizer, str):
-        optimizer = keras.optimizers.get(optimizer)
-    if task_layers is None:
-        classes, head = getattr(task, "classes", None), output_layer(model)
-        task_layers = ()
-        if head is not None and classes not in (None, model.output_shape[-1]):
-            task_layers = (head.name,)
-    setup = TrainingSetup(
-        model=model,
-        inner_optimizer=optimizer,
-        meta_optimizer=keras.optimizers.SGD(),
-        steps_per_task=whole_number("steps", steps, 1),
-        meta_batch_size=1,
-        task_layers=tuple(task_layers),
-    )
-    config = EvaluationConfig(error_fn=error_fn)
-    problem = SupervisedProblem(setup, loss, NoMetaLearning(), evaluation=config)
-    return problem.adapt(task, whole_number("seed", seed, 0), steps)
