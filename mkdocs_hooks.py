@@ -1,14 +1,26 @@
 """Pages of the site that are not files in docs: README, changes, API and tutorials.
 
 MkDocs calls the functions named `on_…`; mkdocstrings loads `Docstrings`. `mkdocs.yml` names both.
+
+Tutorials are scripts in jupytext's percent format. Each is executed as a notebook, its page has the
+outputs and figures, and the notebook is beside the page. With LEAP_TF_SHORT set they run in a short
+form, as in CI: a line `meta_steps = 200  # short: 2` then reads `meta_steps = 2`.
 """
 
 import ast
+import base64
+import functools
+import os
 import pathlib
 import posixpath
 import re
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
 
 import griffe
+import jupytext
+import nbclient
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
@@ -74,6 +86,17 @@ def on_files(files, config):
         files.append(File.generated(config, page, content=(ROOT / source).read_text("utf-8")))
     for name, content in api_pages().items():
         files.append(File.generated(config, f"api/{name}.md", content=content))
+    scripts = {
+        file.src_uri: pathlib.Path(file.abs_src_path).read_text("utf-8")
+        for file in files
+        if re.fullmatch(r"tutorials/\w+\.py", file.src_uri)
+    }
+    # TensorFlow's threads of two tutorials keep two cores busy.
+    with ThreadPoolExecutor(2) as pool:
+        for uri, generated in zip(scripts, pool.map(executed, scripts, scripts.values())):
+            for suffix, content in generated.items():
+                name = uri.removesuffix(".py") + suffix
+                files.append(File.generated(config, name, content=content))
     return files
 
 
@@ -85,7 +108,9 @@ def on_page_markdown(markdown, page, config, files):
     def relink(match):
         target, hash_, anchor = match[1].partition("#")
         path = posixpath.normpath(posixpath.join(posixpath.dirname(origin), target))
-        if path.startswith("docs/"):
+        if path.startswith("docs/tutorials/") and path.endswith(".py") and origin == "README.md":
+            uri = path.removeprefix("docs/").removesuffix(".py") + ".md"
+        elif path.startswith("docs/"):
             uri = path.removeprefix("docs/")
         elif path in PAGES:
             uri = PAGES[path]
@@ -100,6 +125,60 @@ def on_page_markdown(markdown, page, config, files):
         return f"]({uri}{hash_}{anchor})"
 
     return re.sub(r"\]\((?!\w+:|#)([^)\s]+)\)", relink, markdown)
+
+
+@functools.cache  # `mkdocs serve` builds again at each change
+def executed(uri, script):
+    """Executes a tutorial and returns its page, notebook and figures by the end of their names.
+
+    Raises:
+        PluginError: a cell raised an error.
+    """
+    if os.environ.get("LEAP_TF_SHORT"):
+        script = re.sub(r"= .*  # short: (.*)", r"= \1", script)
+    script = re.sub("  # short: .*", "", script)
+    notebook = jupytext.reads(script, fmt="py:percent")
+    name = pathlib.PurePath(uri).stem
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
+    with tempfile.TemporaryDirectory() as folder:
+        client = nbclient.NotebookClient(
+            notebook, timeout=600, resources={"metadata": {"path": folder}}
+        )
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+            "PATH": os.pathsep.join([str(pathlib.Path(sys.executable).parent), os.environ["PATH"]]),
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+        }
+        try:
+            client.execute(env=environment)
+        except nbclient.exceptions.CellExecutionError as error:
+            raise PluginError(f"{uri}: {error}") from error
+
+    pages, generated = [], {}
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            pages.append(cell.source)
+            continue
+        language, source = "python", cell.source
+        if source.startswith("%%"):
+            magic, source = source.split("\n", 1)
+            language = magic.removeprefix("%%")
+        pages.append(f"```{language}\n{source}\n```")
+        for output in cell.outputs:
+            data = output.get("data", {})
+            if "image/png" in data:
+                suffix = f"_{len(generated)}.png"
+                generated[suffix] = base64.b64decode(data["image/png"])
+                alternative = cell.metadata.get("alt", "Figure of the code above")
+                pages.append(f"![{alternative}]({name}{suffix})")
+            elif output.get("name") != "stderr":
+                text = output.get("text", data.get("text/plain", "")).rstrip()
+                pages.append(f"```{{.text .output}}\n{text}\n```")
+    heading, *rest = pages
+    download = f"[Notebook]({name}.ipynb){{ download }} · [script]({name}.py){{ download }}"
+    generated[".md"] = "\n\n".join([heading, *rest, f"---\n\n{download}\n"])
+    generated[".ipynb"] = jupytext.writes(notebook, fmt="ipynb")
+    return generated
 
 
 def public_names(package):
@@ -140,4 +219,5 @@ class Docstrings(griffe.Extension):
 
     def on_instance(self, *, obj, **kwargs):
         if obj.docstring:
-            obj.docstring.value = re.sub(r"(?m)^Example:$", "Examples:", obj.docstring.value)
+            value = re.sub(r"(?m)^Example:\n\n", "Examples:\n", obj.docstring.value)
+            obj.docstring.value = value
