@@ -86,6 +86,7 @@ def on_files(files, config):
         files.append(File.generated(config, page, content=(ROOT / source).read_text("utf-8")))
     for name, content in api_pages().items():
         files.append(File.generated(config, f"api/{name}.md", content=content))
+    files.append(File.generated(config, "style.css", content=STYLE))
     scripts = {
         file.src_uri: pathlib.Path(file.abs_src_path).read_text("utf-8")
         for file in files
@@ -142,7 +143,10 @@ def executed(uri, script):
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
     with tempfile.TemporaryDirectory() as folder:
         client = nbclient.NotebookClient(
-            notebook, timeout=600, resources={"metadata": {"path": folder}}
+            notebook,
+            timeout=600,
+            coalesce_streams=True,
+            resources={"metadata": {"path": folder}},
         )
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
@@ -154,6 +158,9 @@ def executed(uri, script):
         except nbclient.exceptions.CellExecutionError as error:
             raise PluginError(f"{uri}: {error}") from error
 
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for cell in code:  # logs are not for readers
+        cell.outputs = [each for each in cell.outputs if not is_log(each)]
     pages, generated = [], {}
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
@@ -171,7 +178,7 @@ def executed(uri, script):
                 generated[suffix] = base64.b64decode(data["image/png"])
                 alternative = cell.metadata.get("alt", "Figure of the code above")
                 pages.append(f"![{alternative}]({name}{suffix})")
-            elif output.get("name") != "stderr":
+            else:
                 text = output.get("text", data.get("text/plain", "")).rstrip()
                 pages.append(f"```{{.text .output}}\n{text}\n```")
     heading, *rest = pages
@@ -179,6 +186,11 @@ def executed(uri, script):
     generated[".md"] = "\n\n".join([heading, *rest, f"---\n\n{download}\n"])
     generated[".ipynb"] = jupytext.writes(notebook, fmt="ipynb")
     return generated
+
+
+def is_log(output):
+    text = output.get("text", "")
+    return output.get("name") == "stderr" or (text and not re.sub(r"INFO:.*|\s", "", text))
 
 
 def public_names(package):
@@ -212,6 +224,14 @@ def api_pages():
         wrong = sorted(set(documented) ^ set(public_names("leap_tf"))) or documented
         raise PluginError(f"API in mkdocs_hooks.py must have every public name once, see {wrong}")
     return pages
+
+
+STYLE = """
+.md-grid { max-width: 72rem; }  /* lines of 100 characters fit on a wide screen */
+.md-typeset img { background: white; border-radius: .2rem; }
+.md-typeset .output { border-left: .15rem solid var(--md-accent-fg-color); }
+.md-typeset .doc-children { margin-left: .8rem; }
+"""
 
 
 class Docstrings(griffe.Extension):

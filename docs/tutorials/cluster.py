@@ -66,7 +66,7 @@ MetaTrainer.meta_batch_size = 5
 
 meta_train.meta_steps = 20
 """
-pathlib.Path("vibrations.gin").write_text(configuration)
+_ = pathlib.Path("vibrations.gin").write_text(configuration)
 
 # %% [markdown]
 # ## Train, and resume

@@ -71,7 +71,7 @@ trainer = leap_tf.MetaTrainer(
     inner_optimizer=keras.optimizers.Adam(0.01),
     meta_optimizer=keras.optimizers.SGD(0.5),
     learner=leap_tf.Leap(scaled=True),
-    steps_per_task=30,
+    steps_per_task=5,
     meta_batch_size=8,
 )
 before = trainer.evaluate(held_out)
@@ -82,7 +82,7 @@ after = trainer.evaluate(held_out)
 # %% [markdown]
 # ## Results
 #
-# The table has the squared error on the held-out months, after 30 steps of Adam on the sector's
+# The table has the squared error on the held-out months, after five steps of Adam on the sector's
 # own training months. The last column is that of predicting the last month's growth again.
 
 # %%
