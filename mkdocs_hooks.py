@@ -166,11 +166,12 @@ def executed(uri, script):
         if cell.cell_type == "markdown":
             pages.append(cell.source)
             continue
-        language, source = "python", cell.source
-        if source.startswith("%%"):
-            magic, source = source.split("\n", 1)
-            language = magic.removeprefix("%%")
-        pages.append(f"```{language}\n{source}\n```")
+        fence, source = "python", cell.source
+        if source.startswith("%%"):  # %%bash, or %%writefile NAME
+            line, source = source.split("\n", 1)
+            magic, _, file_name = line.partition(" ")
+            fence = f'python title="{file_name}"' if file_name else magic[2:]
+        pages.append(f"```{fence}\n{source}\n```")
         for output in cell.outputs:
             data = output.get("data", {})
             if "image/png" in data:
