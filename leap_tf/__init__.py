@@ -56,7 +56,7 @@ from leap_tf.training import (
     configure_threads,
 )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # fmt: off
 __all__ = [

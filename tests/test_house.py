@@ -54,3 +54,10 @@ def test_no_module_docstring_opens_with_a_question_word():
     opening = re.compile(r"(What|How|Whether|Who|Where)\b")
     docstrings = {path: ast.get_docstring(ast.parse(text)) for path, text in modules().items()}
     assert [path for path, docstring in docstrings.items() if opening.match(docstring or "")] == []
+
+
+def test_the_version_is_the_same_everywhere():
+    version = re.search(r'__version__ = "(.*)"', (ROOT / "leap_tf/__init__.py").read_text())[1]
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f'    version = "{version}",\n' in (ROOT / "MODULE.bazel").read_text()
+    assert re.search(r"(?m)^## (\S+)", (ROOT / "CHANGELOG.md").read_text())[1] == version

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from pypi import bazel_name
 
 FOLDERS = ("leap_tf", "leap_tf_cli", "bin", "benchmarks", "studies", "tests", "docs")
-APART = ("tests/bazel", "tests/install")  # scripts that check the project from outside
+APART = ("tests/bazel", "tests/docs", "tests/install")  # they check the project from outside
 
 # Needed by what is imported, or run in another process or by path.
 NOT_IMPORTED = {
