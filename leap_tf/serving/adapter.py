@@ -154,8 +154,9 @@ def resizable_head(problem: SupervisedProblem) -> str | None:
 def weight_names(model: keras.Model) -> dict[int, str]:
     """Returns the names of a model's weights, such as "encoder/dense/kernel", by their ids.
 
-    A name has the layers from the model down, and the variable's own name. Other than
-    `keras.Variable.path`, it is the same for a model that was read from its file.
+    A name has the layers from the model down, and the variable's own name. The names are in the
+    order of `model.weights`. Unlike `keras.Variable.path`, they are the same for a model that was
+    read from its file, except for layers that a subclass makes without a name.
 
     Raises:
         ValueError: two weights have the same name.

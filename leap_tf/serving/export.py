@@ -266,11 +266,12 @@ def adapted_model(model: keras.Model, weights: Mapping[str, np.ndarray]) -> kera
 
     Args:
         model: the exported model, read by `keras.saving.load_model`; it is not changed.
-        weights: the outputs of `adapt_weights`: weights by layer and name, such as "head/kernel".
-            Other outputs, such as "losses", are ignored.
+        weights: the outputs of `adapt_weights`: weights by layer and name, such as "head/kernel",
+            and their "order", since layers that Keras names itself get other names when a model is
+            read. Without "order" the names are those of `model`. Other outputs are ignored.
 
     Raises:
-        ValueError: a weight of the model is missing or has another shape.
+        ValueError: a weight of the model is missing or has another name or shape.
 
     Example:
 
@@ -281,13 +282,19 @@ def adapted_model(model: keras.Model, weights: Mapping[str, np.ndarray]) -> kera
         >>> leap_tf.adapted_model(model, weights)(np.zeros((1, 1))).numpy().tolist()
         [[4.0, 4.0]]
     """
-    names = weight_names(model)
-    if missing := set(names.values()) - set(weights):
+    if "order" in weights:
+        names = sorted(set(weights) - {"order", "losses", "support_accuracy", "support_error"})
+        names = [name for _, name in sorted(zip(np.asarray(weights["order"]).tolist(), names))]
+    else:
+        names = list(weight_names(model).values())
+    found = [name.rsplit("/", 1)[-1] for name in names if name in weights]
+    if found != [variable.name for variable in model.weights]:
         raise ValueError(
-            f"There are no weights for {sorted(missing)}. Pass the outputs of adapt_weights of "
-            "this model."
+            f"{model.name!r} has the weights {list(weight_names(model).values())}. Received: "
+            f"{sorted(weights)}. Pass all outputs of adapt_weights of this model."
         )
-    return copy_with_values(model, {key: weights[name] for key, name in names.items()})
+    values = zip(model.weights, names, strict=True)
+    return copy_with_values(model, {id(variable): weights[name] for variable, name in values})
 
 
 def _portable_model(model: keras.Model) -> keras.Model:

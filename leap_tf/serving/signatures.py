@@ -181,7 +181,9 @@ class Signatures:
     def adapt_weights(self, *request: tf.Tensor) -> Outputs:
         """Trains on a support set and returns the adapted weights, named by `weight_names`.
 
-        The arguments are those of `adapt` without queries. Its other outputs are returned too.
+        The arguments are those of `adapt` without queries. Its other outputs are returned too, and
+        "order" [weights]: for each name in alphabetical order, the position of its weight in
+        `model.weights`.
         """
         place = len(self._examples("support_x")) + len(self._formats)
         adapted = self._adapt(request[:place], None, Settings(*request[place:]))
@@ -191,7 +193,8 @@ class Signatures:
         names = weight_names(model.model)
         with requiring_convergence(adapted):
             named = {name: tf.identity(values[key]) for key, name in names.items()}
-            return named | self._figures(adapted)
+            order = [[*named].index(name) for name in sorted(named)]
+            return named | self._figures(adapted) | {"order": tf.constant(order)}
 
     def _adapt(self, support, queries, settings) -> _Adapted:
         """Checks a request, trains on its support set, and predicts its queries, if any."""

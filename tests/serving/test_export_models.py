@@ -122,7 +122,7 @@ def nested():
         for name in ("first", "second")
     ]
     model = keras.Sequential([keras.Input((4,)), parts[0], layers.Dense(4), parts[1]])
-    return make_trainer(model), clouds(), None
+    return make_trainer(model), task_of(*clouds().train), None
 
 
 KINDS = {
@@ -185,6 +185,23 @@ def test_a_served_adapt_is_that_of_the_library(kind, tmp_path):
     for suffix, value in named("", trainer.model(task.train[0], training=False)).items():
         answer = initial.get(f"logits{suffix}", initial.get(f"outputs{suffix}"))
         np.testing.assert_allclose(answer, value, rtol=1e-5, atol=1e-6)
+
+
+def test_docs_serving_md_keeps_adapted_weights_without_the_library(tmp_path):
+    trainer, task, inputs = subclassed()
+    leap_tf.export(trainer, tmp_path / "export", inputs=inputs)
+    request = support(trainer, task, 3) | {"num_classes": np.int32(3)}
+    weights = call(tmp_path / "export", "adapt_weights", **request)
+    answers = call(tmp_path / "export", "adapt", **named("query_x", task.train[0]), **request)
+    model = keras.saving.load_model(tmp_path / "export" / "model.keras")
+    names = sorted(set(weights) - {"order", "losses", "support_accuracy", "support_error"})
+    for position, name in zip(weights["order"], names, strict=True):
+        model.weights[position].assign(weights[name])
+    np.testing.assert_allclose(
+        model(task.train[0], training=False), answers["logits"], rtol=1e-5, atol=1e-6
+    )
+    with pytest.raises(ValueError, match="Received: .*all outputs of adapt_weights"):
+        leap_tf.adapted_model(leap_tf.mlp(hidden=[4, 4, 4]), weights)
 
 
 def test_inputs_and_outputs_have_the_names_of_their_keys(tmp_path):
