@@ -16,7 +16,7 @@ from leap_tf.training.early_stopping import StopRule
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
-    """How evaluation adapts to tasks, where that differs from meta-training.
+    """Settings of evaluation that differ from those of meta-training.
 
     Args:
         optimizer: the Keras optimizer of the adaptation, for example with a schedule over another

@@ -98,7 +98,7 @@ class MetaTrainer:
             its tasks left them. "fresh": every task starts from those of the given model, as in
             the paper; few steps hardly move them.
         stopping: the rule that ends training on a task early. By default all steps are made.
-        evaluation: how evaluation adapts to tasks, where that differs from meta-training.
+        evaluation: settings of evaluation that differ from those of meta-training.
         seed: decides task sampling, batch order, values of task layers and dropout. Initial weights
             are controlled by `keras.utils.set_random_seed`.
         pool: where tasks run: a number of threads of this process, by default one per core, or a
