@@ -96,12 +96,6 @@ def test_learned_is_clearly_below_no_pretraining_at_every_seed(studies, sweep):
     assert not tasks["diverged"].any()
 
 
-def test_docs_are_small():
-    files = [path for path in (ROOT / "docs").rglob("*") if path.is_file()]
-    assert len(files) <= 60
-    assert sum(path.stat().st_size for path in files) < 3e6
-
-
 # Findings: every number that a person wrote is computed here again.
 
 
