@@ -182,15 +182,13 @@ class Signatures:
         """Trains on a support set and returns the adapted weights, named by `weight_names`.
 
         The arguments are those of `adapt` without queries. Its other outputs are returned too, and
-        "order" [weights]: for each name in alphabetical order, the position of its weight in
-        `model.weights`.
+        "order" [weights]: for the names in alphabetical order, their places in `model.weights`.
         """
         place = len(self._examples("support_x")) + len(self._formats)
         adapted = self._adapt(request[:place], None, Settings(*request[place:]))
-        model = self._model
-        variables = [*model.variables, *model.model.non_trainable_variables]
+        variables = [*self._model.variables, *self._model.model.non_trainable_variables]
         values = dict(zip(map(id, variables), [*adapted.parameters, *adapted.state]))
-        names = weight_names(model.model)
+        names = weight_names(self._model.model)
         with requiring_convergence(adapted):
             named = {name: tf.identity(values[key]) for key, name in names.items()}
             order = [[*named].index(name) for name in sorted(named)]
