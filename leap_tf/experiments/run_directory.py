@@ -333,7 +333,7 @@ class CachingPool:
 
     @property
     def remote(self) -> bool:
-        """Whether the wrapped pool runs tasks in other processes."""
+        """True if the wrapped pool runs tasks in other processes."""
         return self._pool.remote
 
     def map(self, job: Job[Any], specs: Sequence[TaskSpec]) -> Generator[Any, None, None]:
