@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from leap_tf.errors import whole_number
 from leap_tf.learners import JointTraining, Leap, Learner, NoMetaLearning, Reptile
-from leap_tf.serialization import decode, encode
+from leap_tf.serialization import decode, encode, write_atomically
 from leap_tf.tasks import TaskSplits
 from leap_tf.training import (
     CheckpointMismatchError,
@@ -39,11 +39,11 @@ class ComparedRun:
         method: the name of the method.
         inner_rate: the learning rate on tasks; None if the optimizer has a schedule.
         meta_rate: the learning rate of the meta-optimizer; None for joint training and none.
-        seed: of initial weights, batches and task sampling.
-        budget: the gradient steps of meta-training that were asked for.
-        gradient_steps: those that were made.
-        evaluation: of the test tasks, of the validation tasks for a trial of rates, or None if
-            meta-training diverged.
+        seed: the seed of initial weights, batches and task sampling.
+        budget: the number of gradient steps that meta-training was given.
+        gradient_steps: the number of gradient steps that meta-training made.
+        evaluation: the evaluation on the test tasks, or on the validation tasks if the run is a
+            trial of rates. None if meta-training diverged.
     """
 
     method: str
@@ -87,7 +87,8 @@ class Comparison:
         the tasks), `training_error` (of the last 50 batches), `area` (under the training error, in
         percent) and `diverged` (the number of diverged adaptations).
 
-        It needs pandas.
+        Raises:
+            ImportError: pandas is not installed.
         """
         import pandas as pd
 
@@ -99,7 +100,8 @@ class Comparison:
         Args:
             axes: the `matplotlib.axes.Axes` to draw on and to return; new ones by default.
 
-        It needs matplotlib.
+        Raises:
+            ImportError: Matplotlib is not installed.
         """
         import matplotlib.pyplot as plt
 
@@ -346,7 +348,7 @@ class _Runner:
                 "directory, or the arguments of that one."
             )
         directory.mkdir(parents=True, exist_ok=True)
-        _replace(file, text.encode())
+        write_atomically(file, text)
         self._directory = directory
 
     def run(self, run: ComparedRun, split: str) -> ComparedRun:
@@ -360,7 +362,7 @@ class _Runner:
                 return decode(file.read_bytes(), ComparedRun)
         done = self._run(run, split, checkpoints)
         if file and checkpoints:
-            _replace(file, encode(done))
+            write_atomically(file, encode(done))
             shutil.rmtree(checkpoints, ignore_errors=True)
         return done
 
@@ -434,13 +436,6 @@ def _mean_over_tasks(values):
     if len(values) < 2:
         return _mean(values), float("nan")
     return _mean(values), float(1.96 * values.std(ddof=1) / np.sqrt(len(values)))
-
-
-def _replace(file, content):
-    """Writes a file so that a crash leaves it whole or absent."""
-    temporary = file.with_name(f"{file.name}.tmp")
-    temporary.write_bytes(content)
-    temporary.replace(file)
 
 
 def _mean(values):

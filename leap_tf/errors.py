@@ -16,7 +16,7 @@ def whole_number(name: str, number: Any, least: int) -> int:
     try:
         number = operator.index(number)
     except TypeError:
-        raise TypeError(f"{name} must be a whole number, and is {number!r}.") from None
+        raise TypeError(f"{name} must be a whole number. Received: {number!r}.") from None
     if number < least:
-        raise ValueError(f"{name} must be at least {least}, and is {number}.")
+        raise ValueError(f"{name} must be at least {least}. Received: {number}.")
     return number

@@ -1,17 +1,19 @@
-"""Records of arrays and plain values as bytes, without pickle.
+"""Records of arrays and plain values as bytes, without pickle, and files that are never incomplete.
 
 A record is a dataclass. Its bytes are an uncompressed .npz archive: one entry of JSON, in which
 each array is replaced by the number of its own entry. Reading builds the record from the type
 annotations of its class. It runs no code of the sender, and refuses what does not fit.
 """
 
+import contextlib
 import dataclasses
 import io
 import json
+import pathlib
 import types
 import typing
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -171,4 +173,30 @@ def _build(kind: Any, value: Any, arrays: Mapping[str, np.ndarray], where: str) 
 
 def _unfit(where: str, kind: Any, value: Any) -> SerializationError:
     name = getattr(kind, "__name__", str(kind))
-    return SerializationError(f"{where} must be {name}, and is {str(value)[:80]!r}.")
+    return SerializationError(f"{where} must be {name}. Received: {str(value)[:80]!r}.")
+
+
+def partial_of(path: pathlib.Path) -> pathlib.Path:
+    """Returns the path of a file, of the same suffix, that is renamed to `path` when complete."""
+    return path.with_name(f"{path.stem}.partial{path.suffix}")
+
+
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields `partial_of(path)` to write to, and renames it to `path` after the block.
+
+    If the block raises, the file is removed and `path` is unchanged.
+    """
+    partial = partial_of(path)
+    try:
+        yield partial
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    partial.replace(path)
+
+
+def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
+    """Writes a file so that the path never holds an incomplete one."""
+    with replacing(path) as partial:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)

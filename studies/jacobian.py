@@ -28,9 +28,9 @@ import numpy as np
 import tensorflow as tf
 
 from leap_tf.experiments.report.data import standard_error
-from leap_tf.experiments.run_directory import write_atomically
 from leap_tf.functional import Batch, FunctionalModel, unpack_batch
 from leap_tf.functional.checks import check_no_stopped_gradients_in
+from leap_tf.serialization import write_atomically
 from leap_tf.tasks import Task, TaskSplits
 
 # Directions in one call. More would share the forward pass, but not fit into the cache.

@@ -180,7 +180,7 @@ ONE = {"__array__": "one"}
         ({}, "Inner must be Inner"),
         ({"weights": ONE}, "Inner must be Inner"),
         ({"weights": ONE, "note": None, "more": 1}, "Inner must be Inner"),
-        ({"weights": ONE, "note": 1}, "note must be str, and is '1'"),
+        ({"weights": ONE, "note": 1}, "note must be str. Received: '1'"),
         ({"weights": [1.0], "note": None}, "weights must be ndarray"),
         ({"weights": None, "note": None}, "weights must be ndarray"),
         ({"weights": {"__array__": "two"}, "note": None}, "weights must be ndarray"),

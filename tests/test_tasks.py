@@ -60,9 +60,9 @@ def test_parts_that_do_not_fit_are_refused(train):
 
 @pytest.mark.parametrize("size", ["batch_size", "test_batch_size"])
 def test_batches_without_room_are_refused(size):
-    with pytest.raises(ValueError, match=f"{size} must be at least 1, and is 0"):
+    with pytest.raises(ValueError, match=f"{size} must be at least 1. Received: 0"):
         numbered(5, **{size: 0})
-    with pytest.raises(TypeError, match=f"{size} must be a whole number, and is 2.5"):
+    with pytest.raises(TypeError, match=f"{size} must be a whole number. Received: 2.5"):
         numbered(5, **{size: 2.5})
 
 

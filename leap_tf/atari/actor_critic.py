@@ -167,7 +167,7 @@ class ActorCriticLoss:
 
     def __post_init__(self):
         if self.reduction not in REDUCTIONS:
-            raise ValueError(f"reduction must be one of {REDUCTIONS}, and is {self.reduction!r}.")
+            raise ValueError(f"reduction must be in {REDUCTIONS}. Received: {self.reduction!r}.")
 
 
 class LossParts(NamedTuple):

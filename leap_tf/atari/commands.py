@@ -27,12 +27,8 @@ from leap_tf.experiments.config import (
     operative_configuration,
     read_configuration,
 )
-from leap_tf.experiments.run_directory import (
-    CachingPool,
-    RunDirectory,
-    bindings_of,
-    write_atomically,
-)
+from leap_tf.experiments.run_directory import CachingPool, RunDirectory, bindings_of
+from leap_tf.serialization import write_atomically
 from leap_tf.training import map_in_threads
 
 # Settings that do not affect a single agent. Changing them does not repeat a screening.

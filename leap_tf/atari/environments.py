@@ -79,7 +79,7 @@ class ScreenEnvironment(py_environment.PyEnvironment, abc.ABC):
     ):
         _check_counts(1, copies=copies, image_size=image_size, frame_skip=frame_skip)
         if not reward_clip > 0:
-            raise ValueError(f"reward_clip must be above 0, and is {reward_clip}.")
+            raise ValueError(f"reward_clip must be above 0. Received: {reward_clip}.")
         super().__init__(handle_auto_reset=False)
         self.actions = actions
         self.frame_skip = frame_skip
@@ -221,7 +221,7 @@ class AtariEnvironment(ScreenEnvironment):
         _check_counts(1, emulator_threads=emulator_threads, max_frames=max_frames)
         _check_counts(0, no_op_max=no_op_max)
         if not 0.0 <= sticky_actions <= 1.0:
-            raise ValueError(f"sticky_actions is a probability, 0 to 1, and is {sticky_actions}.")
+            raise ValueError(f"sticky_actions must be a probability. Received: {sticky_actions}.")
         self._life_loss_ends = life_loss_ends
         self._emulator = AtariVectorEnv(
             game,
@@ -348,7 +348,7 @@ def check_game(name: str) -> None:
 def _check_counts(least: int, **counts: int) -> None:
     for name, count in counts.items():
         if not least <= count < 2**31:
-            raise ValueError(f"{name} must be at least {least} and below 2³¹, and is {count}.")
+            raise ValueError(f"{name} must be at least {least} and below 2³¹. Received: {count}.")
 
 
 def screen_spec(shape: tuple[int, ...]) -> array_spec.BoundedArraySpec:

@@ -111,7 +111,7 @@ class AtariProblem:
         seed: int = 0,
     ):
         if not value_gain >= 0:
-            raise ValueError(f"value_gain is a norm, at least 0, and is {value_gain}.")
+            raise ValueError(f"value_gain must be at least 0. Received: {value_gain}.")
         check_optimizer(inner_optimizer, role="inner_optimizer")
         self.setup = TrainingSetup(
             model=encoder,

@@ -35,8 +35,9 @@ from leap_tf.experiments.config import (
     parse_configuration,
     with_configuration_errors,
 )
-from leap_tf.experiments.run_directory import RunDirectory, replacing, write_atomically
+from leap_tf.experiments.run_directory import RunDirectory
 from leap_tf.learners.sequential import SequentialLearner
+from leap_tf.serialization import replacing, write_atomically
 from leap_tf.tasks import FiniteTasks, TaskSplits
 from leap_tf.training import (
     JSONLogger,
@@ -173,9 +174,9 @@ def atari_evaluate(
     for game in [*games, *(target_scores or {})]:
         check_game(game)
     if seeds < 1 or (updates is not None and updates < 1):
-        raise ValueError(f"seeds and updates must be at least 1, and are {seeds} and {updates}.")
+        raise ValueError(f"seeds and updates must be at least 1. Received: {seeds}, {updates}.")
     if not kinds or set(kinds) - set(KINDS):
-        raise ValueError(f"kinds must be among {list(KINDS)}, and are {list(kinds)}.")
+        raise ValueError(f"kinds must be among {list(KINDS)}. Received: {list(kinds)}.")
     trainer = study.trainer
     run.load_learned(trainer.model, trainer.learner_variables)
     steps = updates or trainer.problem.setup.steps_per_task

@@ -112,10 +112,10 @@ class RayPool:
             raise ClusterError("Ray is not installed. Run: pip install 'leap-tf[cluster]'")
         if (workers is not None and workers < 1) or attempts < 1:
             found = f"{workers}, {attempts}"
-            raise ValueError(f"workers and attempts must be at least 1, and are {found}.")
+            raise ValueError(f"workers and attempts must be at least 1. Received: {found}.")
         if deadline <= 0 or start_seconds <= 0:
             found = f"{deadline}, {start_seconds}"
-            raise ValueError(f"deadline and start_seconds must be positive, and are {found}.")
+            raise ValueError(f"deadline and start_seconds must be positive. Received: {found}.")
         self._factory = factory
         self._workers = workers
         self._address = address

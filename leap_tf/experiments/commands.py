@@ -47,8 +47,9 @@ from leap_tf.experiments.config import (
     parse_configuration,
     read_configuration,
 )
-from leap_tf.experiments.run_directory import RunDirectory, changed_bindings, write_atomically
+from leap_tf.experiments.run_directory import RunDirectory, changed_bindings
 from leap_tf.experiments.sweep import Sweep
+from leap_tf.serialization import write_atomically
 from leap_tf.training import MetaTrainer, Study
 
 
@@ -66,7 +67,8 @@ def exit_on_signals(stop: Callable[[], None]) -> Iterator[list[int]]:
 
     def handle(number, frame):
         received.append(number)
-        signal.signal(number, signal.SIG_DFL)
+        for each in signals:
+            signal.signal(each, signal.SIG_DFL)
         print(
             "Stopping. The current meta-step is discarded; completed ones are saved.",
             file=sys.stderr,
@@ -102,22 +104,23 @@ class PoolChoice:
         kind: "threads" for threads of this process, or "ray".
         address: address of a running Ray cluster; None starts Ray on this machine.
         workers: number of workers on Ray; None for one per CPU.
-        deadline: seconds after which a task on Ray counts as hanging.
+        deadline: seconds after which a task on Ray counts as hanging; 1800 by default.
 
     Raises:
-        ValueError: `kind` is unknown, or threads are given an address or a number of workers.
+        ValueError: `kind` is unknown, or threads are given a setting of Ray.
     """
 
     kind: str = "threads"
     address: str | None = None
     workers: int | None = None
-    deadline: float = 1800.0
+    deadline: float | None = None
 
     def __post_init__(self):
         if self.kind not in ("threads", "ray"):
             raise ValueError(f'pool must be "threads" or "ray". Received: pool={self.kind!r}.')
-        if self.kind == "threads" and (self.address, self.workers) != (None, None):
-            raise ValueError("address and workers are for --pool=ray.")
+        of_ray = self.address, self.workers, self.deadline
+        if self.kind == "threads" and of_ray != (None, None, None):
+            raise ValueError("address, workers and deadline need --pool=ray.")
 
     @contextlib.contextmanager
     def open(self, factory: StudyFactory) -> Iterator[RayPool | None]:
@@ -132,7 +135,8 @@ class PoolChoice:
         if self.kind == "threads":
             yield None  # the trainer has a pool of its own
             return
-        pool = RayPool(factory, self.workers, self.address, self.deadline)
+        deadline = 1800.0 if self.deadline is None else self.deadline
+        pool = RayPool(factory, self.workers, self.address, deadline)
         with contextlib.closing(pool):
             yield pool
 

@@ -39,7 +39,7 @@ import re
 import shutil
 import zipfile
 import zlib
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any, TextIO
 
 import keras
@@ -48,7 +48,15 @@ import tensorflow as tf
 
 from leap_tf import __version__
 from leap_tf.errors import LeapError
-from leap_tf.serialization import SerializationError, decode, encode, is_serializable
+from leap_tf.serialization import (
+    SerializationError,
+    decode,
+    encode,
+    is_serializable,
+    partial_of,
+    replacing,
+    write_atomically,
+)
 from leap_tf.training import Job, TaskPool, TaskSpec
 
 _LOGGER = logging.getLogger("leap_tf")
@@ -282,32 +290,6 @@ def describe_environment() -> dict:
         "packages": {name: importlib.metadata.version(name) for name in _PACKAGES}
         | {"leap-tf": __version__},
     }
-
-
-def partial_of(path: pathlib.Path) -> pathlib.Path:
-    """Returns the path of a file, of the same suffix, that is renamed to `path` when complete."""
-    return path.with_name(f"{path.stem}.partial{path.suffix}")
-
-
-@contextlib.contextmanager
-def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields `partial_of(path)` to write to, and renames it to `path` after the block.
-
-    If the block raises, the file is removed and `path` is unchanged.
-    """
-    partial = partial_of(path)
-    try:
-        yield partial
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    partial.replace(path)
-
-
-def write_atomically(path: pathlib.Path, text: str) -> None:
-    """Writes a file so that the path never holds an incomplete one."""
-    with replacing(path) as partial:
-        partial.write_text(text)
 
 
 class CachingPool:

@@ -24,8 +24,9 @@ from collections.abc import Callable, Mapping, Sequence
 import tqdm
 
 from leap_tf.errors import LeapError
-from leap_tf.experiments.run_directory import RunDirectory, write_atomically
+from leap_tf.experiments.run_directory import RunDirectory
 from leap_tf.experiments.user_modules import UserModule, check_modules
+from leap_tf.serialization import write_atomically
 
 Axes = Mapping[str, Mapping[str, Sequence[str]]]
 

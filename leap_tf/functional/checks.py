@@ -58,7 +58,7 @@ def check_optimizer(optimizer: keras.optimizers.Optimizer, role: str) -> None:
     """
     if not isinstance(optimizer, keras.optimizers.Optimizer):
         raise TypeError(
-            f"{role} must be a keras.optimizers.Optimizer, and is a {type(optimizer).__name__}."
+            f"{role} must be a keras.optimizers.Optimizer. Received a {type(optimizer).__name__}."
         )
     if optimizer.gradient_accumulation_steps:
         raise ValueError(

@@ -424,7 +424,7 @@ def checked_number(number: tf.Tensor, name: str, least: int, most: int) -> tf.Te
     """Returns an integer scalar after checking that it is in [least, most]."""
     number = tf.ensure_shape(number, (), name=name)
     allowed = (number >= least) & (number <= most)
-    message = f"{name}: must be at least {least} and at most {most}, and is"
+    message = f"{name}: must be at least {least} and at most {most}. Received:"
     with tf.control_dependencies([_require(allowed, message, number)]):
         return tf.identity(number)
 
@@ -433,7 +433,7 @@ def checked_rate(rate: tf.Tensor, name: str) -> tf.Tensor:
     """Returns a scalar after checking that it is positive and finite."""
     rate = tf.ensure_shape(rate, (), name=name)
     allowed = (rate > 0) & tf.math.is_finite(rate)
-    with tf.control_dependencies([_require(allowed, f"{name}: must be positive, and is", rate)]):
+    with tf.control_dependencies([_require(allowed, f"{name}: must be positive. Received:", rate)]):
         return tf.identity(rate)
 
 

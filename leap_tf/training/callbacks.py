@@ -20,6 +20,7 @@ import keras
 import numpy as np
 import tqdm
 
+from leap_tf.serialization import write_atomically
 from leap_tf.training.checkpoint import TrainingState
 
 Result = TypeVar("Result")
@@ -145,9 +146,7 @@ class JSONLogger(keras.callbacks.Callback):
         if not self._path.exists():
             return
         kept = [entry for entry in read_metrics(self._path) if entry["meta_step"] <= meta_step]
-        partial = self._path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
-        partial.replace(self._path)
+        write_atomically(self._path, "".join(json.dumps(entry) + "\n" for entry in kept))
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict]:

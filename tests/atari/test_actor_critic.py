@@ -154,7 +154,7 @@ def test_the_advantage_is_a_constant():
 
 
 def test_unknown_reductions_are_refused():
-    with pytest.raises(ValueError, match="reduction must be one of"):
+    with pytest.raises(ValueError, match="reduction must be in"):
         ActorCriticLoss(reduction="none")
 
 

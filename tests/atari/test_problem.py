@@ -199,7 +199,7 @@ def test_fresh_value_heads_have_the_norm_that_was_asked_for():
         np.testing.assert_array_equal(other_policy, policy)
         assert not np.any(policy_bias)
         assert not np.any(bias)
-    with pytest.raises(ValueError, match=r"value_gain is a norm, at least 0, and is -1.0"):
+    with pytest.raises(ValueError, match=r"value_gain must be at least 0. Received: -1.0"):
         problem(value_gain=-1.0)
 
 
@@ -287,9 +287,9 @@ def test_results_can_be_sent_and_read():
 def test_results_of_another_kind_are_refused():
     trained = problem().train(task(seed=2, steps=2))
     for evaluation, message in (
-        (None, "evaluation must be GameEvaluation, and is 'None'"),
+        (None, "evaluation must be GameEvaluation. Received: 'None'"),
         (replace(trained.evaluation, episodes=[("high", 3)]), "score must be float"),
-        (replace(trained.evaluation, copies=None), "copies must be int, and is 'None'"),
+        (replace(trained.evaluation, copies=None), "copies must be int. Received: 'None'"),
     ):
         with pytest.raises(SerializationError, match=message):
             decode(encode(replace(trained, evaluation=evaluation)), TrainedGame)
@@ -308,7 +308,7 @@ def test_learners_that_cannot_play_are_refused():
 
 
 def test_an_unroll_without_steps_is_refused():
-    with pytest.raises(ValueError, match="unroll must be at least 1, and is 0"):
+    with pytest.raises(ValueError, match="unroll must be at least 1. Received: 0"):
         problem(unroll=0)
 
 
@@ -330,5 +330,5 @@ def test_a_pool_makes_environments_once_for_each_user():
     with pool.borrow("b", 3):
         pass
     assert made == ["a", "a", "b", "b"]
-    with pytest.raises(ValueError, match="groups must be at least 1 and below 2³¹, and is 0"):
+    with pytest.raises(ValueError, match="groups must be at least 1 and below 2³¹. Received: 0"):
         EnvironmentPool(make, groups=0)

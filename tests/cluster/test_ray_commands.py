@@ -58,8 +58,9 @@ def test_a_run_continues_on_another_pool_with_the_same_bits(tmp_path, capsys):
 
 
 def test_an_unusable_pool_ends_in_one_line(tmp_path):
-    with pytest.raises(ValueError, match="are for --pool=ray"):
-        PoolChoice(workers=2)
+    for setting in ({"workers": 2}, {"address": "auto"}, {"deadline": 60.0}):
+        with pytest.raises(ValueError, match="need --pool=ray"):
+            PoolChoice(**setting)
     nowhere = PoolChoice("ray", address="127.0.0.1:1")
     with pytest.raises(SystemExit, match=r"There is no Ray cluster at 127\.0\.0\.1:1"):
         with commands.one_line_errors():

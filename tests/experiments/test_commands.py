@@ -337,3 +337,16 @@ def test_an_export_is_of_the_run_as_it_was_trained(finished):
     with pytest.raises(SystemExit, match="study.seed cannot be overridden"):
         with commands.one_line_errors():
             commands.export([], ["study.seed = 5", "export.requests = 2"], finished[0])
+
+
+def test_a_second_signal_kills_whichever_it_is():
+    stops = []
+    with pytest.raises(SystemExit) as exit_:
+        with commands.exit_on_signals(lambda: stops.append(1)):
+            signal.raise_signal(signal.SIGTERM)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                assert signal.getsignal(number) is signal.SIG_DFL
+    assert stops == [1]
+    assert exit_.value.code == 128 + signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

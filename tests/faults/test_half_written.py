@@ -6,8 +6,9 @@ import pytest
 
 import leap_tf
 from leap_tf.experiments import study as studies
-from leap_tf.experiments.run_directory import RunDirectory, RunDirectoryError, replacing
+from leap_tf.experiments.run_directory import RunDirectory, RunDirectoryError
 from leap_tf.experiments.study import evaluate, meta_train, study
+from leap_tf.serialization import replacing
 from leap_tf.training import MetaTrainer
 
 

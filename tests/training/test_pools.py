@@ -73,7 +73,7 @@ def test_a_task_that_raises_is_a_failure_in_its_place():
 def test_a_pool_needs_a_thread():
     with pytest.raises(ValueError, match="threads must be at least 1"):
         ThreadPool(0)
-    with pytest.raises(TypeError, match="pool must be a whole number, and is 'many'"):
+    with pytest.raises(TypeError, match="pool must be a whole number. Received: 'many'"):
         leap(pool="many")
 
 

@@ -10,7 +10,7 @@ import matplotlib.figure
 
 from leap_tf.experiments import run_tables
 from leap_tf.experiments.report import data, figures, studies
-from leap_tf.experiments.run_directory import replacing, write_atomically
+from leap_tf.serialization import replacing, write_atomically
 
 
 def write_report(
