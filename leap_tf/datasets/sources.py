@@ -1,5 +1,6 @@
 """Prepared TFDS data sets, and labelled examples by class from any source."""
 
+import contextlib
 import dataclasses
 import importlib
 import json
@@ -120,11 +121,10 @@ def _draw(name, folders):
     for folder in folders:
         existing = next(path for path in (folder, *folder.parents) if path.exists())
         if os.access(existing, os.W_OK):
-            builder = _builder(name, folder)
-            builder.download_and_prepare(
-                download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-            )
-            return builder
+            config = tfds.download.DownloadConfig(try_download_gcs=False)
+            with contextlib.suppress(FileExistsError):  # another process was faster
+                _builder(name, folder).download_and_prepare(download_config=config)
+            return _builder(name, folder)
     raise MissingDataError(
         f"{name!r} has to be drawn first, but {' and '.join(map(str, folders))} is not writable. "
         "Pass a writable --data_dir."

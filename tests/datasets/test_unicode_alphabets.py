@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from scipy import ndimage
 from scipy.spatial import distance
 
 from leap_tf.datasets import builders as scripts
-from leap_tf.datasets import glyphs
+from leap_tf.datasets import glyphs, open_dataset
 
 ALPHABETS = scripts.ALPHABETS
 TWO_ALPHABETS = {"Greek_Capital": ("Α", "Β", "Γ"), "Hebrew": ("א", "ב")}
@@ -207,7 +208,7 @@ class TestDrawings:
     def test_another_process_draws_the_same(self):
         script = """
 import hashlib
-from leap_tf.datasets import glyphs
+from leap_tf.datasets import glyphs, open_dataset
 drawings = b"".join(glyphs.draw(c, d).tobytes() for c in "ЖשA" for d in range(3))
 print(hashlib.sha256(drawings).hexdigest())
 """
@@ -342,6 +343,20 @@ class TestBuilder:
             )
         assert len(found) == 5 * 20
         assert set(found) == expected
+
+    def test_two_processes_may_draw_at_the_same_time(self, builds, tmp_path, monkeypatch):
+        target = tmp_path / "unicode_alphabets" / "1.0.0"
+        generate = scripts.UnicodeAlphabets._generate_examples
+
+        def overtaken(builder, *arguments):
+            yield from generate(builder, *arguments)
+            shutil.copytree(builds[0].data_path, target)  # another process ends first
+
+        monkeypatch.setattr(scripts, "ALPHABETS", TWO_ALPHABETS)
+        monkeypatch.setattr(scripts.UnicodeAlphabets, "_generate_examples", overtaken)
+        drawn = open_dataset("unicode_alphabets", tmp_path)
+        assert drawn.info.splits["train"].num_examples == 5 * 20
+        assert [path.name for path in target.parent.iterdir()] == ["1.0.0"]
 
     def test_a_prepared_folder_is_enough_to_read_the_data(self, builds):
         reader = tfds.builder_from_directory(builds[0].data_path)
