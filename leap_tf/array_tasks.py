@@ -60,7 +60,7 @@ class ArrayTask:
         prepare: Callable[[Any], Any] | None = None,
         query: Sequence[Any] | None = None,
     ):
-        self.name = name
+        self.name = str(name)
         self.train = _examples(f"Task {name!r}: train", train)
         self.test = _examples(f"Task {name!r}: test", test)
         self.batch_size = whole_number("batch_size", batch_size, 1)
@@ -128,6 +128,7 @@ class ArrayTask:
             name: the name of the task.
             train: the data frame to train on.
             test: the held-out data frame. By default, rows of `train` that are drawn at random.
+                Cut a series by time instead, else the rows to train on surround the held-out ones.
             target: the column to predict. Floats become float32 [n, 1], integers and booleans
                 int64 [n] labels.
             features: the columns to predict from, which become float32 [n, features]; by default

@@ -130,6 +130,7 @@ class Comparison:
                 "{method:16}{inner_rate:>11}{meta_rate:>11}{gradient_steps:>10}{error:>19}"
                 "{training_error:>10.4f}{area:>8.2f}{diverged:>10}".format(**row)
             )
+        lines.append("± is 1.96 standard errors over the tasks.")
         lines.append(self._conclusion())
         if at_end := ", ".join(self._rates_at_an_end()):
             lines.append(f"The best rate is the lowest or highest tried: {at_end}.")
@@ -169,10 +170,8 @@ class Comparison:
         if best in (_JOINT, _NONE):
             return f"No meta-learner has a lower held-out error than {best!r} on these tasks."
         mean, half = _mean_over_tasks(self._by_task(_JOINT) - self._by_task(best))
-        return (
-            f"{best!r} has the lowest held-out error, {mean:.4f} ± {half:.4f} below {_JOINT!r} "
-            "(± 1.96 standard errors over the tasks)."
-        )
+        found = f"{mean:.4f} ± {half:.4f} below {_JOINT!r}"
+        return f"{best!r} has the lowest held-out error, {found} on the same tasks."
 
     def _rates_at_an_end(self):
         for method in self.methods:
@@ -232,6 +231,7 @@ def compare(
             `steps_per_task`, `meta_batch_size`, `task_layers` and others.
 
     Raises:
+        TypeError: `tasks`, `model` or a learner has the wrong type.
         ValueError: an argument is out of its range, or a method cannot be used on these tasks.
         CheckpointMismatchError: the directory belongs to another comparison.
 
@@ -253,6 +253,11 @@ def compare(
         raise ValueError("seeds, inner_factors and meta_rates must not be empty.")
     if not 0.0 < trial_share <= 1.0:
         raise ValueError(f"trial_share must be above 0 and at most 1. Received: {trial_share}.")
+    if not (callable(tasks) or isinstance(tasks, TaskSplits)):
+        kind = type(tasks).__name__
+        raise TypeError(f"tasks must be TaskSplits or a function for them. Received a {kind}.")
+    if isinstance(model, keras.Model):
+        raise TypeError("model must be a function that returns a new model, not a model.")
     splits = tasks if callable(tasks) else lambda seed: tasks
     methods = _all_methods(learners, splits(seed=seeds[0]).train)
     runner = _Runner(splits, model, methods, trainer, settings, steps)

@@ -1,6 +1,7 @@
 """The base class of this library's errors, and checks of arguments."""
 
 import operator
+import reprlib
 from typing import Any
 
 
@@ -16,7 +17,8 @@ def whole_number(name: str, number: Any, least: int) -> int:
     try:
         number = operator.index(number)
     except TypeError:
-        raise TypeError(f"{name} must be a whole number. Received: {number!r}.") from None
+        found = reprlib.repr(number)
+        raise TypeError(f"{name} must be a whole number. Received: {found}.") from None
     if number < least:
         raise ValueError(f"{name} must be at least {least}. Received: {number}.")
     return number

@@ -58,12 +58,20 @@ class TaskDistribution(Protocol):
 class TaskSplits:
     """The tasks of a study: a distribution to meta-train on, and lists to evaluate.
 
-    The held-out examples of validation and test tasks must not be training examples of any task.
+    A list of tasks to meta-train on stands for `FiniteTasks` of them. The held-out examples of
+    validation and test tasks must not be training examples of any task.
+
+    Raises:
+        TypeError: `train` has something that is no task.
     """
 
     train: TaskDistribution
     validation: Sequence[Task]
     test: Sequence[Task]
+
+    def __post_init__(self):
+        if not hasattr(self.train, "sample"):
+            object.__setattr__(self, "train", FiniteTasks(self.train))
 
 
 class FiniteTasks:
@@ -73,6 +81,7 @@ class FiniteTasks:
     code.
 
     Raises:
+        TypeError: something in the list is no task.
         ValueError: `tasks` is empty.
 
     Example:
@@ -86,7 +95,7 @@ class FiniteTasks:
     def __init__(self, tasks: Sequence[Task]):
         if not tasks:
             raise ValueError("FiniteTasks needs at least one task to sample from.")
-        self.tasks = list(tasks)
+        self.tasks = [checked_task(task) for task in tasks]
 
     def __repr__(self) -> str:
         names = [getattr(task, "name", "unnamed") for task in self.tasks[:3]]
@@ -170,6 +179,16 @@ def sinusoid_splits(
         validation=sinusoids.sample(validation_tasks, rng),
         test=sinusoids.sample(test_tasks, rng),
     )
+
+
+def checked_task(task: Any) -> Task:
+    """Returns a task as it is; raises TypeError for anything else."""
+    if not hasattr(task, "name"):
+        raise TypeError(
+            f"A {type(task).__name__} is no task. Make a task of each data set, for example by "
+            "leap_tf.ArrayTask(name, (inputs, targets), (inputs, targets)), and pass a list."
+        )
+    return task
 
 
 def batches_of(task: Task, method: str, *arguments: Any) -> tf.data.Dataset:

@@ -138,7 +138,7 @@ def test_the_conclusion_is_about_differences_by_task():
         run_of("diverged", None),
     ]
     text = str(Comparison(tuple(runs), ()))
-    assert "0.3000 ± 0.1132 below 'joint training' (± 1.96 standard errors over the tasks)" in text
+    assert "0.3000 ± 0.1132 below 'joint training' on the same tasks." in text
     assert text.index("\njoint training") < text.index("\ndiverged")
     runs[1] = run_of("joint training", evaluated(0.0, 0.1, 0.1))
     text = str(Comparison(tuple(runs), ()))
@@ -191,3 +191,11 @@ def test_unusable_arguments_are_refused():
     for arguments in ({"budget": 0}, {"seeds": []}, {"trial_share": 0.0}, {"workers": 0}):
         with pytest.raises(ValueError, match=next(iter(arguments))):
             sinusoids(**arguments)
+    settings = {"budget": 10, "loss": "mse", "inner_optimizer": "sgd"}
+    splits = leap_tf.sinusoid_splits(validation_tasks=1, test_tasks=1)
+    with pytest.raises(TypeError, match="tasks must be TaskSplits.*Received a list"):
+        leap_tf.compare([*splits.test], leap_tf.mlp, **settings)
+    with pytest.raises(TypeError, match="model must be a function"):
+        leap_tf.compare(splits, leap_tf.mlp(), **settings)
+    with pytest.raises(TypeError, match=r"such as Reptile\(\). Received: 'reptile'"):
+        leap_tf.compare(splits, leap_tf.mlp, learners=["reptile"], **settings)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from leap_tf.tasks import ArrayTask, FiniteTasks, Sinusoids, sinusoid_splits
+from leap_tf.tasks import ArrayTask, FiniteTasks, Sinusoids, TaskSplits, sinusoid_splits
 
 
 def numbered(count=7, batch_size=3, **options):
@@ -67,13 +67,23 @@ def test_batches_without_room_are_refused(size):
 
 
 def test_finite_tasks_come_equally_often():
-    distribution = FiniteTasks(list("abc"))
+    tasks = [numbered() for _ in range(3)]
+    distribution = FiniteTasks(tasks)
     sample = distribution.sample(7, np.random.default_rng(0))
-    assert sorted(sample[:3]) == sorted(sample[3:6]) == ["a", "b", "c"]
+    assert set(sample[:3]) == set(sample[3:6]) == set(tasks)
     assert sample == distribution.sample(7, np.random.default_rng(0))
     assert len(distribution.sample(2, np.random.default_rng(0))) == 2
     with pytest.raises(ValueError, match="at least one task"):
         FiniteTasks([])
+    with pytest.raises(TypeError, match="A tuple is no task"):
+        FiniteTasks([(np.zeros(3), np.zeros(3))])
+
+
+def test_a_list_of_tasks_to_train_on_stands_for_finite_tasks():
+    tasks = [numbered(), numbered()]
+    splits = TaskSplits(tasks, validation=(), test=tasks[:1])
+    assert isinstance(splits.train, FiniteTasks)
+    assert splits.train.tasks == tasks
 
 
 def test_weights_and_named_inputs_stay_with_their_examples():

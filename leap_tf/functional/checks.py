@@ -211,9 +211,8 @@ def error_context(task: Task, part: str = "a training batch") -> Iterator[None]:
         raise type(error)(error.node_def, error.op, message) from error
     except (ValueError, TypeError) as error:  # in tracing, by the data's shapes or by user code
         raise ValueError(
-            f"Task {task.name!r} cannot be trained on. Either its inputs do not have the shape and "
-            "dtype of the model's, or the loss, the error function or the learner fails on them: "
-            f"{_gist(error)}"
+            f"Task {task.name!r} cannot be trained on. Its inputs or targets do not fit the model, "
+            f"or the loss, the error function or the learner fails on them: {_gist(error)}"
         ) from error
 
 

@@ -118,7 +118,14 @@ def _accuracies(loss):
 
 
 def _example_losses(loss, targets, outputs):
-    """The loss of each example, over the outputs that are not masked."""
+    """The loss of each example, over the outputs that are not masked.
+
+    Raises:
+        ValueError: targets would be broadcast to the single output of an example.
+    """
+    shapes = targets.shape, outputs.shape
+    if shapes[0].rank == shapes[1].rank and shapes[1][-1] == 1 and shapes[0][-1] not in (1, None):
+        raise ValueError(f"targets are {shapes[0]}, and the model's outputs {shapes[1]}")
     dtype = loss.dtype or outputs.dtype
     values = loss.call(tf.cast(targets, dtype), tf.cast(outputs, dtype))
     values = tf.reshape(values, [tf.shape(values)[0], -1])

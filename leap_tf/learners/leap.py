@@ -157,8 +157,11 @@ def with_meta_optimizer(
         meta_optimizer: returned as it is, with the same learner.
 
     Raises:
+        TypeError: `learner` is no learner.
         ValueError: there is no default, since the learner's meta-gradients have another scale.
     """
+    if not isinstance(learner, Learner):
+        raise TypeError(f"learner must be an object such as Reptile(). Received: {learner!r}.")
     if meta_optimizer is not None:
         return learner, meta_optimizer
     if isinstance(learner, Leap):

@@ -200,6 +200,7 @@ class HealthWarnings(keras.callbacks.Callback):
       docs/tuning.md beyond that ended worse than with shorter updates, or diverged.
     - *Meta-training makes tasks harder*: path length and loss are above the largest of the first
       ten meta-steps.
+    - *Tasks are skipped*, since their loss, weights or meta-gradient are not finite.
 
     After a restart, medians and first meta-steps are those since then.
 
@@ -224,6 +225,14 @@ class HealthWarnings(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         logs = logs or {}
+        skipped = logs["tasks_skipped"]
+        self._observe(
+            skipped > 0,
+            1,
+            f"Tasks are skipped: at meta-step {epoch + 1} the loss, weights or meta-gradient of "
+            f"{skipped} tasks were not finite. Look for inputs that are not finite (`evaluate` "
+            "names such tasks), or lower the inner learning rate.",
+        )
         norm = logs["meta_gradient_norm"]
         usual = statistics.median([*self._norms, norm])
         self._norms.append(norm)

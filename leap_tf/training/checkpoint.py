@@ -73,15 +73,15 @@ def check_same_tasks(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     changed = differences({"tasks": then}, {"tasks": now}) if then and now else []
     if changed:
         raise CheckpointMismatchError(
-            f"The checkpoints are of a run on other tasks ({_shortened(changed)}). Give the same "
-            "tasks, or another checkpoint_dir. To go on from what was learned on the other tasks, "
-            "load one of the checkpoints and give another checkpoint_dir."
+            "The checkpoints are of a run on other tasks. Give the same tasks, or another "
+            "checkpoint_dir. To go on from what was learned on the other tasks, load one of the "
+            f"checkpoints and give another checkpoint_dir. What differs: {_shortened(changed)}."
         )
 
 
 def _shortened(phrases):
-    shown = [f"{phrase[:500]}…" if len(phrase) > 500 else phrase for phrase in phrases[:5]]
-    return "; ".join([*shown, *([f"{len(phrases) - 5} more"] if len(phrases) > 5 else [])])
+    shown = [f"{phrase[:500]}…" if len(phrase) > 500 else phrase for phrase in phrases[:3]]
+    return "; ".join([*shown, *([f"{len(phrases) - 3} more"] if len(phrases) > 3 else [])])
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -279,9 +279,9 @@ class TrainingState:
             ) from error
         except (AssertionError, ValueError) as error:
             raise CheckpointMismatchError(
-                f"The checkpoint {path} does not fit this model and meta-optimizer, whose "
-                f"variables are {self._paths}. Build the model and the optimizers as they were "
-                f"when it was saved. TensorFlow says: {_first_line(error)}"
+                f"The checkpoint {path} does not fit this model and meta-optimizer. Build them as "
+                "they were when it was saved, or give another directory. TensorFlow says: "
+                f"{_first_line(error)} The variables here are {self._paths}."
             ) from error
         try:
             then = {name: each for name, each in self.progress.settings.items() if name != "tasks"}

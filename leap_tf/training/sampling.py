@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from leap_tf.array_tasks import describe_arrays
 from leap_tf.learners.base import TrainingPlan
-from leap_tf.tasks import FiniteTasks, Task, TaskDistribution, TaskSplits
+from leap_tf.tasks import FiniteTasks, Task, TaskDistribution, TaskSplits, checked_task
 
 # Streams of random numbers, kept apart by the second word of their seed.
 TRAINING, VALIDATION, EVALUATION = range(3)
@@ -238,13 +238,7 @@ def as_tasks(tasks: Any) -> list[Task]:
     if hasattr(tasks, "name"):
         return [tasks]
     found = list(tasks) if isinstance(tasks, Iterable) and not _is_data(tasks) else [tasks]
-    for each in found:
-        if not hasattr(each, "name"):
-            raise TypeError(
-                f"A {type(each).__name__} is no task. Make a task of each data set, for example by "
-                "leap_tf.ArrayTask(name, (inputs, targets), (inputs, targets)), and pass a list."
-            )
-    return found
+    return [checked_task(each) for each in found]
 
 
 def _is_data(value):

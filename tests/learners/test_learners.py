@@ -181,6 +181,8 @@ def test_a_given_meta_optimizer_comes_with_the_learner_as_it_is():
 def test_learners_of_another_scale_have_no_default_meta_optimizer():
     with pytest.raises(ValueError, match="MAML needs a meta_optimizer"):
         MetaTrainer(mlp(), MSE, "sgd", learner=MAML())
+    with pytest.raises(TypeError, match="must be an object such as Reptile"):
+        MetaTrainer(mlp(), MSE, "sgd", "sgd", learner=Reptile)
     with pytest.raises(ValueError, match="Set only one of per_segment and scaled"):
         MetaTrainer(mlp(), MSE, "sgd", learner=Leap(per_segment=True))
 

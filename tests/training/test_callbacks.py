@@ -158,13 +158,19 @@ def messages_of(caplog, all_logs, updates=None):
     for meta_step, logs in enumerate(all_logs):
         callback.on_epoch_begin(meta_step)
         kernel.assign(kernel + (updates[meta_step] if updates else 0.0))
-        callback.on_epoch_end(meta_step, {"meta_gradient_norm": 1.0, **logs})
+        callback.on_epoch_end(meta_step, {"meta_gradient_norm": 1.0, "tasks_skipped": 0, **logs})
     return library_messages(caplog)
 
 
 def library_messages(caplog):
     """Returns what leap_tf logged, since TensorFlow's warnings depend on the tests before."""
     return [record.getMessage() for record in caplog.records if record.name == "leap_tf"]
+
+
+def test_skipped_tasks_are_reported_once(caplog):
+    (message,) = messages_of(caplog, [{"tasks_skipped": skipped} for skipped in (0, 2, 0, 1)])
+    assert message.startswith("Tasks are skipped: at meta-step 2 the loss")
+    assert "of 2 tasks were not finite" in message
 
 
 def test_a_collapse_is_reported_once(caplog):

@@ -202,3 +202,9 @@ def test_tracing_of_many_trainers_is_not_taken_for_tracing_of_one_again(monkeypa
     for number in range(6):
         calls(number)
     assert len(said) == 2
+
+
+def test_targets_are_never_broadcast_to_one_output():
+    wide = ArrayTask("wide", (INPUTS, np.zeros((len(INPUTS), 3), "float32")), (INPUTS, TARGETS))
+    with pytest.raises(ValueError, match=r"'wide' cannot be trained on.*targets are .*3\)"):
+        short().fit([wide], 1, verbose=False)
