@@ -74,7 +74,8 @@ class Episodes:
         self.queries = whole_number("queries", queries, 1)
         self.quarter_turns = quarter_turns
         self.within_groups = within_groups
-        self.batch_size = whole_number("batch_size", batch_size or ways * shots, 1)
+        batch_size = ways * shots if batch_size is None else batch_size
+        self.batch_size = whole_number("batch_size", batch_size, 1)
         self.seed = whole_number("seed", seed, 0)
         self.name = name
         self._check()
