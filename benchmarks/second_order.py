@@ -169,17 +169,21 @@ def measure(ways, rounds, pool):
     for name, times in seconds.items():
         ratio = statistics.median(a / b for a, b in zip(times, seconds["leap_tf"], strict=True))
         middle, least, most = (1e3 * f(times) for f in (statistics.median, min, max))
-        print(f"  {name:32}{middle:7.1f} ms a task ({least:.1f}–{most:.1f}), ratio {ratio:.2f}")
+        print(
+            f"  {name:32}{middle:7.1f} ms a task ({least:.1f}–{most:.1f}), ratio {ratio:.2f}",
+            flush=True,
+        )
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--ways", type=int, nargs="+", default=[5, 20])
     arguments = parser.parse_args()
     leap_tf.configure_threads(TASKS)
     torch.set_num_threads(TASKS)
     with ThreadPoolExecutor(TASKS, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for ways in (5, 20):
+        for ways in arguments.ways:
             measure(ways, arguments.rounds, pool)
 
 
