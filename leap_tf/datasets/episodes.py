@@ -32,7 +32,7 @@ class Episodes:
         shots: support examples of each class.
         queries: query examples of each class.
         quarter_turns: whether each class gives four, one for each rotation by 90°, as in the usual
-            protocol of Omniglot (Santoro et al. 2016).
+            protocol of Omniglot (Santoro et al. 2016). All four are held in memory.
         within_groups: whether the classes of an episode are of one group, such as the characters of
             one alphabet. Groups are drawn with equal probability.
         batch_size: support examples in a training batch; all by default.
@@ -74,16 +74,14 @@ class Episodes:
         self.queries = whole_number("queries", queries, 1)
         self.quarter_turns = quarter_turns
         self.within_groups = within_groups
-        self.batch_size = whole_number("batch_size", batch_size or ways * shots, 1)
+        batch_size = ways * shots if batch_size is None else batch_size
+        self.batch_size = whole_number("batch_size", batch_size, 1)
         self.seed = whole_number("seed", seed, 0)
         self.name = name
         self._check()
-        # Partials are traced by themselves; methods would count as one function to TensorFlow. The
-        # last few episodes are kept, since a task is asked for its support and its query set.
-        signature = [tf.TensorSpec((2,), tf.int64)]
-        drawn = tf.function(functools.partial(self._draw), input_signature=signature)
+        # The last few are kept, since a task is asked for its support and its query set.
         self.draw = functools.lru_cache(maxsize=16)(
-            lambda index: drawn(tf.constant([self.seed, index], tf.int64))
+            lambda index: self._drawn(tf.constant([self.seed, index], tf.int64))
         )
 
     def __repr__(self) -> str:
@@ -152,16 +150,26 @@ class Episodes:
 
     @functools.cached_property
     def _tensors(self):
-        """Examples, and for each class its first example, its size and its group."""
-        sizes = self.classes.sizes
+        """Examples in all rotations, and the first example, size and group of each class."""
+        inputs, sizes = self.classes.inputs, self.classes.sizes
+        if self.quarter_turns:
+            inputs = np.concatenate([np.rot90(inputs, turn, axes=(1, 2)) for turn in range(4)])
         groups = np.unique(self.classes.groups, return_inverse=True)[1]
         with tf.init_scope():
             return (
-                tf.convert_to_tensor(self.classes.inputs),
+                tf.convert_to_tensor(inputs),
                 tf.constant(np.cumsum(sizes) - sizes, tf.int32),
                 tf.constant(sizes, tf.int32),
                 tf.constant(groups, tf.int32),
             )
+
+    @functools.cached_property
+    def _drawn(self):
+        # Calls of a concrete function are faster. Partials are traced by themselves; methods would
+        # count as one function to TensorFlow.
+        signature = [tf.TensorSpec((2,), tf.int64)]
+        drawn = tf.function(functools.partial(self._draw), input_signature=signature)
+        return drawn.get_concrete_function()
 
     def _draw(self, key):
         """Draws an episode in the graph from int64 [seed, index]."""
@@ -180,27 +188,18 @@ class Episodes:
         order = tf.random.stateless_uniform([self.ways, most], stream[2])
         exists = tf.range(most) < tf.gather(sizes, classes)[:, None]
         examples = tf.math.top_k(tf.where(exists, order, -1.0), self.shots + self.queries).indices
-        rows = tf.gather(starts, classes)[:, None] + examples
+        starts = tf.gather(starts, classes) + turned * len(self.classes.inputs)
+        rows = starts[:, None] + examples
         return (
-            self._examples(inputs, rows[:, : self.shots], turned),
-            self._examples(inputs, rows[:, self.shots :], turned),
+            self._examples(inputs, rows[:, : self.shots]),
+            self._examples(inputs, rows[:, self.shots :]),
         )
 
-    def _examples(self, inputs, rows, turned):
+    def _examples(self, inputs, rows):
         """Inputs and labels of the rows [ways, n], flat, the examples of a class together."""
-        count, shape = rows.shape[1], inputs.shape[1:]
-        rows = tf.reshape(rows, [-1])
-        if self.quarter_turns:
-            pixels = np.arange(shape[0] * shape[1]).reshape(shape[:2])
-            turns = tf.constant(np.stack([np.rot90(pixels, turn).ravel() for turn in range(4)]))
-            turns = tf.gather(turns, tf.repeat(turned, count))
-            positions = tf.cast(rows, tf.int64)[:, None] * pixels.size + turns
-            found = tf.gather(tf.reshape(inputs, [-1, shape[2]]), positions)
-            found = tf.reshape(found, [-1, *shape])
-        else:
-            found = tf.gather(inputs, rows)
+        found = tf.gather(inputs, tf.reshape(rows, [-1]))
         found = pixels_to_floats(found) if found.dtype == tf.uint8 else found
-        return found, tf.repeat(tf.range(self.ways), count)
+        return found, tf.repeat(tf.range(self.ways), rows.shape[1])
 
 
 class Episode:
@@ -259,7 +258,7 @@ def _whole_batch(endless, specs):
         batch = tf.data.Dataset.from_tensors(part).repeat(None if endless else 1)
         return batch.with_options(one_thread_options())
 
-    return tf.function(functools.partial(pipeline), input_signature=[specs])
+    return tf.function(functools.partial(pipeline), input_signature=[specs]).get_concrete_function()
 
 
 @functools.lru_cache
@@ -282,7 +281,8 @@ def _stream(batch_size, spec):
         return batches.with_options(one_thread_options())
 
     signature = [spec.element_spec, tf.TensorSpec((), tf.int64)]
-    return tf.function(functools.partial(pipeline), input_signature=signature)
+    stream = tf.function(functools.partial(pipeline), input_signature=signature)
+    return stream.get_concrete_function()
 
 
 def episodes(

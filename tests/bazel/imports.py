@@ -16,7 +16,8 @@ from typing import NamedTuple
 from pypi import bazel_name
 
 FOLDERS = ("leap_tf", "leap_tf_cli", "bin", "benchmarks", "studies", "tests", "docs")
-APART = ("tests/bazel", "tests/docs", "tests/install")  # they check the project from outside
+# They check the project from outside, or need PyTorch, which Bazel's environment does not have.
+APART = ("tests/bazel", "tests/docs", "tests/install", "benchmarks/second_order.py")
 
 # Needed by what is imported, or run in another process or by path.
 NOT_IMPORTED = {

@@ -1,6 +1,7 @@
 """Few-shot episodes: what is drawn, from which classes, and what evaluation says of it."""
 
 import itertools
+import zlib
 
 import keras
 import numpy as np
@@ -90,6 +91,23 @@ def test_quarter_turns_are_classes_of_their_own():
     assert {turned for _, turned in found} == set(itertools.product(range(2), range(4)))
 
 
+@pytest.mark.parametrize(
+    ("turns", "index", "sums"),
+    [
+        (False, 7, (1301185764, 1883379696)),
+        (False, 2**40, (3038737953, 1297544897)),
+        (True, 7, (3660466936, 3979298693)),
+        (True, 2**40, (591219681, 145924566)),
+    ],
+)
+def test_episodes_stay_the_same_from_version_to_version(turns, index, sums):
+    """CRC-32s of support and query images, recorded when rotations were made at drawing."""
+    images = (np.arange(20 * 5 * 5 * 2) % 251).astype(np.uint8).reshape(20, 5, 5, 2)
+    source = load_classes((images, np.repeat([0, 1, 2], [5, 8, 7])))
+    distribution = Episodes(source, 3, 1, 2, quarter_turns=turns, seed=4)
+    assert tuple(zlib.crc32(inputs.tobytes()) for inputs, _ in drawn(distribution, index)) == sums
+
+
 def test_classes_of_an_episode_can_be_of_one_group():
     groups = ("a", "b", "a", "b", "b", "a")
     distribution = Episodes(marked(groups=groups), 3, 1, 1, within_groups=True)
@@ -139,6 +157,7 @@ def test_a_list_of_episodes_holds_few_of_them_and_traces_once(monkeypatch):
         ({"shots": 4, "queries": 4}, r"needs 8 examples .*3 of the 6 classes .*'0' \(6\), '2'"),
         ({"ways": 7}, "6 classes for episodes of 7 ways"),
         ({"ways": 0}, "ways must be"),
+        ({"batch_size": 0}, "batch_size must be at least 1, and is 0"),
         ({"quarter_turns": True}, r"square images .*\[46, 2\]"),
     ],
 )

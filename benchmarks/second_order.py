@@ -1,0 +1,197 @@
+"""Time of MAML's meta-gradient beside `torch.func` and TorchOpt. Prints ms a task and ratios.
+
+    pip install --no-deps -r requirements-torch.txt
+    python benchmarks/second_order.py
+
+The task is 1-shot with 5 queries of each class, on images [28, 28, 1] of noise. The network is
+`leap_tf.conv_net` with 64 filters, and all contenders have it with the same weights: batch
+normalization with the statistics of the batch, five steps of SGD, and the gradient of the query
+loss through these steps. Before anything is timed, their meta-gradients are compared.
+
+All have two threads. leap_tf runs two tasks at a time with one thread each, as trainers do. PyTorch
+runs one task at a time on two threads. TorchOpt is also timed with two tasks at a time, for which
+the nested gradients of `torch.func` are not safe. Only leap_tf keeps running statistics.
+
+Contenders take turns, so that a busy machine slows all of them. The median over the rounds is
+reported, with the range, the median of the ratios within a round, and the time of the cores, which
+depends less on other programs. On a busy machine, set OMP_WAIT_POLICY=passive, since otherwise the
+threads of PyTorch wait for each other by spinning.
+"""
+
+import argparse
+import os
+import statistics
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+import tensorflow as tf
+import torch
+import torchopt
+
+import leap_tf
+from leap_tf.functional import FunctionalModel, FunctionalOptimizer
+from leap_tf.training import InnerLoop
+
+STEPS, RATE, QUERIES = 5, 0.1, 5
+TASKS = 2  # in a turn, and threads of every contender
+# Relative distances of meta-gradients, by ways. Rounding decides which of two nearly equal pixels
+# max-pooling takes. With 20 ways this happens: float32 and float64 differ by some percent as well.
+TOLERANCES = {5: 1e-3, 20: 0.1}
+
+
+class ConvNet(torch.nn.Module):
+    """`leap_tf.conv_net` in PyTorch."""
+
+    def __init__(self, model):
+        super().__init__()
+        layers, channels = [], 1
+        for _ in range(4):
+            layers += [
+                torch.nn.Conv2d(channels, 64, 3, padding=1, bias=False),
+                torch.nn.BatchNorm2d(64, eps=1e-5, track_running_stats=False),
+                torch.nn.MaxPool2d(2),
+                torch.nn.ReLU(),
+            ]
+            channels = 64
+        head = torch.nn.Linear(64, model.output_shape[-1])
+        self.layers = torch.nn.Sequential(*layers, torch.nn.Flatten(), head)
+        for parameter, variable in zip(self.parameters(), model.trainable_variables, strict=True):
+            parameter.data = torch.from_numpy(as_torch(variable.numpy()))
+
+    def forward(self, images):
+        return self.layers(images)
+
+
+def as_torch(weights):
+    """Kernels [height, width, in, out] and [in, out] in the order of PyTorch."""
+    order = {4: (3, 2, 0, 1), 2: (1, 0)}.get(weights.ndim, (0,))
+    return np.ascontiguousarray(weights.transpose(order))
+
+
+def ours(model, support, query):
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    functional = FunctionalModel(model, loss)
+    optimizer = FunctionalOptimizer(keras.optimizers.SGD(RATE), functional.variables)
+    indices = range(len(functional.variables))
+    loop = InnerLoop(functional, optimizer, leap_tf.MAML(), indices)
+    support, query = (tf.data.Dataset.from_tensors(part).repeat() for part in (support, query))
+
+    def meta_gradient():
+        found = loop.train(
+            iter(support),
+            STEPS,
+            functional.parameters(),
+            functional.state(0),
+            queries=iter(query),
+            second_order=True,
+        )
+        return [each.numpy() for each in found.update.meta_gradient]
+
+    return meta_gradient
+
+
+def by_torch_func(network, support, query):
+    parameters = {name: each.detach() for name, each in network.named_parameters()}
+
+    def loss(values, part):
+        logits = torch.func.functional_call(network, values, (part[0],))
+        return torch.nn.functional.cross_entropy(logits, part[1])
+
+    def objective(values):
+        for _ in range(STEPS):
+            gradients = torch.func.grad(loss)(values, support)
+            values = {name: each - RATE * gradients[name] for name, each in values.items()}
+        return loss(values, query)
+
+    return lambda: list(torch.func.grad(objective)(parameters).values())
+
+
+def by_torchopt(network, support, query):
+    parameters = list(network.parameters())
+    loss = torch.nn.functional.cross_entropy
+
+    def meta_gradient():
+        optimizer = torchopt.MetaSGD(network, lr=RATE)
+        start = torchopt.extract_state_dict(network, by="reference")
+        for _ in range(STEPS):
+            optimizer.step(loss(network(support[0]), support[1]))
+        found = torch.autograd.grad(loss(network(query[0]), query[1]), parameters)
+        torchopt.recover_state_dict(network, start)
+        return list(found)
+
+    return meta_gradient
+
+
+def check_same(found, tolerance):
+    """Raises ValueError if a contender computes another meta-gradient than the first."""
+    first, *others = (
+        np.concatenate([np.asarray(each).ravel() for each in gradient])
+        for gradient in found.values()
+    )
+    for name, other in zip(list(found)[1:], others, strict=True):
+        distance = np.linalg.norm(other - first) / np.linalg.norm(first)
+        print(f"  meta-gradient of {name}: relative distance {distance:.1e}")
+        if not distance < tolerance:
+            raise ValueError(f"{name} does not compute the meta-gradient of {next(iter(found))}.")
+
+
+def measure(ways, rounds, pool):
+    keras.utils.set_random_seed(0)
+    model = leap_tf.conv_net(classes=ways)
+    rng = np.random.default_rng(0)
+    parts = [
+        (rng.random((ways * each, 28, 28, 1), np.float32), np.repeat(np.arange(ways), each))
+        for each in (1, QUERIES)
+    ]
+    in_torch = [
+        (torch.from_numpy(images.transpose(0, 3, 1, 2).copy()), torch.from_numpy(labels))
+        for images, labels in parts
+    ]
+    by_ours = ours(model, *parts)
+    by_func = by_torch_func(ConvNet(model), *in_torch)
+    by_opt = [by_torchopt(ConvNet(model), *in_torch) for _ in range(TASKS)]
+    print(f"{ways}-way, {rounds} rounds", flush=True)
+    found = {"torch.func": by_func(), "TorchOpt": by_opt[0]()}
+    check_same({"leap_tf": [as_torch(each) for each in by_ours()]} | found, TOLERANCES[ways])
+    contenders = {
+        "leap_tf": (pool.map, [by_ours] * TASKS),
+        "torch.func": (map, [by_func] * TASKS),
+        "TorchOpt": (map, by_opt),
+        "TorchOpt, two tasks at a time": (pool.map, by_opt),
+    }
+    seconds, used = ({name: [] for name in contenders} for _ in range(2))
+    for index in range(rounds + 1):
+        for name, (each_of, gradients) in contenders.items():
+            started, cores = time.perf_counter(), time.process_time()
+            list(each_of(lambda gradient: gradient(), gradients))
+            if index:  # after the warm-up
+                seconds[name].append((time.perf_counter() - started) / TASKS)
+                used[name].append((time.process_time() - cores) / TASKS)
+    for name, times in seconds.items():
+        ratio = statistics.median(a / b for a, b in zip(times, seconds["leap_tf"], strict=True))
+        middle, least, most = (1e3 * f(times) for f in (statistics.median, min, max))
+        print(
+            f"  {name:32}{middle:7.1f} ms a task ({least:.1f}–{most:.1f}), ratio {ratio:.2f}; "
+            f"{1e3 * statistics.median(used[name]):.1f} ms of cores",
+            flush=True,
+        )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--ways", type=int, nargs="+", choices=TOLERANCES, default=list(TOLERANCES))
+    arguments = parser.parse_args()
+    leap_tf.configure_threads(TASKS)
+    torch.set_num_threads(TASKS)
+    with ThreadPoolExecutor(TASKS, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for ways in arguments.ways:
+            measure(ways, arguments.rounds, pool)
+
+
+if __name__ == "__main__":
+    main()
