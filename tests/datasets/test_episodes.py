@@ -157,7 +157,7 @@ def test_a_list_of_episodes_holds_few_of_them_and_traces_once(monkeypatch):
         ({"shots": 4, "queries": 4}, r"needs 8 examples .*3 of the 6 classes .*'0' \(6\), '2'"),
         ({"ways": 7}, "6 classes for episodes of 7 ways"),
         ({"ways": 0}, "ways must be"),
-        ({"batch_size": 0}, "batch_size must be at least 1, and is 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1. Received: 0"),
         ({"quarter_turns": True}, r"square images .*\[46, 2\]"),
     ],
 )
