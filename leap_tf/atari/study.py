@@ -15,6 +15,7 @@ import keras
 import numpy as np
 
 from leap_tf.atari.actor_critic import ActorCriticLoss, RMSProp, mnih_2013, trained_agent
+from leap_tf.atari.catch import CatchEnvironment
 from leap_tf.atari.comparison import (
     FRESH,
     LEARNED,
@@ -232,9 +233,10 @@ gin.external_configurable(
     module="atari",
     denylist=["encoder", "on_result", "on_update", "seed"],
 )
-gin.external_configurable(
-    calling(AtariEnvironment), "AtariEnvironment", module="atari", denylist=["game", "seed"]
-)
+for _class in (AtariEnvironment, CatchEnvironment):
+    gin.external_configurable(
+        calling(_class), _class.__name__, module="atari", denylist=["game", "seed"]
+    )
 for _class in (EnvironmentPool, ActorCriticLoss, RMSProp, SequentialLearner):
     gin.external_configurable(calling(_class), _class.__name__, module="atari")
 
