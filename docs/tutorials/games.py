@@ -55,11 +55,11 @@ meta_steps = 4  # short: 1
 
 
 def play(game):
-    return atari.CatchEnvironment(game, copies=32, image_size=42)
+    return atari.CatchEnvironment(game, copies=32, image_size=28)
 
 
 def new_encoder():
-    return atari.mnih_2013(image_size=42, filters=(8, 16), units=32)
+    return atari.catch_encoder(image_size=28)
 
 
 problem = atari.AtariProblem(

@@ -31,7 +31,7 @@ with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
     importlib.import_module("tf_agents.agents")
 
 from leap_tf.atari.actor_critic import ActorCriticLoss, RMSProp, actor_critic, mnih_2013
-from leap_tf.atari.catch import CatchEnvironment
+from leap_tf.atari.catch import CatchEnvironment, catch_encoder
 from leap_tf.atari.environments import (
     AtariEnvironment,
     EnvironmentPool,
@@ -50,6 +50,6 @@ __all__ = [
     "ActorCriticAgent", "ActorCriticLoss", "ActorCriticNetwork", "ActorCriticPolicy",
     "AtariEnvironment", "AtariProblem", "CatchEnvironment", "EnvironmentPool", "Episode", "Game",
     "GameEvaluation", "GameEvaluations", "RMSProp", "ScreenEnvironment", "actor_critic",
-    "available_games", "games", "mnih_2013",
+    "available_games", "catch_encoder", "games", "mnih_2013",
 ]
 # fmt: on

@@ -6,8 +6,10 @@ swapped. No emulator is needed, and agents learn a game in seconds.
 
 from typing import NamedTuple
 
+import keras
 import numpy as np
 
+from leap_tf.atari.actor_critic import PixelConvolution
 from leap_tf.atari.environments import ScreenEnvironment, StepResult, layout_seed
 
 CELLS = 7  # rows and columns
@@ -132,3 +134,22 @@ class CatchEnvironment(ScreenEnvironment):
         cells = np.where(ball, 1, np.where(paddle, 2, 0))
         scale = self._image_size // CELLS
         return layout.colours[cells].repeat(scale, axis=2).repeat(scale, axis=1)
+
+
+def catch_encoder(image_size: int = 84, filters: int = 16, units: int = 32) -> keras.Model:
+    """Builds a small encoder for the family: a convolution of each cell, and a dense layer.
+
+    Args:
+        image_size: height and width of the screens in pixels, a multiple of 7.
+        filters: number of filters of the convolution.
+        units: units of the dense layer.
+
+    Returns:
+        A built model from screens to features [batch, units].
+    """
+    size = image_size // CELLS
+    screens = keras.Input((image_size, image_size, 3))
+    features = PixelConvolution(filters, size, size, activation="relu", name="conv")(screens)
+    features = keras.layers.Flatten(name="flatten")(features)
+    features = keras.layers.Dense(units, activation="relu", name="dense")(features)
+    return keras.Model(screens, features, name="encoder")
