@@ -31,18 +31,10 @@ def draw_layout(seed: int) -> Layout:
     """Draws a layout with a dark background, and with a ball and a paddle that are brighter."""
     random = np.random.default_rng(seed)
     colours = random.integers([[0], [96], [96]], [[64], [256], [256]], (3, 3))
-    ball_width, paddle_width, paddle_row, start_rows, drift, swapped = (
+    *sizes_and_rows, drift, swapped = (
         int(random.integers(least, least + 2)) for least in (1, 2, 5, 1, 0, 0)
     )
-    return Layout(
-        colours.astype(np.uint8),
-        ball_width,
-        paddle_width,
-        paddle_row,
-        start_rows,
-        drift,
-        bool(swapped),
-    )
+    return Layout(colours.astype(np.uint8), *sizes_and_rows, drift, bool(swapped))
 
 
 class CatchEnvironment(ScreenEnvironment):
@@ -101,23 +93,17 @@ class CatchEnvironment(ScreenEnvironment):
         touched = (columns < self.paddles + layout.paddle_width) & (
             self.paddles < columns + layout.ball_width
         )
-        return StepResult(
-            self._screens(), (ended & touched) * 1.0, ended, np.zeros_like(ended), ended
-        )
+        rewards, never = (ended & touched) * 1.0, np.zeros_like(ended)
+        return StepResult(self._screens(), rewards, ended, never, ended)
 
     def _starts(self):
         """Draws balls, directions and paddles at the start of an episode, for all copies."""
-        layout, copies = self.layout, self.batch_size
-        rows, columns, sides, paddles = (
-            self._random.integers(0, count, copies)
-            for count in (
-                layout.start_rows,
-                CELLS - layout.ball_width + 1,
-                2,
-                CELLS - layout.paddle_width + 1,
-            )
-        )
-        return np.stack([rows, columns], axis=1), layout.drift * (2 * sides - 1), paddles
+        layout, draw, copies = self.layout, self._random.integers, self.batch_size
+        rows = draw(0, layout.start_rows, copies)
+        columns = draw(0, CELLS - layout.ball_width + 1, copies)
+        sides = 2 * draw(0, 2, copies) - 1
+        paddles = draw(0, CELLS - layout.paddle_width + 1, copies)
+        return np.stack([rows, columns], axis=1), layout.drift * sides, paddles
 
     def _screens(self) -> np.ndarray:
         layout, places = self.layout, np.arange(CELLS)

@@ -128,7 +128,6 @@ def test_names_are_checked():
 
 def test_leap_transfers_to_held_out_layouts(tmp_path):
     """Three meta-trainings by the commands; the gain of each is one value of the interval."""
-    gains = {}
     try:
         for seed in range(3):
             folder = tmp_path / str(seed)
@@ -143,7 +142,7 @@ def test_leap_transfers_to_held_out_layouts(tmp_path):
 
     def areas(seed, kind):
         results = tmp_path / str(seed) / "evaluation" / "100_updates"
-        cells = [cell_file(results, kind, game, start) for game in games for start in range(2)]
+        cells = [cell_file(results, kind, game, 0) for game in games]
         return np.array([read_cell(cell).area_under_reward for cell in cells])
 
     fresh = areas(0, FRESH)
@@ -152,4 +151,4 @@ def test_leap_transfers_to_held_out_layouts(tmp_path):
     assert Estimate(gains).mean > 0, gains
     commands.compare([f"Leap={tmp_path / str(seed)}" for seed in range(3)], tmp_path / "compared")
     summary = json.loads((tmp_path / "compared" / "summary.json").read_text())
-    assert len(summary["groups"]["held out"][games[0]]["Leap"]["area"]["values"]) == 6
+    assert len(summary["groups"]["held out"][games[0]]["Leap"]["area"]["values"]) == 3
