@@ -31,10 +31,19 @@ def draw_layout(seed: int) -> Layout:
     """Draws a layout with a dark background, and with a ball and a paddle that are brighter."""
     random = np.random.default_rng(seed)
     colours = random.integers([[0], [96], [96]], [[64], [256], [256]], (3, 3))
-    *sizes_and_rows, drift, swapped = (
-        int(random.integers(least, least + 2)) for least in (1, 2, 5, 1, 0, 0)
+
+    def draw(least: int) -> int:
+        return int(random.integers(least, least + 2))
+
+    return Layout(
+        colours.astype(np.uint8),
+        ball_width=draw(1),
+        paddle_width=draw(2),
+        paddle_row=draw(5),
+        start_rows=draw(1),
+        drift=draw(0),
+        swapped=bool(draw(0)),
     )
-    return Layout(colours.astype(np.uint8), *sizes_and_rows, drift, bool(swapped))
 
 
 class CatchEnvironment(ScreenEnvironment):
@@ -116,7 +125,7 @@ class CatchEnvironment(ScreenEnvironment):
         paddle = drawn(
             np.full(self.batch_size, layout.paddle_row), self.paddles, layout.paddle_width
         )
-        ball = drawn(*self.balls.T, layout.ball_width)
+        ball = drawn(self.balls[:, 0], self.balls[:, 1], layout.ball_width)
         cells = np.where(ball, 1, np.where(paddle, 2, 0))
         scale = self._image_size // CELLS
         return layout.colours[cells].repeat(scale, axis=2).repeat(scale, axis=1)

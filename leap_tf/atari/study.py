@@ -234,9 +234,9 @@ gin.external_configurable(
     module="atari",
     denylist=["encoder", "on_result", "on_update", "seed"],
 )
-for _class in (AtariEnvironment, CatchEnvironment):
+for _environment in (AtariEnvironment, CatchEnvironment):
     gin.external_configurable(
-        calling(_class), _class.__name__, module="atari", denylist=["game", "seed"]
+        calling(_environment), _environment.__name__, module="atari", denylist=["game", "seed"]
     )
 for _class in (EnvironmentPool, ActorCriticLoss, RMSProp, SequentialLearner):
     gin.external_configurable(calling(_class), _class.__name__, module="atari")
