@@ -104,8 +104,8 @@ def test_games_are_a_function_of_layout_and_seed():
 
 
 def test_layouts_differ():
-    layouts = [draw_layout(seed) for seed in range(200)]
-    assert len({tuple(layout.colours.flat) for layout in layouts}) == 200
+    layouts = [draw_layout(seed) for seed in range(1000)]
+    assert len({tuple(layout.colours.flat) for layout in layouts}) == 1000
     assert len({layout[1:] for layout in layouts}) == 2**6  # all sizes and movements occur
     for layout in layouts:
         background, *others = layout.colours
