@@ -31,6 +31,7 @@ with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
     importlib.import_module("tf_agents.agents")
 
 from leap_tf.atari.actor_critic import ActorCriticLoss, RMSProp, actor_critic, mnih_2013
+from leap_tf.atari.catch import CatchEnvironment, catch_encoder
 from leap_tf.atari.environments import (
     AtariEnvironment,
     EnvironmentPool,
@@ -47,8 +48,8 @@ from leap_tf.atari.tf_agents import ActorCriticAgent, ActorCriticNetwork, ActorC
 # fmt: off
 __all__ = [
     "ActorCriticAgent", "ActorCriticLoss", "ActorCriticNetwork", "ActorCriticPolicy",
-    "AtariEnvironment", "AtariProblem", "EnvironmentPool", "Episode", "Game", "GameEvaluation",
-    "GameEvaluations", "RMSProp", "ScreenEnvironment", "actor_critic", "available_games", "games",
-    "mnih_2013",
+    "AtariEnvironment", "AtariProblem", "CatchEnvironment", "EnvironmentPool", "Episode", "Game",
+    "GameEvaluation", "GameEvaluations", "RMSProp", "ScreenEnvironment", "actor_critic",
+    "available_games", "catch_encoder", "games", "mnih_2013",
 ]
 # fmt: on

@@ -16,6 +16,7 @@ import collections
 import contextlib
 import dataclasses
 import difflib
+import re
 import threading
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -215,7 +216,7 @@ class AtariEnvironment(ScreenEnvironment):
         all_actions: bool = False,
         image_size: int = 84,
     ):
-        check_game(game)
+        check_rom(game)
         # Checked first because the emulator hangs or ends the process on some wrong values.
         _check_counts(1, copies=copies, image_size=image_size, frame_skip=frame_skip)
         _check_counts(1, emulator_threads=emulator_threads, max_frames=max_frames)
@@ -310,7 +311,7 @@ class EnvironmentPool:
 
 @dataclasses.dataclass(frozen=True)
 class Game:
-    """An Atari game as a task, by its name such as "ms_pacman". Raises as `check_game`."""
+    """A game as a task, by its name. Raises as `check_game`."""
 
     name: str
 
@@ -332,7 +333,22 @@ def available_games() -> list[str]:
 
 
 def check_game(name: str) -> None:
-    """Raises ValueError if a game is unknown or needs several players."""
+    """Raises ValueError unless a game has this name, such as "ms_pacman" or "catch/17"."""
+    if name.startswith("catch"):
+        layout_seed(name)
+    else:
+        check_rom(name)
+
+
+def layout_seed(name: str) -> int:
+    """Returns the number in the name of a `CatchEnvironment`; raises ValueError without one."""
+    if not re.fullmatch(r"catch/\d{1,9}", name):
+        raise ValueError(f"{name!r} must be catch/ and a number of up to nine digits: 'catch/17'.")
+    return int(name.removeprefix("catch/"))
+
+
+def check_rom(name: str) -> None:
+    """Raises ValueError if the emulator does not have a game, or it needs several players."""
     if name in MULTI_PLAYER_GAMES:
         raise ValueError(f"{name!r} is a game for several players, which the emulator cannot run.")
     available = available_games()

@@ -15,6 +15,7 @@ import keras
 import numpy as np
 
 from leap_tf.atari.actor_critic import ActorCriticLoss, RMSProp, mnih_2013, trained_agent
+from leap_tf.atari.catch import CatchEnvironment, catch_encoder
 from leap_tf.atari.comparison import (
     FRESH,
     LEARNED,
@@ -226,16 +227,18 @@ configured_study = with_configuration_errors(
 )
 configured_meta_train = of_a_program(atari_meta_train, "atari_meta_train", ["study", "run"])
 configured_evaluate = of_a_program(atari_evaluate, "atari_evaluate", ["study", "run", "on_update"])
-gin.external_configurable(mnih_2013, module="atari")
+for _encoder in (mnih_2013, catch_encoder):
+    gin.external_configurable(_encoder, module="atari")
 gin.external_configurable(
     calling(AtariProblem),
     "AtariProblem",
     module="atari",
     denylist=["encoder", "on_result", "on_update", "seed"],
 )
-gin.external_configurable(
-    calling(AtariEnvironment), "AtariEnvironment", module="atari", denylist=["game", "seed"]
-)
+for _environment in (AtariEnvironment, CatchEnvironment):
+    gin.external_configurable(
+        calling(_environment), _environment.__name__, module="atari", denylist=["game", "seed"]
+    )
 for _class in (EnvironmentPool, ActorCriticLoss, RMSProp, SequentialLearner):
     gin.external_configurable(calling(_class), _class.__name__, module="atari")
 
