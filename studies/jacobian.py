@@ -27,7 +27,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from leap_tf.experiments.report.data import standard_error
+from leap_tf.experiments.run_tables import standard_error
 from leap_tf.functional import Batch, FunctionalModel, unpack_batch
 from leap_tf.functional.checks import check_no_stopped_gradients_in
 from leap_tf.serialization import write_atomically

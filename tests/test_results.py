@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from leap_tf.experiments import config
-from leap_tf.experiments.report.data import (
+from leap_tf.experiments.report.page import write_report
+from leap_tf.experiments.report.studies import PATHS, path_curve
+from leap_tf.experiments.run_tables import (
     Estimate,
     combine,
     difference,
@@ -19,8 +21,6 @@ from leap_tf.experiments.report.data import (
     is_settled,
     read_results,
 )
-from leap_tf.experiments.report.page import write_report
-from leap_tf.experiments.report.studies import PATHS, path_curve
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"

@@ -18,8 +18,8 @@ import PIL.Image
 from leap_tf.atari.environments import ScreenEnvironment
 from leap_tf.atari.evaluation import GameEvaluation, curve
 from leap_tf.experiments.report import figures
-from leap_tf.experiments.report.data import Estimate, difference, is_settled, standard_error
 from leap_tf.experiments.run_directory import RunDirectoryError
+from leap_tf.experiments.run_tables import Estimate, difference, is_settled, standard_error
 from leap_tf.serialization import write_atomically
 
 LEARNED, FRESH, RANDOM = "learned", "fresh", "random policy"

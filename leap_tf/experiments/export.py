@@ -18,8 +18,8 @@ import numpy as np
 import tensorflow as tf
 from keras.losses import SparseCategoricalCrossentropy
 
-from leap_tf.experiments.report.data import standard_error
 from leap_tf.experiments.run_directory import RunDirectory, describe_environment
+from leap_tf.experiments.run_tables import standard_error
 from leap_tf.experiments.study import FRESH, LEARNED, restore_learned
 from leap_tf.functional import TotalLoss
 from leap_tf.serving import Limits, export

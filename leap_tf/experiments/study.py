@@ -15,8 +15,8 @@ import matplotlib.figure
 import numpy as np
 import pandas as pd
 
-from leap_tf.experiments.report.data import standard_error
 from leap_tf.experiments.run_directory import RunDirectory
+from leap_tf.experiments.run_tables import standard_error
 from leap_tf.serialization import replacing, write_atomically
 from leap_tf.tasks import TaskSplits
 from leap_tf.training import (

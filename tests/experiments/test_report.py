@@ -8,16 +8,16 @@ import pytest
 
 from leap_tf.experiments import run_tables
 from leap_tf.experiments.report import figures, studies
-from leap_tf.experiments.report.data import (
+from leap_tf.experiments.report.page import write_report
+from leap_tf.experiments.run_tables import (
     Estimate,
+    ResultsError,
     combine,
     difference,
     estimate,
     is_settled,
     read_results,
 )
-from leap_tf.experiments.report.page import write_report
-from leap_tf.experiments.run_tables import ResultsError
 from tests.result_folders import CONFIG, outcome, task, write_sweep
 
 

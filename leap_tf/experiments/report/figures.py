@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 
-from leap_tf.experiments.report.data import Estimate
+from leap_tf.experiments.run_tables import Estimate
 
 INK, MUTED, RULE = "#1d2733", "#66717f", "#d8dee5"
 _STYLE: dict[str, Any] = {

@@ -9,7 +9,7 @@ import jinja2
 import matplotlib.figure
 
 from leap_tf.experiments import run_tables
-from leap_tf.experiments.report import data, figures, studies
+from leap_tf.experiments.report import figures, studies
 from leap_tf.serialization import replacing, write_atomically
 
 
@@ -93,7 +93,7 @@ class Page:
 
 def _write_page(tables, output, study):
     page, path = Page(), tables / "findings.md"
-    studies.add_sections(page, data.read_results(tables), study)
+    studies.add_sections(page, run_tables.read_results(tables), study)
     parts = re.split(r"^## +(.+?) *$", path.read_text() if path.exists() else "", flags=re.M)
     findings = dict(zip(["", *parts[1::2]], map(str.strip, parts[::2])))
     unknown = set(findings) - {"", *(section["title"] for section in page.sections)}

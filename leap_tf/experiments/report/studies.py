@@ -9,10 +9,20 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from leap_tf.experiments.report import data, figures
-from leap_tf.experiments.report.data import Estimate, Results, estimate
+from leap_tf.experiments.report import figures
 from leap_tf.experiments.report.figures import Look, in_order, look
-from leap_tf.experiments.run_tables import FRESH, LEARNED, natural_order, setting
+from leap_tf.experiments.run_tables import (
+    FRESH,
+    LEARNED,
+    Estimate,
+    Results,
+    combine,
+    difference,
+    estimate,
+    is_settled,
+    natural_order,
+    setting,
+)
 
 ERROR, AREA = "held-out error, %", "area under training error"
 MEASURES = {"error": ERROR, "final_training_error": "training error at the end, %", "area": AREA}
@@ -282,7 +292,7 @@ def _table3(page, results, sweep):
         for name in (*MEASURES, "gradient_steps", "seconds")
     }
     means = {
-        name: {m: data.combine(statistics.fmean, *(of[d, m] for d in shared)) for m in methods}
+        name: {m: combine(statistics.fmean, *(of[d, m] for d in shared)) for m in methods}
         for name, of in found.items()
     }
     header = ["test error, %", *[*MEASURES.values()][1:], "pretraining steps",
@@ -295,7 +305,7 @@ def _table3(page, results, sweep):
         rows = {_dataset(d): {m: found[name][d, m] for m in methods} for d in shared}
         rows[f"mean over {len(shared)}"] = means[name]
         panels[title] = pd.DataFrame([
-            [data.combine(lambda pair: pair[0] / (pair[1] or float("nan")), of[m], of["none"])
+            [combine(lambda pair: pair[0] / (pair[1] or float("nan")), of[m], of["none"])
              for m in learners] for of in rows.values()
         ], list(rows), learners)  # fmt: skip
     page.figure("relative", figures.ratios(panels, "no pretraining = 1"))
@@ -303,9 +313,9 @@ def _table3(page, results, sweep):
     for m in (m for m in methods if m != "leap"):
         rows.append([look(m).label])
         for name in ("area", "error"):
-            gap = data.difference(means[name]["leap"], means[name][m])
-            gaps = [data.difference(found[name][d, "leap"], found[name][d, m]).mean for d in shared]
-            settled = "settled" if data.is_settled(gap) else "not settled"
+            gap = difference(means[name]["leap"], means[name][m])
+            gaps = [difference(found[name][d, "leap"], found[name][d, m]).mean for d in shared]
+            settled = "settled" if is_settled(gap) else "not settled"
             rows[-1].append(f"{gap.text(each=False)}, {settled}".replace("-", "−"))
             rows[-1].append(f"{sum(each < 0 for each in gaps)} of {len(shared)} data sets")
     lower = "Leap is lower on"
