@@ -123,7 +123,7 @@ def _example_losses(loss, targets, outputs):
     Raises:
         ValueError: targets would be broadcast to the single output of an example.
     """
-    shapes = targets.shape, outputs.shape
+    shapes = [tf.TensorShape(each.shape) for each in (targets, outputs)]
     if shapes[0].rank == shapes[1].rank and shapes[1][-1] == 1 and shapes[0][-1] not in (1, None):
         raise ValueError(f"targets are {shapes[0]}, and the model's outputs {shapes[1]}")
     dtype = loss.dtype or outputs.dtype
