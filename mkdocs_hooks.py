@@ -109,7 +109,8 @@ def on_page_markdown(markdown, page, config, files):
     def relink(match):
         target, hash_, anchor = match[1].partition("#")
         path = posixpath.normpath(posixpath.join(posixpath.dirname(origin), target))
-        if path.startswith("docs/tutorials/") and path.endswith(".py") and origin == "README.md":
+        script = path.startswith("docs/tutorials/") and path.endswith(".py")
+        if script and not origin.startswith("docs/tutorials/"):
             uri = path.removeprefix("docs/").removesuffix(".py") + ".md"
         elif path.startswith("docs/"):
             uri = path.removeprefix("docs/")

@@ -171,7 +171,8 @@ class Comparison:
             return f"No meta-learner has a lower held-out error than {best!r} on these tasks."
         mean, half = _mean_over_tasks(self._by_task(_JOINT) - self._by_task(best))
         found = f"{mean:.4f} ± {half:.4f} below {_JOINT!r}"
-        return f"{best!r} has the lowest held-out error, {found} on the same tasks."
+        settled = "" if mean > half else ", too few to settle it"
+        return f"{best!r} has the lowest held-out error, {found} on the same tasks{settled}."
 
     def _rates_at_an_end(self):
         for method in self.methods:

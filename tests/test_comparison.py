@@ -140,6 +140,10 @@ def test_the_conclusion_is_about_differences_by_task():
     text = str(Comparison(tuple(runs), ()))
     assert "0.3000 ± 0.1132 below 'joint training' on the same tasks." in text
     assert text.index("\njoint training") < text.index("\ndiverged")
+    runs[0] = run_of("Leap", evaluated(0.1, 0.5, 0.7))
+    assert "0.0667 ± 0.1307 below 'joint training' on the same tasks, too few to" in str(
+        Comparison(tuple(runs), ())
+    )
     runs[1] = run_of("joint training", evaluated(0.0, 0.1, 0.1))
     text = str(Comparison(tuple(runs), ()))
     assert "No meta-learner has a lower held-out error than 'joint training'" in text
