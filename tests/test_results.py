@@ -1,5 +1,6 @@
 """The figures in the README and in docs are those of the tables in docs/results."""
 
+import csv
 import gzip
 import itertools
 import json
@@ -66,6 +67,19 @@ def test_the_readme_quotes_errors_of_the_multi_cv_report():
     readme = (ROOT / "README.md").read_text()
     assert f"{error['Leap']} %, against {error['Finetuning']} % for joint training" in readme
     assert f"on the same data sets, {error['No pretraining']} %" in readme
+
+
+def test_the_table_of_comparisons_is_of_its_file():
+    with (RESULTS / "comparisons.csv").open() as file:
+        rows = sorted(csv.DictReader(file), key=lambda row: float(row["error"]))
+    table = rows_of("docs/results/README.md", "## Which method pays")
+    for row, study in zip(table, ("sinusoids", "unicode", "employment"), strict=True):
+        assert row[0].startswith(study) or study == "unicode"
+        assert [cell for cell in row[1:] if cell] == [
+            f"{row['method']} {float(row['error']):.3f} ± {float(row['interval']):.3f}"
+            for row in rows
+            if row["study"] == study
+        ]
 
 
 @pytest.mark.parametrize("sweep", ["omniglot_cpu", "unicode_cpu"])
