@@ -37,7 +37,7 @@ def test_the_readme(tmp_path, capsys):
     namespace = run(wrap)
     assert len(capsys.readouterr().out.splitlines()) == 20
     assert (tmp_path / "initialization.keras").exists()
-    assert int(namespace["optimizer"].meta_optimizer.iterations.numpy()) == 20
+    assert int(namespace["model"].optimizer.meta_optimizer.iterations.numpy()) == 20
 
     assert len(adapt.strip().splitlines()) == 5
     untrained = namespace["model"].evaluate(leap_tf.sinusoid_splits().test[0].test_batches())
