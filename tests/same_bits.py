@@ -1,11 +1,12 @@
 """Six short meta-trainings and one served adaptation whose results are recorded to the bit.
 
     python -m tests.same_bits                 print the results of the present code
-    python -m tests.same_bits --record        replace tests/data/same_bits.json by them
+    python -m tests.same_bits --record        put them into tests/data/same_bits.json
 
 A change of the code that is meant to change no result must leave all of them as they are.
-Convolutions and sums have other last digits on other processors, so the digests hold on the
-recorded kind of machine only; elsewhere the figures are compared to 1e-5.
+Convolutions and sums have other last digits on other processors, so there is a record for each
+kind of machine. On a kind without one, `SMOOTH` runs are compared to 1e-5 with those of other
+kinds. The rest amplify last digits: between the two kinds on record, figures differ by up to 13 %.
 """
 
 import hashlib
@@ -18,6 +19,7 @@ import tempfile
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 
 RECORD = pathlib.Path(__file__).parent / "data" / "same_bits.json"
@@ -63,6 +65,9 @@ CONFIGURED = {
 }
 
 
+SMOOTH = ("sinusoids, MAML", "served adapt", "colour bandit")
+
+
 def fingerprint() -> str:
     """Returns the processor and the versions that decide the last digits."""
     cpuinfo = pathlib.Path("/proc/cpuinfo")
@@ -71,6 +76,7 @@ def fingerprint() -> str:
     return "; ".join(
         [
             model[1] if model else platform.processor(),
+            "AVX-512" if "avx512f" in text else "no AVX-512",
             f"tensorflow {tf.__version__}",
             f"keras {keras.__version__}",
             f"numpy {np.__version__}",
@@ -136,18 +142,22 @@ def _result(weights, evaluation) -> dict:
 
 def assert_as_recorded(name: str, found: dict) -> None:
     """Compares results with the recorded ones."""
-    record = json.loads(RECORD.read_text())
-    expected = record["results"][name]
-    if fingerprint() == record["machine"]:
+    records = json.loads(RECORD.read_text())
+    expected = records.get(fingerprint(), {}).get(name)
+    if expected is None and name not in SMOOTH:
+        pytest.skip(f"no run was recorded on a machine of this kind: {fingerprint()}")
+    if expected is not None:
         assert found["weights"] == expected["weights"]
-    np.testing.assert_allclose(found["figures"], expected["figures"], rtol=1e-5, atol=1e-5)
+    for of_a_kind in records.values() if name in SMOOTH else ():
+        figures = of_a_kind[name]["figures"]
+        np.testing.assert_allclose(found["figures"], figures, rtol=1e-5, atol=1e-5)
 
 
 def record(results: dict[str, dict]) -> None:
-    """Replaces recorded results, and the kind of machine they hold for."""
-    before = json.loads(RECORD.read_text())["results"] if RECORD.exists() else {}
-    content = {"machine": fingerprint(), "results": {**before, **results}}
-    RECORD.write_text(json.dumps(content, indent=1) + "\n")
+    """Replaces the results that are recorded for this kind of machine."""
+    records = json.loads(RECORD.read_text())
+    records[fingerprint()] = {**records.get(fingerprint(), {}), **results}
+    RECORD.write_text(json.dumps(records, indent=1) + "\n")
 
 
 def main():

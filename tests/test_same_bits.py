@@ -1,4 +1,4 @@
-"""Results of recorded short runs: to the bit on the recorded kind of machine, else to 1e-5."""
+"""Results of recorded short runs: to the bit on recorded kinds of machines, see same_bits.py."""
 
 import pytest
 
