@@ -157,10 +157,10 @@ def with_meta_optimizer(
         meta_optimizer: returned as it is, with the same learner.
 
     Raises:
-        TypeError: `learner` is no learner.
+        TypeError: `learner` is a name or a class.
         ValueError: there is no default, since the learner's meta-gradients have another scale.
     """
-    if not isinstance(learner, Learner):
+    if isinstance(learner, str | type):
         raise TypeError(f"learner must be an object such as Reptile(). Received: {learner!r}.")
     if meta_optimizer is not None:
         return learner, meta_optimizer

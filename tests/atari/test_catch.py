@@ -14,7 +14,7 @@ from leap_tf.atari.comparison import FRESH, LEARNED, cell_file, read_cell
 from leap_tf.atari.environments import AtariEnvironment, Game
 from leap_tf.experiments.run_tables import Estimate, is_settled
 
-CONFIGURATION = pathlib.Path(__file__).parents[2] / "gin_configs/catch.gin"
+CONFIGURATION = pathlib.Path(__file__).parents[2] / "gin_configs/atari_catch.gin"
 COLOURS = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0]], np.uint8)
 BLACK, BALL, PADDLE = ([*colour] for colour in COLOURS)
 
