@@ -119,8 +119,8 @@ plt.show()
 # ## Go on
 #
 # - `gin_configs/atari_catch.gin` has this study for `bin/atari_train.py` and
-#   `bin/atari_evaluate.py`: with checkpoints, tables and several seeds. [Atari](../atari.md) has the commands, and a study
-#   of real games.
+#   `bin/atari_evaluate.py`: with checkpoints, tables and several seeds. [Atari](../atari.md) has
+#   the commands, and a study of real games.
 # - A game of your own is a subclass of `atari.ScreenEnvironment` with three methods. Its task is
 #   any object with the attribute `name`. `catch.py` in `leap_tf/atari` is an example.
 # - [Write your own learner](learner.md): every learner without query batches works with games.
