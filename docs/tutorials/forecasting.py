@@ -123,8 +123,10 @@ plt.show()
 # %% [markdown]
 # ## Compare methods
 #
-# The learned initialization learns faster than random weights. Always compare with a simple method
-# as well: the mean of twelve months is a strong forecast of such smooth series.
+# Always compare with a simple method as well: the mean of twelve months is a strong forecast of
+# such smooth series. In a [longer comparison](../results/README.md) with three splits, pretrained
+# networks had lower errors than no pretraining on the training months, but not on the held-out
+# months.
 #
 # Four held-out series are few. Before you trust such a result, draw other splits (change the seed
 # of `order`), and compare methods with the same number of gradient steps. `leap_tf.compare` chooses
