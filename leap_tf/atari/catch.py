@@ -16,7 +16,7 @@ CELLS = 7  # rows and columns
 
 
 class Layout(NamedTuple):
-    """What differs between the games of the family, in cells. Row 0 is at the top."""
+    """The properties of a game of the family. Sizes and rows are in cells; row 0 is at the top."""
 
     colours: np.ndarray  # [3, 3] uint8 RGB of background, ball and paddle
     ball_width: int  # 1 or 2
