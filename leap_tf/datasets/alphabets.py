@@ -2,7 +2,8 @@
 
 The protocol is that of Flennerhag et al. 2019, appendix F. A task is an alphabet, and its classes
 are up to 20 of its characters. 15 drawings of each character are for training and 5 are held out.
-Images are 28×28, and both parts are augmented with 36 uniform rotations.
+Images are 28×28, and both parts are augmented with 36 uniform rotations. The paper's last version
+and its code augment both parts with random rotations, shifts and scales (`augmentation="affine"`).
 
 Tasks depend on the seed and the drawings only, not on the order of files: the drawings of a
 character are sorted by their pixels first.
@@ -34,6 +35,7 @@ def alphabet_splits(
     held_out_drawings: int = 5,
     image_size: int = 28,
     rotations: int = 36,
+    augmentation: str = "rotations",
     batch_size: int = 20,
 ) -> TaskSplits:
     """Splits the alphabets of a data set and makes a task of each.
@@ -50,7 +52,10 @@ def alphabet_splits(
         characters: largest number of classes of a task.
         held_out_drawings: number of drawings of each character that are not for training.
         image_size: height and width in pixels.
-        rotations: number of rotations, uniformly spaced over the circle; 1 or a multiple of 4.
+        rotations: number of copies of each drawing. For "rotations", 1 or a multiple of 4.
+        augmentation: "rotations" turns the copies of a drawing by angles uniformly spaced over the
+            circle. "affine" turns each copy by a random angle, scales it by 0.8 to 1.2, and shifts
+            it by up to a fifth of the image along each axis.
         batch_size: drawings in a training batch.
 
     Returns:
@@ -59,8 +64,7 @@ def alphabet_splits(
 
     Raises:
         MissingDataError: the data set is not on this machine.
-        ValueError: the data set has too few alphabets, `held_out_drawings` leaves no drawing for
-            training or for test, or `rotations` is neither 1 nor a multiple of 4.
+        ValueError: the data set has too few alphabets, or `alphabet_task` raises it.
 
     Example (`unicode_alphabets` is drawn at first use, which takes about a minute):
 
@@ -90,6 +94,7 @@ def alphabet_splits(
         held_out_drawings=held_out_drawings,
         image_size=image_size,
         rotations=rotations,
+        augmentation=augmentation,
         batch_size=batch_size,
     )
     test, validation = evaluated[:test_alphabets], evaluated[test_alphabets:]
@@ -109,6 +114,7 @@ def alphabet_task(
     held_out_drawings: int = 5,
     image_size: int = 28,
     rotations: int = 36,
+    augmentation: str = "rotations",
     batch_size: int = 20,
 ) -> ArrayTask:
     """Makes a classification task of one alphabet; see `alphabet_splits` for other arguments.
@@ -118,9 +124,13 @@ def alphabet_task(
         drawings: uint8 [n, height, width] drawings by number of the character, 0 for ink.
 
     Raises:
-        ValueError: `held_out_drawings` leaves no drawing for training or for test, or `rotations`
-            is neither 1 nor a multiple of 4.
+        ValueError: `held_out_drawings` leaves no drawing for training or for test, `augmentation`
+            has another name, or `rotations` is not a number that it can make.
     """
+    if augmentation not in ("rotations", "affine"):
+        raise ValueError(
+            f"augmentation must be 'rotations' or 'affine'. Received: {augmentation!r}."
+        )
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
     chosen = rng.permutation(sorted(drawings))[:characters]
     train, test = [], []
@@ -135,12 +145,15 @@ def alphabet_task(
         test.append((images[:held_out_drawings], label))
         train.append((images[held_out_drawings:], label))
 
+    turned = augmentation == "rotations"
+
     def augmented(part):
         images = np.concatenate([images for images, _ in part])
         labels = np.concatenate([np.full(len(images), label) for images, label in part])
         ink = 1.0 - tf.cast(images[..., None], tf.float32) / 255.0
         ink = tf.image.resize(ink, (2 * image_size, 2 * image_size), method="area")[..., 0].numpy()
-        pixels = np.round(255.0 * np.clip(rotate(ink, rotations), 0.0, 1.0)).astype(np.uint8)
+        copies = rotate(ink, rotations) if turned else random_affine(ink, rotations, rng)
+        pixels = np.round(255.0 * np.clip(copies, 0.0, 1.0)).astype(np.uint8)
         return pixels[..., None], np.tile(labels, rotations)
 
     return ArrayTask(
@@ -200,23 +213,45 @@ def rotate(images: np.ndarray, rotations: int) -> np.ndarray:
         raise ValueError(f"rotations must be 1 or a multiple of 4. Received: {rotations}.")
     turned: list[np.ndarray] = []
     for step in range(rotations // 4):
-        slanted = _halve(_rotate_by(images, 2 * np.pi * step / rotations) if step else images)
+        angle = np.array([2 * np.pi * step / rotations])
+        slanted = _halve(_transform(images, angle, 1.0, (0.0, 0.0)) if step else images)
         turned.extend(np.rot90(slanted, quarter, axes=(1, 2)) for quarter in range(4))
     return np.concatenate(turned)
 
 
-def _rotate_by(images, angle):
+def random_affine(images: np.ndarray, copies: int, rng: np.random.Generator) -> np.ndarray:
+    """Makes copies of float32 [n, 2 · size, 2 · size] images, 0 for paper, at random.
+
+    Each copy is scaled by 0.8 to 1.2, turned by any angle about the centre, and then shifted by up
+    to a fifth of the image along each axis. The result [copies · n, size, size] has half the
+    resolution, and starts with the first copy of each image.
+
+    Source: the augmentation of the paper's code, amzn/metalearn-leap. That fills the corners with
+    ink, since its paper is 1; here they are paper.
+    """
+    if copies < 1:
+        raise ValueError(f"rotations must be at least 1. Received: {copies}.")
+    made, count = [], len(images)
+    reach = images.shape[1] / 5
+    for _ in range(copies):
+        angles, scales = rng.uniform(0, 2 * np.pi, count), rng.uniform(0.8, 1.2, count)
+        shifts = rng.uniform(-reach, reach, (2, count))
+        made.append(_halve(_transform(images, angles, scales, shifts)))
+    return np.concatenate(made)
+
+
+def _transform(images, angles, scales, shifts):
+    """Scales, turns and shifts images, given arrays of [n], [n] and [2, n]."""
     centre = (images.shape[1] - 1) / 2
-    cos, sin = np.cos(angle), np.sin(angle)
+    cos, sin = np.cos(angles) / scales, np.sin(angles) / scales
+    x, y = shifts
     # Output (x, y) is the input at (cos x − sin y + a, sin x + cos y + b).
-    transform = [
-        *(cos, -sin, centre * (1 - cos + sin)),
-        *(sin, cos, centre * (1 - sin - cos)),
-        *(0.0, 0.0),
-    ]
+    a = centre * (1 - cos + sin) - cos * x + sin * y
+    b = centre * (1 - sin - cos) - sin * x - cos * y
+    rows = [cos, -sin, a, sin, cos, b, np.zeros_like(cos), np.zeros_like(cos)]
     return tf.raw_ops.ImageProjectiveTransformV3(
         images=images[..., None],
-        transforms=tf.constant([transform], tf.float32),
+        transforms=tf.constant(np.stack(rows, axis=-1), tf.float32),
         output_shape=images.shape[1:],
         fill_value=0.0,
         interpolation="BILINEAR",

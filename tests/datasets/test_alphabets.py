@@ -152,6 +152,58 @@ def test_rotations_that_cannot_be_made_are_refused(rotations):
         alphabets.rotate(np.zeros((1, 8, 8), np.float32), rotations)
 
 
+def bar_of_ink(images, size):
+    """Images with a horizontal bar right of the centre, twice as wide as high."""
+    made = np.zeros((images, size, size), np.float32)
+    made[:, size // 2 - size // 16 : size // 2 + size // 16, size // 2 : 3 * size // 4] = 1.0
+    return made
+
+
+def test_a_transform_scales_turns_and_shifts():
+    image = bar_of_ink(4, 160)
+    angles = np.array([0, 0, np.pi / 2, np.pi / 2])
+    shifts = np.array([[0, 16, 0, 16], [0, -8, 0, -8]])
+    made = alphabets._transform(image, angles, np.array([1.0, 0.8, 1.0, 0.8]), shifts)
+    ink = made.sum((1, 2)) / image[0].sum()
+    np.testing.assert_allclose(ink, [1, 0.8**2, 1, 0.8**2], rtol=0.02)
+    rows, columns = (
+        (made * np.arange(160).reshape(shape)).sum((1, 2)) / made.sum((1, 2))
+        for shape in ((-1, 1), (1, -1))
+    )
+    # The bar's centre is 20 right of the image's: 16 after scaling; a quarter turn puts it above.
+    np.testing.assert_allclose(columns - 79.5, [20, 32, 0, 16], atol=0.5)
+    np.testing.assert_allclose(rows - 79.5, [0, -8, -20, -24], atol=0.5)
+
+
+def test_random_copies_are_within_the_papers_ranges_and_follow_the_seed():
+    image = bar_of_ink(50, 160)
+    one, again, other = (
+        alphabets.random_affine(image, 3, np.random.default_rng(seed)) for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(one, again)
+    assert one.shape == (150, 80, 80)
+    assert (one != other).any(axis=(1, 2)).all()
+    assert len({copy.tobytes() for copy in one}) == 150
+    ink = 4 * one.sum((1, 2)) / image[0].sum()
+    assert 0.6 < ink.min() < 0.8
+    assert 1.3 < ink.max() < 1.5
+    with pytest.raises(ValueError, match="at least 1"):
+        alphabets.random_affine(image, 0, np.random.default_rng(0))
+
+
+def test_affine_tasks_have_as_many_copies_and_keep_held_out_drawings_apart():
+    options = {"characters": 4, "held_out_drawings": 2, "image_size": 6}
+    turned, affine = (
+        alphabet_task("x", marked_drawings(), 3, rotations=8, augmentation=name, **options)
+        for name in ("rotations", "affine")
+    )
+    assert affine.train[0].shape == turned.train[0].shape == (8 * 16, 6, 6, 1)
+    np.testing.assert_array_equal(affine.test[1], turned.test[1])
+    assert (affine.train[0] != turned.train[0]).any()
+    with pytest.raises(ValueError, match="'rotations' or 'affine'. Received: 'shear'"):
+        alphabet_task("x", marked_drawings(), 3, augmentation="shear", **options)
+
+
 def test_missing_data_names_both_ways_to_get_it(tmp_path):
     with pytest.raises(MissingDataError, match=r"tfds.load\('omniglot'.*or point --data_dir"):
         open_dataset("omniglot", tmp_path)
