@@ -256,6 +256,45 @@ def test_the_omniglot_study(tmp_path):
     ]
 
 
+def test_table_1_by_the_papers_protocol(tmp_path):
+    errors = {
+        ("leap_0.2", "30", "0"): 0.2, ("leap_0.2", "30", "1"): 0.1, ("reptile_1.5", "30", "0"): 0.3,
+        ("reptile_0.1", "30", "0"): 0.4, ("none", "30", "0"): 0.5, ("leap_0.2", "1", "0"): 0.6,
+    }  # fmt: skip
+    write_sweep(
+        tmp_path / "runs" / "table1_long",
+        [
+            (
+                {"seed": seed, "alphabets": alphabets, "method": method},
+                outcome(task(error, curve=(error, error), path_length=100 * error)),
+            )
+            for (method, alphabets, seed), error in errors.items()
+        ],
+        meta_steps=2,
+    )
+    text = page(tmp_path, "omniglot")
+    titles = ["The paper's table 1, by its protocol", "Theorem 1 by the paper's protocol", "Runs"]
+    assert [line[3:] for line in text.splitlines() if line.startswith("## ")] == titles
+    assert rows(text, titles[0])[1:] == [
+        ["Leap, 0.2", "15.0 ± 5.0 (20.0, 10.0)", "1.8", "15.0 ± 5.0 (20.0, 10.0)",
+         "50.0 ± 0.0 (50.0, 50.0)", "15.0 ± 5.0 (20.0, 10.0)", "1,000", "4 s"],
+        ["Reptile, 0.1", "40.0 (one seed)", "4.6", "40.0 (one seed)", "50.0 (one seed)",
+         "40.0 (one seed)", "1,000", "4 s"],
+        ["Reptile, 1.5", "30.0 (one seed)", "4.6", "30.0 (one seed)", "50.0 (one seed)",
+         "30.0 (one seed)", "1,000", "4 s"],
+        ["No pretraining", "50.0 (one seed)", "16.1", "50.0 (one seed)", "50.0 (one seed)",
+         "50.0 (one seed)", "1,000", "4 s"],
+    ]  # fmt: skip
+    second = text.split("30 pretraining alphabets", 1)[1]
+    assert "| Leap, 0.2 | 60.0 (one seed) | 7.8 | 60.0" in second.split("1 pretraining alph", 1)[0]
+    # Seed 1 has no run of no pretraining, so Leap's paths begin with meta-step 1.
+    assert rows(text, titles[1])[1:] == [
+        ["Leap, 0.2", "2.00× (12 → 6)", "2.00× (6 → 3)", "2.00× (1 → 0.5)", "2 of 2"],
+        ["Reptile, 0.1", "2.00× (12 → 6)", "2.00× (6 → 3)", "2.00× (1 → 0.5)", "2 of 2"],
+        ["Reptile, 1.5", "2.00× (12 → 6)", "2.00× (6 → 3)", "2.00× (1 → 0.5)", "2 of 2"],
+    ]
+
+
 def test_the_multi_cv_study(tmp_path):
     figures = {
         ("leap", "mnist"): [(0.02, 10.0), (0.04, 14.0)],

@@ -57,14 +57,26 @@ RAMP = ("#c3aedd", "#9a7cc2", "#71519f", "#43296b")
 
 
 def look(method: str, place: int = 0) -> Look:
-    """Returns how a method is drawn; an unknown one by its place among others."""
-    return METHODS.get(method, Look(method, f"C{place % 10}", "osD^vphPX*"[place % 10]))
+    """Returns how a method is drawn; an unknown one by its place among others.
+
+    A method at a learning rate, such as "leap_0.2", looks like the method.
+    """
+    name, _, rate = method.partition("_")
+    if known := METHODS.get(name):
+        dash = known.dash if place % 2 == 0 else (0, (3, 1.5))  # tells two rates apart
+        return (
+            dataclasses.replace(known, label=f"{known.label}, {rate}", dash=dash) if rate else known
+        )
+    return Look(method, f"C{place % 10}", "osD^vphPX*"[place % 10])
 
 
 def in_order(methods: Iterable[str]) -> list[str]:
     """Returns methods once each: known ones in the order of `METHODS`, then the others by name."""
-    present = set(methods)
-    return [key for key in METHODS if key in present] + sorted(present - set(METHODS))
+    places = {name: place for place, name in enumerate(METHODS)}
+    last = len(places)
+    return sorted(
+        set(methods), key=lambda method: (places.get(method.partition("_")[0], last), method)
+    )
 
 
 def save(figure: matplotlib.figure.Figure, path: pathlib.Path) -> None:
