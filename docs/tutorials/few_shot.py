@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Few-shot classification with MAML and Reptile
 #
-# A classifier is to learn five new letters from one image of each. Such a task is an *episode*: its
+# A classifier must learn five new letters from one image of each. Such a task is an *episode*. Its
 # training examples are the support set, and its held-out examples are the query set. We learn
 # an initialization from episodes of known letters, with MAML and with Reptile, and evaluate it on
 # letters of alphabets that it has never seen.
@@ -27,9 +27,9 @@ print(classes)
 # %% [markdown]
 # ## Episodes
 #
-# Whole alphabets are split into training, validation and test alphabets when `within_groups` is
-# set, and the letters of an episode then are of one alphabet. That is harder than letters from
-# anywhere, since letters of an alphabet resemble each other.
+# With `within_groups`, every alphabet belongs to one part: training, validation or test. All letters
+# of an episode come from one alphabet. That is harder than letters from anywhere, since letters of
+# an alphabet resemble each other. `validation_classes` and `test_classes` then count alphabets.
 
 # %%
 split = {
@@ -99,8 +99,8 @@ print(learned_by_maml)
 # ## Reptile
 #
 # Reptile needs no query set and no second derivatives. It trains on an episode and moves the
-# initialization towards the result. It works best with more examples of each class in training
-# than in the test: here ten, in batches of ten, for ten steps.
+# initialization towards the result. It works best if training episodes have more examples of each
+# class than test episodes: here ten, in batches of ten, for ten steps.
 
 # %%
 more_shots = {**split, "shots": 10, "batch_size": 10}

@@ -58,7 +58,7 @@ print("held out:", ", ".join(task.name for task in held_out))
 # ## A recurrent model, and Adam on tasks
 #
 # Any inner optimizer will do. Adam's steps have about the same length however small the gradient
-# is, so [Tuning](../tuning.md#sgd-or-adam-inside-and-outside) advises half of the default
+# is, so [Tuning](../tuning.md#sgd-or-adam) advises half of the default
 # meta-optimizer's rate: `SGD(0.5)`, with `Leap(scaled=True)`.
 
 

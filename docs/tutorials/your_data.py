@@ -7,8 +7,9 @@
 #
 # ## Tasks from arrays
 #
-# Think of a chain of shops. Each shop sells ice cream, and its sales depend on the temperature and
-# the day of the week in a way of its own. Here the data are made up. Replace `shop_data` by yours.
+# Think of a chain of shops. Each shop sells ice cream. Its sales depend on the temperature and the
+# day of the week, and this relation differs from shop to shop. The data here are synthetic. Replace
+# `shop_data` with a function that loads your own data.
 
 # %%
 import matplotlib.pyplot as plt
@@ -16,7 +17,7 @@ import numpy as np
 
 import leap_tf
 
-leap_tf.configure_threads()  # before anything that starts TensorFlow; importing does not
+leap_tf.configure_threads()  # for tasks in parallel; call it before you create a model or a tensor
 
 
 def shop_data(shop, days=120):
@@ -32,7 +33,9 @@ def shop_data(shop, days=120):
 
 
 # %% [markdown]
-# A task has examples to train on and held-out examples. `ArrayTask` takes both as pairs of arrays:
+# A task has examples to train on and held-out examples. `ArrayTask` takes both as pairs of arrays.
+# Inputs should have similar scales in all tasks. If you normalize, use the statistics of the
+# examples to train on.
 
 
 # %%
@@ -49,8 +52,8 @@ def shop_task(shop):
 shop_task(0)
 
 # %% [markdown]
-# We meta-train on 20 shops, use 5 to watch the training, and keep 5 for the end. `FiniteTasks`
-# draws tasks at random from a list.
+# We meta-train on 20 shops, validate on 5, and keep 5 for the final test. `FiniteTasks` draws
+# training tasks at random from a list. The other two lists are used whole.
 
 # %%
 training_shops = leap_tf.FiniteTasks([shop_task(shop) for shop in range(20)])
@@ -60,9 +63,10 @@ new_shops = [shop_task(shop) for shop in range(25, 30)]
 # %% [markdown]
 # ## Tasks from a data frame
 #
-# If the data are in a table, group it. `ArrayTask.from_dataframe` needs the name of the column to
-# predict, and holds out a fifth of the rows at random. Rows of a time series should not be held out
-# at random: cut the table by time, and pass the later rows as `test`.
+# If your data are in one table, group its rows by task. `ArrayTask.from_dataframe` needs the name
+# of the column to predict, and holds out a fifth of the rows at random. Do not hold out rows of a
+# time series at random. Split the table by time, and pass the later rows as a second data frame:
+# `from_dataframe(name, earlier, later, target="sales")`.
 
 # %%
 import pandas as pd
@@ -78,31 +82,38 @@ table = table.assign(sales=sales, shop="shop 0")
 # %% [markdown]
 # ## Meta-train
 #
-# Any Keras model will do. Its weights are the initialization. `MetaTrainer` takes a model, a loss,
-# an optimizer for the training on a task, and two numbers: `steps_per_task`, the gradient steps on
-# a task, and `meta_batch_size`, the tasks in a *meta-step*. A meta-step is one update of the
-# initialization.
+# Any Keras model will do, with dense, convolutional, recurrent or other layers. Its weights are the
+# initialization. `MetaTrainer` takes a model, a loss and an inner optimizer, which trains on each
+# task. `steps_per_task` is the number of gradient steps on a task. `meta_batch_size` is the number
+# of tasks in a *meta-step*, which is one update of the initialization.
+#
+# Every task starts from the initialization and from the optimizer's initial state. Optimizers
+# cannot be shared: give each trainer a new one.
 
 # %%
 import keras
 
+
+def network():
+    return keras.Sequential(
+        [
+            keras.Input((8,)),
+            keras.layers.Dense(32, "relu"),
+            keras.layers.Dense(32, "relu"),
+            keras.layers.Dense(1),
+        ]
+    )
+
+
 keras.utils.set_random_seed(0)
-model = keras.Sequential(
-    [
-        keras.Input((8,)),
-        keras.layers.Dense(32, "relu"),
-        keras.layers.Dense(32, "relu"),
-        keras.layers.Dense(1),
-    ]
-)
 trainer = leap_tf.MetaTrainer(
-    model,
+    network(),
     loss="mse",
     inner_optimizer=keras.optimizers.SGD(0.05),
     steps_per_task=20,
     meta_batch_size=10,
 )
-before = trainer.evaluate(new_shops)
+before = trainer.evaluate(new_shops)  # the baseline: adapted from random weights
 
 meta_steps = 100  # short: 4
 history = trainer.fit(
@@ -114,9 +125,15 @@ history = trainer.fit(
 )
 
 # %% [markdown]
-# `history.history` has a value of each metric for each meta-step. Two of them show whether it
-# works: the loss along the paths and the length of the paths. The loss should fall. The path length
-# often rises at first, and falls when the tasks are learned well.
+# `history.history` lists every metric by meta-step. Watch two of them. `loss` is the mean training
+# loss over all gradient steps of a meta-step. `path_length` is the mean length of the *gradient
+# paths*: how far the parameters and the loss move while a task is trained. The loss should fall.
+# The path length often rises at first. It falls once the steps are enough to learn the tasks well.
+#
+# Validation adds metrics such as `val_error`. It does not change the training. With
+# `callbacks=[keras.callbacks.EarlyStopping("val_error", restore_best_weights=True)]` it ends the
+# training in time. `meta_steps` is a total: `fit` goes on from the last meta-step up to that
+# number.
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.8), layout="constrained")
@@ -129,19 +146,20 @@ plt.show()
 # %% [markdown]
 # ## Tune
 #
-# Choose the inner learning rate as for a single task. The training error from random weights should
-# fall clearly within `steps_per_task`; `before.tasks[0].training_errors` has it.
+# The inner learning rate is that of `inner_optimizer`. Choose it as you would to train on one task.
+# From random weights, the training error should fall clearly within `steps_per_task`. The curve is
+# in `before.tasks[0].training_errors`.
 #
-# Leave `meta_optimizer` out at first. The default needs no change when you change the number of
-# steps. With Adam as the inner optimizer, half of the default step is better:
-# `meta_optimizer=keras.optimizers.SGD(0.5), learner=leap_tf.Leap(scaled=True)`.
-# [Tuning](../tuning.md) has the details.
+# `meta_optimizer` updates the initialization. Leave it out at first. The default,
+# `keras.optimizers.SGD(1.0)` with `learner=leap_tf.Leap(scaled=True)`, works for any
+# `steps_per_task`. If the inner optimizer is Adam, use a meta learning rate of 0.5, and pass both
+# arguments. [Tuning](../tuning.md) explains the numbers.
 #
 # ## Evaluate
 #
-# `evaluate` adapts the initialization to each task and measures the error on the held-out
-# examples: here the squared error, for classifiers the share of wrong labels. The model itself
-# stays as it is.
+# `evaluate` adapts the initialization to each task and measures the error on its held-out examples.
+# For this loss the error is the squared error. For a classifier it is the share of wrong labels.
+# `evaluate` does not change `trainer.model`.
 
 # %%
 after = trainer.evaluate(new_shops)
@@ -161,15 +179,21 @@ plt.show()
 # %% [markdown]
 # ## Compare methods
 #
-# Is Leap the right method for these tasks? `leap_tf.compare` gives several methods the same number
-# of gradient steps. It chooses their learning rates on the validation tasks, and prints a table of
-# errors on the test tasks. Joint training on all tasks and no pretraining are always in it.
+# So far the trainer used its default method, Leap. `leap_tf.compare` meta-trains Leap, Reptile and
+# joint training with `budget` gradient steps each. The table always includes two baselines: joint
+# training, which is one network for all tasks, and no pretraining.
+#
+# `compare` chooses the rates of each method in short trials on the validation tasks, and prints the
+# errors on the test tasks. `inner_factors` are multiples of the rate of `inner_optimizer`, and
+# `meta_rates` are learning rates of the meta-optimizer. To use the winner, meta-train with its
+# rates and, for example, `learner=leap_tf.Reptile()`. The budget here is a fifth of the 20,000
+# gradient steps above.
 
 # %%
 budget = 4000  # short: 200
 comparison = leap_tf.compare(
     leap_tf.TaskSplits(training_shops, validation_shops, new_shops),
-    lambda: keras.models.clone_model(model),
+    network,
     budget=budget,
     inner_factors=[1.0],
     meta_rates=[0.5, 1.0, 2.0],
@@ -184,8 +208,10 @@ print(comparison)
 # %% [markdown]
 # ## Save, and adapt to a new task
 #
-# The initialization is a Keras model, so Keras saves it. `adapt` reads it and trains it on a new
-# task. It returns a compiled Keras model.
+# `trainer.model` has the learned initialization. Save it like any Keras model. `leap_tf.adapt`
+# loads the file, trains on the new task, and returns a compiled Keras model. Use the loss, the
+# optimizer and about the number of steps of meta-training. `trainer.adapt(new_shop)` does the same
+# in the program that meta-trained.
 
 # %%
 trainer.model.save("initialization.keras")
@@ -194,15 +220,16 @@ adapted = leap_tf.adapt(
     "initialization.keras", new_shop, keras.optimizers.SGD(0.05), "mse", steps=20
 )
 print(f"held-out loss: {adapted.evaluate(*new_shop.test, verbose=0):.3f}")
-adapted.fit(*new_shop.train, epochs=5, verbose=0)  # training goes on as usual
+adapted.fit(*new_shop.train, epochs=5, verbose=0)  # you can go on training as usual
 adapted.save("shop.keras")
 
 # %% [markdown]
 # ## Serve
 #
-# `export` writes a folder that any TensorFlow runtime serves, without leap_tf and without Keras.
-# It predicts, and it also *adapts*: a client sends examples of its own shop and gets predictions
-# of a model that was trained on them.
+# `export` writes a SavedModel, which any TensorFlow runtime can serve without leap_tf or Keras. The
+# SavedModel predicts, and it can also *adapt*. A client sends examples of its own shop
+# (`support_x`, `support_y`) and inputs (`query_x`). The server trains on the examples and returns
+# predictions for the inputs.
 
 # %%
 import tensorflow as tf
@@ -222,12 +249,14 @@ answer = adapt(
 print(f"held-out loss: {np.mean((answer['outputs'] - query_y) ** 2):.3f}")
 
 # %% [markdown]
-# [Serving](../serving.md) has a real server and a client.
+# [Serving](../serving.md) shows a complete server and client.
 #
 # ## Tasks that do not fit into memory
 #
-# Anything with `name`, `train_batches(seed)` and `test_batches()` is a task. Nothing is inherited.
-# A task must give the same batches for the same seed. Then a run can be repeated to the bit.
+# Any object with `name`, `train_batches(seed)` and `test_batches()` is a task. It needs no base
+# class. Both methods return batches of inputs and targets. `train_batches` should repeat its
+# examples, and must return the same batches for the same seed, so that runs are reproducible. This
+# example is small. For large data, read files in `train_batches`.
 
 
 # %%
@@ -258,6 +287,6 @@ print("loss along the paths:", np.round(history.history["loss"], 3))
 # %% [markdown]
 # ## Next
 #
-# - [Forecasts with a GRU](forecasting.md): your data are series, and Adam is the inner optimizer.
-# - [Heads of different widths](heads.md): your tasks differ in their number of classes.
+# - [Forecasts with a GRU](forecasting.md): time series, with Adam as the inner optimizer.
+# - [Heads of different widths](heads.md): tasks with different numbers of classes.
 # - [Tuning](../tuning.md) and [what is supported](../supported.md).
