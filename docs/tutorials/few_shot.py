@@ -27,9 +27,10 @@ print(classes)
 # %% [markdown]
 # ## Episodes
 #
-# With `within_groups`, every alphabet belongs to one part: training, validation or test. All letters
-# of an episode come from one alphabet. That is harder than letters from anywhere, since letters of
-# an alphabet resemble each other. `validation_classes` and `test_classes` then count alphabets.
+# With `within_groups`, every alphabet belongs to one part: training, validation or test. All
+# letters of an episode come from one alphabet. That is harder than letters from anywhere, since
+# letters of an alphabet resemble each other. `validation_classes` and `test_classes` then count
+# alphabets.
 
 # %%
 split = {

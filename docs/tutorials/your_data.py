@@ -130,10 +130,10 @@ history = trainer.fit(
 # paths*: how far the parameters and the loss move while a task is trained. The loss should fall.
 # The path length often rises at first. It falls once the steps are enough to learn the tasks well.
 #
-# Validation adds metrics such as `val_error`. It does not change the training. With
-# `callbacks=[keras.callbacks.EarlyStopping("val_error", restore_best_weights=True)]` it ends the
-# training in time. `meta_steps` is a total: `fit` goes on from the last meta-step up to that
-# number.
+# Validation adds metrics such as `val_error`, and does not change the training. To end it when
+# `val_error` no longer falls, add `callbacks=[keras.callbacks.EarlyStopping("val_error",
+# patience=2, restore_best_weights=True)]`. `meta_steps` is a total: a second `fit` continues up to
+# that number.
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.8), layout="constrained")
