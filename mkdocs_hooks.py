@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 import griffe
 import jupytext
 import nbclient
+import nbformat
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
@@ -186,6 +187,7 @@ def executed(uri, script):
     heading, *rest = pages
     download = f"[Notebook]({name}.ipynb){{ download }} · [script]({name}.py){{ download }}"
     generated[".md"] = "\n\n".join([heading, *rest, f"---\n\n{download}\n"])
+    notebook.cells.insert(1, nbformat.v4.new_markdown_cell(COLAB))
     generated[".ipynb"] = jupytext.writes(notebook, fmt="ipynb")
     return generated
 
@@ -227,6 +229,13 @@ def api_pages():
         raise PluginError(f"API in mkdocs_hooks.py must have every public name once, see {wrong}")
     return pages
 
+
+# leap_tf is on no package index, so Colab gets it from a wheel.
+COLAB = """To run this notebook in Colab, open it there with *File → Upload notebook*. Make a wheel
+with `python -m build` in a checkout of leap_tf, upload it with Colab's file browser, and run
+`%pip install leap_tf-*.whl` in a new cell. A tutorial that reads files of the repository needs
+these files, too.
+"""
 
 STYLE = """
 .md-grid { max-width: 72rem; }  /* lines of 100 characters fit on a wide screen */
