@@ -13,7 +13,9 @@ import warnings
 import tensorflow as tf
 
 _missing = [
-    name for name in ("tf_agents", "tf_keras", "ale_py") if not importlib.util.find_spec(name)
+    name
+    for name in ("tf_agents", "tf_keras", "ale_py", "cv2")
+    if not importlib.util.find_spec(name)
 ]
 if _missing:
     raise ImportError(
@@ -34,15 +36,13 @@ from leap_tf.atari.actor_critic import ActorCriticLoss, RMSProp, actor_critic, m
 from leap_tf.atari.catch import CatchEnvironment, catch_encoder
 from leap_tf.atari.environments import (
     AtariEnvironment,
-    EnvironmentPool,
     Episode,
-    Game,
     ScreenEnvironment,
     available_games,
-    games,
+    flavours,
 )
 from leap_tf.atari.evaluation import GameEvaluation, GameEvaluations
-from leap_tf.atari.problem import AtariProblem
+from leap_tf.atari.problem import AtariProblem, EnvironmentPool, Game, games
 from leap_tf.atari.tf_agents import ActorCriticAgent, ActorCriticNetwork, ActorCriticPolicy
 
 # fmt: off
@@ -50,6 +50,6 @@ __all__ = [
     "ActorCriticAgent", "ActorCriticLoss", "ActorCriticNetwork", "ActorCriticPolicy",
     "AtariEnvironment", "AtariProblem", "CatchEnvironment", "EnvironmentPool", "Episode", "Game",
     "GameEvaluation", "GameEvaluations", "RMSProp", "ScreenEnvironment", "actor_critic",
-    "available_games", "catch_encoder", "games", "mnih_2013",
+    "available_games", "catch_encoder", "flavours", "games", "mnih_2013",
 ]
 # fmt: on

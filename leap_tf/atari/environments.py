@@ -12,17 +12,14 @@ counts for the score only.
 """
 
 import abc
-import collections
-import contextlib
-import dataclasses
 import difflib
+import functools
 import re
-import threading
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
-from ale_py import roms
+from ale_py import Action, ALEInterface, LoggerMode, roms
 from ale_py.vector_env import AtariVectorEnv
 from tf_agents.environments import py_environment
 from tf_agents.specs import array_spec
@@ -171,17 +168,20 @@ class ScreenEnvironment(py_environment.PyEnvironment, abc.ABC):
 
 
 class AtariEnvironment(ScreenEnvironment):
-    """Copies of an Atari game on ale-py's C++ vector environment, stepped together.
+    """Copies of an Atari game, stepped together on ale-py's C++ vector environment.
 
     The emulator resizes and skips frames on its own threads. Observations are RGB screens. The seed
     determines no-op starts and sticky actions, whatever the number of threads. A reset after
     `seed()` reloads the game (90 ms of one core per copy); a reset without it takes 5 ms.
 
+    The vector environment has no modes and difficulties. A flavour of a game, such as
+    "freeway/m3/d1", is played by `ALEInterface` in Python, which emulates on one thread only.
+
     Args:
-        game: the emulator's name of the game, such as "ms_pacman".
+        game: the emulator's name of the game, such as "ms_pacman", or one of its `flavours`.
         copies: number of copies that run together.
         seed: seed of the first reset; copy i uses seed + i.
-        emulator_threads: number of C++ threads that emulate.
+        emulator_threads: number of C++ threads that emulate; 1 for a flavour.
         frame_skip: frames per step, during which the action is repeated.
         max_pool: whether the screen is the maximum of the last two frames.
         no_op_max: an episode starts with a random number of frames without action, below this. If
@@ -195,7 +195,8 @@ class AtariEnvironment(ScreenEnvironment):
         image_size: height and width of the screens in pixels.
 
     Raises:
-        ValueError: the game is unknown or needs several players, or a setting is out of range.
+        ValueError: the game is unknown or needs several players, it has no such mode or difficulty,
+            or a setting is out of range.
     """
 
     def __init__(
@@ -216,7 +217,7 @@ class AtariEnvironment(ScreenEnvironment):
         all_actions: bool = False,
         image_size: int = 84,
     ):
-        check_rom(game)
+        check_game(game)
         # Checked first because the emulator hangs or ends the process on some wrong values.
         _check_counts(1, copies=copies, image_size=image_size, frame_skip=frame_skip)
         _check_counts(1, emulator_threads=emulator_threads, max_frames=max_frames)
@@ -224,24 +225,36 @@ class AtariEnvironment(ScreenEnvironment):
         if not 0.0 <= sticky_actions <= 1.0:
             raise ValueError(f"sticky_actions must be a probability. Received: {sticky_actions}.")
         self._life_loss_ends = life_loss_ends
-        self._emulator = AtariVectorEnv(
-            game,
-            copies,
-            num_threads=emulator_threads,
-            max_num_frames_per_episode=max_frames,
-            repeat_action_probability=sticky_actions,
-            full_action_space=all_actions,
-            img_height=image_size,
-            img_width=image_size,
-            grayscale=False,
-            stack_num=1,
-            frameskip=frame_skip,
-            maxpool=max_pool,
-            noop_max=no_op_max,
-            life_loss_info=life_loss_ends,
-            reward_clipping=False,  # the emulator can only clip to ± 1
-            use_fire_reset=fire_on_reset,
-        )
+        settings: dict[str, Any] = {
+            "max_num_frames_per_episode": max_frames,
+            "repeat_action_probability": sticky_actions,
+            "full_action_space": all_actions,
+            "img_height": image_size,
+            "img_width": image_size,
+            "frameskip": frame_skip,
+            "maxpool": max_pool,
+            "noop_max": no_op_max,
+            "life_loss_info": life_loss_ends,
+            "use_fire_reset": fire_on_reset,
+        }
+        self._emulator: Any
+        if "/" in game:
+            if emulator_threads > 1:
+                raise ValueError(
+                    f"emulator_threads must be 1 for a flavour such as {game!r}, which Python "
+                    f"emulates. Received: {emulator_threads}."
+                )
+            self._emulator = _FlavourEmulator(game, copies, **settings)
+        else:
+            self._emulator = AtariVectorEnv(
+                game,
+                copies,
+                num_threads=emulator_threads,
+                grayscale=False,
+                stack_num=1,
+                reward_clipping=False,  # the emulator can only clip to ± 1
+                **settings,
+            )
         super().__init__(
             copies,
             len(self._emulator.ale.get_action_set()),
@@ -264,67 +277,101 @@ class AtariEnvironment(ScreenEnvironment):
         return StepResult(screens[:, 0], rewards, ended, cut_off, cut_off | (ended & no_lives))
 
 
-class EnvironmentPool:
-    """Environments of all games, created when a game is first played and then kept for reuse.
+class _FlavourEmulator:
+    """Copies of a flavour, with those methods of `AtariVectorEnv` that are used above.
 
-    Creating an environment takes seconds. Threads that play at the same time have different ones.
-    Every use starts with a seeded reset, so results do not depend on which one a thread gets.
-
-    Args:
-        make_environment: called as make_environment(game=name).
-        groups: number of environments per use, together one batch. The agent acts for one group
-            while the emulator threads of another one work.
-
-    Raises:
-        ValueError: `groups` is below 1.
+    In mode 0 and difficulty 0 both play the same games, but for the drawn numbers of no-ops and
+    the last screen of an episode.
     """
 
-    def __init__(self, make_environment: Callable[..., ScreenEnvironment], groups: int = 1):
-        _check_counts(1, groups=groups)
-        self._make_environment = make_environment
-        self._groups = groups
-        self._idle: dict[str, list[list[ScreenEnvironment]]] = collections.defaultdict(list)
-        self._lock = threading.Lock()
+    def __init__(self, flavour: str, copies: int, **settings):
+        self._consoles = [_Console(flavour, settings) for _ in range(copies)]
+        self.ale = self._consoles[0]
 
-    @contextlib.contextmanager
-    def borrow(self, game: str, seed: int) -> Iterator[list[ScreenEnvironment]]:
-        """Lends environments of a game until the block ends.
+    def reset(self, seed: int | None = None) -> tuple[np.ndarray, dict]:
+        for number, console in enumerate(self._consoles):
+            if seed is not None:
+                console.load(seed + number)
+            console.start_game()
+        return self._screens(), {}
 
-        Args:
-            game: name of the game.
-            seed: seed of the next reset; copy i, counted over all groups, uses seed + i.
-        """
-        with self._lock:
-            idle = self._idle[game]
-            environments = idle.pop() if idle else []
-        if not environments:
-            environments = [self._make_environment(game=game) for _ in range(self._groups)]
-        copies = 0
-        for environment in environments:
-            environment.seed(seed + copies)
-            copies += environment.batch_size
-        yield environments
-        # After an error the environments may be broken, so they are not reused.
-        with self._lock:
-            self._idle[game].append(environments)
+    def send(self, actions: np.ndarray) -> None:
+        self._actions = actions
+
+    def recv(self) -> tuple[Any, ...]:
+        results = [console.step(action) for console, action in zip(self._consoles, self._actions)]
+        rewards, ended, cut_off, lives = map(np.array, zip(*results))
+        return self._screens(), rewards, ended, cut_off, {"lives": lives}
+
+    def _screens(self):
+        return np.stack([console.screen() for console in self._consoles])[:, None]
 
 
-@dataclasses.dataclass(frozen=True)
-class Game:
-    """A game as a task, by its name. Raises as `check_game`."""
+class _Console:
+    """One emulated game in a mode and a difficulty. The step after the end of a game starts one."""
 
-    name: str
+    def __init__(self, flavour: str, settings: dict):
+        self._flavour = flavour
+        self._settings = settings
+        ALEInterface.setLoggerMode(LoggerMode.Error)
+        self._emulator = ALEInterface()
+        self._emulator.setFloat("repeat_action_probability", settings["repeat_action_probability"])
+        self.load(0)
 
-    def __post_init__(self):
-        check_game(self.name)
+    def get_action_set(self) -> list[Action]:
+        return self._actions
 
+    def load(self, seed: int) -> None:
+        game, mode, difficulty = re.split("/[md]", self._flavour)
+        emulator = self._emulator
+        emulator.setInt("random_seed", seed)
+        emulator.loadROM(roms.get_rom_path(game))  # type: ignore[arg-type]
+        emulator.setMode(int(mode))
+        emulator.setDifficulty(int(difficulty))
+        every = self._settings["full_action_space"]
+        self._actions = emulator.getLegalActionSet() if every else emulator.getMinimalActionSet()
+        self._random = np.random.default_rng(seed)
+        self._over = True
 
-def games(names: list[str]) -> list[Game]:
-    """Returns the games of these names; raises ValueError if one is unknown or given twice."""
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise ValueError(f"Games are given more than once: {', '.join(repeated)}.")
-    return [Game(name) for name in names]
+    def start_game(self) -> None:
+        emulator, settings = self._emulator, self._settings
+        emulator.reset_game()
+        fires = settings["use_fire_reset"] and Action.FIRE in self._actions
+        for _ in range(int(self._random.integers(max(1, settings["noop_max"])))):
+            emulator.act(Action.NOOP)
+            if emulator.game_over(with_truncation=False):
+                emulator.reset_game()
+        if fires:
+            emulator.act(Action.FIRE)
+        self._frames = [emulator.getScreenRGB()]
+        self._steps, self._lives, self._over = 0, emulator.lives(), False
+
+    def step(self, action: int) -> tuple[int, bool, bool, int]:
+        """Plays a step, and returns reward, whether the game or a life ended, cut off, lives."""
+        emulator, settings = self._emulator, self._settings
+        if self._over:
+            self.start_game()
+            return 0, False, False, self._lives
+        reward, shown = 0, min(settings["frameskip"], 1 + settings["maxpool"])
+        for left in reversed(range(settings["frameskip"])):
+            reward += emulator.act(self._actions[action])
+            if left < shown:
+                self._frames = [*self._frames, emulator.getScreenRGB()][-shown:]
+            if ended := emulator.game_over(with_truncation=False):
+                break
+        self._steps += 1
+        before, self._lives = self._lives, emulator.lives()
+        cut_off = self._steps >= settings["max_num_frames_per_episode"] // settings["frameskip"]
+        self._over = ended or cut_off
+        ended |= settings["life_loss_info"] and self._lives < before
+        return reward, ended, cut_off, self._lives
+
+    def screen(self) -> np.ndarray:
+        """Returns the maximum of the last frames, resized as the vector environment does."""
+        size = self._settings["img_width"], self._settings["img_height"]
+        return cv2.resize(
+            functools.reduce(np.maximum, self._frames), size, interpolation=cv2.INTER_AREA
+        )
 
 
 def available_games() -> list[str]:
@@ -332,12 +379,40 @@ def available_games() -> list[str]:
     return sorted(set(roms.get_all_rom_ids()) - MULTI_PLAYER_GAMES)
 
 
+@functools.cache
+def flavours(game: str) -> tuple[str, ...]:
+    """Returns the flavours of a game: its modes and difficulties, such as "freeway/m3/d1".
+
+    Source: Farebrother, Machado and Bowling 2018, "Generalization and Regularization in DQN".
+
+    Raises:
+        ValueError: the emulator does not have the game, or it needs several players.
+
+    Example:
+
+        >>> flavours("crazy_climber")[:3]
+        ('crazy_climber/m0/d0', 'crazy_climber/m0/d1', 'crazy_climber/m1/d0')
+    """
+    check_rom(game)
+    ALEInterface.setLoggerMode(LoggerMode.Error)
+    emulator = ALEInterface()
+    emulator.loadROM(roms.get_rom_path(game))  # type: ignore[arg-type]
+    return tuple(
+        f"{game}/m{mode}/d{difficulty}"
+        for mode in emulator.getAvailableModes()
+        for difficulty in emulator.getAvailableDifficulties()
+    )
+
+
 def check_game(name: str) -> None:
-    """Raises ValueError unless a game has this name, such as "ms_pacman" or "catch/17"."""
-    if name.startswith("catch"):
+    """Raises ValueError unless a game has this name: "pong", "pong/m0/d1" or "catch/17"."""
+    game, separator, _ = name.partition("/")
+    if game == "catch":
         layout_seed(name)
-    else:
+    elif not separator:
         check_rom(name)
+    elif name not in flavours(game):
+        raise ValueError(f"{game} has no flavour {name!r}. It has: {', '.join(flavours(game))}.")
 
 
 def layout_seed(name: str) -> int:

@@ -6,11 +6,13 @@ a seeded reset and derives all random numbers from its seed, so it is a function
 the seed, and checkpoints hold nothing of the environments.
 """
 
+import collections
+import contextlib
 import copy
 import dataclasses
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -18,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from leap_tf.atari.actor_critic import ActorCriticLoss, actor_critic, fresh_heads, trained_variables
-from leap_tf.atari.environments import EnvironmentPool
+from leap_tf.atari.environments import ScreenEnvironment, check_game
 from leap_tf.atari.evaluation import CURVES, GameEvaluation, GameEvaluations
 from leap_tf.atari.inner_loop import AgentState, TracedAgent, UnrollCollector
 from leap_tf.errors import LeapError, whole_number
@@ -33,6 +35,68 @@ from leap_tf.learners import (
     TrainingSetup,
 )
 from leap_tf.training import TaskGradient, TaskSampler, TaskSpec
+
+
+class EnvironmentPool:
+    """Environments of all games, created when a game is first played and then kept for reuse.
+
+    Creating an environment takes seconds. Threads that play at the same time have different ones.
+    Every use starts with a seeded reset, so results do not depend on which one a thread gets.
+
+    Args:
+        make_environment: called as make_environment(game=name).
+        groups: number of environments per use, together one batch. The agent acts for one group
+            while the emulator threads of another one work.
+
+    Raises:
+        ValueError: `groups` is below 1.
+    """
+
+    def __init__(self, make_environment: Callable[..., ScreenEnvironment], groups: int = 1):
+        self._make_environment = make_environment
+        self._groups = whole_number("groups", groups, 1)
+        self._idle: dict[str, list[list[ScreenEnvironment]]] = collections.defaultdict(list)
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def borrow(self, game: str, seed: int) -> Iterator[list[ScreenEnvironment]]:
+        """Lends environments of a game until the block ends.
+
+        Args:
+            game: name of the game.
+            seed: seed of the next reset; copy i, counted over all groups, uses seed + i.
+        """
+        with self._lock:
+            idle = self._idle[game]
+            environments = idle.pop() if idle else []
+        if not environments:
+            environments = [self._make_environment(game=game) for _ in range(self._groups)]
+        copies = 0
+        for environment in environments:
+            environment.seed(seed + copies)
+            copies += environment.batch_size
+        yield environments
+        # After an error the environments may be broken, so they are not reused.
+        with self._lock:
+            self._idle[game].append(environments)
+
+
+@dataclasses.dataclass(frozen=True)
+class Game:
+    """A game as a task, by its name. Raises as `check_game`."""
+
+    name: str
+
+    def __post_init__(self):
+        check_game(self.name)
+
+
+def games(names: list[str]) -> list[Game]:
+    """Returns the games of these names; raises ValueError if one is unknown or given twice."""
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(f"Games are given more than once: {', '.join(repeated)}.")
+    return [Game(name) for name in names]
 
 
 class Progress(NamedTuple):

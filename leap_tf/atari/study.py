@@ -25,10 +25,10 @@ from leap_tf.atari.comparison import (
     save_frame_strip,
     write_comparison,
 )
-from leap_tf.atari.environments import AtariEnvironment, EnvironmentPool, check_game
-from leap_tf.atari.environments import games as games_of
+from leap_tf.atari.environments import AtariEnvironment, check_game
 from leap_tf.atari.evaluation import GameEvaluation
-from leap_tf.atari.problem import AtariProblem, OnUpdate, TrainedGame
+from leap_tf.atari.problem import AtariProblem, EnvironmentPool, OnUpdate, TrainedGame
+from leap_tf.atari.problem import games as games_of
 from leap_tf.atari.tf_agents import save_policy
 from leap_tf.experiments.config import (
     calling,
@@ -168,12 +168,16 @@ def atari_evaluate(
         The table, as text.
 
     Raises:
-        ValueError: a game or a kind is unknown, or `seeds` or `updates` is below 1.
+        ValueError: a game or a kind is unknown, a game of the group "held out" was trained on, or
+            `seeds` or `updates` is below 1.
         RunDirectoryError: training has not finished in this folder.
     """
     games = list(dict.fromkeys(game for group in groups.values() for game in group))
     for game in [*games, *(target_scores or {})]:
         check_game(game)
+    trained = {task.name for task in getattr(study.tasks.train, "tasks", ())}
+    if trained := trained & {*groups.get("held out", ())}:
+        raise ValueError(f"Held-out games are among the games of training: {sorted(trained)}.")
     if seeds < 1 or (updates is not None and updates < 1):
         raise ValueError(f"seeds and updates must be at least 1. Received: {seeds}, {updates}.")
     if not kinds or set(kinds) - set(KINDS):

@@ -6,9 +6,9 @@ import keras
 import numpy as np
 
 from leap_tf.atari.actor_critic import PixelConvolution, RMSProp
-from leap_tf.atari.environments import EnvironmentPool, Episode, ScreenEnvironment, StepResult
+from leap_tf.atari.environments import Episode, ScreenEnvironment, StepResult
 from leap_tf.atari.evaluation import GameEvaluation
-from leap_tf.atari.problem import AtariProblem
+from leap_tf.atari.problem import AtariProblem, EnvironmentPool
 from leap_tf.tasks import FiniteTasks
 from leap_tf.training import MetaTrainer, TaskSpec
 

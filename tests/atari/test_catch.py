@@ -11,7 +11,8 @@ from tf_agents.environments import utils
 from leap_tf.atari import commands
 from leap_tf.atari.catch import CatchEnvironment, Layout, draw_layout
 from leap_tf.atari.comparison import FRESH, LEARNED, cell_file, read_cell
-from leap_tf.atari.environments import AtariEnvironment, Game
+from leap_tf.atari.environments import AtariEnvironment
+from leap_tf.atari.problem import Game
 from leap_tf.experiments.run_tables import Estimate, is_settled
 
 CONFIGURATION = pathlib.Path(__file__).parents[2] / "gin_configs/atari_catch.gin"

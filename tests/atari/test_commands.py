@@ -225,6 +225,13 @@ def test_an_evaluation_keeps_the_settings_of_its_run(finished):
             commands.evaluate(["RMSProp.learning_rate = 1.0"], finished[0])
 
 
+def test_a_game_of_training_is_not_evaluated_as_held_out(finished):
+    groups = "atari_evaluate.groups = {'held out': ['breakout', 'pong']}"
+    with pytest.raises(SystemExit, match=r"Held-out games are among .* training: \['pong'\]"):
+        with one_line_errors():
+            commands.evaluate([groups], finished[0])
+
+
 def test_importing_without_legacy_keras_says_what_to_do():
     environment = {"TF_USE_LEGACY_KERAS": "0", "PYTHONPATH": str(ROOT)}
     result = run([sys.executable, "-c", "import leap_tf.atari"], **environment)

@@ -5,7 +5,8 @@ import pytest
 from tf_agents.environments import tf_py_environment, utils
 from tf_agents.trajectories import time_step as ts
 
-from leap_tf.atari.environments import AtariEnvironment, Game, available_games, games
+from leap_tf.atari.environments import AtariEnvironment, available_games, flavours
+from leap_tf.atari.problem import Game, games
 from tests.atari.small import ColourBandit
 
 
@@ -205,6 +206,66 @@ def test_names_are_checked_before_the_emulator_is_called():
     with pytest.raises(ValueError, match="more than once: pong"):
         games(["pong", "breakout", "pong"])
     assert games(["pong"]) == [Game("pong")]
+
+
+# Flavours: modes and difficulties
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"no_op_max": 1},
+        {"no_op_max": 0, "fire_on_reset": False, "max_pool": False, "frame_skip": 3},
+        {"no_op_max": 1, "life_loss_ends": True, "all_actions": True, "image_size": 42},
+        {"no_op_max": 1, "max_frames": 200, "frame_skip": 1},
+        {"no_op_max": 1, "sticky_actions": 0.25},
+    ],
+    ids=str,
+)
+def test_the_plain_flavour_plays_as_the_vector_environment(options):
+    game, flavour = (
+        AtariEnvironment(name, 2, seed=5, **options) for name in ("breakout", "breakout/m0/d0")
+    )
+    assert game.actions == flavour.actions
+    np.testing.assert_array_equal(game.reset().observation, flavour.reset().observation)
+    seen = [play(environment, 400) for environment in (game, flavour)]
+    for played in seen:
+        for step, _ in played:  # the last screens of episodes may differ
+            step.observation[step.step_type == ts.StepType.LAST] = 0
+    assert_same(*seen)
+    episodes = game.take_episodes()
+    assert episodes
+    assert flavour.take_episodes() == episodes
+
+
+def test_flavours_differ_and_are_functions_of_their_seed():
+    first = {}
+    for name in ("space_invaders/m0/d0", "space_invaders/m3/d0", "space_invaders/m0/d1"):
+        one, again, other = (AtariEnvironment(name, 2, seed=seed) for seed in (5, 5, 6))
+        seen = [[e.reset().observation, *play(e, 60)] for e in (one, again, other)]
+        assert_same(seen[0][1:], seen[1][1:])
+        assert any(
+            not np.array_equal(a[0].observation, b[0].observation)
+            for a, b in zip(seen[0][1:], seen[2][1:])
+        )
+        one.seed(5)
+        np.testing.assert_array_equal(one.reset().observation, seen[0][0])
+        first[name] = seen[0][-1][0].observation.tobytes()
+    assert len(set(first.values())) == 3
+
+
+def test_flavours_are_checked_before_anything_starts():
+    assert len(flavours("crazy_climber")) == 8
+    assert len(flavours("space_invaders")) == 32
+    assert games(["freeway/m7/d1"]) == [Game("freeway/m7/d1")]
+    with pytest.raises(ValueError, match="freeway has no flavour 'freeway/m8/d0'. It has: freeway"):
+        games(["freeway/m0/d0", "freeway/m8/d0"])
+    with pytest.raises(ValueError, match="has no flavour 'freeway/3/1'"):
+        Game("freeway/3/1")
+    with pytest.raises(ValueError, match="no game 'freway'.* Did you mean freeway"):
+        Game("freway/m0/d0")
+    with pytest.raises(ValueError, match="emulator_threads must be 1 for a flavour"):
+        AtariEnvironment("freeway/m0/d0", 1, emulator_threads=2)
 
 
 @pytest.mark.parametrize(
