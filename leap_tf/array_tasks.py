@@ -134,7 +134,7 @@ class ArrayTask:
             features: the columns to predict from, which become float32 [n, features]; by default
                 all others.
             test_share: the share of rows that is held out, if there is no `test`.
-            seed: decides which.
+            seed: seed of the random choice of held-out rows.
             **options: see `ArrayTask`, such as `batch_size` and `classes`.
 
         Raises:
@@ -235,7 +235,7 @@ def describe_arrays(arrays: Any) -> str:
 
 
 def as_arrays(value):
-    """The value with all that stands for an array as an array or tensor."""
+    """Returns a nest with every array-like value as an array. Tensors stay tensors."""
     if isinstance(value, Mapping):
         return {name: as_arrays(each) for name, each in value.items()}
     if isinstance(value, (tuple, list)) and all(getattr(each, "shape", ()) for each in value):
@@ -351,7 +351,7 @@ def _unchanged(inputs):
 
 
 def spec_of(examples) -> tf.data.DatasetSpec:
-    """The spec of the arrays with any number of examples; unlike a nest, it can be a key."""
+    """Returns a hashable spec of the arrays, with any number of examples."""
     specs = [
         tf.TensorSpec([None, *each.shape[1:]], each.dtype) for each in tf.nest.flatten(examples)
     ]

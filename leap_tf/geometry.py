@@ -51,10 +51,10 @@ class PathGeometry:
             meta-gradient uphill (appendix C). Has no effect without `include_loss`.
         metric: metric of parameter space, "euclidean" or "fisher" (the diagonal empirical Fisher
             information). The loss coordinate is Euclidean in both cases.
-        per_segment: whether the meta-gradient is divided by the number of segments, so that a task
-            counts as much as one with more steps.
-        scaled: whether the meta-gradient of a task is as long as the way from the initialization
-            to where the task ended, see `path_meta_gradient`. The paper neither divides nor scales.
+        per_segment: whether to divide the meta-gradient by the number of segments, so that all
+            tasks count the same, however many steps they have.
+        scaled: whether to scale the meta-gradient of a task to the distance from the initialization
+            to the task's final parameters, see `path_meta_gradient`. The paper does neither.
 
     Raises:
         ValueError: `distance` or `metric` is unknown, or both `per_segment` and `scaled` are set.
@@ -78,9 +78,9 @@ class PathGeometry:
             raise ValueError(f"metric must be one of {METRICS}. Received: {self.metric!r}.")
         if self.per_segment and self.scaled:
             raise ValueError(
-                "per_segment has no effect on meta-gradients that are scaled to the distance that "
-                "a task moves. Set only one of per_segment and scaled, and give a meta_optimizer "
-                "with per_segment."
+                "per_segment has no effect on scaled meta-gradients: their length is the distance "
+                "that the task moved. Set only one of per_segment and scaled. With per_segment, "
+                "also pass a meta_optimizer, since the default one sets scaled=True."
             )
 
 
@@ -186,14 +186,14 @@ def path_meta_gradient(
 ) -> list[tf.Tensor]:
     """Returns the meta-gradient of a finished path, one tensor per parameter.
 
-    With g the sum over the segments, it is g, or g / (K − 1) with `per_segment`, or with `scaled`
+    Let g be the sum over the segments. The result is g, or g / (K − 1) with `per_segment`, or
 
-        ‖θᴷ − θ⁰‖ g / ‖g‖,
+        ‖θᴷ − θ⁰‖ g / ‖g‖
 
-    which has the direction of g and the length of the way that the task went. SGD(ε) moves the
-    initialization along the mean of these over the tasks. So a meta-step is at most ε times as long
-    as the mean distance that the tasks moved, for any number of steps and any inner optimizer, and
-    shorter where tasks disagree. A g of zero stays zero.
+    with `scaled`: the direction of g with the length of the task's displacement. SGD(ε) moves the
+    initialization along the mean over the tasks, so a meta-step is at most ε times as long as the
+    mean displacement, for any number of steps and any inner optimizer, and shorter if tasks
+    disagree. If g is zero, the result is zero.
 
     Args:
         path: the finished path.

@@ -63,10 +63,10 @@ class LeapOptimizer(OptimizerWrapper):
             `leap_tf.geometry.PathGeometry`.
         task_layers: names of layers that get new values for every task (heads). They are trained,
             but not meta-learned and not part of the path.
-        running_statistics: what the running statistics of normalization layers start from on a
-            task. With "learned" they are part of the initialization: `meta_update` sets them to
-            the mean of where the tasks left them. With "fresh" every task starts from those that
-            the model had before its first task, as in the paper.
+        running_statistics: the values from which the running statistics of normalization layers
+            start on a task. "learned": they are part of the initialization, and `meta_update` sets
+            them to the mean of their final values over the tasks. "fresh": every task starts from
+            the values that the model had before its first task, as in the paper.
         seed: seed for the values of `task_layers`.
         name: the optimizer's name.
 
@@ -154,12 +154,12 @@ class LeapOptimizer(OptimizerWrapper):
             model: the model whose variables this optimizer trains; the same one every time.
 
         Raises:
-            TypeError: the model has other variables than those of Keras.
+            TypeError: a trainable variable of the model is not a Keras variable.
             ValueError: this optimizer cannot train the model, or fewer than two steps were made.
             RuntimeError: another task is still open.
         """
         if self._in_task:
-            raise RuntimeError("A task is already open. Tasks of one LeapOptimizer do not nest.")
+            raise RuntimeError("A task is already open, and tasks do not nest. Leave its block.")
         self._attach(model)
         self._tasks_started.assign_add(1)
         self._restore_initialization(model)
@@ -211,8 +211,8 @@ class LeapOptimizer(OptimizerWrapper):
 
         Raises:
             RuntimeError: a task is still open, or none has finished.
-            FloatingPointError: every task diverged, or the update would overflow. It is then not
-                applied, and the sums are kept, so that a lower meta learning rate can be tried.
+            FloatingPointError: every task diverged, or the update would overflow. An update that
+                would overflow is not applied; its sums are kept for a lower meta learning rate.
         """
         gradients = [
             tf.cast(gradient, variable.dtype)
@@ -264,7 +264,7 @@ class LeapOptimizer(OptimizerWrapper):
 
     @tf.autograph.experimental.do_not_convert  # it stores a tensor of the trace for `apply`
     def scale_loss(self, loss):
-        """Stores the loss of this step for `apply`, and returns what the inner optimizer scales."""
+        """Stores the loss for `apply`, and returns it as scaled by the inner optimizer."""
         self._loss = loss
         return self.inner_optimizer.scale_loss(loss)
 
@@ -321,7 +321,7 @@ class LeapOptimizer(OptimizerWrapper):
 
     @property
     def learning_rate(self):
-        """The inner learning rate. A value set inside a task lasts until the task ends."""
+        """The inner learning rate. A rate set inside a task is reset when the next task opens."""
         return self.inner_optimizer.learning_rate
 
     @learning_rate.setter
@@ -368,7 +368,7 @@ class LeapOptimizer(OptimizerWrapper):
         self.inner_optimizer.build(variables)
         super().build(variables)
         self._reset_inner_optimizer = OptimizerReset(self.inner_optimizer)
-        # A loaded optimizer is built without the model, so layers are found in variables' paths.
+        # A loaded optimizer is built without the model: find layers by the paths of the variables.
         task_layers = set(self.task_layers)
         meta_indices = [
             index
@@ -424,9 +424,9 @@ class LeapOptimizer(OptimizerWrapper):
         if by_layer != by_path:
             paths = {id(each): each.path for each in (*in_layers, *self._recorder.variables)}
             raise ValueError(
-                f"task_layers={list(self.task_layers)} is ambiguous: the variables "
-                f"{sorted({paths[key] for key in by_layer ^ by_path})} match by name only or by "
-                "layer only. Give task layers names that occur nowhere else in the model."
+                f"task_layers={list(self.task_layers)} is ambiguous: of the variables "
+                f"{sorted({paths[key] for key in by_layer ^ by_path})}, either the layer or the "
+                "path has such a name, not both. Give task layers names that occur nowhere else."
             )
         self._model = weakref.ref(model)
         if not self._initialized.numpy():

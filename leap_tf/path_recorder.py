@@ -22,12 +22,12 @@ from leap_tf.serialization import pack_arrays, unpack_arrays
 def add_accumulators(
     add_variable: Callable[..., keras.Variable], variables: Sequence[keras.Variable], name: str
 ) -> list[keras.Variable]:
-    """Adds one variable per given variable, with its shape and the dtype of accumulators.
+    """Adds an accumulator variable for each variable, with its shape and the accumulator dtype.
 
     Args:
         add_variable: the optimizer's `add_variable(shape, dtype, name)`.
-        variables: the given variables.
-        name: the common part of the names.
+        variables: the variables to accumulate for.
+        name: the prefix of the names.
     """
     return [
         add_variable(
@@ -46,7 +46,7 @@ class PathRecorder:
         add_variable: the optimizer's `add_variable(shape, dtype, name)`, which tracks the variable.
         variables: the trainable variables of the model.
         meta_indices: indices of the variables whose path is recorded.
-        geometry: the distance along the path.
+        geometry: the distance measured along the path, and the form of its meta-gradient.
     """
 
     def __init__(
@@ -101,8 +101,8 @@ class PathRecorder:
         Args:
             loss: the unscaled loss, a scalar. If it is not finite, the task is marked as diverged,
                 even if loss scaling skips the step.
-            gradients: of the loss as `optimizer` scales it, one per trainable variable and in its
-                shape; None if the loss does not depend on the variable.
+            gradients: gradients of the loss that `optimizer` scaled, one per trainable variable and
+                of its shape; None for a variable on which the loss does not depend.
             optimizer: the inner optimizer.
         """
         makes_step: tf.Tensor | bool = True
@@ -182,11 +182,11 @@ class PathRecorder:
 
 
 class StatisticsRecorder(tf.train.experimental.PythonState):
-    """The non-trainable variables that tasks start from, and the sum of what tasks changed.
+    """Records non-trainable variables: their values at the start of tasks, and summed changes.
 
     Args:
         task_layers: names of layers that get new values for every task.
-        learned: whether running statistics are learned. All others keep their initial values.
+        learned: whether running statistics are learned. If not, all start from the first values.
     """
 
     def __init__(self, task_layers: Sequence[str], learned: bool):
@@ -196,19 +196,19 @@ class StatisticsRecorder(tf.train.experimental.PythonState):
         self._changes: list[np.ndarray] = []
 
     def attach(self, model: keras.Model) -> None:
-        """Takes the initial values from the model, unless there are some already."""
+        """Records the model's current values as the initial ones, in the first call only."""
         if not self._initial:
             self._initial = [variable.numpy() for variable in model.non_trainable_variables]
             self._changes = [np.zeros_like(value) for value in self._initial]
 
     def restore(self, model: keras.Model) -> None:
-        """Assigns the initial values to the model. Random layers continue their seeds."""
+        """Assigns the initial values to the model, except to the seeds of random layers."""
         for variable, value in zip(model.non_trainable_variables, self._initial):
             if not variable.path.endswith("seed_generator_state"):
                 variable.assign(value)
 
     def add(self, model: keras.Model) -> None:
-        """Adds what a finished task changed in learned statistics."""
+        """Adds the changes of the learned statistics during the finished task to the sum."""
         learned = running_statistics(model, self._task_layers) if self._learned else []
         ids = {id(variable) for variable in learned}
         for index, variable in enumerate(model.non_trainable_variables):

@@ -102,7 +102,7 @@ def decode(data: bytes, cls: type[Record]) -> Record:
 
 
 def _plain(value: Any, arrays: dict[str, np.ndarray]) -> Any:
-    """The value as JSON has it; arrays are added to `arrays`."""
+    """Converts a value to JSON values; arrays go to `arrays`."""
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, (bool, int, float, str)):
@@ -127,7 +127,7 @@ def _plain(value: Any, arrays: dict[str, np.ndarray]) -> Any:
 
 
 def _build(kind: Any, value: Any, arrays: Mapping[str, np.ndarray], where: str) -> Any:
-    """The value as an annotation wants it."""
+    """Converts a JSON value to the annotated type."""
     if kind is Any:
         return value
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)

@@ -13,13 +13,13 @@ from leap_tf.array_tasks import ArrayTask, as_arrays, one_thread_options, spec_o
 
 
 class Task(Protocol):
-    """One learning problem; any object with these members is one.
+    """One learning problem. Any object with these members is a task.
 
     A task must give the same batches for the same seed on any thread. All tasks of a distribution
     must give batches of the same structure and dtypes; the number of examples may differ. A task
-    may also have `classes`, the number of classes of its labels, `validation_batches()` for stop
-    rules, and `get_config()`, which returns plain values by name: a run continues from its
-    checkpoints only on tasks for which they are the same.
+    may also have `classes`, the number of classes of its labels; `validation_batches()` for stop
+    rules; and `get_config()`, which returns plain values by name. Training continues from a
+    checkpoint only if these values are unchanged.
     """
 
     @property
@@ -58,11 +58,11 @@ class TaskDistribution(Protocol):
 class TaskSplits:
     """The tasks of a study: a distribution to meta-train on, and lists to evaluate.
 
-    A list of tasks to meta-train on stands for `FiniteTasks` of them. The held-out examples of
-    validation and test tasks must not be training examples of any task.
+    A list of training tasks is wrapped in `FiniteTasks`. The held-out examples of validation and
+    test tasks must not be training examples of any task.
 
     Raises:
-        TypeError: `train` has something that is no task.
+        TypeError: an element of `train` is not a task.
     """
 
     train: TaskDistribution
@@ -81,7 +81,7 @@ class FiniteTasks:
     code.
 
     Raises:
-        TypeError: something in the list is no task.
+        TypeError: an element of the list is not a task.
         ValueError: `tasks` is empty.
 
     Example:
@@ -120,7 +120,7 @@ class Sinusoids:
     Args:
         examples: number of training examples of a task, and of held-out examples.
         batch_size: examples in a training batch.
-        queries: number of query examples, see `ArrayTask`; with 0, tasks have none of their own.
+        queries: number of query examples, see `ArrayTask`; with 0, tasks have no query batches.
 
     Example:
 
@@ -182,7 +182,7 @@ def sinusoid_splits(
 
 
 def checked_task(task: Any) -> Task:
-    """Returns a task as it is; raises TypeError for anything else."""
+    """Returns a task unchanged; raises TypeError for anything else."""
     if not hasattr(task, "name"):
         raise TypeError(
             f"A {type(task).__name__} is no task. Make a task of each data set, for example by "
@@ -192,11 +192,11 @@ def checked_task(task: Any) -> Task:
 
 
 def batches_of(task: Task, method: str, *arguments: Any) -> tf.data.Dataset:
-    """Returns what a method of a task, such as "train_batches", returns, as a data set.
+    """Calls a method of a task, such as "train_batches", and returns its batches as a data set.
 
     Raises:
         TypeError: the task has no such method, or it does not return batches.
-        ValueError: batches that are no data set end before the first.
+        ValueError: the method returned a list or generator without a batch.
     """
     name = getattr(task, "name", None)
     if not hasattr(task, method):

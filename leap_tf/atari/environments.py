@@ -6,9 +6,9 @@ with clipped rewards and discounts, and records the raw scores of whole games.
     step(action) = send(action), receive()
 
 Between the two calls the game may work on threads of its own. The step after the end of an episode
-ignores its action and starts the next episode (LAST → FIRST in TF-Agents). If an episode ends with
-the loss of a life and the game continues, that step is played with the action, and its reward
-counts for the score only.
+ignores its action and starts the next episode (LAST → FIRST in TF-Agents). An episode may also end
+with the loss of a life while the game continues. The step after it then plays the given action; its
+reward counts for the score, but the time step has reward 0.
 """
 
 import abc
@@ -31,7 +31,7 @@ MULTI_PLAYER_GAMES = frozenset({"combat", "joust", "maze_craze", "warlords"})
 
 
 class Episode(NamedTuple):
-    """A finished game: its raw score, and the number of steps since `reset` at its end."""
+    """A finished game: its raw score, and the number of steps from `reset` to its end."""
 
     score: float
     steps: int
@@ -44,14 +44,14 @@ class StepResult(NamedTuple):
     rewards: np.ndarray  # [copies], not clipped
     ended: np.ndarray  # [copies] bool, whether the episode ended in a terminal state
     cut_off: np.ndarray  # [copies] bool, whether a time limit ended the episode
-    game_over: np.ndarray  # [copies] bool, whether the whole game is over: its score is known
+    game_over: np.ndarray  # [copies] bool, whether the game ended, so that its score is final
 
 
 class ScreenEnvironment(py_environment.PyEnvironment, abc.ABC):
-    """Base class of all games.
+    """Base class of environments for games.
 
     Args:
-        actions: number of actions. The other arguments are those of `AtariEnvironment`.
+        actions: number of actions. For the other arguments see `AtariEnvironment`.
 
     Attributes:
         raw_reward: [copies] float64, rewards of the last step, not clipped.
@@ -97,7 +97,7 @@ class ScreenEnvironment(py_environment.PyEnvironment, abc.ABC):
 
     @abc.abstractmethod
     def end_step(self) -> StepResult:
-        """Waits for the step that was started."""
+        """Waits for the started step and returns its result."""
 
     @property
     def batched(self) -> bool:
@@ -123,7 +123,7 @@ class ScreenEnvironment(py_environment.PyEnvironment, abc.ABC):
         self._waiting = True
 
     def receive(self) -> ts.TimeStep:
-        """Waits for the step that was started, and returns it."""
+        """Waits for the started step and returns its time step."""
         result = self.end_step()
         self._waiting = False
         first, self._ended = self._ended, result.ended | result.cut_off
@@ -184,8 +184,8 @@ class AtariEnvironment(ScreenEnvironment):
         emulator_threads: number of C++ threads that emulate; 1 for a flavour.
         frame_skip: frames per step, during which the action is repeated.
         max_pool: whether the screen is the maximum of the last two frames.
-        no_op_max: an episode starts with a random number of frames without action, below this. If
-            the game starts on "fire", the last of them is "fire".
+        no_op_max: an episode starts with a random number of no-op frames, fewer than this. In games
+            that start on "fire", a "fire" frame replaces one of them, or follows them in a flavour.
         fire_on_reset: whether to press "fire" in games that start on it.
         reward_clip: rewards are clipped to ± this value.
         sticky_actions: probability of repeating the previous action instead.
@@ -278,10 +278,10 @@ class AtariEnvironment(ScreenEnvironment):
 
 
 class _FlavourEmulator:
-    """Copies of a flavour, with those methods of `AtariVectorEnv` that are used above.
+    """Copies of a flavour, with the methods of `AtariVectorEnv` that `AtariEnvironment` calls.
 
-    In mode 0 and difficulty 0 both play the same games, but for the drawn numbers of no-ops and
-    the last screen of an episode.
+    In mode 0 and difficulty 0, both play the same games. Only the random numbers of no-ops and the
+    last screen of an episode differ.
     """
 
     def __init__(self, flavour: str, copies: int, **settings):
@@ -308,7 +308,7 @@ class _FlavourEmulator:
 
 
 class _Console:
-    """One emulated game in a mode and a difficulty. The step after the end of a game starts one."""
+    """One emulated game with a mode and a difficulty. The step after its end starts a new game."""
 
     def __init__(self, flavour: str, settings: dict):
         self._flavour = flavour
@@ -347,7 +347,7 @@ class _Console:
         self._steps, self._lives, self._over = 0, emulator.lives(), False
 
     def step(self, action: int) -> tuple[int, bool, bool, int]:
-        """Plays a step, and returns reward, whether the game or a life ended, cut off, lives."""
+        """Plays a step. Returns the reward, whether a game or life ended, cut-off, and lives."""
         emulator, settings = self._emulator, self._settings
         if self._over:
             self.start_game()
@@ -405,7 +405,7 @@ def flavours(game: str) -> tuple[str, ...]:
 
 
 def check_game(name: str) -> None:
-    """Raises ValueError unless a game has this name: "pong", "pong/m0/d1" or "catch/17"."""
+    """Checks that a game has this name: "pong", "pong/m0/d1" or "catch/17"; raises ValueError."""
     game, separator, _ = name.partition("/")
     if game == "catch":
         layout_seed(name)
@@ -423,7 +423,7 @@ def layout_seed(name: str) -> int:
 
 
 def check_rom(name: str) -> None:
-    """Raises ValueError if the emulator does not have a game, or it needs several players."""
+    """Checks that the emulator has a single-player game of this name; raises ValueError."""
     if name in MULTI_PLAYER_GAMES:
         raise ValueError(f"{name!r} is a game for several players, which the emulator cannot run.")
     available = available_games()
@@ -443,7 +443,7 @@ def _check_counts(least: int, **counts: int) -> None:
 
 
 def screen_spec(shape: tuple[int, ...]) -> array_spec.BoundedArraySpec:
-    """Returns the specification of uint8 screens of a shape."""
+    """Returns the observation spec of uint8 screens with this shape."""
     # The bounds are arrays because TF-Agents overflows on scalar bounds under NumPy 2.
     low, high = np.zeros(shape, np.uint8), np.full(shape, 255, np.uint8)
     return array_spec.BoundedArraySpec(shape, np.uint8, low, high, "observation")

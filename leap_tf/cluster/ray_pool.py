@@ -167,7 +167,7 @@ class RayPool:
         """Yields the result or the failure of each task, in the order of the tasks.
 
         Args:
-            job: the work; workers choose theirs by its `kind`.
+            job: the work. Workers call the method of their problem that `job.kind` names.
             specs: tasks of the study that the workers build.
 
         Raises:
@@ -209,8 +209,8 @@ class RayPool:
                 elif not scheduler.requeue(index):
                     lost = (
                         f"It was started {self._attempts} times, and each time its worker died or "
-                        f"did not finish within the deadline of {self._deadline:g} s. See `ray "
-                        "status`, memory first."
+                        f"did not finish within the deadline of {self._deadline:g} s. Check the "
+                        "memory of the nodes with `ray status`, or raise the deadline."
                     )
                     name, seed = job.task_name(specs[index]), specs[index].seed
                     scheduler.put(index, TaskFailure(name, seed, lost))

@@ -32,11 +32,11 @@ class BatchResult(NamedTuple):
     """The outputs, the loss and the errors of a model on a batch."""
 
     outputs: Any  # a tensor, or a nest of tensors
-    loss: tf.Tensor  # scalar, the mean over the batch, with regularization in training
-    loss_weight: tf.Tensor  # scalar, the weight of that mean in a mean over several batches
-    errors: tf.Tensor  # [n] float32, of each example
-    weights: tf.Tensor  # [n] float32, of each error
-    state: list[tf.Tensor]  # of the model after the batch
+    loss: tf.Tensor  # scalar, the mean over the batch; in training, with regularization
+    loss_weight: tf.Tensor  # scalar, the weight of `loss` in a mean over several batches
+    errors: tf.Tensor  # [n] float32, the error of each example
+    weights: tf.Tensor  # [n] float32, the weight of each error
+    state: list[tf.Tensor]  # the model's state after the batch
 
     @property
     def error(self) -> tf.Tensor:
@@ -55,14 +55,14 @@ class FunctionalModel:
     Args:
         model: a built model.
         loss: a Keras loss whose reduction is a mean over the batch.
-        error: a function of targets and outputs that returns one error per example, [n] or more,
-            for curves and tables. By default the share of wrong labels of the example if `loss` is
-            a cross-entropy, else the loss of the example.
+        error: a function of targets and outputs that returns the error of each example, [n] or with
+            more dimensions, for curves and tables. By default, the share of wrong labels in an
+            example if `loss` is a cross-entropy, else the loss of the example.
 
     Raises:
         TypeError: `loss` is not a loss object.
-        ValueError: the model is not built or has no trainable variables, or `loss` is not a mean
-            over the batch, or not a `TotalLoss` where the model has several outputs.
+        ValueError: the model is not built or has no trainable variables, `loss` is not a mean over
+            the batch, or the model has several outputs and `loss` is not a `TotalLoss`.
         UnsupportedModelError: see `check_training_rule`.
     """
 
@@ -89,7 +89,7 @@ class FunctionalModel:
             raise ValueError("The model has no trainable variables, so there is nothing to learn.")
         check_training_rule(model)
         self.model = model
-        self._network = model  # what is called
+        self._network = model  # the model to call; `without_randomness` replaces it
         self._trainable = [id(variable) for variable in model.trainable_variables]
         self.loss = loss
         self.error = error or default_error(self.loss)
@@ -106,12 +106,12 @@ class FunctionalModel:
         return self.model.trainable_variables
 
     def without_randomness(self) -> "FunctionalModel":
-        """Returns this model with random layers, such as dropout and noise, always in inference.
+        """Returns this model with its random layers, such as dropout and noise, switched off.
 
         It has the same parameters and state, and all other layers follow `training` as before.
 
         Raises:
-            UnsupportedModelError: the random layers cannot be told from the others.
+            UnsupportedModelError: the random layers cannot be found or separated from the others.
         """
         if not self._seed_states:
             return self
@@ -121,7 +121,7 @@ class FunctionalModel:
 
     @property
     def units(self) -> int | None:
-        """The size of the output's last dimension; None for a subclass, or of several outputs."""
+        """The last dimension of the output; None for subclassed models and several outputs."""
         shape = getattr(self.model, "output_shape", None)
         return shape[-1] if isinstance(shape, tuple) else None
 
@@ -153,7 +153,7 @@ class FunctionalModel:
                 values.
 
         Raises:
-            UnsupportedModelError: other variables are trainable than at the start.
+            UnsupportedModelError: layers were frozen or unfrozen after this object was created.
         """
         if [id(variable) for variable in self.variables] != self._trainable:
             raise UnsupportedModelError(
@@ -178,7 +178,7 @@ class FunctionalModel:
     ) -> BatchResult:
         """Runs the model on a batch, as a Keras train or test step does.
 
-        Sample weights and masks apply to errors as to the loss.
+        Errors are weighted by sample weights and masks, as the loss is.
 
         Args:
             parameters: one tensor per trainable variable.
@@ -191,8 +191,8 @@ class FunctionalModel:
             The outputs, the loss in float32 or wider, the errors, and the state after the batch.
 
         Raises:
-            UnsupportedModelError: a layer assigns a variable that it cannot assign in a functional
-                loop.
+            UnsupportedModelError: calling the model assigns a trainable weight, or a variable that
+                does not belong to it.
         """
         outputs, new_state, regularization = self._call(parameters, state, batch.inputs, training)
         loss = self.loss(batch.targets, outputs, sample_weight=batch.sample_weight)
@@ -206,7 +206,7 @@ class FunctionalModel:
         errors, weights = tf.reshape(errors, [-1]), tf.reshape(weights, [-1])
         if self.loss.reduction == "mean_with_sample_weight":
             loss_weight = tf.reduce_sum(weights)
-        elif mask is not None:  # Keras divides by the number of outputs that count
+        elif mask is not None:  # Keras divides by the number of outputs that are not masked
             loss_weight = tf.math.count_nonzero(mask, dtype=tf.float32)
         else:
             loss_weight = tf.cast(tf.size(errors), tf.float32)
@@ -255,9 +255,9 @@ class FunctionalModel:
         metrics = {id(variable) for variable in self.model.metrics_variables}
         if set(scope.state_mapping) - set(given) - metrics:
             raise UnsupportedModelError(
-                f"The model {self.model.name!r} changes a variable that is not among its own when "
-                "it is called, such as Keras's global seed. Assign the variable to an attribute of "
-                "a layer, and give random functions a keras.random.SeedGenerator of the layer."
+                f"When it is called, the model {self.model.name!r} changes a variable that it does "
+                "not own, such as Keras's global seed. Make the variable an attribute of a layer, "
+                "and give random functions a keras.random.SeedGenerator of the layer."
             )
 
 
@@ -289,12 +289,12 @@ def _without_randomness(model: keras.Model) -> keras.Model:
         if layer.trainable and layer.non_trainable_weights:
             raise UnsupportedModelError(
                 f"The layer {layer.name!r} both draws random numbers and has running statistics. "
-                "Transductive evaluation must switch off the first and use those of the batch for "
-                "the second. Split the layer in two, or evaluate inductively."
+                "Transductive evaluation must switch off the random numbers but use the statistics "
+                "of the batch. Split the layer in two, or evaluate inductively."
             )
         return _InInference(layer)
 
-    # The clone shares the layers, which the function returns as they are or wrapped.
+    # The clone shares all layers with the model; random ones are wrapped.
     return keras.models.clone_model(model, clone_function=in_inference, recursive=True)
 
 
@@ -377,10 +377,10 @@ def scope_of(
 
 
 def _weights_of(errors, sample_weight, mask):
-    """Returns weights in the shape of the errors; Keras allows fewer dimensions, or one more.
+    """Returns the weights of the errors, in their shape.
 
-    Errors of masked outputs weigh nothing. An error over several outputs counts if one of them is
-    not masked.
+    Keras allows sample weights with fewer dimensions, or one more. Errors of masked outputs have
+    weight 0; an error over several outputs counts if at least one of them is not masked.
     """
     weights = tf.ones_like(errors)
     if sample_weight is not None:

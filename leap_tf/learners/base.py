@@ -108,20 +108,20 @@ class TrainingPlan:
         models: the models that are meta-trained. Only the user's model may have task layers.
         evaluation_model: the model that evaluation adapts to tasks.
         steps: gradient steps on each training task.
-        minimum_steps: the fewest steps from which the learner can learn.
-        sample_tasks: from (distribution, count, meta_step, rng) to the training tasks of a
-            meta-step. The generator is its only source of randomness.
-        evaluation_task: a function that converts an evaluation task to the inputs that
+        minimum_steps: the fewest steps from which the learner gets a meta-gradient.
+        sample_tasks: a function of (distribution, count, meta_step, rng) that returns the training
+            tasks of a meta-step. `rng` is its only source of randomness.
+        evaluation_task: a function that converts an evaluation task to one with the inputs that
             `evaluation_model` expects.
-        model_index: from a task to the index in `models` of the model that is trained on it.
-        persistent_state: non-trainable variables that a meta-step sets to the mean of the values
-            its tasks leave in them; all others keep their value. None, the default, stands for the
-            running statistics of the models if those are learned, see `MetaTrainer`.
+        model_index: a function of a task that returns the index in `models` of its model.
+        persistent_state: non-trainable variables that a meta-step sets to the mean of their final
+            values over its tasks; all others keep their value. By default the running statistics
+            of the models if `running_statistics` is "learned", else none.
         trains_parts: whether a task is expected to leave some variables without a gradient.
-        first_order_until: the number of first meta-steps in which the query gradient of a
-            second-order learner is ∇f(θᴷ), without the derivatives of the steps.
-        multi_step_until: the number of first meta-steps in which a second-order learner minimizes
-            the query losses after all steps, see `MAML`.
+        first_order_until: the number of initial meta-steps in which a second-order learner uses
+            the first-order query gradient ∇f(θᴷ).
+        multi_step_until: the number of initial meta-steps in which a second-order learner
+            minimizes the query losses after every step, see `MAML`.
     """
 
     models: Sequence[keras.Model]
@@ -141,8 +141,8 @@ class TrainingPlan:
 class Learner(abc.ABC):
     """A meta-learner. The module's docstring shows the order of the calls.
 
-    A subclass must define `begin_task`, `observe` and `end_task`. `plan` is for methods that change
-    the models or the tasks: joint training, HAT, Progressive Nets.
+    A subclass must define `begin_task`, `observe` and `end_task`. Learners that change the models
+    or the tasks (joint training, HAT, Progressive Nets) also override `plan`.
 
     Attributes:
         query_batches: number of batches for `TaskEnd.query_gradient`. They come from the task's
@@ -173,7 +173,7 @@ class Learner(abc.ABC):
     ) -> list[tf.Tensor | None]:
         """Returns the gradients that the inner optimizer applies, in training and evaluation.
 
-        For None, the optimizer skips the parameter; weight decay does not change it either.
+        The optimizer skips a parameter whose direction is None, weight decay included.
 
         Args:
             gradients: the gradients of the loss, one per meta-learned parameter.
@@ -188,7 +188,7 @@ class Learner(abc.ABC):
 
         Args:
             state: the state before the step.
-            point: parameters *before* the step, with the loss and gradient of the batch there.
+            point: parameters *before* the step, with the loss and the gradient of its batch.
         """
 
     @abc.abstractmethod
@@ -219,8 +219,8 @@ class Learner(abc.ABC):
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments by name, as plain values.
 
-        A checkpoint can only be continued by a learner of the same configuration. The default
-        reads the attributes that have the names of the constructor's parameters.
+        A checkpoint can only be continued by a learner with the same configuration. By default,
+        each constructor argument is read from the attribute with the same name.
 
         Raises:
             NotImplementedError: a parameter has no attribute of its name.
@@ -248,7 +248,7 @@ class StatelessLearner(Learner):
 
 
 class Adaptation(StatelessLearner):
-    """Trains on a task with the direction of another learner, and returns no meta-gradient.
+    """Trains on a task in the direction of another learner. Its meta-gradient is not used.
 
     Args:
         learner: the learner whose `direction` is used. It must have been built.
@@ -263,9 +263,9 @@ class Adaptation(StatelessLearner):
         self, gradients: Tensors, learner_values: Tensors, step: tf.Tensor
     ) -> list[tf.Tensor | None]:
         directions: list[tf.Tensor | None] = list(gradients)
-        known = [gradients[index] for index in self._meta_indices]
-        learned = self._learner.direction(known, learner_values, step)
-        for index, direction in zip(self._meta_indices, learned, strict=True):
+        learner_gradients = [gradients[index] for index in self._meta_indices]
+        chosen = self._learner.direction(learner_gradients, learner_values, step)
+        for index, direction in zip(self._meta_indices, chosen, strict=True):
             directions[index] = direction
         return directions
 
@@ -276,8 +276,8 @@ class Adaptation(StatelessLearner):
 class MeasuredAdaptation(Adaptation):
     """Adaptation that reports `path_length` and `path_energy`, eq. 7 of Flennerhag et al. 2019.
 
-    The path is that of all parameters, task layers included, and of the loss, so values
-    of different learners can be compared.
+    The path includes the loss and all parameters, those of task layers too, so the values of
+    different learners can be compared.
     """
 
     _geometry = PathGeometry()
@@ -289,5 +289,4 @@ class MeasuredAdaptation(Adaptation):
         return extend_path(state, point, self._geometry)
 
     def end_task(self, state: GradientPath, end: TaskEnd) -> TaskUpdate:
-        unchanged = [tf.zeros_like(tensor) for tensor in end.initialization]
-        return TaskUpdate(unchanged, {"path_length": state.length, "path_energy": state.energy})
+        return TaskUpdate([], {"path_length": state.length, "path_energy": state.energy})

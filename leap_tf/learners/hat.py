@@ -5,9 +5,9 @@ Task t has an embedding eₗ for the units of each block l, and attends to some 
     aₗ = σ(s eₗ)        hₗ ← aₗ ⊙ hₗ
 
 During training s rises from 1/s_max to s_max within each epoch, so attention begins soft and ends
-hard. Let Aₗ be the maximum of aₗ over the other tasks. Training does not change what these attend
-to: the gradient of a weight from unit j to unit i is multiplied by 1 − min(Aₗᵢ, Aₗ₋₁ⱼ), that of a
-bias or scale of unit i by 1 − Aₗᵢ. A penalty on attention to free units leaves some of them free:
+hard. Let Aₗ be the maximum of aₗ over the other tasks. Their units are protected: the gradient of a
+weight from unit j to unit i is multiplied by 1 − min(Aₗᵢ, Aₗ₋₁ⱼ), that of a bias or scale of unit i
+by 1 − Aₗᵢ. A penalty on attention to free units keeps some of them free:
 
     λ Σₗ aₗ·(1 − Aₗ) / Σₗ Σ(1 − Aₗ)
 
@@ -102,9 +102,9 @@ class HAT(SequentialLearner):
         every = getattr(setup.stopping, "every", 0)
         if every % self.steps_per_epoch:
             raise ValueError(
-                f"stopping looks at the error every {every} gradient steps, and HAT's attention is "
-                f"hard only at the ends of epochs of {self.steps_per_epoch} steps. Set `every` to "
-                "a multiple of steps_per_epoch, for evaluation too."
+                f"stopping evaluates the error every {every} gradient steps, but HAT's attention "
+                f"is hard only at the ends of epochs of {self.steps_per_epoch} steps. Set `every` "
+                "to a multiple of steps_per_epoch, in training and in evaluation."
             )
         if setup.steps_per_task % self.steps_per_epoch:
             raise ValueError(
@@ -157,9 +157,9 @@ class HardAttentionModel(keras.Model):
     must be of one task.
 
     Args:
-        original: a chain of layers with a linear head. Its layers are used, not copied. Batch
-            normalization, pooling, element-wise activations, dropout and flattening may stand
-            between the layers with units.
+        original: a sequence of layers with a linear head. The layers are used, not copied. Between
+            layers with units, only batch normalization, pooling, element-wise activations, dropout
+            and flattening are allowed.
         head: the name of its head.
         tasks: the largest number of tasks, the evaluation task included.
         largest_scale, penalty: s_max and λ.
@@ -346,7 +346,7 @@ def _check_unitwise(parts: ModelBlocks) -> None:
                 _check_layer_is_unitwise(layer)
             if getattr(layer, "data_format", None) == "channels_first":
                 raise ValueError(
-                    f"{layer.name!r} has channels_first, and units must be the last dimension."
+                    f"{layer.name!r} is channels_first. Use data_format='channels_last'."
                 )
             for variable in layer.trainable_variables:
                 if variable.shape[-1] != units:

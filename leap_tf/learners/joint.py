@@ -1,7 +1,7 @@
 """Joint training: one encoder trained on all tasks at once, with a head for each task.
 
-This module also has the layers and tasks that HAT and Progressive Nets share with joint training:
-models that hold parts for single tasks take (inputs, number of the task, classes of the task).
+The module also has the layers and tasks that joint training shares with HAT and Progressive Nets.
+Models with parts for single tasks take (inputs, number of the task, classes of the task).
 """
 
 import dataclasses
@@ -25,8 +25,8 @@ _NO_CLASS = -1e9  # a logit; −∞ in float16, with the same effect
 class EndpointLearner(Reptile):
     """Moves the initialization to the parameters at the end of training.
 
-    This is Reptile with the meta-optimizer SGD(1.0), which is required: the initialization becomes
-    θᴷ. So one network is trained throughout, without an inner and an outer loop.
+    This is Reptile with the required meta-optimizer SGD(1.0), which sets the initialization to θᴷ.
+    Training therefore continues on one network, without an inner and an outer loop.
     """
 
     def plan(self, setup: TrainingSetup) -> TrainingPlan:
@@ -44,8 +44,8 @@ class EndpointLearner(Reptile):
         """Returns the only name in `task_layers`."""
         if len(setup.task_layers) != 1:
             raise ValueError(
-                f"{type(self).__name__} needs the name of the model's output layer, of which every "
-                "task gets one: for example task_layers=['head'], not "
+                f"{type(self).__name__} makes a copy of the output layer for every task and needs "
+                "the name of that layer, for example task_layers=['head']. Received: "
                 f"{list(setup.task_layers)}."
             )
         return setup.task_layers[0]
@@ -66,7 +66,7 @@ class JointTraining(EndpointLearner):
     included, and evaluation starts from it.
 
     Args:
-        heads: the largest number of training tasks that have heads.
+        heads: the number of heads, which is the largest number of training tasks.
 
     Raises:
         TypeError, ValueError: `heads` is not a whole number, or below 1.
@@ -214,7 +214,7 @@ class MixedTask:
 
 
 class NumberedTask:
-    """A task whose inputs become (inputs, its number, its classes), the latter int32 [batch]."""
+    """A task whose inputs become (inputs, number, classes), the last two int32 [batch]."""
 
     def __init__(self, number: int, task: Task):
         self.number = number
@@ -255,7 +255,7 @@ def task_numbers(distribution: TaskDistribution, most: int) -> dict[str, int]:
     """Returns the number of each task of a distribution, by the name of the task.
 
     Raises:
-        ValueError: the distribution has no list of tasks, or more than `most`, or two of one name.
+        ValueError: the distribution has no task list, over `most` tasks, or two of the same name.
     """
     tasks = getattr(distribution, "tasks", None)
     if tasks is None:
@@ -297,7 +297,7 @@ def check_head(model: keras.Model, head: str) -> keras.layers.Dense:
     if has_penalty(layer):
         raise ValueError(
             f"The head {head!r} has a regularizer or constraint, which heads of single tasks "
-            "cannot have. Build the model without."
+            "cannot have. Build the model without them."
         )
     return layer
 
@@ -314,7 +314,7 @@ def has_penalty(layer: keras.Layer) -> bool:
 def reseeded(
     initializer: keras.initializers.Initializer, *indices: int
 ) -> keras.initializers.Initializer:
-    """Returns a copy of an initializer; a seed follows from the old one and the indices."""
+    """Returns a copy of an initializer. A fixed seed is replaced by one for these indices."""
     settings = initializer.get_config()
     if isinstance(settings.get("seed"), int):
         sequence = np.random.SeedSequence([settings["seed"], *indices])

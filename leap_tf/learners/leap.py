@@ -154,7 +154,7 @@ def with_meta_optimizer(
 
     Args:
         learner: the learner.
-        meta_optimizer: returned as it is, with the same learner.
+        meta_optimizer: if given, it is returned, and the learner is unchanged.
 
     Raises:
         TypeError: `learner` is a name or a class.

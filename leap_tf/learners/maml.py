@@ -41,7 +41,7 @@ class MAML(StatelessLearner):
     `first_order_until`: these first meta-steps use ∇f(θᴷ) as `FOMAML` does, which is cheaper.
 
     `learned_rates`: factors αₖ on the inner learning rate are meta-learned for every step k and
-    every tensor of the model, starting at 1. Steps beyond K have the last ones.
+    every tensor of the model, starting at 1. Steps after the K-th use the factors of the K-th.
 
     Sources: Finn, Abbeel and Levine, "Model-Agnostic Meta-Learning for Fast Adaptation of Deep
     Networks", ICML 2017. Antoniou, Edwards and Storkey, "How to train your MAML", ICLR 2019.

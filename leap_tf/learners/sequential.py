@@ -103,7 +103,7 @@ def split_into_blocks(model: keras.Model, head: str) -> ModelBlocks:
         if has_penalty(layer):
             raise ValueError(
                 f"Layer {layer.name!r} has a regularizer or constraint, which would change weights "
-                "that belong to other tasks. Build the model without."
+                "that belong to other tasks. Build the model without them."
             )
     value = model.inputs[0]
     for layer in [] if isinstance(model, keras.Sequential) else layers:

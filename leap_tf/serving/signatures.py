@@ -9,8 +9,8 @@ direction, and the optimizer and batch-norm policy of the run. The same seed giv
 A stop rule of the `EvaluationConfig` is ignored: all steps of the request are made. Copies of the
 weights are trained, so the served variables never change and calls are independent.
 
-A tensor of a model with several inputs or outputs has the key of its dictionary, or its position,
-behind its name: `support_x_left`, `support_y_0`.
+If a model has several inputs or outputs, the name of a tensor ends in its dictionary key or its
+position: `support_x_left`, `support_y_0`.
 
 Some runtimes do not check shapes against the signature, so each input is checked in the graph
 before it is used. All errors are `InvalidArgumentError`s whose text begins with the name of the
@@ -41,7 +41,7 @@ _CROSS_ENTROPIES = (
 
 
 class Limits(NamedTuple):
-    """The largest numbers that a request may contain, which bound a server's time and memory.
+    """Upper limits on the numbers in a request. They bound a server's time and memory.
 
     Attributes:
         steps: gradient steps.
@@ -59,12 +59,12 @@ class Settings(NamedTuple):
 
     Attributes:
         steps: gradient steps, int32; with 0, the initialization itself predicts.
-        batch_size: examples in a training batch, int32. Epochs are shuffled, and batches continue
-            across epochs.
-        learning_rate: learning rate of the first step, float32. A schedule is scaled to start
-            there.
-        seed: int64, decides the batches, the values of task layers, and dropout.
-        num_classes: number of classes of the task, int32. Only if targets are labels.
+        batch_size: examples in a training batch, int32. Batches are cut from consecutive shuffled
+            epochs, so one batch may contain the end of an epoch and the start of the next.
+        learning_rate: learning rate of the first step, float32. A schedule is scaled so that it
+            starts at this rate.
+        seed: seed of the batches, the values of task layers, and dropout, int64.
+        num_classes: number of classes of the task, int32. Present only if targets are labels.
     """
 
     steps: tf.Tensor
@@ -79,10 +79,10 @@ class _Adapted(NamedTuple):
 
     parameters: list[tf.Tensor]
     state: list[tf.Tensor]
-    losses: tf.Tensor  # of each batch before the step on it
+    losses: tf.Tensor  # [steps], the loss of each batch before the step on it
     support_error: tf.Tensor  # mean error of the adapted model on the support set
     queries: list[tf.Tensor]  # outputs for the queries, empty if there are none
-    finite: tf.Tensor  # whether all numbers of training and prediction are
+    finite: tf.Tensor  # whether training and prediction produced only finite numbers
 
 
 class Signatures:
@@ -92,14 +92,14 @@ class Signatures:
         problem: holds the initialization and the settings of adaptation.
         inputs: shape and dtype of the inputs of a request, with any number of examples: a
             `tf.TensorSpec`, or a nest of them.
-        prepare: from a batch of these to inputs of the model.
+        prepare: a function that converts a batch of such inputs to inputs of the model.
         query_batch_size: number of examples that are predicted together, which bounds memory. In
             transductive mode these share their batch statistics.
         limits: the largest numbers that a request may contain.
 
     Raises:
-        ValueError: the model has not a loss for every output, or names of its inputs or outputs are
-            not different.
+        ValueError: the number of losses differs from the number of outputs, or two inputs or
+            outputs have the same name in a signature.
     """
 
     def __init__(
@@ -122,11 +122,11 @@ class Signatures:
         specs, names = tf.nest.flatten(self._outputs), names_of("", self._outputs)
         if len(losses) != len(specs):
             raise ValueError(
-                f"{problem.model.name!r} has {len(specs)} outputs, and {len(losses)} losses. Pass "
-                "a loss for each output to the trainer."
+                f"{problem.model.name!r} has {len(specs)} outputs, and {len(losses)} losses were "
+                "given. Pass the trainer one loss for each output."
             )
         self._formats = [OutputFormat(*each) for each in zip(names, losses, specs)]
-        # The number of classes is part of a request if there is one output, of class scores.
+        # Requests contain the number of classes only if the single output is a vector of scores.
         self._learned_classes = self._formats[0].classes if len(specs) == 1 else None
         is_cross_entropy = len(specs) == 1 and isinstance(losses[0], _CROSS_ENTROPIES)
         self._counts_errors = is_cross_entropy and problem.error_fn is None
@@ -134,8 +134,8 @@ class Signatures:
         head = resizable_head(problem) if self._learned_classes else None
         adapter = functools.partial(Adapter, problem, self._model)
         self._adapter = adapter(task_layers, head if head in task_layers else None)
-        # A meta-learned head serves tasks with its own number of classes. All others get a
-        # reinitialized head, in a separate graph: fixed and variable widths differ in last bits.
+        # A meta-learned head serves its own number of classes. Others get a reinitialized head and
+        # a separate graph, since a head of variable width differs in the last bits.
         self._with_other_head = None
         if head and head not in task_layers:
             self._with_other_head = adapter([*task_layers, head], head)
@@ -166,8 +166,8 @@ class Signatures:
                 then `Settings`.
 
         Returns:
-            Outputs for the queries, "losses" [steps] of each batch before the step on it, and
-            "support_accuracy" (or "support_error") of the adapted model.
+            Outputs for the queries; "losses" [steps], the loss of each batch before the step on
+            it; and "support_accuracy" (or "support_error") of the adapted model.
         """
         specs = self._examples("query_x")
         place = len(specs) + len(self._formats)
@@ -181,8 +181,8 @@ class Signatures:
     def adapt_weights(self, *request: tf.Tensor) -> Outputs:
         """Trains on a support set and returns the adapted weights, named by `weight_names`.
 
-        The arguments are those of `adapt` without queries. Its other outputs are returned too, and
-        "order" [weights]: for the names in alphabetical order, their places in `model.weights`.
+        The arguments are those of `adapt` without queries. Returns its other results too, and
+        "order" [weights]: the positions in `model.weights` of the names in alphabetical order.
         """
         place = len(self._examples("support_x")) + len(self._formats)
         adapted = self._adapt(request[:place], None, Settings(*request[place:]))
@@ -300,11 +300,11 @@ class Signatures:
 
 
 class OutputFormat(NamedTuple):
-    """The names and meanings of the targets and values of an output, which depend on its loss."""
+    """The names and the meaning of one output and its targets, which depend on the loss."""
 
-    suffix: str  # of names; empty if the model has one output
+    suffix: str  # appended to names; empty if the model has one output
     loss: keras.losses.Loss
-    spec: tf.TensorSpec  # of the output, with any number of examples
+    spec: tf.TensorSpec  # shape and dtype of the output, for any number of examples
 
     @property
     def classes(self) -> int | None:
@@ -356,10 +356,10 @@ def _outputs_of(model: FunctionalModel, inputs: Any) -> Any:
 
 
 def names_of(name: str, nest: Any) -> list[str]:
-    """Returns the names of the tensors of a nest: `name` and the keys or positions of each.
+    """Returns a name for each tensor of a nest: `name` followed by its keys or positions.
 
     Raises:
-        ValueError: the names are not different.
+        ValueError: two names are equal, apart from case and punctuation.
 
     Example:
 
@@ -385,9 +385,9 @@ def _rows(nest, start, size):
 def checked_examples(
     tensors: Sequence[tf.Tensor], specs: Sequence[tf.TensorSpec]
 ) -> list[tf.Tensor]:
-    """Returns tensors after checking shapes, that floats are finite, and that examples are as many.
+    """Checks the shapes of tensors and that floats are finite, and returns the tensors.
 
-    The first dimension of all is the number of examples, at least one.
+    The first dimension is the number of examples: at least one, and the same for all tensors.
     """
     tensors = [
         tf.ensure_shape(tensor, spec.shape, name=spec.name)

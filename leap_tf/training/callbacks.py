@@ -1,6 +1,6 @@
-"""Keras callbacks for meta-training, and how Keras's own work there.
+"""Keras callbacks for meta-training, and support for Keras's own callbacks.
 
-A meta-step is their epoch, and a task their batch. See "Callbacks" in docs/design.md.
+Callbacks see a meta-step as an epoch and a task as a batch. See "Callbacks" in docs/design.md.
 """
 
 import collections
@@ -27,7 +27,7 @@ Result = TypeVar("Result")
 
 _LOGGER = logging.getLogger("leap_tf")
 _WINDOW = 10  # meta-steps that `HealthWarnings` looks at
-# The state that decides what a callback does next; EarlyStopping also has its best weights.
+# Attributes that decide what a callback does next. EarlyStopping also keeps its best weights.
 _STATE = {
     keras.callbacks.EarlyStopping: ("wait", "best", "best_epoch", "stopped_epoch"),
     keras.callbacks.ReduceLROnPlateau: ("wait", "best", "cooldown_counter"),
@@ -41,7 +41,7 @@ _REFUSED = {
     "meta_optimizer. Lower the meta learning rate towards the end instead, for example by "
     "ReduceLROnPlateau or a schedule.",
 }
-# What "auto" means for the metrics of `fit`, of which Keras knows "loss" only.
+# The direction of mode "auto" for the metrics of `fit`. Keras itself knows only that of "loss".
 _LOWER_IS_BETTER = (
     *("loss", "error", "training_error", "final_loss", "auc", "path_length", "path_energy"),
     *("diverged", "tasks_skipped", "tasks_failed", "meta_gradient_norm"),
@@ -56,8 +56,8 @@ class ProgressDisplay(keras.callbacks.Callback):
     first meta-step, then at most one every `seconds`, and one at the last.
 
     Args:
-        seconds: least time between two plain lines.
-        shown: names of metrics to show where they exist.
+        seconds: the least number of seconds between two printed lines.
+        shown: names of the metrics to show, if they are logged.
         stream: where to write; standard error by default.
     """
 
@@ -188,7 +188,7 @@ class TensorBoardLogger(keras.callbacks.TensorBoard):
 
 
 class HealthWarnings(keras.callbacks.Callback):
-    """Warns of signs that meta-training is not healthy, once of each. `fit` uses it by itself.
+    """Warns once of each sign that meta-training is unhealthy. `fit` always adds this callback.
 
     - *The meta-gradient has all but vanished*: its norm has been below `share` times its median so
       far. A network with only dead units has a gradient path of length zero, so Leap can be driven
@@ -202,11 +202,11 @@ class HealthWarnings(keras.callbacks.Callback):
       ten meta-steps.
     - *Tasks are skipped*, since their loss, weights or meta-gradient are not finite.
 
-    After a restart, medians and first meta-steps are those since then.
+    After a restart, medians and first meta-steps are counted anew.
 
     Args:
-        share: of the median.
-        meta_steps: meta-steps in a row with such a meta-gradient.
+        share: the fraction of the median below which a meta-gradient has all but vanished.
+        meta_steps: the number of consecutive such meta-steps after which to warn.
     """
 
     def __init__(self, share: float = 0.01, meta_steps: int = 3):
@@ -274,7 +274,7 @@ class HealthWarnings(keras.callbacks.Callback):
         return math.hypot(*(float(np.linalg.norm(each.numpy() - old)) for each, old in pairs))
 
     def _observe(self, shows, needed, message):
-        """Warns when a sign has been seen in as many meta-steps in a row as needed."""
+        """Warns once `shows` has been true in `needed` consecutive meta-steps."""
         sign = message.split(":", 1)[0]
         if self._in_a_row[sign] < needed:  # not announced yet
             self._in_a_row[sign] = self._in_a_row[sign] + 1 if shows else 0
@@ -283,7 +283,7 @@ class HealthWarnings(keras.callbacks.Callback):
 
 
 class _InOrder(keras.callbacks.Callback):
-    """Makes Keras call the hooks of all callbacks at once, and not later on another thread."""
+    """Makes Keras call all hooks immediately, instead of later on another thread."""
 
     def on_train_batch_end(self, batch, logs=None):
         pass
@@ -293,17 +293,17 @@ class _InOrder(keras.callbacks.Callback):
 
 
 def checked_callbacks(callbacks: Any, learner_has_variables: bool) -> list:
-    """Returns callbacks, a single one or a `CallbackList` as a list of callbacks that work here.
+    """Checks callbacks and returns them as a list.
 
-    The mode "auto" becomes "min" or "max" where the monitored metric is one of `fit`.
+    Mode "auto" becomes "min" or "max" if the monitored metric is one of `fit`.
 
     Args:
         callbacks: as Keras's `fit` takes them.
         learner_has_variables: whether the learner has variables in addition to those of the model.
 
     Raises:
-        TypeError: one of them is no callback.
-        ValueError: one of them cannot do here what it promises. The message has a substitute.
+        TypeError: an element is not a Keras callback.
+        ValueError: a callback does not work in meta-training. The message names an alternative.
     """
     found: list = []
     for callback in keras.tree.flatten(callbacks):
@@ -318,7 +318,7 @@ def checked_callbacks(callbacks: Any, learner_has_variables: bool) -> list:
         if learner_has_variables and getattr(callback, "restore_best_weights", False):
             raise ValueError(
                 "EarlyStopping can restore the best weights of the model, but not the variables "
-                "that the learner learned with them. Use restore_best_weights=False (no patience)."
+                "that the learner learned with them. Set restore_best_weights=False."
             )
         if getattr(callback, "mode", None) == "auto":
             metric = callback.monitor.removeprefix("val_")
@@ -335,7 +335,7 @@ def callback_list(
     steps: int,
     verbose: bool = False,
 ) -> keras.callbacks.CallbackList:
-    """Returns callbacks as Keras calls them, with a progress display if there is none.
+    """Returns a `CallbackList`, with a progress display if `verbose` and there is no other one.
 
     Args:
         callbacks: in the order in which they are called.
@@ -354,7 +354,7 @@ def end_training(
 ) -> None:
     """Calls `on_train_end` of all callbacks, but not of EarlyStopping if `fit` was interrupted.
 
-    It would replace the current weights, from which training continues, by the best ones.
+    EarlyStopping would replace the weights, from which training continues, by the best ones.
     """
     if not interrupted:
         callbacks.on_train_end(logs)
@@ -374,10 +374,10 @@ def with_batch_hooks(
     """Yields results in order, and calls a hook before each and one after it.
 
     Args:
-        results: of tasks.
-        count: their number.
-        begin, end: called with the index, `end` with the logs of the result too.
-        logs: returns them; by default the metrics of a result, none of a failure.
+        results: the results of tasks, in order.
+        count: the number of tasks.
+        begin, end: the hooks. Both get the index of a task, `end` also the logs of its result.
+        logs: returns the logs of a result; by default its metrics, and nothing for a failure.
     """
     if count:
         begin(0)
@@ -411,7 +411,7 @@ def restore_callback_state(
         count = memory["best_weights"]
         best_weights, weights = weights[:count] or None, weights[count:]
         if callback.monitor != memory["monitor"] or not memory.keys() >= set(names):
-            continue  # another criterion starts anew
+            continue  # a callback with another monitor starts from its initial state
         for name in names:
             setattr(callback, name, memory[name])
         if isinstance(callback, keras.callbacks.EarlyStopping):

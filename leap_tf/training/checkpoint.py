@@ -28,9 +28,9 @@ _LOGGER = logging.getLogger("leap_tf")
 
 
 def describe(thing: Any) -> Any:
-    """Returns the class and the configuration of an object, as JSON has them.
+    """Returns the class and the configuration of an object as JSON values.
 
-    Names of optimizers and losses are left out, since Keras numbers them.
+    The names of optimizers and losses are left out, since Keras adds a counter to them.
 
     Args:
         thing: None, or an object with `get_config()`: an optimizer, a loss, a learner, a stop rule.
@@ -42,8 +42,8 @@ def describe(thing: Any) -> Any:
         return None
     if not hasattr(thing, "get_config"):
         raise TypeError(
-            f"{type(thing).__name__} has no get_config(). Return its settings from there, so that "
-            "a run can only be continued with the same ones."
+            f"{type(thing).__name__} has no get_config(). Add the method and return all settings "
+            "from it, so that a run can only be continued with the same ones."
         )
     config = {name: value for name, value in thing.get_config().items() if name != "name"}
     described = {"class": type(thing).__name__} | config
@@ -74,8 +74,8 @@ def check_same_tasks(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     if changed:
         raise CheckpointMismatchError(
             "The checkpoints are of a run on other tasks. Give the same tasks, or another "
-            "checkpoint_dir. To go on from what was learned on the other tasks, load one of the "
-            f"checkpoints and give another checkpoint_dir. What differs: {_shortened(changed)}."
+            "checkpoint_dir. To continue on the new tasks, load() one of the checkpoints and give "
+            f"another checkpoint_dir. What differs: {_shortened(changed)}."
         )
 
 
@@ -144,8 +144,8 @@ class Progress(tf.train.experimental.PythonState):
             reason = f"a callback ended this training at meta-step {self.meta_step}. To continue "
             reason += "it, load its last checkpoint and call fit() again"
         elif self.meta_step >= meta_steps:
-            reason = f"{self.meta_step} have been made already, and meta_steps={meta_steps} counts "
-            reason += "these too. To continue, give a larger number"
+            reason = f"{self.meta_step} meta-steps have been made already, earlier calls included. "
+            reason += f"To continue, give more than meta_steps={meta_steps}"
         else:
             return False
         _LOGGER.warning(
@@ -174,7 +174,7 @@ def _as_python(number):
 
 
 def _check_progress(fields):
-    """Checks the structure of a progress that was read."""
+    """Checks the structure of the progress in a checkpoint."""
     kinds = {"seed": int, "settings": dict, "stopped": bool, "epochs": list, "callbacks": list}
     whole = (
         isinstance(fields, dict)
@@ -186,7 +186,7 @@ def _check_progress(fields):
         and all(isinstance(memory, dict) for memory in fields["callbacks"])
     )
     if not whole:
-        raise ValueError(f"its progress has another structure: {str(fields)[:80]}")
+        raise ValueError(f"the progress in it has an unknown structure: {str(fields)[:80]}")
 
 
 class TrainingState:
@@ -232,7 +232,7 @@ class TrainingState:
 
     @property
     def tasks(self) -> dict[str, Any]:
-        """What `describe_tasks` says of the tasks trained on last; empty if they are not known."""
+        """The description of the tasks trained on last, see `describe_tasks`; {} if unknown."""
         return self.progress.settings.get("tasks") or {}
 
     @tasks.setter
@@ -244,11 +244,11 @@ class TrainingState:
 
         Args:
             path: its prefix.
-            tasks: what `describe_tasks` says of the tasks, if they must be those of the checkpoint.
+            tasks: the `describe_tasks` of the present tasks, to compare with the checkpoint's.
 
         Raises:
             CheckpointUnreadableError: its files are missing or damaged.
-            CheckpointMismatchError: it is of another model, seed or setting, or of other tasks.
+            CheckpointMismatchError: its model, seed, settings or tasks are different.
         """
         with self.all_or_nothing():
             self._read(path)
@@ -280,7 +280,7 @@ class TrainingState:
         except (AssertionError, ValueError) as error:
             raise CheckpointMismatchError(
                 f"The checkpoint {path} does not fit this model and meta-optimizer. Build them as "
-                "they were when it was saved, or give another directory. TensorFlow says: "
+                "they were when it was saved, or give another checkpoint. TensorFlow says: "
                 f"{_first_line(error)} The variables here are {self._paths}."
             ) from error
         try:
@@ -291,14 +291,14 @@ class TrainingState:
         if changed:
             raise CheckpointMismatchError(
                 f"The checkpoint {path} is of a run with other settings ({_shortened(changed)}). "
-                "Give the same ones, or another directory. To continue with another meta learning "
+                "Give the same ones, or another checkpoint. To continue with another meta learning "
                 "rate, load the checkpoint with the old one and then assign "
                 "meta_optimizer.learning_rate."
             )
         if self.progress.seed != self._seed:
             raise CheckpointMismatchError(
                 f"The checkpoint {path} is of a run with seed {self.progress.seed}, this one has "
-                f"seed {self._seed}. Give the same seed, or another directory."
+                f"seed {self._seed}. Give the same seed, or another checkpoint."
             )
 
 
@@ -312,6 +312,7 @@ def _first_line(error):
 # folder are never touched.
 _INDEX = re.compile(r"step-\d{8,}\.index")
 _OWN_FILE = re.compile(r"(step-\d{8,})\.(index|data-\d{5}-of-\d{5})(\.tempstate\d+)?")
+_KEPT = 3  # checkpoints in a folder
 _OWN_FOLDER = re.compile(r"step-\d{8,}_temp")
 
 
@@ -321,12 +322,10 @@ class CheckpointFolder:
     Args:
         folder: where they are; created with the first checkpoint. Without a folder, nothing is
             saved or restored.
-        keep: how many are kept.
     """
 
-    def __init__(self, folder: str | os.PathLike | None, keep: int = 3):
+    def __init__(self, folder: str | os.PathLike | None):
         self.path: Any = pathlib.Path(folder).expanduser().resolve() if folder else None
-        self._keep = keep
         self._last_save = time.monotonic()
 
     def save_if_due(self, state: TrainingState, seconds: float) -> None:
@@ -344,7 +343,7 @@ class CheckpointFolder:
             return
         self.path.mkdir(parents=True, exist_ok=True)
         state.save(self.path / f"step-{state.progress.meta_step:08d}")
-        self._remove_all_but({path.name for path in self._newest_first()[: self._keep]})
+        self._remove_all_but({path.name for path in self._newest_first()[:_KEPT]})
         self._last_save = time.monotonic()
 
     def _remove_all_but(self, kept):
@@ -384,17 +383,16 @@ class CheckpointFolder:
 
         Args:
             state: the state of the training.
-            tasks: what `describe_tasks` says of the tasks to train on.
-            known: the same, perhaps empty, by the path of each folder from which the training has
-                come or in which it has been. This folder is added.
+            tasks: the description of the tasks to train on, see `describe_tasks`.
+            known: such descriptions, possibly {}, by folder: all folders that this training was
+                loaded from or saved to. This method adds its own folder.
 
         Returns:
-            Whether there was anything to restore.
+            Whether a checkpoint was restored.
 
         Raises:
-            CheckpointMismatchError: the folder is of another run or other tasks; or the training
-                has started, and the folder holds a checkpoint that is ahead of it or of another
-                training.
+            CheckpointMismatchError: the folder is of another run or other tasks. Or the training
+                has started, and the folder is ahead of it, or of another training.
             CheckpointUnreadableError: there are checkpoints, but none can be read.
         """
         if self.path is None:
@@ -408,8 +406,8 @@ class CheckpointFolder:
         if newest > reached or (newest and self.path not in known):
             raise CheckpointMismatchError(
                 f"The folder holds a checkpoint of meta-step {newest}, and this trainer is at "
-                f"{reached}, which it did not reach from there. Give another checkpoint_dir, or a "
-                "new trainer to continue from the folder."
+                f"{reached}, which it did not reach from there. Give another checkpoint_dir. To "
+                "continue from the folder, create a new trainer."
             )
         if newest:
             check_same_tasks(known[self.path], tasks)

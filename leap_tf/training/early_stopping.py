@@ -4,10 +4,10 @@ After a step, the loop evaluates one batch of examples with the running statisti
 the mean error of that batch and decides whether training ends. Its state travels through the inner
 loop, so it consists of tensors of fixed shapes.
 
-A rule looks at one of two sets of examples, by its attribute `on`:
+The attribute `on` of a rule selects the examples:
 
     "validation"  the task's `validation_batches()`, or its `test_batches()` if it has none
-    "training"    the task's `train_batches(seed)`, in an order of their own
+    "training"    the task's `train_batches(seed)`, shuffled with another seed
 """
 
 import dataclasses
@@ -56,10 +56,10 @@ class StopRule(Protocol):
 class StopAtError:
     """Ends training once the error has been low on enough batches in a row.
 
-    The paper's rule on Omniglot (appendix F) is an error below 2 % on 30 batches in a row. It can
-    only end a task that looks at training images: the error on held-out drawings never gets that
-    low. The original code did so until December 2019, because its validation set was its training
-    set by mistake. The paper's configurations therefore use `on="training"`.
+    The paper's rule on Omniglot (appendix F) is an error below 2 % on 30 batches in a row. It takes
+    effect only on training images: the error on held-out drawings never gets that low. The original
+    code used them until December 2019, because its validation set was its training set by mistake.
+    The paper's configurations therefore use `on="training"`.
 
     Args:
         error: the mean error of an evaluated batch must be below this.

@@ -1,4 +1,4 @@
-"""Evaluation of adaptations: settings, the held-out batches in the graph, and results."""
+"""Evaluation of adapted models: settings, the traced loop over held-out batches, and results."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -27,19 +27,19 @@ class EvaluationConfig:
             default it uses the running statistics of the task's own training. Random layers,
             such as dropout, are inactive in both cases. With "both", `error` is the inductive
             one, and `TaskEvaluation.metrics` has the other as "transductive_error".
-        held_out_steps: numbers of gradient steps, below that of the evaluation, after which the
-            held-out error is measured too. `TaskEvaluation.metrics` has it as "error_after_<n>",
-            and "transductive_error_after_<n>" with "both". Each is an adaptation of its own.
+        held_out_steps: smaller numbers of gradient steps after which to measure the held-out error
+            too. `TaskEvaluation.metrics` has it as "error_after_<n>", and with "both" also as
+            "transductive_error_after_<n>". Each number costs one more adaptation.
         error_fn: a function of targets and outputs that returns one error per example, shown in
             curves and tables, in training too. See `leap_tf.functional.FunctionalModel`.
-        metrics: Keras metrics of the held-out examples, with sample weights. `TaskEvaluation` has
-            their values, and the logs of `fit` their means as `val_<name>`.
+        metrics: Keras metrics of the held-out examples, with sample weights applied. Their values
+            are in `TaskEvaluation.metrics`, and their means in the logs of `fit` as `val_<name>`.
 
     Raises:
         TypeError: a number of steps is not a whole number.
-        ValueError: `transductive` is none of these, a number of steps is below 1, two metrics have
-            the same name, or one that the logs use, or a metric makes its variables at its first
-            batch.
+        ValueError: `transductive` is not True, False or "both"; a number of steps is below 1; a
+            metric has the name of another one or of a logged value; or a metric has no variables
+            before its first batch.
     """
 
     optimizer: keras.optimizers.Optimizer | None = None
@@ -61,14 +61,14 @@ class EvaluationConfig:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(
-                f"The names {twice} of metrics are taken. Give each metric another name, for "
+                f"Metrics of the names {twice} exist already. Give each metric a unique name, for "
                 "example keras.metrics.AUC(name='roc_auc')."
             )
         for metric in self.metrics:
             if not metric.variables:
                 raise ValueError(
-                    f"The metric {metric.name!r} makes its variables at its first batch. Call its "
-                    "update_state on an example and then its reset_state."
+                    f"The metric {metric.name!r} makes its variables at its first batch. Before "
+                    "use, call its update_state on an example and then its reset_state."
                 )
 
 
@@ -115,13 +115,13 @@ class TaskEvaluation:
     def final_training_error(self) -> float:
         """Mean error of the last 50 training batches, each before its gradient step.
 
-        The errors in the paper's table 1 are very probably of this kind, on training images.
+        The errors in the paper's table 1 are probably computed in this way, on training images.
         """
         return float(np.mean(self.training_errors[-50:]))
 
     @property
     def area_under_error(self) -> float:
-        """100 times the mean training error along the curve. See `area_under_curve`."""
+        """100 times the mean height of the training-error curve, see `area_under_curve`."""
         return area_under_curve(self.training_errors)
 
     @property
@@ -136,7 +136,7 @@ class TaskEvaluation:
 class Evaluation:
     """Several tasks, adapted from the same initialization.
 
-    Means are over the tasks that did not diverge, and infinite if all did.
+    Means leave out diverged tasks. If all diverged, they are infinite; `mean_metric` is then NaN.
     """
 
     tasks: tuple[TaskEvaluation, ...]
@@ -341,7 +341,7 @@ def metric_value(metric: keras.metrics.Metric, value: Any) -> float:
     """
     if not tf.is_tensor(value) or value.shape.rank:
         raise ValueError(
-            f"The metric {metric.name!r} has several values, and must have one for each task. "
+            f"The metric {metric.name!r} has several values for a task, and must have one. "
             "Average them, for example by average='macro'."
         )
     return float(value)

@@ -58,7 +58,7 @@ class InnerLoopResult(NamedTuple):
 
 
 class _LoopState(NamedTuple):
-    """What travels through the loop."""
+    """Loop variables of the inner loop."""
 
     step: tf.Tensor
     parameters: list[tf.Tensor]
@@ -142,9 +142,9 @@ class InnerLoop:
         learner: the meta-learner.
         meta_indices: which of the model's parameters are meta-learned.
         stopping: the rule that ends a task early, or None.
-        transductive: whether held-out examples can be evaluated with batch norm's statistics of
-            the held-out batch itself, and not with the running ones of the task's training. Random
-            layers are inactive in both cases.
+        transductive: whether `evaluate` can be transductive: batch norm then uses the statistics of
+            the held-out batch instead of the running statistics of the task. Random layers are
+            inactive in both cases.
         resizable: indices of the parameters whose last dimension differs between tasks.
         trains_parts: whether tasks are expected to leave variables without a gradient.
         metrics: Keras metrics of held-out examples. Their variables are not changed.
@@ -158,8 +158,8 @@ class InnerLoop:
 
     Raises:
         ValueError: a second-order learner has no query batches.
-        UnsupportedModelError: evaluation is transductive, and the random layers of the model cannot
-            be told from the others.
+        UnsupportedModelError: evaluation is transductive, and the model's random layers cannot be
+            switched off separately.
     """
 
     def __init__(
@@ -192,8 +192,8 @@ class InnerLoop:
         options = {"reduce_retracing": True, "experimental_attributes": {"_noinline": True}}
         self._gradient = tf.function(self._gradient_of_batch, **options)
         self._error = tf.function(self._error_of_batch, **options)
-        # TensorFlow warns if a method is traced often, counted over all objects of the class. A
-        # partial is counted by itself.
+        # TensorFlow warns of frequent retracing, and counts traces of a method over all instances
+        # of the class. Each partial has its own count.
         self.train = tf.function(functools.partial(self._train), reduce_retracing=True)
         self.evaluate = tf.function(functools.partial(self._evaluate), reduce_retracing=True)
 
@@ -220,17 +220,17 @@ class InnerLoop:
                 takes a Python number and makes all of the steps.
             parameters, state: values of the model's variables.
             learner_values: values of the learner's own variables.
-            stop_batches: an endless iterator over the batches that `stopping` looks at.
-            queries: an iterator over query batches; by default those that follow in `batches`.
+            stop_batches: an endless iterator over the batches that the stop rule evaluates.
+            queries: an iterator over query batches; by default, the batches after the last step.
             learning_rate: the rate of the first step; the optimizer's own by default.
             second_order: whether the query gradient is taken through the steps, a Python bool.
-            multi_step: with `second_order`, the share 1 − m/M of the query losses after all steps,
-                see `MAML`; None for the last loss alone.
+            multi_step: with `second_order`, the factor 1 − m/M in the weights of the query losses
+                after the earlier steps, see `MAML`. None: only the last loss counts.
 
         Raises:
             OutOfRangeError: there are too few batches for the query batches or a second-order
                 learner.
-            WrongSecondDerivativesError: a second-order learner cannot use the model.
+            WrongSecondDerivativesError: second-order training, but the model stops gradients.
         """
         parameters = self._of_any_width(parameters)
         initialization = self._meta_learned(parameters)
@@ -267,7 +267,7 @@ class InnerLoop:
         )
 
     def _steps(self, batches, stop_batches, queries, max_steps, start, learner_values):
-        """All steps as a loop, and ∇f(θᴷ) on the query batches."""
+        """Runs the steps as a loop. Returns the final state and ∇f(θᴷ) on the query batches."""
         # The loop carries the next batch as an optional, since an iterator reports its end only
         # when another element is requested.
         next_batch, end = tf.while_loop(
@@ -297,14 +297,13 @@ class InnerLoop:
             for batch in query_batches
         ]
         mean = [tf.add_n(parts) / len(query_batches) for parts in zip(*gradients)]
-        if (
-            self._learner.second_order
-        ):  # in a first-order meta-step, it learns no variable of its own
+        if self._learner.second_order:
+            # A first-order meta-step of a second-order learner leaves its own variables unchanged.
             mean += [tf.zeros_like(value) for value in learner_values]
         return end, mean
 
     def _recorded_steps(self, batches, queries, steps, start, learner_values, multi_step):
-        """All steps unrolled, and the gradient of the query losses through them."""
+        """Unrolls the steps. Returns the final state and the query gradient through the steps."""
         sources = [*self._meta_learned(start.parameters), *learner_values]
         with tf.GradientTape() as tape:
             tape.watch(sources)
@@ -375,7 +374,7 @@ class InnerLoop:
         return result.loss, result.error, result.state, gradients
 
     def _observe_error(self, now, stop_batches, parameters, state):
-        """The state of the stop rule after a step."""
+        """Returns the stop rule's state after a step."""
         if not self._stopping:
             return now.stop_state
 

@@ -46,7 +46,7 @@ from leap_tf.training.supervised import SupervisedProblem
 
 
 class ThreadPool:
-    """Runs tasks on threads of this process; TensorFlow releases Python's lock while it works.
+    """Runs tasks on threads of this process. TensorFlow releases the GIL while it computes.
 
     Args:
         threads: how many tasks run at the same time.
@@ -59,7 +59,7 @@ class ThreadPool:
 
     def __init__(self, threads: int):
         self.threads = whole_number("threads", threads, 1)
-        # Kept for good: TensorFlow keeps a few kilobytes for every thread it has ever seen.
+        # Never replaced: TensorFlow keeps a few kilobytes for each thread that it has ever seen.
         self._executor = concurrent.futures.ThreadPoolExecutor(threads)
 
     def map(self, job: Job, specs: Sequence[TaskSpec]) -> Generator[Any, None, None]:
@@ -85,18 +85,19 @@ class MetaTrainer:
         inner_optimizer: a Keras optimizer that has not been built, or its name. It trains on tasks
             and is reset for each.
         meta_optimizer: a Keras optimizer that has not been built, or its name. It updates the
-            initialization. By default that of `leap_tf.learners.with_meta_optimizer`, which suits
-            any number of steps.
+            initialization. For the default, which suits any number of steps, see
+            `leap_tf.learners.with_meta_optimizer`. MAML and its variants have no default.
         learner: the meta-learner; `Leap()` by default.
-        steps_per_task: the number of gradient steps on a task. Training ends earlier if the batches
-            of the task do, which is an error for learners with query batches. Second-order
-            learners need memory for every step; five to ten steps are usual.
+        steps_per_task: the number of gradient steps on a task. If the task's batches run out, it
+            ends early, or raises an error if the learner is second-order or takes its query
+            batches from the same stream. Second-order learners need memory for every step; five
+            to ten steps are usual.
         meta_batch_size: tasks in a meta-step.
-        task_layers: names of layers that get new values for every task and are not meta-learned. If
-            the model's output layer is among them, it has as many units as a task has `classes`.
-        running_statistics: "learned": a meta-step sets running statistics to the mean of where
-            its tasks left them. "fresh": every task starts from those of the given model, as in
-            the paper; few steps hardly move them.
+        task_layers: names of layers that get new values for every task and are not meta-learned.
+            An output layer among them gets one unit for each of a task's `classes`.
+        running_statistics: "learned": each meta-step sets the running statistics to their mean
+            over the tasks at the end of training. "fresh": every task starts from the statistics
+            of the given model, as in the paper; a few steps hardly change them.
         stopping: the rule that ends training on a task early. By default all steps are made.
         evaluation: settings of evaluation that differ from those of meta-training.
         seed: decides task sampling, batch order, values of task layers and dropout. Initial weights
@@ -107,14 +108,14 @@ class MetaTrainer:
 
     Attributes:
         problem: the `Problem` that trains on and evaluates single tasks.
-        model: the model that was given, or the one the learner made of it (HAT, Progressive Nets).
+        model: the given model, or the one that the learner builds from it (HAT, Progressive Nets).
         pool: where tasks run.
         was_stopped: whether the last `fit` ended early because `request_stop` was called.
 
     Raises:
         TypeError: an optimizer, the loss or a number has the wrong type, or a learner or stop rule
             has no `get_config()`.
-        ValueError: the model, an optimizer or a number cannot be used.
+        ValueError: the model, an optimizer or a number is unsuitable; the message says why.
         KerasVersionError: this version of Keras is not supported.
     """
 
@@ -151,10 +152,10 @@ class MetaTrainer:
 
     @classmethod
     def from_problem(cls, problem: Problem, pool: "TaskPool | int | None" = None) -> "MetaTrainer":
-        """Returns a trainer of any problem, such as games.
+        """Returns a trainer for any `Problem`, such as `leap_tf.atari.AtariProblem`.
 
         Args:
-            problem: the problem. The trainer sets its `stop_requested`, so it must have no other.
+            problem: the problem. It belongs to this trainer, which sets its `stop_requested`.
             pool: as for `MetaTrainer`.
         """
         trainer = cls.__new__(cls)
@@ -169,13 +170,13 @@ class MetaTrainer:
         if not hasattr(pool, "map"):
             pool = ThreadPool(available_cores() if pool is None else whole_number("pool", pool, 1))
         self.pool: TaskPool = pool
-        self._local_pool: ThreadPool | None = None  # for tasks that a remote pool does not know
+        self._local_pool: ThreadPool | None = None  # for tasks outside a remote pool's study
         meta_optimizer = problem.setup.meta_optimizer
         meta_optimizer.build(problem.meta_variables)
         self._state = TrainingState(
             problem.variables, meta_optimizer, problem.sampler.seed, settings_of(problem)
         )
-        self._known_folders: dict[pathlib.Path, Mapping[str, Any]] = {}  # with their tasks
+        self._known_folders: dict[pathlib.Path, Mapping[str, Any]] = {}  # folder: its tasks
         self._stop_requested = False
         self.was_stopped = False
 
@@ -203,7 +204,7 @@ class MetaTrainer:
 
     @property
     def variables(self) -> list[keras.Variable]:
-        """The model's variables and the learner's: what adaptation to a task starts from."""
+        """Variables of the model and of the learner, from which adaptation to a task starts."""
         return [*self.model.variables, *self.learner_variables]
 
     @property
@@ -232,22 +233,22 @@ class MetaTrainer:
         that is interrupted or fails has no effect.
 
         Args:
-            task_distribution: where the tasks of each meta-batch come from. A list of tasks stands
-                for `FiniteTasks` of them.
+            task_distribution: the source of the tasks of each meta-batch. A list of tasks is
+                wrapped in `FiniteTasks`.
             meta_steps: the total number of meta-updates, those before a restart included.
             validation_tasks: tasks to evaluate during training, as `evaluate` does.
-            callbacks: Keras callbacks, see "Callbacks" in docs/design.md. They see a meta-step as
-                an epoch, a task as a batch, the initialization as the model's weights and the
-                meta-optimizer as its optimizer. Metrics: `loss` and `error` (means over the steps
-                and tasks of the meta-batch), `final_loss`, `meta_gradient_norm`,
-                `gradient_steps`, `tasks_skipped`, `tasks_failed`, the learner's own, and those of
-                `Evaluation.metrics` for validation, as `val_<name>`. Games have others.
-            validation_freq: meta-steps from one validation to the next.
+            callbacks: Keras callbacks, see "Callbacks" in docs/design.md. To them, a meta-step is
+                an epoch, a task is a batch, the initialization is the model's weights, and the
+                meta-optimizer is the optimizer. Metrics: `loss` and `error` (means over steps and
+                tasks), `final_loss`, `meta_gradient_norm`, `gradient_steps`, `tasks_skipped`,
+                `tasks_failed` and the learner's own. Validation adds those of `Evaluation.metrics`
+                as `val_<name>`. Games log `reward`, `final_reward` and `entropy`, but no `error`.
+            validation_freq: the number of meta-steps from one validation to the next.
             validation_steps: gradient steps on a validation task; `steps_per_task` by default.
             checkpoint_dir: where checkpoints are kept.
-            checkpoint_seconds: the least number of seconds between two checkpoints. One is also
-                written when `fit` ends, by an exception too. A restart repeats at most this much
-                work and the meta-step that was interrupted.
+            checkpoint_seconds: the least number of seconds between two checkpoints. `fit` also
+                writes one when it returns or raises. A restart repeats at most this much work,
+                and the interrupted meta-step.
             tolerated_failures: the fraction of a meta-batch, in [0, 1), whose tasks may raise an
                 error. The meta-step continues without them and counts them as `tasks_failed`. By
                 default the first failure ends `fit`.
@@ -261,8 +262,8 @@ class MetaTrainer:
                 overflow.
             TypeError, ValueError: an argument or a callback cannot be used, a task has no batches
                 or does not fit the model, or the tasks are not those of a remote pool's `Study`.
-            TaskFailedError: more tasks failed than `tolerated_failures` allows. If it allows none,
-                the exception of the task is raised instead.
+            TaskFailedError: more tasks failed than `tolerated_failures` allows. If it is 0, the
+                task's own exception is raised instead.
             TaskPoolError: the pool cannot continue.
             CheckpointMismatchError: the checkpoints are of another run, or of other tasks.
             CheckpointUnreadableError: no checkpoint in the folder can be read.
@@ -282,7 +283,7 @@ class MetaTrainer:
         restored = folder.resume(self._state, tasks, self._known_folders)
         self._state.tasks = tasks
         self.was_stopped = False
-        if not restored:  # EarlyStopping ends a run for good, but not this trainer
+        if not restored:  # a callback that stopped an earlier fit() does not stop this one
             self._state.progress.stopped = False
         steps = self.problem.setup.meta_batch_size
         if not self._state.progress.warn_if_finished(meta_steps):
@@ -317,7 +318,7 @@ class MetaTrainer:
                     folder.save_if_due(self._state, checkpoint_seconds)
             except StopRequestedError:
                 self.was_stopped = True
-            finally:  # before on_train_end, where EarlyStopping may replace the weights
+            finally:  # save before on_train_end, in which EarlyStopping may replace the weights
                 if progress.meta_step or not meta_steps:
                     folder.save(self._state)
             self._stop_requested = False
@@ -327,8 +328,8 @@ class MetaTrainer:
     def request_stop(self) -> None:
         """Asks `fit` to return soon, with a checkpoint if it has a `checkpoint_dir`.
 
-        The current meta-step is discarded, and made again when training continues. Without a
-        running `fit`, the next one returns at once. Signal handlers may call this method.
+        The current meta-step is discarded and repeated when training continues. If no `fit` is
+        running, the next one returns at once. Signal handlers may call this method.
         """
         self._stop_requested = True
 
@@ -349,17 +350,17 @@ class MetaTrainer:
         evaluated on threads of this process.
 
         Args:
-            tasks: tasks to adapt to, a single task, `FiniteTasks`, or with `count` a distribution.
+            tasks: a list of tasks, one task, a `FiniteTasks`, or with `count` any distribution.
             steps: gradient steps; `steps_per_task` by default.
-            callbacks: Keras callbacks, whose test hooks are called. A task is a batch to them.
-            count: tasks to sample from a distribution, by the trainer's seed: always the same ones.
+            callbacks: Keras callbacks. Only their test hooks are called, with a task as a batch.
+            count: number of tasks to sample from a distribution. The trainer's seed fixes them.
 
         Returns:
             An `Evaluation` with the errors and curves of every task.
 
         Raises:
             ValueError: there are no tasks, or a task has no batches or does not fit the model.
-            Exception: what a task raised; a `TaskFailedError` if that was in another process.
+            Exception: the task's own; a `TaskFailedError` if the task ran in another process.
         """
         steps = self.problem.setup.steps_per_task if steps is None else steps
         if count is not None:
@@ -374,18 +375,18 @@ class MetaTrainer:
     def adapt(self, task: Task, steps: int | None = None) -> keras.Model:
         """Adapts to a task from the initialization and returns the adapted Keras model.
 
-        The model is a copy, compiled with the loss, a new optimizer of evaluation, and accuracy or
-        `EvaluationConfig.error_fn`. It has the weights and the running statistics with which
-        `evaluate([task])` computes the held-out error, and an output for each of the task's
-        `classes`. Its own `evaluate` is inductive.
+        The model is a copy, compiled with the loss, a copy of the evaluation optimizer, and
+        `EvaluationConfig.metrics` with `error_fn` or else accuracy. It has the weights and the
+        running statistics with which `evaluate([task])` computes the held-out error. Its `evaluate`
+        is inductive. An output layer in `task_layers` has one unit for each of the `classes`.
 
         Args:
-            task: needs `train_batches` only.
+            task: the task. Only `train_batches`, and what a stop rule evaluates, are used.
             steps: gradient steps; `steps_per_task` by default.
 
         Raises:
-            ValueError: the task does not fit the model, or the problem or the learner adapts no
-                Keras model of the user's (games, HAT, Progressive Nets).
+            ValueError: the task does not fit the model, or evaluation does not adapt the user's
+                own Keras model (games, HAT, Progressive Nets).
             UnsupportedModelError: the model cannot be copied.
 
         Example:
@@ -399,8 +400,8 @@ class MetaTrainer:
             True
         """
         steps = self.problem.setup.steps_per_task if steps is None else steps
-        if not hasattr(self.problem, "adapt"):
-            raise ValueError(f"A {type(self.problem).__name__} cannot adapt a Keras model.")
+        if not isinstance(self.problem, SupervisedProblem):
+            raise ValueError("adapt() is for supervised tasks. For games, use problem.adapt().")
         [task] = as_tasks(task)
         steps = whole_number("steps", steps, 1)
         return self.problem.adapt(task, self.evaluation_seed(0), steps)
@@ -414,9 +415,9 @@ class MetaTrainer:
         self._state.save(pathlib.Path(path).expanduser())
 
     def load(self, path: str | os.PathLike) -> None:
-        """Reads what `save` wrote, whatever its tasks. `fit` may then continue in that folder.
+        """Restores a checkpoint of `save`, from any tasks. `fit` may then continue in its folder.
 
-        Raises CheckpointMismatchError and CheckpointUnreadableError as `fit`.
+        Raises CheckpointMismatchError or CheckpointUnreadableError, as `fit` does.
         """
         path = pathlib.Path(path).expanduser()
         self._state.load(path)

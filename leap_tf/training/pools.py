@@ -56,14 +56,14 @@ class TaskFailure:
 
 @dataclasses.dataclass(frozen=True)
 class Job(Generic[Result]):
-    """What a pool does with every task.
+    """The work of a pool on each task.
 
     Attributes:
-        kind: "train" or "evaluate". A worker process calls the method of its problem of this name.
+        kind: "train" or "evaluate": the method of the problem that a worker process calls.
         run: runs a task in this process.
         task_name: returns the name of a task.
         result_type: the dataclass of the results.
-        check: raises SerializationError if a result from another process does not fit this one.
+        check: checks a result from another process; raises SerializationError if it does not fit.
         variables: all variables that results depend on. They do not change while the pool runs.
         on_result: called with every result as soon as it is in this process, in any order and from
             any thread. It is not called for failures.
@@ -80,7 +80,7 @@ class Job(Generic[Result]):
 
 
 class TaskPool(Protocol):
-    """Runs tasks.
+    """Runs jobs on tasks.
 
     Attributes:
         remote: whether tasks run in other processes, which can only run tasks of their own study.
@@ -100,7 +100,7 @@ class TaskPool(Protocol):
             specs: the tasks.
 
         Raises:
-            TaskPoolError: the pool cannot continue. The message says what to look at.
+            TaskPoolError: the pool cannot continue. The message names the likely cause.
         """
 
 

@@ -1,8 +1,8 @@
 """The interface between the outer loop and the training of single tasks.
 
-The outer loop of `MetaTrainer` depends on this interface only. A problem knows batches or games: it
-samples tasks, trains on one of them and returns a meta-gradient, and adapts to one of them and
-returns the evaluation.
+`MetaTrainer` depends on this interface only. A `Problem` hides what a task is made of: batches, or
+games. It samples tasks, trains on one task and returns its meta-gradient, and adapts to one task
+and returns its evaluation.
 """
 
 import contextlib
@@ -35,10 +35,10 @@ class TaskGradient:
 
     Attributes:
         meta_gradient: one tensor per meta-learned variable.
-        metrics: means over the steps, the last loss, and what the learner reports; the same names
-            for every task, "gradient_steps" among them.
+        metrics: means over the steps, the last loss, and the learner's metrics. All tasks have the
+            same names, among them "gradient_steps".
         finite: whether every loss, the adapted weights and the meta-gradient are finite.
-        state: one tensor per variable of the problem's `state_variables`: where the task left it.
+        state: the final value of each of the problem's `state_variables`, in their order.
     """
 
     meta_gradient: Sequence[tf.Tensor]
@@ -66,15 +66,15 @@ class Problem(Protocol):
         sampler: finds the task of a `TaskSpec`.
         meta_variables: the meta-learned variables, those of the learner among them.
         learner_variables: the learner's own variables.
-        state_variables: non-trainable variables that a meta-step sets to the mean of where its
-            tasks left them.
+        state_variables: non-trainable variables that a meta-step sets to the mean of their final
+            values over its tasks.
         variables: all variables that results depend on; what a checkpoint must hold.
         gradient_type: the dataclass that `train` returns.
         evaluation_type: the dataclass that `evaluate` returns.
         on_result: None, or a function that the outer loop calls with the result of every training
             task, in the order of the tasks.
-        stop_requested: set by the trainer; returns whether `fit` was asked to stop. A long task may
-            call it and raise an error.
+        stop_requested: returns whether `fit` was asked to stop. The trainer sets it. A long task
+            may call it and raise an error to end early.
     """
 
     setup: TrainingSetup
@@ -103,17 +103,17 @@ class Problem(Protocol):
         """Adapts to a task with the learner's direction and returns the evaluation."""
 
     def summarize(self, results: Sequence[Any]) -> Summary:
-        """Returns the evaluation of several tasks as one."""
+        """Combines the evaluations of several tasks into one."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """A trainer and its tasks, to which it sets the task sampler of the trainer.
+    """A trainer and the tasks of its study, which it gives to the trainer's task sampler.
 
     Attributes:
         trainer: a `MetaTrainer` whose model still has its initial weights.
-        tasks: the distribution that is trained on, and the lists that are evaluated. A pool in
-            other processes, which build the same study, can run only these.
+        tasks: the distribution to meta-train on and the lists to evaluate. A pool of other
+            processes, each of which builds the same study, can run only these tasks.
     """
 
     trainer: Any
@@ -190,7 +190,7 @@ def check_gradient(result: TaskGradient, problem: Problem) -> None:
         if len(tensors) != len(variables):
             raise SerializationError(
                 f"A result has {len(tensors)} tensors where the study has {len(variables)} "
-                "variables."
+                "variables. Build the same study in every process."
             )
         for tensor, (variable, summed) in zip(tensors, variables):
             dtype = tensor.dtype.name
@@ -215,7 +215,7 @@ def evaluate_specs(
 
     Raises:
         StopRequestedError: a stop was requested.
-        Exception: what a task raised.
+        Exception: the exception of a task that failed.
     """
     results: list[Any] = []
     callbacks.on_test_begin()
@@ -241,7 +241,7 @@ class StopRequestedError(Exception):
 class MetaTrainingDivergedError(LeapError, FloatingPointError):
     """All tasks of a meta-step diverged, or the meta-update would overflow.
 
-    The initialization is that before the meta-step.
+    The initialization keeps the values that it had before the meta-step.
     """
 
 
@@ -260,7 +260,7 @@ class MetaBatch:
     def __init__(self, meta_step: int, tasks: int, tolerated_failures: float = 0.0):
         self._meta_step = meta_step
         self._tasks = tasks
-        # 0.29 * 100 is 28.999..., and 29 tasks may fail.
+        # 1e-9 because 0.29 * 100 is 28.999..., and 29 failures are tolerated.
         self._tolerated = int(tolerated_failures * tasks + 1e-9)
         self._total: Sequence[tf.Tensor] | None = None
         self._state: list[Sequence[tf.Tensor]] = []
@@ -275,8 +275,8 @@ class MetaBatch:
             Whether the task has a result, even one that is skipped.
 
         Raises:
-            TaskFailedError: more tasks failed than are tolerated. If none is, the exception of the
-                task is raised instead.
+            TaskFailedError: more tasks failed than are tolerated. If none are tolerated, the
+                exception of the task is raised instead.
         """
         if isinstance(result, TaskFailure):
             self._record_failure(result)
@@ -297,7 +297,7 @@ class MetaBatch:
     def apply(self, problem: Problem) -> dict[str, Any]:
         """Moves the initialization by the mean meta-gradient and returns metrics.
 
-        State variables become the means of where the tasks left them.
+        State variables become the means of their final values over the tasks.
 
         Raises:
             MetaTrainingDivergedError: no task has a finite result, or the meta-update would
@@ -335,10 +335,10 @@ class MetaBatch:
         if self._total is None:
             failed = f" {len(self._failures)} failed." if self._failures else ""
             raise MetaTrainingDivergedError(
-                f"All {self._skipped} tasks of meta-step {self._meta_step} with a result diverged "
-                f"(loss, weights or meta-gradient not finite).{failed} The initialization is "
-                "unchanged. Lower the inner learning rate, clip its gradients, or lower the meta "
-                "learning rate."
+                f"No task of meta-step {self._meta_step} has a usable result: {self._skipped} "
+                f"diverged (loss, weights or meta-gradient not finite).{failed} The initialization "
+                "is unchanged. Lower the inner learning rate, clip its gradients, or lower the "
+                "meta learning rate."
             )
         metrics = self._metrics
         mean = [gradient / tf.cast(len(metrics), gradient.dtype) for gradient in self._total]

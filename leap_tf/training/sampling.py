@@ -1,4 +1,4 @@
-"""The tasks of a run, found by number.
+"""Sampling of the tasks of a run, and their identification by number in every process.
 
 Tasks and their seeds follow from the run's seed and the meta-step alone, so every process that has
 built the same study finds the same task under the same `TaskSpec`.
@@ -32,7 +32,7 @@ class TaskSpec:
         split: "train", or the name of a list of evaluation tasks.
         meta_step: the index of the meta-step, from 0; 0 for evaluation tasks.
         index: the index of the task in the meta-batch or in the list.
-        seed: decides everything random in this run of the task.
+        seed: seed of everything random in this run of the task.
         steps: gradient steps.
     """
 
@@ -44,7 +44,7 @@ class TaskSpec:
 
 
 class TaskSampler:
-    """Samples training tasks, numbers evaluation tasks, and finds both again.
+    """Samples training tasks, numbers evaluation tasks, and returns the task of a `TaskSpec`.
 
     Args:
         plan: how the learner samples training tasks and prepares evaluation tasks.
@@ -66,14 +66,14 @@ class TaskSampler:
         self._latest: tuple[int, Sequence[Task], list[TaskSpec]] | None = None
 
     def use_study(self, tasks: TaskSplits) -> None:
-        """Sets the study's own tasks, which every process that builds the study has."""
+        """Sets the tasks of the study, which exist in every process that builds the study."""
         self._study = tasks
         self.use_distribution(tasks.train)
         self.use_list("validation", tasks.validation)
         self.use_list("test", tasks.test)
 
     def own_split(self, tasks: Sequence[Task]) -> str | None:
-        """Returns the split of the study whose first tasks these are, None if there is none."""
+        """Returns the split of the study that begins with these tasks, None if there is none."""
         for split in ("validation", "test"):
             own = getattr(self._study, split, ())
             if tasks and len(own) >= len(tasks) and all(a is b for a, b in zip(tasks, own)):
@@ -86,11 +86,11 @@ class TaskSampler:
             self._distribution, self._latest = distribution, None
 
     def train_on(self, tasks: Any, must_be_own: bool) -> dict[str, Any]:
-        """Sets where training tasks come from, and returns what `describe_tasks` says of them.
+        """Sets the distribution of training tasks and returns its `describe_tasks`.
 
         Args:
             tasks: a distribution, a list of tasks or a single task.
-            must_be_own: whether it must be the distribution of the study itself.
+            must_be_own: whether only the training distribution of the study is allowed.
 
         Raises:
             TypeError: it is none of these.
@@ -142,7 +142,7 @@ class TaskSampler:
             ValueError: `count` is 0.
         """
         if not count:
-            raise ValueError("There are no tasks to evaluate.")
+            raise ValueError("There are no tasks to evaluate. Pass at least one task.")
         return [
             TaskSpec(split, 0, index, self.evaluation_seed(index, stream), steps)
             for index in range(count)
@@ -190,14 +190,13 @@ class TaskSampler:
     def _meta_batch(self, meta_step: int) -> tuple[Sequence[Task], list[TaskSpec]]:
         if self._latest is None or self._latest[0] != meta_step:
             if self._distribution is None:
-                raise ValueError("There is no task distribution to sample from.")
+                raise ValueError("There is no task distribution to sample from. Call fit() first.")
             count = self._meta_batch_size
             rng = np.random.default_rng([self.seed, TRAINING, meta_step])
             tasks = self._plan.sample_tasks(self._distribution, count, meta_step, rng)
             if not tasks:
-                raise ValueError(
-                    f"{self._distribution!r} returned no tasks when asked for {count}."
-                )
+                what = f"{self._distribution!r} returned no tasks when asked for {count}."
+                raise ValueError(f"{what} Its sample() must return at least one task.")
             specs = [
                 TaskSpec("train", meta_step, index, int(rng.integers(2**31)), self._plan.steps)
                 for index in range(len(tasks))
@@ -246,13 +245,13 @@ def _is_data(value):
 
 
 def describe_tasks(distribution: TaskDistribution) -> dict[str, Any]:
-    """Returns a fingerprint of a task distribution, as JSON has it.
+    """Returns a JSON description of a task distribution, to compare it with that of a checkpoint.
 
-    It has the class and the dataclass fields of the distribution, and a line for each of its first
-    20 tasks: the name, and what `get_config()` or the dataclass fields say. The tasks are those in
-    the attribute `tasks`, as of `FiniteTasks`, and else three that are sampled for this purpose.
-    Arrays of a fixed task enter by a CRC-32. Arrays of a dataclass that samples without end do not,
-    since its fields decide them, and other processors compute other last bits.
+    It has the class and the settings of the distribution (from `get_config()` or dataclass fields),
+    the number of tasks, and a line for each of the first 20: its name and its settings. Further
+    tasks enter by one CRC-32. The tasks are the attribute `tasks`, as in `FiniteTasks`, or else
+    three that are sampled for this purpose. Arrays enter by a CRC-32, except if a dataclass samples
+    them: its fields determine them, and their last bits depend on the processor.
     """
     fixed = getattr(distribution, "tasks", None)
     tasks = distribution.sample(3, np.random.default_rng(0)) if fixed is None else fixed
@@ -276,7 +275,7 @@ def _line(task):
 
 
 def _plain(value: Any) -> Any:
-    """Returns a value as JSON has it, the same one in every process."""
+    """Converts a value to JSON values that are the same in every process."""
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, (bool, int, str)):

@@ -54,19 +54,19 @@ class SupervisedProblem:
     Args:
         setup: the settings of meta-training.
         loss: as for `MetaTrainer`.
-        learner: the meta-learner; a copy of it is built for this model.
-        evaluation: how evaluation adapts to tasks.
+        learner: the meta-learner. The problem copies it and builds the copy for this model.
+        evaluation: settings of evaluation, see `EvaluationConfig`.
         seed: the seed of the run.
 
     Attributes:
-        model: the model that evaluation adapts: the user's, or the one the learner made of it.
+        model: the model that evaluation adapts: the user's, or one that the learner builds from it.
         evaluation_task_layers: names of its layers that get new values for evaluation tasks.
         evaluation_optimizer: the optimizer of adaptations in evaluation.
 
     Raises:
         TypeError: an optimizer or the loss is not one of Keras.
-        ValueError: nothing is left to meta-learn, or the model, learner or optimizer cannot be
-            used.
+        ValueError: nothing is left to meta-learn, or the model, the learner or an optimizer is
+            unsuitable.
         KerasVersionError: this version of Keras is not supported.
     """
 
@@ -91,7 +91,7 @@ class SupervisedProblem:
         if self.evaluation.metrics and isinstance(self.loss, TotalLoss):
             raise ValueError("EvaluationConfig.metrics need a model with one output. Use error_fn.")
         self.evaluation_optimizer = self.evaluation.optimizer or setup.inner_optimizer
-        check_training_rule(setup.model)  # learners may train other models, made of this one
+        check_training_rule(setup.model)  # plan() may replace the user's model by its own
         self.plan = learner.plan(setup)
         self.sampler = TaskSampler(self.plan, setup.meta_batch_size, whole_number("seed", seed, 0))
         self.model = self.plan.evaluation_model
@@ -128,7 +128,7 @@ class SupervisedProblem:
             result = trainer.training_loop.train(**inputs)
         steps = int(result.losses.shape[0])
         _check_steps(task, steps)
-        # With a stop rule, a task may end before. The meta-gradient of one step of Leap is zero.
+        # A stop rule may end a task before that. Leap's meta-gradient of a single step is zero.
         if steps < self.plan.minimum_steps and not self.setup.stopping:
             raise ValueError(
                 f"Task {task.name!r} gave {steps} training batches, and "
@@ -171,7 +171,7 @@ class SupervisedProblem:
         held_out_batches = task_batches(task, "test_batches")
         if held_out_batches.cardinality() == tf.data.INFINITE_CARDINALITY:
             raise ValueError(
-                f"test_batches() of task {task.name!r} never end. Every held-out example is "
+                f"test_batches() of task {task.name!r} never ends. Every held-out example is "
                 "evaluated once, so leave out .repeat()."
             )
         adapted = self._adapt(task, spec)
@@ -190,8 +190,8 @@ class SupervisedProblem:
         for steps in self.evaluation.held_out_steps:
             if steps >= spec.steps:
                 raise ValueError(
-                    f"held_out_steps has {steps}, and the evaluation makes {spec.steps} steps. The "
-                    "error after the last step is measured anyway; leave larger numbers out."
+                    f"held_out_steps has {steps}, and the evaluation makes {spec.steps} steps. It "
+                    f"always measures the error after the last one. Use numbers below {spec.steps}."
                 )
             earlier = self._adapt(task, dataclasses.replace(spec, steps=steps))
             for prefix, transductive in modes.items():
@@ -227,8 +227,8 @@ class SupervisedProblem:
         """Adapts to a task as `evaluate` does, see `MetaTrainer.adapt`."""
         if self.model is not self.setup.model:
             raise ValueError(
-                f"{type(self.learner).__name__} adapts a model of its own, which takes the number "
-                "of a task with every input. Use evaluate()."
+                f"{type(self.learner).__name__} adapts a model of its own, which needs a task "
+                "number with every input, so it cannot return yours. Use MetaTrainer.evaluate()."
             )
         adapted = self._adapt(task, TaskSpec("", 0, 0, seed, steps))
         variables = [*self.model.trainable_variables, *self.model.non_trainable_variables]
@@ -250,9 +250,9 @@ class SupervisedProblem:
         stopping = self.evaluation.stopping
         if stopping and stopping.on == "validation" and not hasattr(task, "validation_batches"):
             raise ValueError(
-                f"The stop rule of the evaluation needs validation examples, and task "
-                f"{task.name!r} has no validation_batches(). It must not look at the examples that "
-                "the task is evaluated on."
+                f"The stop rule of the evaluation needs validation_batches(), which {task.name!r} "
+                "does not have. It must not use the examples that the task is evaluated on. Add "
+                "the method, or set on='training' in the rule."
             )
         self._warn_of_early_statistics(spec.steps)
         inputs = self._evaluator.loop_inputs(task, spec, stopping, training=False)
@@ -358,7 +358,7 @@ class _ModelTrainer:
             if training and self._learner.query_batches and hasattr(task, "query_batches"):
                 queries = iter(task_batches(task, "query_batches", spec.seed))
             stop = iter(stop_batches(task, spec.seed, stopping)) if stopping else None
-        # Steps with second derivatives are unrolled in tracing, so their number is a Python one.
+        # Second-order steps are unrolled during tracing, so their number must be a Python int.
         unrolled = training and self._learner.second_order
         unrolled = unrolled and spec.meta_step >= self._plan.first_order_until
         earlier = spec.meta_step < self._plan.multi_step_until
@@ -376,7 +376,7 @@ class _ModelTrainer:
         }
 
     def _units_for(self, task: Task) -> dict[str, int]:
-        """The task's number of classes, by the name of the layer that must have it."""
+        """Returns the units of a resizable head, {layer name: classes}; {} if none is resized."""
         classes = getattr(task, "classes", None)
         if classes is None:
             return {}
@@ -384,8 +384,8 @@ class _ModelTrainer:
             return {self._task_head.name: classes}
         if isinstance(self.model.loss, TotalLoss):
             raise ValueError(
-                f"Task {task.name!r} has {classes} classes, and the model several outputs, so it "
-                "is unclear which has as many units. Leave `classes` out."
+                f"Task {task.name!r} has {classes} classes, but the model has several outputs, and "
+                "it is unknown which one they belong to. Remove `classes` from the task."
             )
         units = self.model.units
         if units is not None and classes != units:

@@ -282,8 +282,8 @@ def test_a_fit_with_nothing_to_do_says_so(tmp_path, caplog):
         learner.fit(leap_tf.Sinusoids(), 2, verbose=False)
         trainer().fit(leap_tf.Sinusoids(), 1, checkpoint_dir=tmp_path, verbose=False)
         second, third = messages()
-        assert "2 have been made already, and meta_steps=2 counts these too" in second
-        assert "2 have been made already, and meta_steps=1 counts these too" in third
+        assert "2 meta-steps have been made already" in second
+        assert "To continue, give more than meta_steps=1" in third
         stop = keras.callbacks.LambdaCallback(
             on_epoch_end=lambda step, logs: setattr(learner.model, "stop_training", True)
         )
