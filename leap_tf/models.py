@@ -46,15 +46,9 @@ def conv_net(
     """
     images = keras.Input(image_shape)
     features = images
+    options = {"strides": 2 if strided else 1, "padding": "same", "use_bias": False}
     for block in range(1, blocks + 1):
-        features = keras.layers.Conv2D(
-            filters,
-            3,
-            strides=2 if strided else 1,
-            padding="same",
-            use_bias=False,
-            name=f"conv{block}",
-        )(features)
+        features = keras.layers.Conv2D(filters, 3, name=f"conv{block}", **options)(features)
         features = BatchNormalization(name=f"norm{block}")(features)
         if not strided:
             features = keras.layers.MaxPool2D(2, name=f"pool{block}")(features)

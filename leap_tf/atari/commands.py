@@ -10,6 +10,7 @@ import resource
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from leap_tf.atari import comparison
 from leap_tf.atari.environments import check_game
@@ -29,7 +30,6 @@ from leap_tf.experiments.config import (
 )
 from leap_tf.experiments.run_directory import CachingPool, RunDirectory, bindings_of
 from leap_tf.serialization import write_atomically
-from leap_tf.training import map_in_threads
 
 # Settings that do not affect a single agent. Changing them does not repeat a screening.
 _OF_THE_STUDY = re.compile(
@@ -196,7 +196,8 @@ def _against_random_play(problem: AtariProblem, game: str, seed: int, steps: int
     def play(learning: bool) -> GameEvaluation:
         return problem.adapt(game, seed, steps, learning=learning)[0]
 
-    agent, control = map_in_threads(play, [True, False], threads=2)
+    with ThreadPoolExecutor(2) as executor:
+        agent, control = executor.map(play, [True, False])
     reward, random_reward = agent.final_reward(), control.final_reward()
     return {
         "frames": agent.frames,
@@ -232,6 +233,7 @@ class TaskRunLog:
         """Logs a task run."""
         run = trained.evaluation
         rewards = 1e3 * curve(run.rewards, min(10, run.updates))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in bytes on macOS, else in KiB
         line = {
             "game": run.game,
             "seed": run.seed,
@@ -245,7 +247,7 @@ class TaskRunLog:
             "rewards": [round(float(reward), 3) for reward in rewards],
             "games": len(run.episodes),
             "score": run.score,
-            "peak_memory_mb": round(_peak_memory_mb()),
+            "peak_memory_mb": round(peak / (2**20 if sys.platform == "darwin" else 2**10)),
         }
         score = "no game finished" if run.score is None else f"score {run.score:.1f}"
         with self._path.open("a") as file:
@@ -296,8 +298,3 @@ class _Printer:
         if time.monotonic() - self._last >= self._seconds:
             self._last = time.monotonic()
             print(line, file=sys.stderr, flush=True)
-
-
-def _peak_memory_mb():
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

@@ -247,10 +247,7 @@ def plot_learning_curves(games: Mapping[str, Agents], path: pathlib.Path) -> Non
     panels = {}
     for game, agents in games.items():
         looks = {kind: figures.look(kind, place) for place, kind in enumerate(agents)}
-        for title, curves in (
-            ("reward per 1000 steps", reward_curves),
-            ("score", score_curves),
-        ):
+        for title, curves in (("reward per 1000 steps", reward_curves), ("score", score_curves)):
             drawn = {looks[kind]: curves(of_kind) for kind, of_kind in agents.items()}
             panels[f"{game}: {title} over frames"] = drawn
     path.parent.mkdir(parents=True, exist_ok=True)

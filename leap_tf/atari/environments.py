@@ -255,14 +255,9 @@ class AtariEnvironment(ScreenEnvironment):
                 reward_clipping=False,  # the emulator can only clip to ± 1
                 **settings,
             )
-        super().__init__(
-            copies,
-            len(self._emulator.ale.get_action_set()),
-            seed,
-            reward_clip=reward_clip,
-            image_size=image_size,
-            frame_skip=frame_skip,
-        )
+        sizes = {"image_size": image_size, "frame_skip": frame_skip}
+        actions = len(self._emulator.ale.get_action_set())
+        super().__init__(copies, actions, seed, reward_clip=reward_clip, **sizes)
 
     def start_games(self, seed: int | None) -> np.ndarray:
         screens, _ = self._emulator.reset(seed=seed)

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar
 
 import gin
@@ -47,7 +48,6 @@ from leap_tf.training import (
     TaskPool,
     TensorBoardLogger,
     available_cores,
-    map_in_threads,
 )
 
 KINDS = (LEARNED, FRESH, RANDOM)
@@ -193,14 +193,9 @@ def atari_evaluate(
     def train(cell: tuple[str, str, int]) -> None:
         kind, game, start = cell
         seed = int(np.random.default_rng(start).integers(2**31))
-        evaluation, parameters = trainer.problem.adapt(
-            game,
-            seed,
-            steps,
-            learning=kind != RANDOM,
-            encoder=None if kind == LEARNED else encoders[start],
-            on_update=on_update,
-        )
+        encoder = None if kind == LEARNED else encoders[start]
+        options = {"learning": kind != RANDOM, "encoder": encoder, "on_update": on_update}
+        evaluation, parameters = trainer.problem.adapt(game, seed, steps, **options)
         if pictures and kind == LEARNED and start == 0:
             agent = trained_agent(trainer.model, parameters)
             save_policy(agent, run.path / "policies" / game)
@@ -218,8 +213,8 @@ def atari_evaluate(
     missing = [cell for cell in cells if not cell_file(folder, *cell).exists()]
     print(f"Training {len(missing)} of {len(cells)} agents; the others exist", file=sys.stderr)
     threads = available_cores() + 1 if parallel_games is None else parallel_games
-    for _ in map_in_threads(train, missing, threads):
-        pass
+    with ThreadPoolExecutor(threads) as executor:
+        list(executor.map(train, missing))  # raises the exception of an agent
     found: dict[str, dict[str, list[GameEvaluation]]] = {game: {} for game in games}
     for kind, game, start in cells:
         found[game].setdefault(kind, []).append(read_cell(cell_file(folder, kind, game, start)))

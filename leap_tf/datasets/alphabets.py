@@ -156,14 +156,8 @@ def alphabet_task(
         pixels = np.round(255.0 * np.clip(copies, 0.0, 1.0)).astype(np.uint8)
         return pixels[..., None], np.tile(labels, rotations)
 
-    return ArrayTask(
-        name,
-        train=augmented(train),
-        test=augmented(test),
-        batch_size=batch_size,
-        test_batch_size=500,
-        prepare=pixels_to_floats,
-    )
+    parts = augmented(train), augmented(test)
+    return ArrayTask(name, *parts, batch_size, test_batch_size=500, prepare=pixels_to_floats)
 
 
 @functools.lru_cache(maxsize=2)

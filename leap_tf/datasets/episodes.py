@@ -336,17 +336,10 @@ def episodes(
         classes = split_classes(
             classes, validation_classes, test_classes, seed, by_group=within_groups
         )[part]
-    return Episodes(
-        classes,
-        ways,
-        shots,
-        queries,
-        quarter_turns=quarter_turns,
-        within_groups=within_groups,
-        batch_size=batch_size,
-        seed=seed,
-        name=f"{part} episode" if part else "episode",
-    )
+    options: dict[str, Any] = {"quarter_turns": quarter_turns, "within_groups": within_groups}
+    options |= {"batch_size": batch_size, "seed": seed}
+    name = f"{part} episode" if part else "episode"
+    return Episodes(classes, ways, shots, queries, name=name, **options)
 
 
 def episode_splits(

@@ -313,14 +313,12 @@ def _from_tfds(name, data_dir, image_size, label) -> Classes:
 
     def read(example):
         pixels, *rest = (example[key] for key in keys)
-        return _resized(_ink(pixels) if drawn else pixels, image_size), *rest
+        return _resized(255 - pixels[..., :1] if drawn else pixels, image_size), *rest
 
     splits = "+".join(part for part in _PARTS if part in builder.info.splits)
     examples = builder.as_dataset(split=splits, shuffle_files=False)
     inputs, labels, *alphabets = _stacked(examples.map(read, num_parallel_calls=2), name)
-    named = np.array(
-        [features[label].int2str(number) for number in range(features[label].num_classes)]
-    )
+    named = np.array(features[label].names)
     groups = [features["alphabet"].int2str(number) for number in alphabets[0]] if drawn else None
     # Files may have another order elsewhere: examples are sorted by their pixels.
     order = sorted(range(len(inputs)), key=lambda index: inputs[index].tobytes())
@@ -360,10 +358,6 @@ def _stacked(examples, source):
             f"The images of {source} differ in size or channels. Give an image_size."
         ) from error
     return [np.concatenate(parts) for parts in zip(*batches)]
-
-
-def _ink(pixels):
-    return 255 - pixels[..., :1]
 
 
 def _resized(pixels, size):

@@ -122,23 +122,15 @@ class PoolChoice:
         if self.kind == "threads" and of_ray != (None, None, None):
             raise ValueError("address, workers and deadline need --pool=ray.")
 
-    @contextlib.contextmanager
-    def open(self, factory: StudyFactory) -> Iterator[RayPool | None]:
-        """Yields a pool that is not started yet, and closes it at the end; None for threads.
+    def open(self, factory: StudyFactory) -> contextlib.AbstractContextManager[RayPool | None]:
+        """Returns a context with a pool that is not started yet, and None for threads.
 
-        Args:
-            factory: builds the study in a worker.
-
-        Raises:
-            ClusterError: Ray is not installed.
+        `factory` builds the study in a worker. Raises ClusterError if Ray is not installed.
         """
         if self.kind == "threads":
-            yield None  # the trainer has a pool of its own
-            return
+            return contextlib.nullcontext()  # the trainer has a pool of its own
         deadline = 1800.0 if self.deadline is None else self.deadline
-        pool = RayPool(factory, self.workers, self.address, deadline)
-        with contextlib.closing(pool):
-            yield pool
+        return contextlib.closing(RayPool(factory, self.workers, self.address, deadline))
 
 
 THREADS = PoolChoice()

@@ -19,8 +19,7 @@ import tensorflow as tf
 from keras.losses import SparseCategoricalCrossentropy
 
 from leap_tf.experiments.run_directory import RunDirectory, describe_environment
-from leap_tf.experiments.run_tables import standard_error
-from leap_tf.experiments.study import FRESH, LEARNED, restore_learned
+from leap_tf.experiments.run_tables import FRESH, LEARNED, standard_error
 from leap_tf.functional import TotalLoss
 from leap_tf.serving import Limits, export
 from leap_tf.serving.model_card import describe_model, write_model_card
@@ -136,7 +135,7 @@ def export_run(
     if checkpoint:
         trainer.load(checkpoint)
     else:
-        restore_learned(trainer, run)
+        run.load_learned(trainer.model, trainer.learner_variables)
     tasks = {
         index: task
         for index, task in enumerate(study.tasks.test)

@@ -323,7 +323,8 @@ class CachingPool:
         if job.kind != "train" or not serializable:
             yield from self._pool.map(job, specs)
             return
-        folder = self._folder / _digest(job.variables)
+        content = b"".join(variable.numpy().tobytes() for variable in job.variables)
+        folder = self._folder / hashlib.sha256(content).hexdigest()
         for other in set(self._folder.glob("*")) - {folder}:
             shutil.rmtree(other, ignore_errors=True)
         cached = {spec: _read(_file(folder, spec), job) for spec in specs}
@@ -347,13 +348,6 @@ class CachingPool:
     def clear(self) -> None:
         """Deletes the cache. Call it when training has finished."""
         shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def _digest(variables):
-    digest = hashlib.sha256()
-    for variable in variables:
-        digest.update(np.ascontiguousarray(variable.numpy()).tobytes())
-    return digest.hexdigest()
 
 
 def _file(folder, spec):

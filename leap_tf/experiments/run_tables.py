@@ -205,24 +205,6 @@ def _csv(rows, columns) -> bytes:
     return table.to_csv(index=False, lineterminator="\n").encode(errors="replace")
 
 
-def _read(folder: pathlib.Path) -> list[pd.DataFrame]:
-    """Returns the tables in a folder, in the order of `COLUMNS`; an empty one if it is optional.
-
-    Raises:
-        ResultsError: a table is missing, or is not one of a report.
-    """
-    tables = []
-    for file, (texts, numbers) in COLUMNS.items():
-        table = pd.DataFrame(columns=[*texts, *numbers])
-        if file != "jacobian.csv" or (folder / file).exists():
-            with _form_of(folder / file):
-                table = pd.read_csv(folder / file, dtype=str, keep_default_na=False)
-                table = table.assign(**{name: pd.to_numeric(table[name]) for name in numbers})
-                table[texts]  # a KeyError names a column that is missing
-        tables.append(table)
-    return tables
-
-
 def natural_order(names: Iterable[str]) -> list[str]:
     """Returns names once each, numbers in them by size: "2" before "10"."""
     return sorted(set(names), key=lambda name: [
@@ -388,7 +370,16 @@ def estimate(scores: pd.DataFrame, column: str) -> Estimate:
 
 def read_results(folder: pathlib.Path) -> Results:
     """Reads the tables in a folder. Raises a ResultsError if one is missing or another's."""
-    runs, tasks, curves, jacobian = _read(folder)
+    tables = []
+    for file, (texts, numbers) in COLUMNS.items():
+        table = pd.DataFrame(columns=[*texts, *numbers])
+        if file != "jacobian.csv" or (folder / file).exists():
+            with _form_of(folder / file):
+                table = pd.read_csv(folder / file, dtype=str, keep_default_na=False)
+                table = table.assign(**{name: pd.to_numeric(table[name]) for name in numbers})
+                table[texts]  # a KeyError names a column that is missing
+        tables.append(table)
+    runs, tasks, curves, jacobian = tables
     curves = curves.assign(value=curves.pop("values").str.split()).explode("value")
     curves["value"] = curves["value"].astype(float)
     curves["step"] = curves.groupby(level=0).cumcount()

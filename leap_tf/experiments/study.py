@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from leap_tf.experiments.run_directory import RunDirectory
-from leap_tf.experiments.run_tables import standard_error
+from leap_tf.experiments.run_tables import FRESH, LEARNED, standard_error
 from leap_tf.serialization import replacing, write_atomically
 from leap_tf.tasks import TaskSplits
 from leap_tf.training import (
@@ -114,7 +114,6 @@ def meta_train(
             plot_learning_curve(read_metrics(run.metrics), partial)
 
 
-LEARNED, FRESH = "learned initialization", "no pretraining"
 SPLITS = ("test", "validation")
 _OF_A_TASK = (
     "name", "seed", "error", "loss", "examples", "parameters", "finite",
@@ -162,7 +161,7 @@ def evaluate(
     found = {}
     for name in (FRESH, LEARNED) if baseline else (LEARNED,):
         if name == LEARNED:  # the newly built study has the fresh values
-            restore_learned(trainer, run)
+            run.load_learned(trainer.model, trainer.learner_variables)
         print(f"Adapting to {len(tasks)} held-out tasks: {name}", file=sys.stderr)
         found[name] = trainer.evaluate(tasks, steps)
     evaluations = dict(reversed(found.items()))
@@ -183,15 +182,6 @@ def evaluate(
     # Written last, since a run that has it counts as finished.
     write_atomically(file, json.dumps(record, indent=1, allow_nan=False) + "\n")
     return table(evaluations, target_error, transductive)
-
-
-def restore_learned(trainer: MetaTrainer, run: RunDirectory) -> None:
-    """Loads the initialization and the learner's variables of a finished run into a trainer.
-
-    Raises:
-        RunDirectoryError: training has not finished in this folder, or its files are damaged.
-    """
-    run.load_learned(trainer.model, trainer.learner_variables)
 
 
 def table(

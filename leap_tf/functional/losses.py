@@ -41,12 +41,8 @@ class TotalLoss(keras.losses.Loss):
             check_mean(loss)
 
     def __call__(self, y_true, y_pred, sample_weight=None):
-        return tf.add_n(
-            [
-                loss(targets, outputs, sample_weight=sample_weight)
-                for loss, targets, outputs in zip(*self.by_output(y_true, y_pred))
-            ]
-        )
+        parts = zip(*self.by_output(y_true, y_pred))
+        return tf.add_n([loss(*pair, sample_weight=sample_weight) for loss, *pair in parts])
 
     def by_output(self, targets: Any, outputs: Any) -> tuple[list, list, list]:
         """Returns losses, targets and outputs as lists with an entry for every output.
@@ -141,10 +137,8 @@ def _example_losses(loss, targets, outputs):
 
 def _mean_error(total, targets, outputs):
     """The mean over the outputs of the error of an example."""
-    errors = [
-        default_error(loss)(*of_output)
-        for loss, *of_output in zip(*total.by_output(targets, outputs))
-    ]
+    parts = zip(*total.by_output(targets, outputs))
+    errors = [default_error(loss)(*pair) for loss, *pair in parts]
     of_example = [tf.reduce_mean(tf.reshape(each, [tf.shape(each)[0], -1]), -1) for each in errors]
     return tf.add_n(of_example) / len(of_example)
 

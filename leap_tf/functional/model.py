@@ -10,13 +10,7 @@ import tensorflow as tf
 
 from leap_tf.array_tasks import ArrayTask, check_labels, check_no_text
 from leap_tf.functional.checks import UnsupportedModelError, check_training_rule
-from leap_tf.functional.losses import (
-    ErrorFunction,
-    TotalLoss,
-    check_mean,
-    default_error,
-    mask_of,
-)
+from leap_tf.functional.losses import ErrorFunction, TotalLoss, check_mean, default_error, mask_of
 from leap_tf.tasks import Task, batches_of
 
 
@@ -219,13 +213,7 @@ class FunctionalModel:
             state=[tf.convert_to_tensor(value) for value in new_state],
         )
 
-    def predict(
-        self,
-        parameters: Sequence[tf.Tensor],
-        state: Sequence[tf.Tensor],
-        inputs: tf.Tensor,
-        training: bool = False,
-    ) -> tf.Tensor:
+    def predict(self, parameters: list, state: list, inputs: Any, training: bool = False) -> Any:
         """Returns the model's outputs."""
         return self._call(parameters, state, inputs, training)[0]
 
@@ -397,9 +385,7 @@ def _weights_of(errors, sample_weight, mask):
 
 def _with_rank(tensor, rank):
     """Appends dimensions of size one."""
-    while tensor.shape.rank < rank:
-        tensor = tensor[..., tf.newaxis]
-    return tensor
+    return tensor[(..., *[tf.newaxis] * (rank - tensor.shape.rank))]
 
 
 def _owner(model, variable):

@@ -7,6 +7,7 @@ classes of Keras 3.15.
 """
 
 import functools
+import operator
 from collections.abc import Iterable, Sequence
 
 import keras
@@ -242,12 +243,8 @@ class OptimizerWrapper(keras.optimizers.Optimizer):
         )
 
 
-def _setting(name):
-    return property(lambda wrapper: getattr(wrapper.inner_optimizer, name))
-
-
 for _name in _SETTINGS:
-    setattr(OptimizerWrapper, _name, _setting(_name))
+    setattr(OptimizerWrapper, _name, property(operator.attrgetter(f"inner_optimizer.{_name}")))
 
 
 def _backend_neutral_copy(optimizer, variables):

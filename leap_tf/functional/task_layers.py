@@ -205,16 +205,13 @@ def _draw_scaled(initializer, shape, dtype):
     inputs, outputs = (tf.cast(size, tf.float32) for size in shape)
     fan = {"fan_in": inputs, "fan_out": outputs, "fan_avg": (inputs + outputs) / 2.0}
     deviation = tf.sqrt(initializer.scale / tf.maximum(fan[initializer.mode], 1.0))
+    how = {"dtype": dtype, "seed": initializer.seed}
     if initializer.distribution == "uniform":
-        unit = keras.random.uniform(
-            shape, -math.sqrt(3.0), math.sqrt(3.0), dtype=dtype, seed=initializer.seed
-        )
+        unit = keras.random.uniform(shape, -math.sqrt(3.0), math.sqrt(3.0), **how)
     elif initializer.distribution == "untruncated_normal":
-        unit = keras.random.normal(shape, dtype=dtype, seed=initializer.seed)
+        unit = keras.random.normal(shape, **how)
     else:
-        unit = keras.random.truncated_normal(
-            shape, stddev=1.0 / _TRUNCATED_NORMAL_DEVIATION, dtype=dtype, seed=initializer.seed
-        )
+        unit = keras.random.truncated_normal(shape, 0.0, 1.0 / _TRUNCATED_NORMAL_DEVIATION, **how)
     return unit * tf.cast(deviation, dtype)
 
 

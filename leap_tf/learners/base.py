@@ -36,6 +36,7 @@ from leap_tf.geometry import (
 )
 from leap_tf.tasks import Task, TaskDistribution
 
+Directions = list[tf.Tensor | None]  # None: the optimizer skips the parameter
 SampleTasks = Callable[[TaskDistribution, int, int, np.random.Generator], Sequence[Task]]
 
 
@@ -93,13 +94,6 @@ class TrainingSetup:
     stopping: Any = None
 
 
-def sample_tasks(
-    distribution: TaskDistribution, count: int, meta_step: int, rng: np.random.Generator
-) -> Sequence[Task]:
-    """Samples `count` tasks from the distribution. `meta_step` is ignored."""
-    return distribution.sample(count, rng)
-
-
 @dataclasses.dataclass(frozen=True)
 class TrainingPlan:
     """The models to train and the tasks to train them on.
@@ -129,7 +123,7 @@ class TrainingPlan:
     steps: int
     _: dataclasses.KW_ONLY
     minimum_steps: int = 1
-    sample_tasks: SampleTasks = sample_tasks
+    sample_tasks: SampleTasks = lambda tasks, count, meta_step, rng: tasks.sample(count, rng)
     evaluation_task: Callable[[Task], Task] = lambda task: task
     model_index: Callable[[Task], int] = lambda task: 0
     persistent_state: Sequence[keras.Variable] | None = None
@@ -168,9 +162,7 @@ class Learner(abc.ABC):
     def begin_task(self, initialization: Tensors) -> Any:
         """Returns the learner's state before the first step, any nest of tensors."""
 
-    def direction(
-        self, gradients: Tensors, learner_values: Tensors, step: tf.Tensor
-    ) -> list[tf.Tensor | None]:
+    def direction(self, gradients: Tensors, learner_values: Tensors, step: tf.Tensor) -> Directions:
         """Returns the gradients that the inner optimizer applies, in training and evaluation.
 
         The optimizer skips a parameter whose direction is None, weight decay included.
@@ -259,9 +251,7 @@ class Adaptation(StatelessLearner):
         self._learner = learner
         self._meta_indices = list(meta_indices)
 
-    def direction(
-        self, gradients: Tensors, learner_values: Tensors, step: tf.Tensor
-    ) -> list[tf.Tensor | None]:
+    def direction(self, gradients: Tensors, learner_values: Tensors, step: tf.Tensor) -> Directions:
         directions: list[tf.Tensor | None] = list(gradients)
         learner_gradients = [gradients[index] for index in self._meta_indices]
         chosen = self._learner.direction(learner_gradients, learner_values, step)

@@ -225,30 +225,22 @@ class NumberedTask:
     def validation_batches(self) -> Callable[[], tf.data.Dataset]:
         """The method of the task; an AttributeError if the task has none."""
         _ = self._task.validation_batches  # type: ignore[attr-defined]  # may raise AttributeError
-        return lambda: self._held_out("validation_batches")
+        return lambda: self._numbered("validation_batches")
 
     def train_batches(self, seed: int) -> tf.data.Dataset:
         return self._numbered("train_batches", seed)
 
     def test_batches(self) -> tf.data.Dataset:
-        return self._held_out("test_batches")
-
-    def _held_out(self, method):
-        return self._numbered(method)
+        return self._numbered("test_batches")
 
     def _numbered(self, method, *arguments):
-        return batches_of(self._task, method, *arguments).map(add_number(self.number, self._task))
+        classes = getattr(self._task, "classes", None) or _UNKNOWN_CLASSES
 
+        def add(inputs, targets, *weights):
+            size = tf.shape(tf.nest.flatten(inputs)[0])[:1]
+            return (inputs, tf.fill(size, self.number), tf.fill(size, classes)), targets, *weights
 
-def add_number(number: int, task: Task) -> Callable[..., tuple]:
-    """Returns a function that adds a task's number and classes to the inputs of its batches."""
-    classes = getattr(task, "classes", None) or _UNKNOWN_CLASSES
-
-    def add(inputs, targets, *weights):
-        size = tf.shape(tf.nest.flatten(inputs)[0])[:1]
-        return (inputs, tf.fill(size, number), tf.fill(size, classes)), targets, *weights
-
-    return add
+        return batches_of(self._task, method, *arguments).map(add)
 
 
 def task_numbers(distribution: TaskDistribution, most: int) -> dict[str, int]:

@@ -18,6 +18,7 @@ import tensorflow as tf
 from leap_tf.errors import whole_number
 from leap_tf.geometry import Tensors
 from leap_tf.learners.base import (
+    Directions,
     StatelessLearner,
     TaskEnd,
     TaskUpdate,
@@ -102,9 +103,7 @@ class MAML(StatelessLearner):
             for each in variables
         ]
 
-    def direction(
-        self, gradients: Tensors, learner_values: Tensors, step: tf.Tensor
-    ) -> list[tf.Tensor | None]:
+    def direction(self, gradients: Tensors, learner_values: Tensors, step: tf.Tensor) -> Directions:
         if not self.learned_rates:
             return list(gradients)
         step = tf.minimum(step, self._steps - 1)
@@ -176,9 +175,7 @@ class ANIL(MAML):
         self._adapted = [bool(set(path) & set(self.adapted_layers)) for path in layers]
         return []
 
-    def direction(
-        self, gradients: Tensors, learner_values: Tensors, step: tf.Tensor
-    ) -> list[tf.Tensor | None]:
+    def direction(self, gradients: Tensors, learner_values: Tensors, step: tf.Tensor) -> Directions:
         return [
             gradient if adapted else None
             for gradient, adapted in zip(gradients, self._adapted, strict=True)
@@ -217,7 +214,5 @@ class MetaSGD(MAML):
             for variable in variables
         ]
 
-    def direction(
-        self, gradients: Tensors, learner_values: Tensors, step: tf.Tensor
-    ) -> list[tf.Tensor | None]:
+    def direction(self, gradients: Tensors, learner_values: Tensors, step: tf.Tensor) -> Directions:
         return [rate * gradient for rate, gradient in zip(learner_values, gradients, strict=True)]

@@ -20,7 +20,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from leap_tf.array_tasks import as_arrays, pixels_to_floats
+from leap_tf.array_tasks import as_arrays, pixels_to_floats, spec_of
 from leap_tf.errors import whole_number
 from leap_tf.functional import (
     ErrorFunction,
@@ -163,9 +163,7 @@ def _input_specs(model: keras.Model, inputs: Any) -> Any:
             f"{model.name!r} is a {type(model).__name__}, which does not know the shapes of its "
             "inputs. Pass a batch of them: leap_tf.export(..., inputs=batch)."
         )
-    specs = tf.nest.map_structure(
-        lambda each: tf.TensorSpec([None, *each.shape[1:]], each.dtype), known
-    )
+    specs = spec_of(known).element_spec
     is_list = isinstance(specs, (list, tuple)) and len(specs) == 1
     return specs[0] if is_list else specs
 

@@ -212,15 +212,11 @@ def _shapes(signatures):
             f", and `{name}_uint8` with images in uint8" if f"{name}_uint8" in signatures else ""
         )
         rows = [
-            (f"{what}: {tensor}", f"{spec['dtype']} [{', '.join(map(_size, spec['shape']))}]")
+            (f"{what}: {tensor}", f"{spec['dtype']} {spec['shape']}".replace("None", "any"))
             for what, tensors in (("in", "inputs"), ("out", "outputs"))
             for tensor, spec in of_signature[tensors].items()
         ]
         yield f"`{name}`{pixels}\n\n" + _table(("", "shape"), rows)
-
-
-def _size(size):
-    return "any" if size is None else str(size)
 
 
 def _example(card):

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from leap_tf.array_tasks import spec_of
 from leap_tf.functional import Batch, FunctionalModel, TotalLoss, all_finite
 from leap_tf.serving.adapter import Adapter, resizable_head, support_batches, weight_names
 from leap_tf.training import SupervisedProblem
@@ -349,10 +350,7 @@ def _outputs_of(model: FunctionalModel, inputs: Any) -> Any:
         return model.predict(model.parameters(), model.state(0), batch)
 
     traced = tf.function(predict, autograph=False).get_concrete_function(inputs)
-    return tf.nest.map_structure(
-        lambda output: tf.TensorSpec([None, *output.shape[1:]], output.dtype),
-        traced.structured_outputs,
-    )
+    return spec_of(traced.structured_outputs).element_spec
 
 
 def names_of(name: str, nest: Any) -> list[str]:

@@ -25,7 +25,6 @@ from leap_tf.training.pools import (
     TaskPoolError,
     available_cores,
     configure_threads,
-    map_in_threads,
 )
 from leap_tf.training.problem import MetaTrainingDivergedError, Problem, Study, TaskGradient
 from leap_tf.training.sampling import TaskSampler, TaskSpec
@@ -39,6 +38,6 @@ __all__ = [
     "StopRule", "Study", "SupervisedProblem", "TaskEvaluation", "TaskFailedError",
     "TaskFailure", "TaskGradient", "TaskPool", "TaskPoolError", "TaskSampler", "TaskSpec",
     "TensorBoardLogger", "ThreadPool", "area_under_curve", "available_cores",
-    "configure_threads", "inner_step", "map_in_threads", "read_metrics", "steps_to",
+    "configure_threads", "inner_step", "read_metrics", "steps_to",
 ]
 # fmt: on

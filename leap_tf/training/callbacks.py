@@ -46,7 +46,7 @@ _LOWER_IS_BETTER = (
     *("loss", "error", "training_error", "final_loss", "auc", "path_length", "path_energy"),
     *("diverged", "tasks_skipped", "tasks_failed", "meta_gradient_norm"),
 )
-_HIGHER_IS_BETTER = ("reward", "final_reward")
+_MODES = dict.fromkeys(_LOWER_IS_BETTER, "min") | {"reward": "max", "final_reward": "max"}
 
 
 class ProgressDisplay(keras.callbacks.Callback):
@@ -321,9 +321,7 @@ def checked_callbacks(callbacks: Any, learner_has_variables: bool) -> list:
                 "that the learner learned with them. Set restore_best_weights=False."
             )
         if getattr(callback, "mode", None) == "auto":
-            metric = callback.monitor.removeprefix("val_")
-            if metric in (*_LOWER_IS_BETTER, *_HIGHER_IS_BETTER):
-                callback.mode = "min" if metric in _LOWER_IS_BETTER else "max"
+            callback.mode = _MODES.get(callback.monitor.removeprefix("val_"), "auto")
     return found
 
 

@@ -324,13 +324,10 @@ def evaluate_held_out(
         (first, zero, zero, zero, zero, tf.constant(0), tf.constant(True), begun),
         parallel_iterations=1,
     )
-    return HeldOutResult(
-        loss=tf.math.divide_no_nan(loss_sum, loss_weight),
-        error=tf.math.divide_no_nan(error_sum, weight),
-        examples=examples,
-        finite=finite,
-        metrics=[metric.stateless_result(values) for metric, values in zip(metrics, ended)],
-    )
+    loss = tf.math.divide_no_nan(loss_sum, loss_weight)
+    error = tf.math.divide_no_nan(error_sum, weight)
+    results = [metric.stateless_result(values) for metric, values in zip(metrics, ended)]
+    return HeldOutResult(loss, error, examples, finite, results)
 
 
 def metric_value(metric: keras.metrics.Metric, value: Any) -> float:

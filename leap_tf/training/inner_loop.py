@@ -257,14 +257,8 @@ class InnerLoop:
         update = self._learner.end_task(end.learner_state, task_end)
         losses, errors = end.losses.stack()[: end.step], end.errors.stack()[: end.step]
         found = [*end.parameters, *end.state, *update.meta_gradient, *update.metrics.values()]
-        return InnerLoopResult(
-            parameters=end.parameters,
-            state=end.state,
-            losses=losses,
-            errors=errors,
-            update=update,
-            finite=all_finite([losses, *found]),
-        )
+        finite = all_finite([losses, *found])
+        return InnerLoopResult(end.parameters, end.state, losses, errors, update, finite)
 
     def _steps(self, batches, stop_batches, queries, max_steps, start, learner_values):
         """Runs the steps as a loop. Returns the final state and ∇f(θᴷ) on the query batches."""

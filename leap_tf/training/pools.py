@@ -111,15 +111,6 @@ def failure_of(job: Job, spec: TaskSpec, error: BaseException) -> TaskFailure:
     return TaskFailure(job.task_name(spec), spec.seed, f"{type(error).__name__}: {error}", error)
 
 
-def map_in_threads(
-    function: Callable[[Item], Result], items: Iterable[Item], threads: int
-) -> Generator[Result, None, None]:
-    """Yields `function(item)` for each item, in the order of the items. See `submit_ahead`."""
-    with concurrent.futures.ThreadPoolExecutor(threads) as executor:
-        for _, future in submit_ahead(executor, threads, function, items):
-            yield future.result()
-
-
 def submit_ahead(
     executor: concurrent.futures.Executor,
     threads: int,

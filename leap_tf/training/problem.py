@@ -285,11 +285,9 @@ class MetaBatch:
             self._skipped += 1
         else:
             gradient = result.meta_gradient
-            self._total = (
-                gradient
-                if self._total is None
-                else [total + each for total, each in zip(self._total, gradient)]
-            )
+            if self._total is not None:
+                gradient = [total + each for total, each in zip(self._total, gradient)]
+            self._total = gradient
             self._state.append(result.state)
             self._metrics.append(result.metrics)
         return True

@@ -236,12 +236,9 @@ def as_tasks(tasks: Any) -> list[Task]:
         return list(tasks.tasks)
     if hasattr(tasks, "name"):
         return [tasks]
-    found = list(tasks) if isinstance(tasks, Iterable) and not _is_data(tasks) else [tasks]
+    data = isinstance(tasks, (str, np.ndarray, tf.data.Dataset)) or tf.is_tensor(tasks)
+    found = list(tasks) if isinstance(tasks, Iterable) and not data else [tasks]
     return [checked_task(each) for each in found]
-
-
-def _is_data(value):
-    return isinstance(value, (str, np.ndarray, tf.data.Dataset)) or tf.is_tensor(value)
 
 
 def describe_tasks(distribution: TaskDistribution) -> dict[str, Any]:

@@ -33,12 +33,7 @@ from leap_tf.learners.base import Learner, MeasuredAdaptation, TrainingSetup
 from leap_tf.tasks import Task
 from leap_tf.training.checkpoint import describe
 from leap_tf.training.early_stopping import StopRule, stop_batches
-from leap_tf.training.evaluation import (
-    Evaluation,
-    EvaluationConfig,
-    TaskEvaluation,
-    metric_value,
-)
+from leap_tf.training.evaluation import Evaluation, EvaluationConfig, TaskEvaluation, metric_value
 from leap_tf.training.inner_loop import InnerLoop
 from leap_tf.training.problem import TaskGradient
 from leap_tf.training.sampling import TaskSampler, TaskSpec

@@ -43,6 +43,11 @@ def test_optimizers_that_cannot_train_an_agent_are_refused_at_once():
         trainer(meta_optimizer=keras.optimizers.SGD(0.1, use_ema=True))
 
 
+def test_adapting_a_keras_model_is_for_supervised_tasks():
+    with pytest.raises(ValueError, match="For games, use problem.adapt"):
+        trainer().adapt(GAMES.tasks[0])
+
+
 def test_every_start_has_a_fresh_encoder_of_its_own():
     learned = trainer()
     learned.fit(GAMES, 1, verbose=False)

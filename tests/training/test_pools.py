@@ -1,5 +1,7 @@
 """Pools: the order of results, failures, and meta-batches."""
 
+import concurrent.futures
+
 import keras
 import numpy as np
 import pytest
@@ -15,8 +17,8 @@ from leap_tf.training import (
     TaskGradient,
     TaskSpec,
     ThreadPool,
-    map_in_threads,
 )
+from leap_tf.training.pools import submit_ahead
 from leap_tf.training.problem import MetaBatch, check_gradient
 from tests.cluster.small_studies import assert_same, hat, leap, meta_sgd
 from tests.pool_contract import PoolContract
@@ -35,12 +37,14 @@ def test_threads_give_results_in_order_and_end_early():
         seen.append(item)
         return item * item
 
-    assert list(map_in_threads(work, range(20), 3)) == [item * item for item in range(20)]
-    seen.clear()
-    results = map_in_threads(work, range(1000), 3)
-    assert next(results) == 0
-    results.close()
-    assert len(seen) <= 10
+    with concurrent.futures.ThreadPoolExecutor(3) as executor:
+        results = submit_ahead(executor, 3, work, range(20))
+        assert [future.result() for _, future in results] == [item * item for item in range(20)]
+        seen.clear()
+        results = submit_ahead(executor, 3, work, range(1000))
+        assert next(results)[1].result() == 0
+        results.close()
+        assert len(seen) <= 10
 
 
 def test_a_task_that_raises_is_a_failure_in_its_place():

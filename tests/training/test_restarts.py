@@ -172,7 +172,7 @@ def test_the_last_finite_initialization_is_saved_if_all_tasks_diverge(tmp_path):
             return [constant_task("bad", np.inf)] * count
 
     learner = trainer()
-    with pytest.raises(leap_tf.MetaTrainingDivergedError, match="No task of meta-step 3 .* 5 diverged"):
+    with pytest.raises(leap_tf.MetaTrainingDivergedError, match="meta-step 3 .* 5 diverged"):
         learner.fit(Worsening(), 5, checkpoint_dir=tmp_path, verbose=False)
     restored = trainer()
     restored.load(tmp_path / "step-00000002")

@@ -293,10 +293,8 @@ def path_curve(results: Results, runs: pd.DataFrame, metric: str) -> pd.DataFram
 def _table3(page, results, sweep):
     _section(page, results, "Which pretraining helps?", sweep)
     scores = _of(results.scores(), sweep)
-    runs, methods = (
-        dict(list(scores.groupby(["axis.heldout", "method"]))),
-        in_order(scores["method"]),
-    )
+    runs = dict(list(scores.groupby(["axis.heldout", "method"])))
+    methods = in_order(scores["method"])
     datasets = {d: [m for m in methods if (d, m) in runs] for d in _datasets(scores)}
     shared = [d for d in datasets if datasets[d] == methods]
     if not shared or not {"leap", "none"} <= set(methods):
