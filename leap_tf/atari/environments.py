@@ -185,7 +185,7 @@ class AtariEnvironment(ScreenEnvironment):
         frame_skip: frames per step, during which the action is repeated.
         max_pool: whether the screen is the maximum of the last two frames.
         no_op_max: an episode starts with a random number of no-op frames, fewer than this. In games
-            that start on "fire", a "fire" frame replaces one of them, or follows them in a flavour.
+            that start on "fire", the last of them is "fire"; there is at least this one.
         fire_on_reset: whether to press "fire" in games that start on it.
         reward_clip: rewards are clipped to ± this value.
         sticky_actions: probability of repeating the previous action instead.
@@ -332,7 +332,7 @@ class _Console:
         emulator, settings = self._emulator, self._settings
         emulator.reset_game()
         fires = settings["use_fire_reset"] and Action.FIRE in self._actions
-        for _ in range(int(self._random.integers(max(1, settings["noop_max"])))):
+        for _ in range(int(self._random.integers(max(1, settings["noop_max"]))) - fires):
             emulator.act(Action.NOOP)
             if emulator.game_over(with_truncation=False):
                 emulator.reset_game()
