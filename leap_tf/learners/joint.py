@@ -225,13 +225,16 @@ class NumberedTask:
     def validation_batches(self) -> Callable[[], tf.data.Dataset]:
         """The method of the task; an AttributeError if the task has none."""
         _ = self._task.validation_batches  # type: ignore[attr-defined]  # may raise AttributeError
-        return lambda: self._numbered("validation_batches")
+        return lambda: self._held_out("validation_batches")
 
     def train_batches(self, seed: int) -> tf.data.Dataset:
         return self._numbered("train_batches", seed)
 
     def test_batches(self) -> tf.data.Dataset:
-        return self._numbered("test_batches")
+        return self._held_out("test_batches")
+
+    def _held_out(self, method):
+        return self._numbered(method)
 
     def _numbered(self, method, *arguments):
         classes = getattr(self._task, "classes", None) or _UNKNOWN_CLASSES

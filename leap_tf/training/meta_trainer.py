@@ -15,8 +15,7 @@ from typing import Any
 import keras
 
 from leap_tf.errors import whole_number
-from leap_tf.learners import Leap, Learner, with_meta_optimizer
-from leap_tf.learners.base import TrainingSetup
+from leap_tf.learners import Leap, Learner, TrainingSetup, with_meta_optimizer
 from leap_tf.tasks import Task, TaskDistribution
 from leap_tf.training.callbacks import (
     HealthWarnings,
