@@ -26,6 +26,8 @@ from leap_tf.experiments.run_tables import (
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
 STUDIES = ("omniglot", "multi_cv", "defaults")
+# Flennerhag et al. 2019, table 1, 30 alphabets.
+PAPERS_TABLE_1 = {"leap": 1.8, "reptile": 4.6, "finetuning": 3.6, "none": 16.1}
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +58,7 @@ def test_the_pages_are_those_of_the_tables(tmp_path):
 def test_the_readme_shows_rows_of_the_omniglot_report():
     report = (RESULTS / "omniglot" / "report.md").read_text().splitlines()
     rows = table_under("README.md", "## Results").splitlines()
-    assert len(rows) == 2 + 6
+    assert len(rows) == 2 + 4
     assert set(rows) <= set(report)
 
 
@@ -131,6 +133,46 @@ def omniglot_sentences(results):
     yield f"All {int(runs['finished'].sum())} training runs are finished: {hours:.1f} h"
     yield f"and {runs['gradient_steps'].sum():,.0f} gradient steps"
     assert runs["finished"].all()
+
+    long, theirs = sweep["table1_long"], PAPERS_TABLE_1
+    assert set(long["axis.alphabets"]) == {"30"}
+    final, held_out, area, length = (
+        {method: estimate(of, column).mean for method, of in long.groupby("method")}
+        for column in ("final_training_error", "error", "area", "path_length")
+    )
+    named = {"Leap": "leap_0.2", "Reptile": "reptile_1.5", "finetuning": "finetuning_0.1",
+             "no pretraining": "none"}  # fmt: skip
+    for values in (final, held_out, area, length):
+        yield ", ".join(f"{name} {values[method]:.1f}" for name, method in named.items())
+    yield ", ".join(f"{theirs[m.partition('_')[0]]}" for m in named.values())
+    tasks = results.tasks.loc["table1_long/0-30-leap_0.2"].set_index("name")["error"]
+    yield f"Tengwar ({100 * tasks['Tengwar']:.0f} %) and Armenian ({100 * tasks['Armenian']:.0f} %)"
+    paths = {
+        method: path_curve(results, long[long["method"] == method], "val_path_length").iloc[:, 0]
+        for method in ("leap_0.2", "reptile_1.5", "finetuning_0.1")
+    }
+    assert set(long["meta_steps"]) == {8, 1}
+    yield "makes 8 meta-steps here"
+    assert set(runs.loc[long.index, "steps"]) == {1000}
+    yield "up to 1,000 gradient steps"
+    yield "after 1,000 steps on a test alphabet"
+    with (RESULTS / "table1_long_progress.csv").open() as file:
+        trials = list(csv.DictReader(line for line in file if line[0] != "#"))
+    rates = [row["method_outer_rate"].split("_") for row in trials]
+    assert max(float(rate) for method, rate in rates if method == "reptile") == 1.5
+    yield "Reptile's 1.5 is the highest that was tried"
+    assert {rate for method, rate in rates if method == "finetuning"} == {"0.1"}
+    yield "Finetuning was tried at 0.1 only"
+    high, low = (
+        next(row["training_error"] for row in trials if row["method_outer_rate"] == name)
+        for name in ("reptile_1.5", "reptile_0.1")
+    )
+    yield (
+        "outer rate 1.5, and 0.1 in the paper: on validation alphabets, after 4 meta-steps, "
+        f"its training error is {float(high):.1f} % at 1.5 and {float(low):.1f} % at 0.1"
+    )
+    for path in paths.values():
+        yield f"{path.iloc[0]:.0f} to {path.iloc[-1]:.0f}"
 
     error = of_methods(sweep["table1"], "error", alphabets="20")
     assert sorted(error, key=lambda m: error[m].mean) == [
@@ -418,6 +460,7 @@ ELSEWHERE = (
     "up to 100 million", "100 to 1,000 times the paper's", "1/‖w‖²", "float64", "have 30 alphabets",
     "five validation tasks of 1,000", "After 1,000 steps on a held-out alphabet",
     "meta-batches of 2 tasks in place of 10", "CIFAR-100", "CIFAR-10", "With 50 steps",
+    "20 tasks make a meta-step", "up to 5,000 in the paper", "theorem 1", "table1_long",
 )  # fmt: skip
 
 

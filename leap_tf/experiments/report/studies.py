@@ -182,7 +182,8 @@ def _table1(page, results, sweep):
         _score_table(page, of, {f"paper, {number} alphabets: error, %": theirs})
         ranked = dict(sorted(errors[number].items(), key=lambda item: item[1].mean))
         note = f"{number} pretraining alphabets."
-        page.figure("bars", figures.bars(ranked, ERROR), f"methods_{number}", note)
+        if number == min(large):
+            page.figure("bars", figures.bars(ranked, ERROR), f"methods_{number}", note)
     page.section("Error against pretraining alphabets")
     texts = {n: _bold(of, {row: each.text(each=False) for row, each in of.items()})
              for n, of in errors.items()}  # fmt: skip
