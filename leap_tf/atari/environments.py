@@ -217,7 +217,7 @@ class AtariEnvironment(ScreenEnvironment):
         all_actions: bool = False,
         image_size: int = 84,
     ):
-        check_game(game)
+        check_emulated(game)
         # Checked first because the emulator hangs or ends the process on some wrong values.
         _check_counts(1, copies=copies, image_size=image_size, frame_skip=frame_skip)
         _check_counts(1, emulator_threads=emulator_threads, max_frames=max_frames)
@@ -401,10 +401,16 @@ def flavours(game: str) -> tuple[str, ...]:
 
 def check_game(name: str) -> None:
     """Checks that a game has this name: "pong", "pong/m0/d1" or "catch/17"; raises ValueError."""
-    game, separator, _ = name.partition("/")
-    if game == "catch":
+    if name.partition("/")[0] == "catch":
         layout_seed(name)
-    elif not separator:
+    else:
+        check_emulated(name)
+
+
+def check_emulated(name: str) -> None:
+    """Checks that the emulator has a game or a flavour of this name; raises ValueError."""
+    game, separator, _ = name.partition("/")
+    if not separator:
         check_rom(name)
     elif name not in flavours(game):
         raise ValueError(f"{game} has no flavour {name!r}. It has: {', '.join(flavours(game))}.")
