@@ -42,11 +42,8 @@ def add_accumulators(
 class PathRecorder:
     """Records the gradient path of one task at a time, inside traced train functions.
 
-    Args:
-        add_variable: the optimizer's `add_variable(shape, dtype, name)`, which tracks the variable.
-        variables: the trainable variables of the model.
-        meta_indices: indices of the variables whose path is recorded.
-        geometry: the distance measured along the path, and the form of its meta-gradient.
+    `add_variable(shape, dtype, name)` is the optimizer's, which tracks the variable. The path is of
+    those `variables`, the model's trainable ones, that are at `meta_indices`.
     """
 
     def __init__(

@@ -31,8 +31,8 @@ def test_no_module_has_more_than_450_lines():
     assert {path: count for path, count in line_counts().items() if count > 450} == {}
 
 
-def test_the_package_has_at_most_18850_lines():
-    assert sum(line_counts().values()) <= 18_850
+def test_the_package_has_at_most_18800_lines():
+    assert sum(line_counts().values()) <= 18_800
 
 
 def test_the_report_has_at_most_900_lines():

@@ -260,11 +260,7 @@ class TaskRunLog:
 
 
 class ProgressLog:
-    """Prints the progress of long task runs from time to time, and can stop them.
-
-    Args:
-        seconds: minimum time between two lines.
-    """
+    """Prints progress, at most one line in so many seconds, and can stop task runs."""
 
     def __init__(self, seconds: float = 60.0):
         self._print = _Printer(seconds, last=time.monotonic())

@@ -56,12 +56,8 @@ class AgentState(NamedTuple):
 class TracedAgent:
     """An actor-critic whose training a meta-learner observes.
 
-    Args:
-        model: built by `actor_critic`.
-        optimizer: the inner optimizer.
-        learner: the meta-learner, already built.
-        meta_indices: which of `trained_variables(model)` the learner observes.
-        loss: weights of the agent's loss.
+    The `model` is one of `actor_critic`. The `learner` has been built, and observes those of
+    `trained_variables(model)` at `meta_indices`. `loss` has the weights of the agent's loss.
     """
 
     def __init__(

@@ -323,11 +323,8 @@ def task_batches(task: Task, method: str, *arguments: Any) -> tf.data.Dataset:
 def check_task_data(task: Task, inputs: Any, model: FunctionalModel, resized: bool) -> None:
     """Checks what can be checked of a task's data before anything is traced.
 
-    Args:
-        task: the task.
-        inputs: the specification of its inputs, a `tf.TensorSpec` or a nest of them.
-        model: the model that will train on it.
-        resized: whether the model has as many outputs as the task has `classes`.
+    `inputs` is the specification of its inputs, a `tf.TensorSpec` or a nest of them. `resized` says
+    whether the model has as many outputs as the task has `classes`.
 
     Raises:
         ValueError: the shape of the inputs is not the model's, or labels of an `ArrayTask` are

@@ -283,14 +283,10 @@ def evaluate_held_out(
     training: bool,
     metrics: Sequence[keras.metrics.Metric] = (),
 ) -> HeldOutResult:
-    """Evaluates a model on batches, as tensors. No variable changes.
+    """Evaluates a model on an iterator over batches, as tensors. No variable changes.
 
-    Args:
-        model: the model and its loss.
-        batches: an iterator over batches.
-        parameters, state: the model's variables after training on the task.
-        training: whether batch norm uses the statistics of each batch instead of the running ones.
-        metrics: Keras metrics. Their variables are not used.
+    `parameters` and `state` are the model's after training on the task. With `training`, batch norm
+    uses the statistics of each batch instead of the running ones.
     """
 
     def add_batch(element, loss_sum, loss_weight, error_sum, weight, examples, finite, held):

@@ -85,18 +85,10 @@ def inner_step(
 ) -> tuple[list[tf.Tensor], list[tf.Tensor], Any]:
     """Makes one gradient step on a task and lets the learner observe it.
 
-    Args:
-        learner: the meta-learner, which sees the meta-learned parameters only.
-        optimizer: the inner optimizer.
-        meta_indices: which of the parameters are meta-learned.
-        loss: the loss of the batch, a scalar.
-        gradients: its gradients, one per parameter; None if it does not depend on the parameter.
-        parameters: values before the step.
-        slots: the optimizer's state before the step.
-        learner_state: the learner's state before the step.
-        learner_values: values of the learner's own variables.
-        step: the number of the step, from 0.
-        trains_parts: whether missing gradients are expected. Keras then does not warn of them.
+    The learner sees the parameters at `meta_indices` only. `loss` is that of the batch, a scalar. A
+    gradient is None if the loss does not depend on the parameter. Parameters, slots and the
+    learner's state are those before the step, and `step` counts from 0. With `trains_parts`,
+    missing gradients are expected, and Keras does not warn of them.
 
     Returns:
         Parameters, slots and the learner's state after the step.

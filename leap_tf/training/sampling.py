@@ -130,16 +130,9 @@ class TaskSampler:
     def evaluation_specs(
         self, split: str, count: int, steps: int, stream: int = EVALUATION
     ) -> list[TaskSpec]:
-        """Numbers the first evaluation tasks of a split.
+        """Numbers the first `count` evaluation tasks of a split; raises ValueError if it is 0.
 
-        Args:
-            split: the name of the list.
-            count: how many tasks.
-            steps: gradient steps on each task.
-            stream: of random numbers, VALIDATION or EVALUATION.
-
-        Raises:
-            ValueError: `count` is 0.
+        `stream` is that of random numbers, VALIDATION or EVALUATION.
         """
         if not count:
             raise ValueError("There are no tasks to evaluate. Pass at least one task.")
