@@ -26,7 +26,6 @@ from keras import ops
 
 # Heads, and the gain of their initial weights. The policy's small gain makes its odds nearly equal.
 _GAINS = {"policy": 0.01, "value": 1.0}
-REDUCTIONS = ("mean", "sum")
 
 
 @keras.saving.register_keras_serializable("leap_tf")
@@ -63,7 +62,9 @@ def mnih_2013(
     return keras.Model(screens, features, name="encoder")
 
 
-def actor_critic(encoder: keras.Model, actions: int) -> keras.Model:
+def actor_critic(
+    encoder: keras.Model, actions: int, value_gain: float = _GAINS["value"]
+) -> keras.Model:
     """Builds linear heads "policy" and "value" on an encoder and shares its variables.
 
     It uses no global random generator, so other threads may run at the same time.
@@ -71,6 +72,7 @@ def actor_critic(encoder: keras.Model, actions: int) -> keras.Model:
     Args:
         encoder: a built model from screens to [batch, features], without non-trainable variables.
         actions: number of the game's actions.
+        value_gain: Euclidean norm of the value head's initial weights.
 
     Returns:
         A model from screens to logits [batch, actions] and values [batch].
@@ -86,20 +88,29 @@ def actor_critic(encoder: keras.Model, actions: int) -> keras.Model:
         )
     features = encoder(encoder.inputs[0])
     heads = []
-    for name, units in (("policy", int(actions)), ("value", 1)):
-        initializer = _initializer(name, 0, _GAINS[name])
+    for name, units, gain in (("policy", int(actions), _GAINS["policy"]), ("value", 1, value_gain)):
+        initializer = _initializer(name, 0, gain)
         heads.append(keras.layers.Dense(units, kernel_initializer=initializer, name=name)(features))
     heads[1] = keras.layers.Reshape((), name="scalar")(heads[1])
     return keras.Model(encoder.inputs[0], heads, name="actor_critic")
 
 
-def trained_agent(encoder: keras.Model, parameters: Sequence[tf.Tensor]) -> keras.Model:
-    """Builds an actor-critic from the architecture of an encoder and the values of all variables.
+def encoder_of(model: keras.Model) -> keras.Model:
+    """Returns the encoder of an actor-critic. A model of another kind is an encoder itself."""
+    is_agent = _GAINS.keys() <= {layer.name for layer in model.layers}
+    return (
+        next(each for each in model.layers if isinstance(each, keras.Model)) if is_agent else model
+    )
 
-    The values are in the order of `trained_variables`. The encoder's variables are not shared.
+
+def trained_agent(model: keras.Model, parameters: Sequence[tf.Tensor]) -> keras.Model:
+    """Builds an actor-critic from an architecture and the values of all variables.
+
+    The architecture is that of `model`, an encoder or an actor-critic, whose variables are not
+    shared. The values are in the order of `trained_variables`.
     """
     actions = parameters[-3].shape[-1]
-    model = actor_critic(keras.models.clone_model(encoder), actions)
+    model = actor_critic(keras.models.clone_model(encoder_of(model)), actions)
     for variable, value in zip(trained_variables(model), parameters, strict=True):
         variable.assign(value)
     return model
@@ -107,9 +118,8 @@ def trained_agent(encoder: keras.Model, parameters: Sequence[tf.Tensor]) -> kera
 
 def trained_variables(model: keras.Model) -> list[keras.Variable]:
     """Returns all variables of an actor-critic: those of the encoder, then those of the heads."""
-    (encoder,) = [layer for layer in model.layers if isinstance(layer, keras.Model)]
     heads = [variable for name in _GAINS for variable in model.get_layer(name).trainable_variables]
-    return [*encoder.trainable_variables, *heads]
+    return [*encoder_of(model).trainable_variables, *heads]
 
 
 def fresh_heads(
@@ -154,20 +164,11 @@ class ActorCriticLoss:
         discount: γ.
         entropy_cost: weight of the policy's entropy, which is subtracted from the loss.
         value_cost: weight of the critic's loss, half its squared error.
-        reduction: "mean" or "sum" over the transitions of an unroll, boundaries left out.
-
-    Raises:
-        ValueError: `reduction` is something else.
     """
 
     discount: float = 0.99
     entropy_cost: float = 0.01
     value_cost: float = 1.0
-    reduction: str = "mean"
-
-    def __post_init__(self):
-        if self.reduction not in REDUCTIONS:
-            raise ValueError(f"reduction must be in {REDUCTIONS}. Received: {self.reduction!r}.")
 
 
 class LossParts(NamedTuple):
@@ -191,10 +192,10 @@ def actor_critic_loss(
 ) -> LossParts:
     """Returns the loss of an unroll,
 
-        L = Σ m_t (− A_t log π(a_t|s_t) + c_v ½ (R_t − V_t)² − c_e H(π(·|s_t)))
+        L = Σ m_t (− A_t log π(a_t|s_t) + c_v ½ (R_t − V_t)² − c_e H(π(·|s_t))) / Σ m_t
 
     with A_t = R_t − V_t as a constant, R from `bootstrapped_returns` with γ · discounts, and m from
-    `transition_mask`; divided by Σ m for the mean.
+    `transition_mask`.
 
     Args:
         logits: [T, B, actions] float32, of the policy.
@@ -212,9 +213,7 @@ def actor_critic_loss(
     errors = returns - values[:-1]
     log_policy = tf.nn.log_softmax(logits)
     log_taken = tf.gather(log_policy, actions, batch_dims=2)
-    scale = 1.0
-    if settings.reduction == "mean":
-        scale = 1.0 / tf.maximum(tf.reduce_sum(mask), 1.0)
+    scale = 1.0 / tf.maximum(tf.reduce_sum(mask), 1.0)
     policy = -scale * tf.reduce_sum(mask * tf.stop_gradient(errors) * log_taken)
     value = scale * tf.reduce_sum(mask * 0.5 * tf.square(errors))
     entropy = -scale * tf.reduce_sum(mask[..., None] * tf.exp(log_policy) * log_policy)

@@ -22,7 +22,7 @@ from leap_tf.experiments.run_directory import RunDirectoryError
 from leap_tf.experiments.run_tables import Estimate, difference, is_settled, standard_error
 from leap_tf.serialization import write_atomically
 
-LEARNED, FRESH, RANDOM = "learned", "fresh", "random policy"
+LEARNED, FRESH, RANDOM = KINDS = "learned", "fresh", "random policy"
 CONTROLS = FRESH, RANDOM
 
 Agents = Mapping[str, Sequence[GameEvaluation]]

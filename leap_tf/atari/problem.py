@@ -1,9 +1,9 @@
 """Games as tasks of meta-learning: the problem that `MetaTrainer` meta-learns an encoder on.
 
-A task run is the training of one agent on one game. It starts from the encoder's present values
-with new heads and changes no variable, so any number of threads can use one problem. It begins with
-a seeded reset and derives all random numbers from its seed, so it is a function of the encoder and
-the seed, and checkpoints hold nothing of the environments.
+A task run is the training of one agent on one game. It starts from the encoder's present values,
+with new heads unless these are learned too, and changes no variable, so any number of threads can
+use one problem. It begins with a seeded reset and derives all random numbers from its seed, so it
+is a function of the encoder and the seed, and checkpoints hold nothing of the environments.
 """
 
 import collections
@@ -19,7 +19,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from leap_tf.atari.actor_critic import ActorCriticLoss, actor_critic, fresh_heads, trained_variables
+from leap_tf.atari.actor_critic import (
+    ActorCriticLoss,
+    actor_critic,
+    encoder_of,
+    fresh_heads,
+    trained_variables,
+)
 from leap_tf.atari.environments import ScreenEnvironment, check_game
 from leap_tf.atari.evaluation import CURVES, GameEvaluation, GameEvaluations
 from leap_tf.atari.inner_loop import AgentState, TracedAgent, UnrollCollector
@@ -134,7 +140,8 @@ class AtariProblem:
 
     Args:
         encoder: a built Keras model from screens to [batch, features], without non-trainable
-            variables.
+            variables. Every task run puts new heads on it. If it is an `actor_critic`, its heads
+            are meta-learned too, and all games must have as many actions as it has.
         inner_optimizer: the Keras optimizer of an agent, in its initial state for every task run.
         meta_optimizer: the Keras optimizer that moves the encoder, not used before.
         environment_pool: lends the environments.
@@ -190,8 +197,12 @@ class AtariProblem:
         self.encoder = encoder
         self.environment_pool = environment_pool
         self.unroll = whole_number("unroll", unroll, 1)
-        self.learner_variables = self.learner.build(list(encoder.trainable_variables))
-        self.meta_variables = [*encoder.trainable_variables, *self.learner_variables]
+        self._has_heads = encoder_of(encoder) is not encoder
+        self._shared = (
+            trained_variables(encoder) if self._has_heads else list(encoder.trainable_variables)
+        )
+        self.learner_variables = self.learner.build(self._shared)
+        self.meta_variables = [*self._shared, *self.learner_variables]
         self.state_variables: list[keras.Variable] = []
         self.variables = self.meta_variables
         self.on_result = on_result
@@ -253,7 +264,7 @@ class AtariProblem:
             seed: seed of the task run.
             steps: number of updates.
             learning: if False, the agent keeps its initial, nearly random policy: the control.
-            encoder: initial values in place of the encoder's present ones.
+            encoder: initial values of an encoder without heads, in place of the present ones.
             on_update: as in the constructor, for this task run.
 
         Returns:
@@ -273,15 +284,14 @@ class AtariProblem:
         game_seed, head_seed, action_seed = (
             int(number) for number in np.random.default_rng(seed).integers(2**30, size=3)
         )
-        encoder = encoder or [variable.value for variable in self.encoder.trainable_variables]
+        values = encoder or [variable.value for variable in self._shared]
         learner_values = [tf.convert_to_tensor(each.value) for each in self.learner_variables]
         curves: dict[str, Any] = {name: [] for name in CURVES}
         with self.environment_pool.borrow(game, game_seed) as environments:
             agent = self._agent(environments[0].actions, evaluating)
-            start = [
-                *(tf.convert_to_tensor(value) for value in encoder),
-                *fresh_heads(agent.model, head_seed, self._value_gain),
-            ]
+            start = [tf.convert_to_tensor(value) for value in values]
+            if len(start) < len(trained_variables(agent.model)):
+                start += fresh_heads(agent.model, head_seed, self._value_gain)
             copies = sum(environment.batch_size for environment in environments)
             frame_skip = environments[0].frame_skip
             frames_per_update = self.unroll * copies * frame_skip
@@ -316,8 +326,13 @@ class AtariProblem:
     def _agent(self, actions: int, evaluating: bool) -> TracedAgent:
         with self._building:
             if (actions, evaluating) not in self._agents:
-                model = actor_critic(self.encoder, actions)
-                shared = range(len(self.encoder.trainable_variables))
+                model = self.encoder if self._has_heads else actor_critic(self.encoder, actions)
+                if model.outputs[0].shape[-1] != actions:
+                    raise ValueError(
+                        f"The heads have {model.outputs[0].shape[-1]} actions, and a game "
+                        f"{actions}. Learned heads need games with equal numbers of actions."
+                    )
+                shared = range(len(self._shared))
                 learner = MeasuredAdaptation(self.learner, shared) if evaluating else self.learner
                 observed = range(len(trained_variables(model))) if evaluating else shared
                 self._agents[actions, evaluating] = TracedAgent(

@@ -15,17 +15,16 @@ import gin
 import keras
 import numpy as np
 
-from leap_tf.atari.actor_critic import ActorCriticLoss, RMSProp, mnih_2013, trained_agent
-from leap_tf.atari.catch import CatchEnvironment, catch_encoder
-from leap_tf.atari.comparison import (
-    FRESH,
-    LEARNED,
-    RANDOM,
-    cell_file,
-    read_cell,
-    save_frame_strip,
-    write_comparison,
+from leap_tf.atari import comparison
+from leap_tf.atari.actor_critic import (
+    ActorCriticLoss,
+    RMSProp,
+    actor_critic,
+    encoder_of,
+    mnih_2013,
+    trained_agent,
 )
+from leap_tf.atari.catch import CatchEnvironment, catch_encoder
 from leap_tf.atari.environments import AtariEnvironment, check_game
 from leap_tf.atari.evaluation import GameEvaluation
 from leap_tf.atari.problem import AtariProblem, EnvironmentPool, OnUpdate, TrainedGame
@@ -50,8 +49,6 @@ from leap_tf.training import (
     available_cores,
 )
 
-KINDS = (LEARNED, FRESH, RANDOM)
-
 
 @dataclasses.dataclass(frozen=True)
 class AtariStudy(Study):
@@ -62,7 +59,7 @@ class AtariStudy(Study):
     def fresh_encoder(self, seed: int) -> list[np.ndarray]:
         """Draws untrained weights. Sets Keras' global seed, so it must not run in threads."""
         keras.utils.set_random_seed(seed)
-        return self.make_encoder().get_weights()
+        return encoder_of(self.make_encoder()).get_weights()
 
 
 def atari_study(
@@ -80,7 +77,7 @@ def atari_study(
     Args:
         problem: builds the problem, called as problem(encoder=…, on_result=…, on_update=…, seed=…).
         games: names of the games to meta-train on.
-        encoder: builds the encoder, after the seed is set.
+        encoder: builds the encoder, or an agent whose heads are learned too, after the seed is set.
         seed: seed of initial weights and of all later random numbers.
         on_result, on_update: called after task runs and updates of training, see `AtariProblem`.
         pool: where games are played: a pool, or a number of threads. By default there is one
@@ -138,7 +135,7 @@ def atari_evaluate(
     groups: Mapping[str, Sequence[str]],
     seeds: int = 5,
     *,
-    kinds: Sequence[str] = KINDS,
+    kinds: Sequence[str] = comparison.KINDS,
     updates: int | None = None,
     target_scores: Mapping[str, float] | None = None,
     pictures: bool = True,
@@ -180,8 +177,8 @@ def atari_evaluate(
         raise ValueError(f"Held-out games are among the games of training: {sorted(trained)}.")
     if seeds < 1 or (updates is not None and updates < 1):
         raise ValueError(f"seeds and updates must be at least 1. Received: {seeds}, {updates}.")
-    if not kinds or set(kinds) - set(KINDS):
-        raise ValueError(f"kinds must be among {list(KINDS)}. Received: {list(kinds)}.")
+    if not kinds or set(kinds) - set(comparison.KINDS):
+        raise ValueError(f"kinds must be among {list(comparison.KINDS)}. Received: {list(kinds)}.")
     trainer = study.trainer
     run.load_learned(trainer.model, trainer.learner_variables)
     steps = updates or trainer.problem.setup.steps_per_task
@@ -193,15 +190,19 @@ def atari_evaluate(
     def train(cell: tuple[str, str, int]) -> None:
         kind, game, start = cell
         seed = int(np.random.default_rng(start).integers(2**31))
-        encoder = None if kind == LEARNED else encoders[start]
-        options = {"learning": kind != RANDOM, "encoder": encoder, "on_update": on_update}
+        encoder = None if kind == comparison.LEARNED else encoders[start]
+        options = {
+            "learning": kind != comparison.RANDOM,
+            "encoder": encoder,
+            "on_update": on_update,
+        }
         evaluation, parameters = trainer.problem.adapt(game, seed, steps, **options)
-        if pictures and kind == LEARNED and start == 0:
+        if pictures and kind == comparison.LEARNED and start == 0:
             agent = trained_agent(trainer.model, parameters)
             save_policy(agent, run.path / "policies" / game)
             with trainer.problem.environment_pool.borrow(game, seed) as environments:
-                save_frame_strip(agent, environments[0], run.plots / f"{game}.png")
-        file = cell_file(folder, *cell)
+                comparison.save_frame_strip(agent, environments[0], run.plots / f"{game}.png")
+        file = comparison.cell_file(folder, *cell)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, json.dumps(evaluation.as_record()) + "\n")
         print(
@@ -210,15 +211,17 @@ def atari_evaluate(
             file=sys.stderr,
         )
 
-    missing = [cell for cell in cells if not cell_file(folder, *cell).exists()]
+    missing = [cell for cell in cells if not comparison.cell_file(folder, *cell).exists()]
     print(f"Training {len(missing)} of {len(cells)} agents; the others exist", file=sys.stderr)
     threads = available_cores() + 1 if parallel_games is None else parallel_games
     with ThreadPoolExecutor(threads) as executor:
         list(executor.map(train, missing))  # raises the exception of an agent
     found: dict[str, dict[str, list[GameEvaluation]]] = {game: {} for game in games}
     for kind, game, start in cells:
-        found[game].setdefault(kind, []).append(read_cell(cell_file(folder, kind, game, start)))
-    return write_comparison(found, groups, folder, target_scores or {})
+        found[game].setdefault(kind, []).append(
+            comparison.read_cell(comparison.cell_file(folder, kind, game, start))
+        )
+    return comparison.write_comparison(found, groups, folder, target_scores or {})
 
 
 configured_study = with_configuration_errors(
@@ -226,7 +229,7 @@ configured_study = with_configuration_errors(
 )
 configured_meta_train = of_a_program(atari_meta_train, "atari_meta_train", ["study", "run"])
 configured_evaluate = of_a_program(atari_evaluate, "atari_evaluate", ["study", "run", "on_update"])
-for _encoder in (mnih_2013, catch_encoder):
+for _encoder in (mnih_2013, catch_encoder, actor_critic):
     gin.external_configurable(_encoder, module="atari")
 gin.external_configurable(
     calling(AtariProblem),

@@ -27,6 +27,7 @@ Result = TypeVar("Result")
 
 _LOGGER = logging.getLogger("leap_tf")
 _WINDOW = 10  # meta-steps that `HealthWarnings` looks at
+_SHOWN = ("loss", "error", "val_error", "tasks_skipped")  # metrics in a `ProgressDisplay`
 # Attributes that decide what a callback does next. EarlyStopping also keeps its best weights.
 _STATE = {
     keras.callbacks.EarlyStopping: ("wait", "best", "best_epoch", "stopped_epoch"),
@@ -57,19 +58,12 @@ class ProgressDisplay(keras.callbacks.Callback):
 
     Args:
         seconds: the least number of seconds between two printed lines.
-        shown: names of the metrics to show, if they are logged.
         stream: where to write; standard error by default.
     """
 
-    def __init__(
-        self,
-        seconds: float = 10.0,
-        shown: tuple[str, ...] = ("loss", "error", "val_error", "tasks_skipped"),
-        stream=None,
-    ):
+    def __init__(self, seconds: float = 10.0, stream=None):
         super().__init__()
         self._seconds = seconds
-        self._shown = shown
         self._stream = stream or sys.stderr
 
     def on_train_begin(self, logs=None):
@@ -97,17 +91,16 @@ class ProgressDisplay(keras.callbacks.Callback):
         epochs = self.params["epochs"]
         if epoch + 1 == epochs or time.monotonic() - self._last_line >= self._seconds:
             self._last_line = time.monotonic()
-            left = elapsed / self._meta_steps_here * (epochs - epoch - 1)
-            left = tqdm.tqdm.format_interval(left)
-            line = f"meta-step {epoch + 1}/{epochs}  {text}  {left} left"
-            print(line, file=self._stream, flush=True)
+            seconds = elapsed / self._meta_steps_here * (epochs - epoch - 1)
+            line = f"{text}  {tqdm.tqdm.format_interval(seconds)} left"
+            print(f"meta-step {epoch + 1}/{epochs}  {line}", file=self._stream, flush=True)
 
     def on_train_end(self, logs=None):
         if self._bar is not None:
             self._bar.close()
 
     def _describe(self, logs, elapsed):
-        metrics = [f"{name} {logs[name]:.4g}" for name in self._shown if name in logs]
+        metrics = [f"{name} {logs[name]:.4g}" for name in _SHOWN if name in logs]
         return "  ".join([*metrics, f"{self._gradient_steps / max(elapsed, 1e-9):.0f} steps/s"])
 
 
@@ -190,11 +183,11 @@ class TensorBoardLogger(keras.callbacks.TensorBoard):
 class HealthWarnings(keras.callbacks.Callback):
     """Warns once of each sign that meta-training is unhealthy. `fit` always adds this callback.
 
-    - *The meta-gradient has all but vanished*: its norm has been below `share` times its median so
-      far. A network with only dead units has a gradient path of length zero, so Leap can be driven
-      towards collapse by meta-updates that are too long. The path length then falls although
-      nothing is learned. A mean over different tasks does not vanish like that when meta-training
-      converges.
+    - *The meta-gradient has all but vanished*: in three consecutive meta-steps its norm was below a
+      hundredth of its median so far. A network with only dead units has a gradient path of length
+      zero, so Leap can be driven towards collapse by meta-updates that are too long. The path
+      length then falls although nothing is learned. A mean over different tasks does not vanish
+      like that when meta-training converges.
     - *Meta-updates are too long*: the median of the last ten is more than 1.5 times the mean
       distance that tasks move from the initialization (`distance_moved`). All runs of
       docs/tuning.md beyond that ended worse than with shorter updates, or diverged.
@@ -203,16 +196,7 @@ class HealthWarnings(keras.callbacks.Callback):
     - *Tasks are skipped*, since their loss, weights or meta-gradient are not finite.
 
     After a restart, medians and first meta-steps are counted anew.
-
-    Args:
-        share: the fraction of the median below which a meta-gradient has all but vanished.
-        meta_steps: the number of consecutive such meta-steps after which to warn.
     """
-
-    def __init__(self, share: float = 0.01, meta_steps: int = 3):
-        super().__init__()
-        self._share = share
-        self._meta_steps = meta_steps
 
     def on_train_begin(self, logs=None):
         self._norms: list[float] = []
@@ -237,8 +221,8 @@ class HealthWarnings(keras.callbacks.Callback):
         usual = statistics.median([*self._norms, norm])
         self._norms.append(norm)
         self._observe(
-            norm < self._share * usual,
-            self._meta_steps,
+            norm < 0.01 * usual,
+            3,
             f"The meta-gradient has all but vanished: at meta-step {epoch + 1} its norm is "
             f"{norm:.2g}, and its median so far is {usual:.2g}. If the loss is not near its best, "
             "units of the model are dead: start again with a lower meta learning rate, or a bound "

@@ -93,23 +93,22 @@ def loss_of(settings, is_last=(False, False, False)):
 
 
 def test_the_loss_of_two_steps_by_hand():
-    settings = ActorCriticLoss(0.5, entropy_cost=0.1, value_cost=2.0, reduction="sum")
+    settings = ActorCriticLoss(0.5, entropy_cost=0.1, value_cost=2.0)
     loss = loss_of(settings)
     # R = (1 + 0.5·7, 2 + 0.5·10) = (4.5, 7);  A = (3.5, 5)
     log_2 = np.log(2)
-    np.testing.assert_allclose(loss.policy, 8.5 * log_2, rtol=1e-6)
-    np.testing.assert_allclose(loss.value, 0.5 * (3.5**2 + 5**2), rtol=1e-6)
-    np.testing.assert_allclose(loss.entropy, 2 * log_2, rtol=1e-6)
-    expected = 8.5 * log_2 + 3.5**2 + 5**2 - 0.2 * log_2
+    np.testing.assert_allclose(loss.policy, 8.5 * log_2 / 2, rtol=1e-6)
+    np.testing.assert_allclose(loss.value, 0.5 * (3.5**2 + 5**2) / 2, rtol=1e-6)
+    np.testing.assert_allclose(loss.entropy, log_2, rtol=1e-6)
+    expected = (8.5 * log_2 + 3.5**2 + 5**2 - 0.2 * log_2) / 2
     np.testing.assert_allclose(loss.total, expected, rtol=1e-6)
 
 
 def test_the_mean_is_over_the_transitions_that_count():
-    summed = loss_of(ActorCriticLoss(reduction="sum"), (False, True, False))
-    mean = loss_of(ActorCriticLoss(reduction="mean"), (False, True, False))
-    np.testing.assert_allclose(mean.total, summed.total)  # one of the two transitions counts
-    summed, mean = (loss_of(ActorCriticLoss(reduction=name)) for name in ("sum", "mean"))
-    np.testing.assert_allclose(mean.total, summed.total / 2)
+    # R_0 = 1 + 0.99·2, and the second transition, from the last step, does not count.
+    loss = loss_of(ActorCriticLoss(), (False, True, False))
+    np.testing.assert_allclose(loss.entropy, np.log(2), rtol=1e-6)
+    np.testing.assert_allclose(loss.value, 0.5 * (1 + 0.99 * 2 - 1) ** 2, rtol=1e-6)
 
 
 def test_boundaries_leave_no_gradient():
@@ -151,11 +150,6 @@ def test_the_advantage_is_a_constant():
             settings=ActorCriticLoss(),
         )
     np.testing.assert_allclose(tape.gradient(loss.total, values)[:, 0], [1 - 3, 0])
-
-
-def test_unknown_reductions_are_refused():
-    with pytest.raises(ValueError, match="reduction must be in"):
-        ActorCriticLoss(reduction="none")
 
 
 def steps_of(optimizer, gradients):

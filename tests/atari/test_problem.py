@@ -126,6 +126,27 @@ def test_reptile_gets_the_end_of_training():
     assert_same(update, moved)
 
 
+def test_heads_of_an_actor_critic_are_meta_learned():
+    agent = actor_critic(small_encoder(), 4, value_gain=0.0)
+    learned = problem(agent, learner=leap_tf.Reptile())
+    spec = task(seed=2, steps=5)
+    _, trained = learned.adapt("bandit4", spec.seed, spec.steps)
+    before = [variable.numpy() for variable in trained_variables(agent)]
+    assert not before[-2].any()
+    moved = [start - end.numpy() for start, end in zip(before, trained, strict=True)]
+    assert_same(learned.train(spec).meta_gradient, moved)
+    assert_same(
+        [each.numpy() for each in trained_variables(trained_agent(agent, trained))], trained
+    )
+    # From another encoder, without heads, as the fresh agents of an evaluation.
+    fresh = small_encoder()
+    values = fresh.get_weights()
+    _, of_control = learned.adapt("bandit4", spec.seed, spec.steps, encoder=values)
+    assert_same(of_control, problem(fresh).adapt("bandit4", spec.seed, spec.steps)[1])
+    with pytest.raises(ValueError, match="The heads have 4 actions, and a game 3"):
+        learned.adapt("bandit3", spec.seed, spec.steps)
+
+
 def test_the_path_is_made_of_unrolls_and_their_loss():
     """Leap's meta-gradient, computed again from losses and gradients taken apart."""
     encoder = small_encoder()

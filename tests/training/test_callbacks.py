@@ -150,7 +150,7 @@ def warnings_of(norms, caplog):
 def messages_of(caplog, all_logs, updates=None):
     """Returns the warnings of meta-steps with these metrics and lengths of meta-updates."""
     model = leap_tf.mlp(hidden=())
-    callback = HealthWarnings(share=0.01, meta_steps=3)
+    callback = HealthWarnings()
     callback.set_model(model)
     callback.on_train_begin()
     caplog.clear()
