@@ -7,7 +7,9 @@ The task is 1-shot with 5 queries of each class, on images [28, 28, 1] of noise.
 `leap_tf.conv_net` with 64 filters, and all contenders have it with the same weights: batch
 normalization with the statistics of the batch, five steps of SGD, and the gradient of the query
 loss through these steps. Before anything is timed, their meta-gradients through one step are
-compared: rounding errors grow from step to step, so those through five differ by more.
+compared. Where two pixels of a pooling window are almost equal, rounding decides which one is the
+larger, and the meta-gradient then differs by about 1e-3, from one in double precision too. So
+images and weights are drawn up to eight times, until the contenders agree to 1e-4.
 
 All have two threads. leap_tf runs two tasks at a time with one thread each, as trainers do. PyTorch
 runs one task at a time on two threads. TorchOpt is also timed with two tasks at a time, for which
@@ -34,13 +36,14 @@ import torch
 import torchopt
 
 import leap_tf
+from leap_tf.array_tasks import one_thread_options
 from leap_tf.functional import FunctionalModel, FunctionalOptimizer
 from leap_tf.training import InnerLoop
 
 STEPS, RATE, QUERIES = 5, 0.1, 5
 TASKS = 2  # in a turn, and threads of every contender
 WAYS = (5, 20)
-TOLERANCE = 1e-3  # relative distance of meta-gradients through one step
+TOLERANCE, DRAWS = 1e-4, 8  # relative distance of meta-gradients through one step
 
 
 class ConvNet(torch.nn.Module):
@@ -78,7 +81,11 @@ def ours(model, support, query, steps):
     optimizer = FunctionalOptimizer(keras.optimizers.SGD(RATE), functional.variables)
     indices = range(len(functional.variables))
     loop = InnerLoop(functional, optimizer, leap_tf.MAML(), indices)
-    support, query = (tf.data.Dataset.from_tensors(part).repeat() for part in (support, query))
+    # With the options of `ArrayTask`. tf.data's autotuning stalls such a pipeline for up to 0.6 s.
+    support, query = (
+        tf.data.Dataset.from_tensors(part).repeat().with_options(one_thread_options())
+        for part in (support, query)
+    )
 
     def meta_gradient():
         found = loop.train(
@@ -126,23 +133,11 @@ def by_torchopt(network, support, query, steps):
     return meta_gradient
 
 
-def check_same(found):
-    """Raises ValueError if a contender computes another meta-gradient than the first."""
-    first, *others = (
-        np.concatenate([np.asarray(each).ravel() for each in gradient])
-        for gradient in found.values()
-    )
-    for name, other in zip(list(found)[1:], others, strict=True):
-        distance = np.linalg.norm(other - first) / np.linalg.norm(first)
-        print(f"  meta-gradient of {name}: relative distance {distance:.1e}")
-        if not distance < TOLERANCE:
-            raise ValueError(f"{name} does not compute the meta-gradient of {next(iter(found))}.")
-
-
-def measure(ways, rounds, pool):
-    keras.utils.set_random_seed(0)
+def draw(ways, seed):
+    """Returns a model, and the support and query set for it and for PyTorch."""
+    keras.utils.set_random_seed(seed)
     model = leap_tf.conv_net(classes=ways)
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     parts = [
         (rng.random((ways * each, 28, 28, 1), np.float32), np.repeat(np.arange(ways), each))
         for each in (1, QUERIES)
@@ -151,14 +146,35 @@ def measure(ways, rounds, pool):
         (torch.from_numpy(images.transpose(0, 3, 1, 2).copy()), torch.from_numpy(labels))
         for images, labels in parts
     ]
-    print(f"{ways}-way, {rounds} rounds", flush=True)
-    check_same(
-        {
-            "leap_tf": [as_torch(each) for each in ours(model, *parts, steps=1)()],
-            "torch.func": by_torch_func(ConvNet(model), *in_torch, steps=1)(),
-            "TorchOpt": by_torchopt(ConvNet(model), *in_torch, steps=1)(),
-        }
+    return model, parts, in_torch
+
+
+def distances(model, parts, in_torch):
+    """Returns the relative distance of each contender's meta-gradient from that of leap_tf."""
+    contenders = {
+        "leap_tf": [as_torch(each) for each in ours(model, *parts, steps=1)()],
+        "torch.func": by_torch_func(ConvNet(model), *in_torch, steps=1)(),
+        "TorchOpt": by_torchopt(ConvNet(model), *in_torch, steps=1)(),
+    }
+    first, *others = (
+        np.concatenate([np.asarray(each).ravel() for each in gradient])
+        for gradient in contenders.values()
     )
+    found = (np.linalg.norm(other - first) / np.linalg.norm(first) for other in others)
+    return dict(zip(list(contenders)[1:], found))
+
+
+def measure(ways, rounds, pool):
+    print(f"{ways}-way, {rounds} rounds", flush=True)
+    for seed in range(DRAWS):
+        model, parts, in_torch = draw(ways, seed)
+        apart = distances(model, parts, in_torch)
+        listed = ", ".join(f"{name} {distance:.1e}" for name, distance in apart.items())
+        print(f"  meta-gradients of draw {seed}, relative distance from ours: {listed}")
+        if max(apart.values()) < TOLERANCE:
+            break
+    else:
+        raise ValueError("The contenders do not compute the same meta-gradient in any draw.")
     by_ours = ours(model, *parts, STEPS)
     by_func = by_torch_func(ConvNet(model), *in_torch, STEPS)
     by_opt = [by_torchopt(ConvNet(model), *in_torch, STEPS) for _ in range(TASKS)]
