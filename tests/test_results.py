@@ -550,7 +550,7 @@ def test_the_screening_of_atari_games():
         for line in measured("screening")
         if not line["bindings"] and line["factor"]
     }
-    rows = rows_of("docs/atari.md", "## The study on two cores")
+    rows = rows_of("docs/results/README.md", "### Screening and settings")
     assert len(rows) == 10
     for game, _, *figures, _ in rows:
         assert figures == [factors[game, seed] for seed in ("201", "202")]
@@ -561,7 +561,7 @@ def test_the_sizes_of_meta_gradients():
         (line["distance"], line["include_loss"], line["game"]): line["meta_gradient_norm"]
         for line in measured("meta_gradient_sizes")
     }
-    rows = rows_of("docs/atari.md", "The meta-gradient's norm, per segment")
+    rows = rows_of("docs/results/README.md", "The meta-gradient's norm, per segment")
     settings = [("energy", True), ("length", True), ("length", False)]
     games = ["ms_pacman", "gopher", "phoenix", "assault"]
     assert [row[1:] for row in rows] == [
@@ -588,7 +588,7 @@ def test_the_gains_over_fresh_agents_with_other_value_heads():
             ahead += sum(a > b for a, b in zip(learned, controls, strict=True))
     assert percent == {"crazy_climber": 7, "alien": 5, "krull": 0, "ms_pacman": 11}
     assert ahead == 19
-    page = (ROOT / "docs" / "atari.md").read_text()
+    page = (RESULTS / "README.md").read_text()
     assert "at +7 %, +5 %, 0 % and +11 %, and ahead on 19 of 30" in page
 
 

@@ -39,7 +39,7 @@ def test_the_page_shows_the_tables(agents, tmp_path):
         for game in TARGETS
     }
     table = write_comparison(games, GROUPS, tmp_path, TARGETS)
-    page = (ROOT / "docs" / "atari.md").read_text()
+    page = (ROOT / "docs" / "results" / "README.md").read_text()
     rows = [row for row in table.splitlines() if row[:2] == "| "]
     assert len(rows) == 3 + 3 * 4  # a header of each group; Leap, fresh and random policy
     for row in rows:
@@ -56,7 +56,7 @@ def test_every_agent_had_the_same_frames_and_starts(agents):
 
 
 def test_encoders_of_other_budgets_are_held_against_the_same_fresh_agents(agents):
-    page = (ROOT / "docs" / "atari.md").read_text()
+    page = (ROOT / "docs" / "results" / "README.md").read_text()
     encoders = {
         "seed 0, 10 meta-steps": "leap_0_at10",
         "seed 0, 20 meta-steps": "leap_0_at20",
