@@ -27,6 +27,8 @@ def task(error, steps=None, curve=(1.0, 0.5, 0.25), area=50.0, **more):
         "path_length": 1.0,
         "path_energy": 1.0,
         "steps_to_target": steps,
+        "finite": not lost,
+        "final_training_error": None if lost else sum(curve[-50:]) / len(curve[-50:]),
         "training_errors": list(curve),
         "training_losses": [None if lost else 3 * value for value in curve],
         **more,

@@ -48,13 +48,10 @@ COLUMNS = {
     )
 }
 
-LAST_BATCHES = 50  # the training error at the end is a mean over these
-
 _KEY = ("run", "initialization", "index")
 _CURVES = ("training_errors", "training_losses")
 # Learners whose method has another name than their class.
-_METHODS = {"multiheadedfinetuning": "finetuning", "jointtraining": "finetuning", "": "leap",
-            "plaintraining": "none", "nometalearning": "none",
+_METHODS = {"jointtraining": "finetuning", "": "leap", "nometalearning": "none",
             "progressivenets": "progressive"}  # fmt: skip
 
 
@@ -178,11 +175,8 @@ def _add_task(rows, key, task):
     curves = {name: [_number(value) for value in task[name]] for name in _CURVES}
     row = {name: _number(task.get(name)) for name in COLUMNS["tasks.csv.gz"][1]}
     numbers = (row["error"], row["loss"], *itertools.chain(*curves.values()))
-    # Runs before `finite` was recorded have only the numbers.
-    row["diverged"] = int(None in numbers or not task.get("finite", True))
+    row["diverged"] = int(None in numbers or not task["finite"])
     if not row["diverged"]:
-        if row["final_training_error"] is None:  # runs before this value was recorded
-            row["final_training_error"] = np.mean(curves["training_errors"][-LAST_BATCHES:])
         for quantity, values in curves.items():
             _add_curve(rows, key, quantity, values)
     row |= dict(zip(_KEY, key)) | {"name": str(task["name"])}

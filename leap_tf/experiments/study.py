@@ -11,10 +11,10 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 import keras
-import matplotlib.figure
 import numpy as np
 import pandas as pd
 
+from leap_tf.experiments.report import figures
 from leap_tf.experiments.run_directory import RunDirectory
 from leap_tf.experiments.run_tables import FRESH, LEARNED, standard_error
 from leap_tf.serialization import replacing, write_atomically
@@ -245,32 +245,22 @@ def _steps(evaluation, target_error):
     return f"{np.mean(reached):.0f} ({share})" if reached else f"not reached ({share})"
 
 
-_COLOURS = ("#1b6ca8", "#b5651d", "#4f7942", "#7a4988")
-
-
 def plot_learning_curve(entries: Sequence[Mapping[str, float]], path: pathlib.Path) -> None:
-    """Draws training loss, error and, if there is one, validation error over meta-steps.
+    """Draws training loss, error and, if there is one, validation error over meta-steps as a PNG.
 
-    Args:
-        entries: the lines of metrics.jsonl.
-        path: the PNG file to write.
+    `entries` are the lines of metrics.jsonl.
     """
-    figure = matplotlib.figure.Figure(figsize=(9, 3.6), layout="constrained")
-    loss, error = figure.subplots(1, 2)
-    table = pd.DataFrame(entries).astype(float).set_index("meta_step")
-    loss.plot(table["loss"], color=_COLOURS[0])
-    loss.set(title="Mean training loss along the paths", ylabel="loss")
-    error.plot(table["error"], color=_COLOURS[0], label="training batches")
-    if "val_error" in table:
-        validated = table.loc[["val_error" in entry for entry in entries], "val_error"]
-        label = "held-out examples of validation tasks"
-        error.plot(validated, color=_COLOURS[1], marker="o", markersize=3, label=label)
-    error.set(title="Error", ylabel="error")
-    error.legend(frameon=False)
-    for axes in (loss, error):
-        axes.set(xlabel="meta-step", ylim=(0, None))
-        _tidy(axes)
-    figure.savefig(path, dpi=120)
+    metrics = pd.DataFrame(entries).astype(float).set_index("meta_step")
+    training = figures.look("training batches", 0)
+    errors = {training: metrics[["error"]]}
+    if "val_error" in metrics:
+        validated = metrics[["val_error"]].dropna()
+        errors[figures.look("held-out examples of validation tasks", 1)] = validated
+    panels = {
+        "loss over meta-steps": {training: metrics[["loss"]]},
+        "error over meta-steps": errors,
+    }
+    figures.save(figures.curves(panels), path)
 
 
 def plot_adaptation(
@@ -285,28 +275,14 @@ def plot_adaptation(
         path: the PNG file to write.
         window: number of batches in the running mean that smooths the curves.
     """
-    figure = matplotlib.figure.Figure(figsize=(6.4, 4), layout="constrained")
-    axes = figure.subplots()
-    for colour, (name, evaluation) in zip(_COLOURS, evaluations.items()):
+    drawn = {}
+    for place, (name, evaluation) in enumerate(evaluations.items()):
         lost = len(evaluation.diverged)
         label = f"{name} ({lost} diverged)" if lost else name
-        curves = adaptation_curves(evaluation, window)
-        mean, spread = curves.mean(axis=1), curves.sem(axis=1).fillna(0.0)
-        axes.plot(mean, color=colour, label=label)
-        axes.fill_between(
-            curves.index, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0
-        )
+        drawn[figures.look(label, place)] = adaptation_curves(evaluation, window)
     tasks = len(next(iter(evaluations.values())).tasks)
-    axes.set(
-        title=f"Adaptation to {tasks} held-out tasks",
-        xlabel="gradient step",
-        ylabel=f"training error (mean of {window} batches)",
-        ylim=(0, None),
-        xlim=(0, None),
-    )
-    axes.legend(frameon=False)
-    _tidy(axes)
-    figure.savefig(path, dpi=120)
+    title = f"{tasks} held-out tasks: training error (mean of {window} batches) over gradient steps"
+    figures.save(figures.curves({title: drawn}), path)
 
 
 def adaptation_curves(evaluation: Evaluation, window: int) -> pd.DataFrame:
@@ -318,8 +294,3 @@ def adaptation_curves(evaluation: Evaluation, window: int) -> pd.DataFrame:
     whole = [task.training_errors for task in evaluation.tasks if not task.diverged]
     curves = pd.DataFrame(whole).T.dropna()
     return curves.rolling(window, min_periods=1).mean()
-
-
-def _tidy(axes):
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", alpha=0.3)

@@ -99,13 +99,11 @@ def test_scores_leave_diverged_tasks_out_and_count_them(tmp_path):
     assert scores["gradient_steps"].tolist() == [1500] * 3
 
 
-def test_the_training_error_at_the_end_is_recorded_or_computed(tmp_path):
-    curve = [1.0] * 10 + [0.5, 0.25] * 25
-    old, new = task(0.2, curve=curve), task(0.2, curve=curve, final_training_error=0.1)
-    cells = [({"method": m, "seed": "0"}, outcome(t)) for m, t in (("leap", old), ("maml", new))]
-    write_sweep(tmp_path / "s", cells)
+def test_the_training_error_at_the_end_is_in_per_cent(tmp_path):
+    judged = outcome(task(0.2, final_training_error=0.1))
+    write_sweep(tmp_path / "s", [({"method": "leap", "seed": "0"}, judged)])
     scores = read(tmp_path / "tables", tmp_path / "s").scores()
-    assert scores["final_training_error"].tolist() == pytest.approx([37.5, 10.0])
+    assert scores["final_training_error"].tolist() == pytest.approx([10.0])
 
 
 def test_curves_of_whole_tasks(tmp_path):
@@ -124,7 +122,7 @@ def test_curves_of_whole_tasks(tmp_path):
 def test_methods_and_seeds_of_single_runs_come_from_their_configuration(tmp_path):
     write_sweep(tmp_path / "s", [({"a": "1"}, outcome(task(0.5)))])
     runs = tmp_path / "group"
-    for name, learner in (("x", "@MultiHeadedFinetuning()"), ("y", "@scope/Leap()")):
+    for name, learner in (("x", "@JointTraining()"), ("y", "@scope/Leap()")):
         run = runs / name
         run.parent.mkdir(exist_ok=True)
         (tmp_path / "s" / "cells" / "1").rename(run) if name == "x" else run.mkdir()
