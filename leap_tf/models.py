@@ -51,7 +51,7 @@ def conv_net(
         features = keras.layers.Conv2D(filters, 3, name=f"conv{block}", **options)(features)
         features = BatchNormalization(name=f"norm{block}")(features)
         if not strided:
-            features = keras.layers.MaxPool2D(2, name=f"pool{block}")(features)
+            features = MaxPooling2D(name=f"pool{block}")(features)
         features = keras.layers.ReLU(name=f"relu{block}")(features)
     if average:
         features = keras.layers.GlobalAveragePooling2D(name="average")(features)
@@ -129,3 +129,49 @@ class BatchNormalization(keras.layers.BatchNormalization):
         for running, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
             running.assign(self.momentum * running + (1.0 - self.momentum) * batch)
         return outputs
+
+
+@keras.saving.register_keras_serializable(package="leap_tf")
+class MaxPooling2D(keras.layers.MaxPooling2D):
+    """`keras.layers.MaxPooling2D` with fast second derivatives on CPUs.
+
+    Outputs and gradients are the same. TensorFlow's second derivatives of max-pooling do not run on
+    oneDNN's kernels. They are replaced for windows of 2×2; everything else runs as in Keras.
+    """
+
+    def call(self, inputs):
+        windows = self.pool_size, tuple(self.strides), self.padding, self.data_format
+        halves = windows == ((2, 2), (2, 2), "valid", "channels_last")
+        return _max_pool(inputs) if halves else super().call(inputs)
+
+
+_WINDOWS = {"ksize": (1, 2, 2, 1), "strides": (1, 2, 2, 1), "padding": "VALID"}
+
+
+@tf.custom_gradient
+def _max_pool(images):
+    largest = tf.raw_ops.MaxPool(input=images, **_WINDOWS)
+    masks = []
+
+    def gradient(upstream):
+        if not masks:
+            routed, mask = _route(images, largest, upstream)
+            masks.append(mask)
+            return routed
+        shape = tf.shape(images)  # a second backward pass, which can use the mask of the first
+        spread = tf.raw_ops.AvgPoolGrad(orig_input_shape=shape, grad=4.0 * upstream, **_WINDOWS)
+        return masks[0] * spread
+
+    return largest, gradient
+
+
+@tf.custom_gradient
+def _route(images, largest, upstream):
+    """Returns the gradient of max-pooling, and 1 where a window has its first largest value."""
+    operands = {"orig_input": images, "orig_output": largest, **_WINDOWS}
+    mask = tf.raw_ops.MaxPoolGrad(grad=tf.ones_like(upstream), **operands)
+
+    def gradient(of_routed, _):
+        return None, None, 4.0 * tf.nn.avg_pool2d(mask * of_routed, 2, 2, "VALID")
+
+    return (tf.raw_ops.MaxPoolGrad(grad=upstream, **operands), mask), gradient

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from leap_tf.models import BatchNormalization, conv_net, mlp
+from leap_tf.models import BatchNormalization, MaxPooling2D, conv_net, mlp
 
 
 def parameters(model):
@@ -112,3 +112,44 @@ def test_the_conv_net_of_few_shot_omniglot():
     assert model.get_layer("conv4").output.shape == (None, 2, 2, 64)
     assert model.get_layer("head").kernel.shape == (256, 5)
     assert conv_net(classes=5, strided=True, average=True).get_layer("head").kernel.shape == (64, 5)
+
+
+def derivatives_of_pooling(layer, images):
+    """Output, gradient, and the gradient of a function of the gradient, in one traced function."""
+
+    @tf.function
+    def traced(images, weights):
+        with tf.GradientTape() as outer:
+            outer.watch(images)
+            with tf.GradientTape() as inner:
+                inner.watch(images)
+                outputs = layer(images)
+                loss = tf.reduce_sum(weights * outputs**3)
+            gradient = inner.gradient(loss, images)
+            objective = tf.reduce_sum(tf.sin(gradient)) + loss
+        return outputs, gradient, outer.gradient(objective, images)
+
+    shape = layer(images).shape
+    weights = np.random.default_rng(1).normal(size=shape).astype(np.float32)
+    return [each.numpy() for each in traced(tf.constant(images), tf.constant(weights))]
+
+
+@pytest.mark.parametrize("size", [8, 7])
+def test_derivatives_of_pooling_are_kerass(size):
+    images = np.random.default_rng(0).normal(size=(3, size, size, 4)).astype(np.float32)
+    images[0] = 0.5  # all pixels of a window are equal
+    ours = derivatives_of_pooling(MaxPooling2D(), images)
+    kerass = derivatives_of_pooling(keras.layers.MaxPooling2D(), images)
+    for one, other in zip(ours, kerass, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert np.count_nonzero(ours[2])
+
+
+def test_other_windows_are_pooled_by_keras():
+    images = np.random.default_rng(0).normal(size=(2, 9, 9, 3)).astype(np.float32)
+    layer = MaxPooling2D(3, padding="same")
+    np.testing.assert_array_equal(
+        layer(images), keras.layers.MaxPooling2D(3, padding="same")(images)
+    )
+    restored = MaxPooling2D.from_config(layer.get_config())
+    assert restored.pool_size == (3, 3)

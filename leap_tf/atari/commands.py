@@ -1,4 +1,7 @@
-"""The Atari commands: meta-train, evaluate, compare, and screen games; and the logs they write."""
+"""The Atari commands: meta-train, evaluate, compare, and screen games; and the logs they write.
+
+`gin_files` are configuration files, `gin_params` bindings that override them.
+"""
 
 import contextlib
 import hashlib
@@ -47,8 +50,6 @@ def train(
     """Starts or resumes meta-training of the configured study in `output_dir`.
 
     Args:
-        gin_files: configuration files.
-        gin_params: bindings that override the files.
         output_dir: the run's folder.
         pool: where games are played. A run can resume on another pool, with the same results.
 
@@ -134,8 +135,6 @@ def screen(
     this to choose the settings and games of a configuration, and to check that agents learn.
 
     Args:
-        gin_files: configuration files.
-        gin_params: bindings that override the files.
         games: names of the games.
         seeds: seeds of the encoder and of all other random numbers.
         updates: updates of each agent; the trainer's number by default.

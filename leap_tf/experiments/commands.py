@@ -375,17 +375,11 @@ def compare(
 ) -> None:
     """Compares methods on the study of a configuration, or continues to; see `leap_tf.compare`.
 
-    Args:
-        gin_files: configuration files that bind `study`, `MetaTrainer` and `compare`.
-        gin_params: bindings over the files.
-        output_dir: the folder of the table, the figure, and the runs.
-        data_dir: folder of prepared data sets.
-        modules: modules of the user, as for `load_modules`.
+    The configuration binds `study`, `MetaTrainer` and `compare`. The folder gets the table, the
+    figure and the runs.
 
     Raises:
-        ConfigurationError: the configuration cannot be read, or its study cannot be built.
         CheckpointMismatchError: the folder holds another comparison.
-        UserModuleError: a module cannot be imported.
     """
     user_modules.load_modules(modules)
     read_configuration(gin_files, gin_params)

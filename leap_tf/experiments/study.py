@@ -266,14 +266,10 @@ def plot_learning_curve(entries: Sequence[Mapping[str, float]], path: pathlib.Pa
 def plot_adaptation(
     evaluations: Mapping[str, Evaluation], path: pathlib.Path, window: int = 5
 ) -> None:
-    """Draws the training error over gradient steps, mean over tasks with one standard error.
+    """Draws the training error over gradient steps as a PNG, by the names of the evaluations.
 
-    Tasks that diverged are left out, as in tables, and counted in the legend.
-
-    Args:
-        evaluations: evaluations by their names in the legend.
-        path: the PNG file to write.
-        window: number of batches in the running mean that smooths the curves.
+    Tasks that diverged are left out, as in tables, and counted in the legend. The curves are
+    smoothed by a running mean over `window` batches.
     """
     drawn = {}
     for place, (name, evaluation) in enumerate(evaluations.items()):

@@ -29,7 +29,7 @@ from leap_tf.functional import (
     output_layer,
 )
 from leap_tf.learners import Leap, NoMetaLearning, TrainingSetup
-from leap_tf.models import BatchNormalization
+from leap_tf.models import BatchNormalization, MaxPooling2D
 from leap_tf.optimizer import LeapOptimizer
 from leap_tf.serving.adapter import weight_names
 from leap_tf.serving.model_card import describe_model, write_model_card
@@ -298,16 +298,16 @@ def adapted_model(model: keras.Model, weights: Mapping[str, np.ndarray]) -> kera
 def _portable_model(model: keras.Model) -> keras.Model:
     """Returns the model, with layers of this library replaced by those of Keras.
 
-    `leap_tf.models.BatchNormalization` gives the same outputs as Keras's layer in inference.
-    Subclassed models are returned as they are, since reading them needs their class anyway.
+    Those of `leap_tf.models` give the same outputs as their base classes in inference. Subclassed
+    models are returned as they are, since reading them needs their class anyway.
     """
-    has_ours = any(isinstance(layer, BatchNormalization) for layer in model._flatten_layers())
+    ours = (BatchNormalization, MaxPooling2D)
+    has_ours = any(isinstance(layer, ours) for layer in model._flatten_layers())
     if not has_ours or not getattr(model, "inputs", None):
         return model
 
     def clone(layer):
-        is_ours = isinstance(layer, BatchNormalization)
-        cls = keras.layers.BatchNormalization if is_ours else type(layer)
+        cls = type(layer).__base__ if isinstance(layer, ours) else type(layer)
         return cls.from_config(layer.get_config())
 
     copy = keras.models.clone_model(model, clone_function=clone, recursive=True)
