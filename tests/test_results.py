@@ -151,8 +151,8 @@ def omniglot_sentences(results):
         method: path_curve(results, long[long["method"] == method], "val_path_length").iloc[:, 0]
         for method in ("leap_0.2", "reptile_1.5", "finetuning_0.1")
     }
-    assert set(long["meta_steps"]) == {8, 1}
-    yield "makes 8 meta-steps here"
+    assert set(long["meta_steps"]) == {16, 1}
+    yield "makes 16 meta-steps here"
     assert set(runs.loc[long.index, "steps"]) == {1000}
     yield "up to 1,000 gradient steps"
     yield "after 1,000 steps on a test alphabet"
