@@ -1,5 +1,6 @@
 """Small models for meta-learning: a convolutional network and a multi-layer perceptron."""
 
+import itertools
 from collections.abc import Sequence
 
 import keras
@@ -142,7 +143,8 @@ class MaxPooling2D(keras.layers.MaxPooling2D):
     def call(self, inputs):
         windows = self.pool_size, tuple(self.strides), self.padding, self.data_format
         halves = windows == ((2, 2), (2, 2), "valid", "channels_last")
-        return _max_pool(inputs) if halves else super().call(inputs)
+        # Outside graphs, nothing would remove the mask where it is not used.
+        return _max_pool(inputs) if halves and not tf.executing_eagerly() else super().call(inputs)
 
 
 _WINDOWS = {"ksize": (1, 2, 2, 1), "strides": (1, 2, 2, 1), "padding": "VALID"}
@@ -151,27 +153,22 @@ _WINDOWS = {"ksize": (1, 2, 2, 1), "strides": (1, 2, 2, 1), "padding": "VALID"}
 @tf.custom_gradient
 def _max_pool(images):
     largest = tf.raw_ops.MaxPool(input=images, **_WINDOWS)
-    masks = []
+    operands = {"orig_input": images, "orig_output": largest, **_WINDOWS}
+    # 1 where a window has its first largest value
+    mask = tf.raw_ops.MaxPoolGrad(grad=tf.ones_like(largest), **operands)
+    passes = itertools.count()
+
+    @tf.custom_gradient
+    def first_pass(upstream):
+        routed = tf.raw_ops.MaxPoolGrad(grad=upstream, **operands)
+        return routed, lambda of_routed: 4.0 * tf.nn.avg_pool2d(mask * of_routed, 2, 2, "VALID")
 
     def gradient(upstream):
-        if not masks:
-            routed, mask = _route(images, largest, upstream)
-            masks.append(mask)
-            return routed
-        shape = tf.shape(images)  # a second backward pass, which can use the mask of the first
+        if not next(passes):
+            return first_pass(upstream)
+        # The same numbers: MaxPoolGrad is slow in another function than its MaxPool.
+        shape = tf.shape(images)
         spread = tf.raw_ops.AvgPoolGrad(orig_input_shape=shape, grad=4.0 * upstream, **_WINDOWS)
-        return masks[0] * spread
+        return mask * spread
 
     return largest, gradient
-
-
-@tf.custom_gradient
-def _route(images, largest, upstream):
-    """Returns the gradient of max-pooling, and 1 where a window has its first largest value."""
-    operands = {"orig_input": images, "orig_output": largest, **_WINDOWS}
-    mask = tf.raw_ops.MaxPoolGrad(grad=tf.ones_like(upstream), **operands)
-
-    def gradient(of_routed, _):
-        return None, None, 4.0 * tf.nn.avg_pool2d(mask * of_routed, 2, 2, "VALID")
-
-    return (tf.raw_ops.MaxPoolGrad(grad=upstream, **operands), mask), gradient

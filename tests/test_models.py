@@ -145,6 +145,26 @@ def test_derivatives_of_pooling_are_kerass(size):
     assert np.count_nonzero(ours[2])
 
 
+@pytest.mark.parametrize("traced", [False, True])
+def test_the_first_backward_pass_of_pooling_may_be_in_a_branch(traced):
+    def twice(images):
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(images)
+            squares = layer(images) ** 2
+        in_branch = tf.cond(
+            tf.reduce_sum(images) > 0,
+            lambda: tape.gradient(squares, images),
+            lambda: tf.zeros_like(images),
+        )
+        return in_branch, tape.gradient(squares, images)
+
+    images = tf.random.stateless_uniform((2, 4, 4, 1), seed=[0, 1])
+    layer = MaxPooling2D()
+    first, second = (tf.function(twice) if traced else twice)(images)
+    assert np.count_nonzero(first) == 2 * 4
+    np.testing.assert_array_equal(first, second)
+
+
 def test_other_windows_are_pooled_by_keras():
     images = np.random.default_rng(0).normal(size=(2, 9, 9, 3)).astype(np.float32)
     layer = MaxPooling2D(3, padding="same")

@@ -307,7 +307,7 @@ def _portable_model(model: keras.Model) -> keras.Model:
         return model
 
     def clone(layer):
-        cls = type(layer).__base__ if isinstance(layer, ours) else type(layer)
+        cls = next(each for each in type(layer).__mro__ if not issubclass(each, ours))
         return cls.from_config(layer.get_config())
 
     copy = keras.models.clone_model(model, clone_function=clone, recursive=True)
