@@ -5,15 +5,15 @@
 The run's initialization is adapted to each test alphabet in several ways (1,000 steps of SGD with
 cosine decay from 0.1 and weight decay 0.001). A line has held-out errors in percent:
 
-    upright            drawings as they are, in training and held out: the angle is known
-    rotated            the protocol of the paper: 36 rotations of both
-    with affine        the same, trained on two randomly shifted and scaled copies more of each
-    averaged           one answer a drawing: the mean probability over its 36 rotations
+    upright            drawings are not rotated, neither in training nor held out
+    rotated            the protocol of the paper: 36 rotations of both parts
+    with affine        the same, with two shifted and scaled copies more of each training image
+    averaged           one answer for each drawing, the mean probability over its 36 rotations
     averaged affine    the same, after training with affine copies
-    all drawings       rotated, trained on training *and* held-out drawings, and evaluated on them,
-                       with --bound_steps steps: what even a network that has seen them confuses
-    nearest upright    nearest training drawing by pixels, blurred, all upright
-    nearest rotated    the same, in any of 36 rotations: how much the angle says about the character
+    all drawings       --bound_steps steps without weight decay on training and held-out drawings
+                       together, in 36 rotations, evaluated on the same images: a lower bound
+    nearest upright    the class of the nearest training drawing by blurred pixels, all upright
+    nearest rotated    the same, among the 36 rotations of each training drawing
 """
 
 import argparse
@@ -107,7 +107,7 @@ def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--run", required=True, help="folder of a run of cell_long.gin")
     arguments.add_argument("--data_dir")
-    arguments.add_argument("--bound_steps", type=int, default=4000)
+    arguments.add_argument("--bound_steps", type=int, default=3000)
     arguments.add_argument("--output", type=pathlib.Path, help="file of JSON lines; it is resumed")
     options = arguments.parse_args()
     leap_tf.configure_threads()

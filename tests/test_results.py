@@ -556,6 +556,13 @@ def test_the_screening_of_atari_games():
         assert figures == [factors[game, seed] for seed in ("201", "202")]
 
 
+def test_the_screening_of_flavours():
+    lines = measured("flavour_screening")
+    assert {(line["seed"], line["updates"]) for line in lines} == {(301, 600)}
+    rows = rows_of("docs/atari.md", "## Flavours")
+    assert rows == [["factor over random play", *(factor(line) for line in lines)]]
+
+
 def test_the_sizes_of_meta_gradients():
     sizes = {
         (line["distance"], line["include_loss"], line["game"]): line["meta_gradient_norm"]
