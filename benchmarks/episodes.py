@@ -6,9 +6,9 @@ The episodes are 5-way, 1-shot, with 5 queries of each class and quarter turns, 
 of 20 images [28, 28, 1]. The images are noise, since the time does not depend on their content.
 
 "draw" is `Episodes.draw`, by which trainers draw an episode. "data set" is `Episodes.as_dataset`.
-"first batches" draws an episode and reads its first support and query batch by new iterators, as
-a trainer does for every task. Below are the parts of "draw": the call of a function of TensorFlow
-that does nothing, and what draws classes and examples, gathers images and scales pixels besides.
+"first batches" draws an episode and takes its first support and query batch, as a trainer does.
+Below are the parts of "draw": the call of a function of TensorFlow that does nothing, and what
+draws classes and examples, gathers images and scales pixels besides.
 
 Contenders take turns, so that a busy machine slows all of them. The median over the rounds is
 reported, and the fastest round, which is nearest to a machine that does nothing else.
@@ -51,7 +51,7 @@ def main():
 
     def first_batches():
         task = next(tasks)
-        next(iter(task.train_batches(seed=0)))
+        task.few_batches(seed=0, batches=2).at(0)
         next(iter(task.query_batches(seed=0)))
 
     def called(body):

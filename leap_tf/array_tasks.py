@@ -3,7 +3,7 @@
 import functools
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -164,16 +164,22 @@ class ArrayTask:
         # A NumPy number, since TensorFlow keeps a tensor for every Python number it receives.
         return pipeline(self._train_tensors, tf.constant(np.int64(seed)))
 
+    def few_batches(self, seed: int, batches: int) -> "OrderedBatches | None":
+        """Returns the first training batches if no pipeline is needed to make them, else None."""
+        if self.prepare is not _unchanged or batches * self.batch_size > 2**16:
+            return None
+        # NumPy numbers, since TensorFlow keeps a tensor for every Python number it receives.
+        sizes = np.array([batches, self.batch_size], np.int32)
+        return ordered_batches(self._train_tensors, *sizes, seed=np.int64(seed))
+
     def test_batches(self) -> tf.data.Dataset:
         """Returns the held-out examples once, in order."""
-        pipeline = _test_pipeline(self.test_batch_size, self.prepare, spec_of(self._test_tensors))
-        return pipeline(self._test_tensors)
+        return batches_in_order(self._test_tensors, self.test_batch_size, self.prepare)
 
     def _query_batches(self, seed: int) -> tf.data.Dataset:
         """Returns all query examples again and again, each time as one batch."""
         inputs, *rest = tf.nest.map_structure(tf.convert_to_tensor, self.query)
-        batch = tf.data.Dataset.from_tensors((self.prepare(inputs), *rest))
-        return batch.repeat().with_options(one_thread_options())
+        return batches_in_order((self.prepare(inputs), *rest), endless=True)
 
     def get_config(self) -> dict[str, Any]:
         """Returns sizes, dtypes and CRC-32s of the arrays, and the sizes of batches."""
@@ -192,7 +198,8 @@ class ArrayTask:
         return describe_arrays(self.train), describe_arrays(self.test)
 
     @functools.cached_property
-    def _label_ranges(self):
+    def label_ranges(self) -> list[tuple[int, int]]:
+        """The least and the largest target to train on, and the same of the held-out ones."""
         targets = [np.asarray(examples[1]) for examples in (self.train, self.test)]
         return [(labels.min(), labels.max()) for labels in targets]
 
@@ -212,21 +219,41 @@ def pixels_to_floats(pixels: tf.Tensor) -> tf.Tensor:
     return tf.math.divide_no_nan(tf.cast(pixels, tf.float32), 255.0)
 
 
-def order_of_epoch(examples: tf.Tensor, seed: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
-    """Returns the order of int32 `examples` in an epoch, from int64 scalars `seed` and `epoch`."""
-    return tf.random.experimental.stateless_shuffle(
-        tf.range(examples), seed=tf.stack([seed, epoch])
-    )
+class OrderedBatches(NamedTuple):
+    """Training batches as tensors, each of which is gathered when its step comes."""
+
+    examples: tuple[Any, ...]  # tensors [n, …] or nests of them
+    order: tf.Tensor  # [batches, batch_size] int32, the examples of each batch
+
+    @property
+    def element_spec(self) -> tuple[Any, ...]:
+        return tf.nest.map_structure(
+            lambda each: tf.TensorSpec([self.order.shape[1], *each.shape[1:]], each.dtype),
+            self.examples,
+        )
+
+    def at(self, step: tf.Tensor | int) -> tuple[Any, ...]:
+        """Returns the batch of a step, counted from 0."""
+        return tf.nest.map_structure(lambda each: tf.gather(each, self.order[step]), self.examples)
+
+
+def ordered_batches(
+    examples: tuple[Any, ...], batches: Any, batch_size: Any, *, seed: Any
+) -> OrderedBatches:
+    """Returns the first batches of an `ArrayTask`: shuffled epochs, one after the other.
+
+    Args:
+        examples: (inputs, targets) or (inputs, targets, weights), tensors [n, …] or nests of them.
+        batches: number of batches, int32.
+        batch_size: examples in a batch, int32; may be larger than n.
+        seed: int64, decides the order.
+    """
+    count = tf.shape(tf.nest.flatten(examples)[0])[0]
+    return OrderedBatches(examples, _order(count, batches, batch_size, seed))
 
 
 def describe_arrays(arrays: Any) -> str:
-    """Returns dtype, shape and CRC-32 of each array of a nest, the same in every process.
-
-    Example:
-
-        >>> describe_arrays((np.zeros((8, 2), "float32"), np.arange(8)))
-        'float32 [8, 2] CRC 758d6336, int64 [8] CRC f93a987e'
-    """
+    """Returns dtype, shape and CRC-32 of each array of a nest, the same in every process."""
     described = []
     for array in map(np.asarray, tf.nest.flatten(arrays)):
         content = repr(array.tolist()).encode() if array.dtype == object else array.tobytes()
@@ -276,37 +303,6 @@ def check_no_text(what: str, dtypes: Sequence[Any]) -> None:
             f"{what} has targets that are text. Number the classes, for example by "
             "numpy.unique(labels, return_inverse=True)[1]."
         )
-
-
-def check_labels(task: ArrayTask, units: int, ignored: int | None = None) -> None:
-    """Checks that all targets of a task are labels of a model with this number of outputs.
-
-    Raises:
-        ValueError: a target lies outside [0, units), and is not `ignored`.
-    """
-    for part, examples, (least, most) in zip(
-        ("training", "held-out"), (task.train, task.test), task._label_ranges, strict=True
-    ):
-        if least >= 0 and most < units:
-            continue
-        labels = np.asarray(examples[1])
-        wrong = np.argwhere(((labels < 0) | (labels >= units)) & (labels != ignored))
-        if len(wrong):
-            label = labels[tuple(wrong[0])]
-            raise ValueError(
-                f"Task {task.name!r}, {part} example {wrong[0][0]}: label {label} is outside "
-                f"[0, {units}). {label_advice(task, units)}"
-            )
-
-
-def label_advice(task: Any, units: int) -> str:
-    """Returns what to do about a label that is not below the number of outputs of a model."""
-    if getattr(task, "classes", None) is not None:
-        return f"The task has classes={task.classes}; number its labels from 0."
-    return (
-        f"The model has {units} outputs. Number the labels from 0 and give it as many outputs as "
-        "labels, or name its output layer in task_layers and give each task its `classes`."
-    )
 
 
 def read_arrays(what: str, dataset: tf.data.Dataset, batched: bool | None = None) -> Any:
@@ -364,7 +360,7 @@ def spec_of(examples) -> tf.data.DatasetSpec:
 def _training_pipeline(batch_size, prepare, spec):
     def pipeline(examples, seed):
         count = tf.shape(tf.nest.flatten(examples)[0])[0]
-        batches = tf.data.Dataset.counter().map(lambda epoch: order_of_epoch(count, seed, epoch))
+        batches = tf.data.Dataset.counter().map(lambda epoch: _order_of_epoch(count, seed, epoch))
         batches = batches.rebatch(batch_size)
         batches = batches.map(lambda indices: tf.ensure_shape(indices, [batch_size]))
         batches = batches.map(_gather(examples, prepare))
@@ -374,23 +370,46 @@ def _training_pipeline(batch_size, prepare, spec):
     return tf.function(functools.partial(pipeline), input_signature=signature)
 
 
-@functools.lru_cache
-def _test_pipeline(batch_size, prepare, spec):
-    def pipeline(examples):
-        count = tf.shape(tf.nest.flatten(examples)[0], out_type=tf.int64)[0]
-        indices = tf.data.Dataset.range(count).batch(batch_size)
-        batches = indices.map(_gather(examples, prepare))
-        return batches.prefetch(2).with_options(one_thread_options())
-
-    return tf.function(functools.partial(pipeline), input_signature=[spec.element_spec])
-
-
 def _gather(examples, prepare):
     def gather(indices):
         inputs, *rest = tf.nest.map_structure(lambda array: tf.gather(array, indices), examples)
         return prepare(inputs), *rest
 
     return gather
+
+
+def batches_in_order(examples, batch_size=None, prepare=None, *, endless=False) -> tf.data.Dataset:
+    """Returns examples in their order, by default as one batch; once or again and again."""
+    batch_size = batch_size or len(tf.nest.flatten(examples)[0])
+    return _plain_pipeline(batch_size, prepare or _unchanged, endless, spec_of(examples))(examples)
+
+
+@functools.lru_cache
+def _plain_pipeline(batch_size, prepare, endless, spec):
+    def pipeline(examples):
+        batches = tf.data.Dataset.from_tensor_slices(examples).batch(batch_size, endless)
+        if prepare is not _unchanged:  # a function in a pipeline takes milliseconds to start
+            batches = batches.map(lambda inputs, *rest: (prepare(inputs), *rest)).prefetch(2)
+        return batches.repeat(None if endless else 1).with_options(one_thread_options())
+
+    return tf.function(functools.partial(pipeline), input_signature=[spec.element_spec])
+
+
+def _order_of_epoch(examples, seed, epoch):
+    order = tf.range(examples)
+    return tf.random.experimental.stateless_shuffle(order, seed=tf.stack([seed, epoch]))
+
+
+@tf.function(input_signature=[tf.TensorSpec((), tf.int32)] * 3 + [tf.TensorSpec((), tf.int64)])
+def _order(examples, batches, batch_size, seed):
+    """Returns the examples of each batch, [batches, batch_size] int32."""
+    needed = batches * batch_size
+    orders = tf.map_fn(
+        lambda epoch: _order_of_epoch(examples, seed, epoch),
+        tf.range(tf.cast((needed + examples - 1) // examples, tf.int64)),
+        fn_output_signature=tf.TensorSpec([None], tf.int32),
+    )
+    return tf.reshape(tf.reshape(orders, [-1])[:needed], [batches, batch_size])
 
 
 def one_thread_options() -> tf.data.Options:

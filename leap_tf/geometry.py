@@ -129,17 +129,6 @@ def extend_path(path: GradientPath, point: PathPoint, geometry: PathGeometry) ->
 
     Returns:
         The longer path, in the dtypes of `path`.
-
-    Example:
-
-        >>> import tensorflow as tf
-        >>> from leap_tf.geometry import PathGeometry, PathPoint, extend_path, start_path
-        >>> path = start_path([tf.zeros(1)])
-        >>> for theta, loss in ((0.0, 9.0), (3.0, 5.0)):
-        ...     point = PathPoint([tf.constant([theta])], tf.constant(loss), [tf.constant([-2.0])])
-        ...     path = extend_path(path, point, PathGeometry())
-        >>> float(path.length)  # the root of 3² + 4²
-        5.0
     """
     point = PathPoint(
         position=_cast_like(point.position, path.meta_gradient),

@@ -9,7 +9,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from leap_tf.array_tasks import ArrayTask, as_arrays, one_thread_options, spec_of
+from leap_tf.array_tasks import (
+    ArrayTask,
+    OrderedBatches,
+    as_arrays,
+    one_thread_options,
+    spec_of,
+)
 
 
 class Task(Protocol):
@@ -228,6 +234,17 @@ def batches_of(task: Task, method: str, *arguments: Any) -> tf.data.Dataset:
             tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
         )
     return batches.prefetch(2).with_options(one_thread_options())
+
+
+def batches_of_few_steps(task: Any, seed: int, batches: int) -> OrderedBatches | None:
+    """Returns the first training batches of a task, or None if its pipeline must make them.
+
+    Starting a pipeline takes longer than many a small task. Tasks of this library do without one,
+    unless the user has replaced their `train_batches`.
+    """
+    members = [getattr(each, "__dict__", {}) for each in (task, *type(task).__mro__)]
+    owner: Any = next((each for each in members if "train_batches" in each), {})
+    return task.few_batches(seed, batches) if "few_batches" in owner else None
 
 
 def _elements(batches):

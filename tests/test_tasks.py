@@ -1,10 +1,19 @@
 """Tasks over arrays, and distributions of them."""
 
+import hypothesis
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import strategies
 
-from leap_tf.tasks import ArrayTask, FiniteTasks, Sinusoids, TaskSplits, sinusoid_splits
+from leap_tf.tasks import (
+    ArrayTask,
+    FiniteTasks,
+    Sinusoids,
+    TaskSplits,
+    batches_of_few_steps,
+    sinusoid_splits,
+)
 
 
 def numbered(count=7, batch_size=3, **options):
@@ -44,6 +53,36 @@ def test_tasks_of_other_shapes_leave_the_shapes_of_batches_alone():
         task = ArrayTask("flat", (array, array), (array, array), batch_size=2)
         for dataset, batch in ((task.train_batches(0), 2), (task.test_batches(), None)):
             assert dataset.element_spec[0].shape.as_list() == [batch, features]
+
+
+@hypothesis.given(
+    examples=strategies.integers(1, 30),
+    batch_size=strategies.integers(1, 40),
+    count=strategies.integers(1, 9),
+    seed=strategies.integers(0, 2**31 - 1),
+)
+def test_ordered_batches_are_those_of_the_pipeline(examples, batch_size, count, seed):
+    arrays = np.arange(examples, dtype=np.float32)[:, None], np.arange(examples)
+    task = ArrayTask("rows", arrays, arrays, batch_size)
+    batches = batches_of_few_steps(task, seed, count)
+    for step, (x, y) in enumerate(task.train_batches(seed).take(count)):
+        np.testing.assert_array_equal(batches.at(step)[0], x)
+        np.testing.assert_array_equal(batches.at(tf.constant(step))[1], y)
+
+
+def test_batches_that_a_user_changes_or_that_are_many_come_from_the_pipeline():
+    class Augmented(ArrayTask):
+        def train_batches(self, seed):
+            return super().train_batches(seed).map(lambda x, y: (x + 1.0, y))
+
+    arrays = np.zeros((10, 2), np.float32), np.arange(10)
+    prepared = ArrayTask("prepared", arrays, arrays, prepare=lambda inputs: inputs + 1.0)
+    for task in (Augmented("augmented", arrays, arrays), prepared):
+        assert batches_of_few_steps(task, 0, batches=3) is None
+    assert batches_of_few_steps(ArrayTask("long", arrays, arrays), 0, 10**6) is None
+    replaced = ArrayTask("replaced", arrays, arrays)
+    replaced.train_batches = prepared.train_batches
+    assert batches_of_few_steps(replaced, 0, batches=3) is None
 
 
 def test_held_out_examples_come_once_in_order():

@@ -17,7 +17,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from leap_tf.array_tasks import describe_arrays, one_thread_options, pixels_to_floats, spec_of
+from leap_tf.array_tasks import (
+    ArrayTask,
+    OrderedBatches,
+    batches_in_order,
+    describe_arrays,
+    ordered_batches,
+    pixels_to_floats,
+)
 from leap_tf.datasets.sources import ClassChoice, Classes, load_classes, split_classes
 from leap_tf.errors import whole_number
 from leap_tf.tasks import TaskSplits
@@ -230,59 +237,27 @@ class Episode:
         """Returns endless batches of the support set, in a new order every epoch."""
         support, batch_size = self.episodes.draw(self.index)[0], self.episodes.batch_size
         if batch_size == len(support[1]):
-            return self._whole(support, endless=True)
-        pipeline = _stream(batch_size, spec_of(support))
-        return pipeline(support, tf.constant(np.int64(seed)))
+            return batches_in_order(support, endless=True)
+        return ArrayTask(self.name, support, support, batch_size).train_batches(seed)
+
+    def few_batches(self, seed: int, batches: int) -> OrderedBatches:
+        """Returns the first batches of the support set, without a pipeline."""
+        support, batch_size = self.episodes.draw(self.index)[0], self.episodes.batch_size
+        if batch_size == len(support[1]):
+            return OrderedBatches(support, tf.tile(tf.range(batch_size)[None], [batches, 1]))
+        sizes = np.array([batches, batch_size], np.int32)
+        return ordered_batches(support, *sizes, seed=np.int64(seed))
 
     def query_batches(self, seed: int) -> tf.data.Dataset:
         """Returns the query set again and again, each time as one batch."""
-        return self._whole(self.episodes.draw(self.index)[1], endless=True)
+        return batches_in_order(self.episodes.draw(self.index)[1], endless=True)
 
     def test_batches(self) -> tf.data.Dataset:
         """Returns the query set once, as one batch."""
-        return self._whole(self.episodes.draw(self.index)[1], endless=False)
+        return batches_in_order(self.episodes.draw(self.index)[1])
 
     def get_config(self) -> dict[str, Any]:
         return {"index": self.index} | self.episodes.get_config()
-
-    def _whole(self, part, endless):
-        specs = tuple(tf.TensorSpec(each.shape, each.dtype) for each in part)
-        return _whole_batch(endless, specs)(part)
-
-
-# Pipelines without functions of Python: these take several milliseconds to start, which is longer
-# than many an episode. Partials are traced by themselves, see `leap_tf.array_tasks`.
-@functools.lru_cache
-def _whole_batch(endless, specs):
-    def pipeline(part):
-        batch = tf.data.Dataset.from_tensors(part).repeat(None if endless else 1)
-        return batch.with_options(one_thread_options())
-
-    return tf.function(functools.partial(pipeline), input_signature=[specs]).get_concrete_function()
-
-
-@functools.lru_cache
-def _stream(batch_size, spec):
-    def pipeline(part, seed):
-        examples = tf.data.Dataset.from_tensor_slices(part)
-        # Dataset.shuffle takes no tensor as its seed if there is a global seed. The second seed is
-        # not 0, since two zeros stand for a random seed.
-        shuffled = tf.raw_ops.ShuffleAndRepeatDataset(
-            input_dataset=tf.data.experimental.to_variant(examples),
-            buffer_size=tf.shape(part[1], tf.int64)[0],
-            seed=seed,
-            seed2=tf.constant(1, tf.int64),
-            count=tf.constant(-1, tf.int64),
-            output_types=[each.dtype for each in part],
-            output_shapes=[each.shape[1:] for each in part],
-        )
-        stream = tf.data.experimental.from_variant(shuffled, examples.element_spec)
-        batches = stream.batch(batch_size, drop_remainder=True)
-        return batches.with_options(one_thread_options())
-
-    signature = [spec.element_spec, tf.TensorSpec((), tf.int64)]
-    stream = tf.function(functools.partial(pipeline), input_signature=signature)
-    return stream.get_concrete_function()
 
 
 def episodes(

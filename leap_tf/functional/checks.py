@@ -3,11 +3,13 @@
 import contextlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from leap_tf.array_tasks import label_advice
+from leap_tf.array_tasks import ArrayTask
 from leap_tf.errors import LeapError
 from leap_tf.tasks import Task
 
@@ -233,3 +235,34 @@ def _gist(error):
     reason = lines[-1 if traced else 0] if lines else type(error).__name__
     reason = re.sub(r"^\(\d+\) \w+:\s*|\{\{function_node .*?\}\}\s*", "", reason)
     return re.sub(r"\s*\[Op:\w+\].*$", "", reason)
+
+
+def check_labels(task: ArrayTask, units: int, ignored: int | None = None) -> None:
+    """Checks that all targets of a task are labels of a model with this number of outputs.
+
+    Raises:
+        ValueError: a target lies outside [0, units), and is not `ignored`.
+    """
+    for part, examples, (least, most) in zip(
+        ("training", "held-out"), (task.train, task.test), task.label_ranges, strict=True
+    ):
+        if least >= 0 and most < units:
+            continue
+        labels = np.asarray(examples[1])
+        wrong = np.argwhere(((labels < 0) | (labels >= units)) & (labels != ignored))
+        if len(wrong):
+            label = labels[tuple(wrong[0])]
+            raise ValueError(
+                f"Task {task.name!r}, {part} example {wrong[0][0]}: label {label} is outside "
+                f"[0, {units}). {label_advice(task, units)}"
+            )
+
+
+def label_advice(task: Any, units: int) -> str:
+    """Returns what to do about a label that is not below the number of outputs of a model."""
+    if getattr(task, "classes", None) is not None:
+        return f"The task has classes={task.classes}; number its labels from 0."
+    return (
+        f"The model has {units} outputs. Number the labels from 0 and give it as many outputs as "
+        "labels, or name its output layer in task_layers and give each task its `classes`."
+    )

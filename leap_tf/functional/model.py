@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from leap_tf.array_tasks import ArrayTask, check_labels, check_no_text
-from leap_tf.functional.checks import UnsupportedModelError, check_training_rule
+from leap_tf.array_tasks import ArrayTask, check_no_text
+from leap_tf.functional.checks import UnsupportedModelError, check_labels, check_training_rule
 from leap_tf.functional.losses import ErrorFunction, TotalLoss, check_mean, default_error, mask_of
 from leap_tf.tasks import Task, batches_of
 

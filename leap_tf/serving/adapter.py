@@ -1,12 +1,11 @@
 """Training on a support set in the graph, with the inner loop of the library."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
-from leap_tf.array_tasks import order_of_epoch
+from leap_tf.array_tasks import OrderedBatches
 from leap_tf.functional import (
     FunctionalModel,
     FunctionalOptimizer,
@@ -17,50 +16,6 @@ from leap_tf.functional import (
 from leap_tf.functional.task_layers import check_resizable
 from leap_tf.learners.base import Adaptation
 from leap_tf.training import InnerLoop, InnerLoopResult, SupervisedProblem
-
-
-class SupportBatches(NamedTuple):
-    """Training batches from a support set of n examples.
-
-    `order` has the indices of the examples of each step, and of one step more, since the inner loop
-    always fetches one batch in advance.
-    """
-
-    inputs: Any  # [n, …], a tensor or a nest of them
-    targets: Any  # [n, …], a tensor or a nest of them
-    order: tf.Tensor  # [steps + 1, batch_size] int32
-
-    def at(self, step: tf.Tensor) -> tuple[Any, Any]:
-        """Returns the inputs and targets of a step, counted from 0."""
-        indices = self.order[step]
-        inputs, targets = (
-            tuple(nest) if isinstance(nest, list) else nest  # data sets have no lists
-            for nest in (self.inputs, self.targets)
-        )
-        return tf.nest.map_structure(lambda each: tf.gather(each, indices), (inputs, targets))
-
-
-def support_batches(
-    inputs: Any, targets: Any, steps: tf.Tensor, batch_size: tf.Tensor, *, seed: tf.Tensor
-) -> SupportBatches:
-    """Returns batches in the order of `leap_tf.ArrayTask`: shuffled epochs, one after the other.
-
-    Args:
-        inputs, targets: [n, …], tensors or nests of them.
-        steps: number of batches, int32.
-        batch_size: examples in a batch, int32; may be larger than n.
-        seed: int64, decides the order.
-    """
-    examples = tf.shape(tf.nest.flatten(inputs)[0])[0]
-    needed = (steps + 1) * batch_size
-    epochs = tf.range(tf.cast((needed + examples - 1) // examples, tf.int64))
-    orders = tf.map_fn(
-        lambda epoch: order_of_epoch(examples, seed, epoch),
-        epochs,
-        fn_output_signature=tf.TensorSpec([None], tf.int32),
-    )
-    order = tf.reshape(tf.reshape(orders, [-1])[:needed], [steps + 1, batch_size])
-    return SupportBatches(inputs, targets, order)
 
 
 class Adapter:
@@ -98,7 +53,7 @@ class Adapter:
 
     def train(
         self,
-        batches: SupportBatches,
+        batches: OrderedBatches,
         steps: tf.Tensor,
         *,
         learning_rate: tf.Tensor,
@@ -108,7 +63,7 @@ class Adapter:
         """Trains from the learned initialization.
 
         Args:
-            batches: the training batches.
+            batches: the training batches, one more than `steps`.
             steps: gradient steps, int32.
             learning_rate: float32 rate of the first step.
             seed: int64, decides the values of task layers and dropout.

@@ -26,9 +26,9 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from leap_tf.array_tasks import spec_of
+from leap_tf.array_tasks import ordered_batches, spec_of
 from leap_tf.functional import Batch, FunctionalModel, TotalLoss, all_finite
-from leap_tf.serving.adapter import Adapter, resizable_head, support_batches, weight_names
+from leap_tf.serving.adapter import Adapter, resizable_head, weight_names
 from leap_tf.training import SupervisedProblem
 
 Prepare = Callable[[Any], Any]
@@ -213,7 +213,9 @@ class Signatures:
         classes = [num_classes] if learned_classes else [each.classes for each in self._formats]
         labels = map(checked_labels, tensors[place:], specs[place:], classes)
         targets = tf.nest.pack_sequence_as(self._outputs, list(labels))
-        batches = support_batches(inputs, targets, steps, batch_size, seed=seed)
+        # Losses get structures as from data sets, which have no lists.
+        examples = tuple(tuple(e) if isinstance(e, list) else e for e in (inputs, targets))
+        batches = ordered_batches(examples, steps + 1, batch_size, seed=seed)
 
         def adapt_with(adapter):
             end = adapter.train(

@@ -205,9 +205,8 @@ class InnerLoop:
         """Trains for `max_steps` batches, or until the iterator ends or the stop rule says so.
 
         Args:
-            batches: an iterator over training batches; or, for a first-order learner without query
-                batches, an object with a method `at(step)` that returns the inputs and targets of
-                a step.
+            batches: an iterator over training batches; or `OrderedBatches`, one more than the steps
+                and the query batches that follow them.
             max_steps: the largest number of gradient steps, an int32 tensor. A second-order learner
                 takes a Python number and makes all of the steps.
             parameters, state: values of the model's variables.
@@ -267,13 +266,15 @@ class InnerLoop:
         )
         if not self._learner.query_batches:
             return end, []
-        if queries is None:
-            # If the data set is exhausted, get_next raises an OutOfRangeError.
+        count = self._learner.query_batches
+        if queries is None and not hasattr(batches, "at"):
+            # The loop has fetched the first. If the data set is exhausted, get_next raises an
+            # OutOfRangeError.
             first = tf.cond(next_batch.has_value(), next_batch.get_value, batches.get_next)
-            query_batches = [unpack_batch(first)]
-            query_batches += self._next_batches(batches, self._learner.query_batches - 1)
+            query_batches = [unpack_batch(first), *_next_batches(batches, 0, count - 1)]
         else:
-            query_batches = self._next_batches(queries, self._learner.query_batches)
+            source, step = (batches, end.step) if queries is None else (queries, 0)
+            query_batches = _next_batches(source, step, count)
         gradients = [
             observed_gradients(
                 self._gradient(end.parameters, end.state, batch)[-1],
@@ -294,10 +295,11 @@ class InnerLoop:
         with tf.GradientTape() as tape:
             tape.watch(sources)
             path, now = [], start
-            for batch in self._next_batches(batches, steps):
+            for batch in _next_batches(batches, 0, steps):
                 now = self._step(batch, None, now, learner_values)
                 path.append(now)
-            query_batches = self._next_batches(queries or batches, self._learner.query_batches)
+            source, step = (batches, steps) if queries is None else (queries, 0)
+            query_batches = _next_batches(source, step, self._learner.query_batches)
 
             def loss_after(each):
                 losses = [
@@ -379,9 +381,6 @@ class InnerLoop:
     def _error_of_batch(self, parameters, state, batch):
         return self._model.evaluate(parameters, state, batch, training=False).error
 
-    def _next_batches(self, batches, count) -> list[Batch]:
-        return [unpack_batch(batches.get_next()) for _ in range(count)]
-
     def _evaluate(self, iterator, parameters, state, transductive=False) -> HeldOutResult:
         """Evaluates held-out batches, see `evaluate_held_out`."""
         return evaluate_held_out(
@@ -414,3 +413,10 @@ def _batch_of_step(batches, step) -> tf.experimental.Optional:
     if hasattr(batches, "at"):
         return tf.experimental.Optional.from_value(batches.at(step))
     return batches.get_next_as_optional()
+
+
+def _next_batches(batches, first, count) -> list[Batch]:
+    """Returns `count` batches, those from step `first` on; an iterator keeps its own position."""
+    if hasattr(batches, "at"):
+        return [unpack_batch(batches.at(first + index)) for index in range(count)]
+    return [unpack_batch(batches.get_next()) for _ in range(count)]

@@ -30,7 +30,7 @@ from leap_tf.functional import (
 )
 from leap_tf.geometry import accumulator_dtype
 from leap_tf.learners.base import Learner, MeasuredAdaptation, TrainingSetup
-from leap_tf.tasks import Task
+from leap_tf.tasks import Task, batches_of_few_steps
 from leap_tf.training.checkpoint import describe
 from leap_tf.training.early_stopping import StopRule, stop_batches
 from leap_tf.training.evaluation import Evaluation, EvaluationConfig, TaskEvaluation, metric_value
@@ -345,9 +345,11 @@ class _ModelTrainer:
         seed = tf.constant(np.int64(spec.seed))
         drawn = self._task_layers.draw(seed, self._units_for(task))
         parameters, state = self.model.initial_values(seed, drawn)
-        batches = task_batches(task, "train_batches", spec.seed)
+        needed = spec.steps + max(1, self._learner.query_batches)
+        batches = batches_of_few_steps(task, spec.seed, needed)
+        batches = batches or task_batches(task, "train_batches", spec.seed)
         check_task_data(task, batches.element_spec[0], self.model, resized=bool(self._task_head))
-        batches = iter(batches)
+        batches = iter(batches) if isinstance(batches, tf.data.Dataset) else batches
         with error_context(task):
             queries = None
             if training and self._learner.query_batches and hasattr(task, "query_batches"):

@@ -13,12 +13,8 @@ import tensorflow as tf
 from hypothesis import strategies
 
 import leap_tf
-from leap_tf.functional import FunctionalModel, FunctionalOptimizer
-from leap_tf.learners import NoMetaLearning
 from leap_tf.serving import Limits
-from leap_tf.serving.adapter import support_batches
-from leap_tf.training import InnerLoop
-from tests.serving.exports import CROSS_ENTROPY, KINDS, STEPS, clouds, dense, network, request
+from tests.serving.exports import CROSS_ENTROPY, KINDS, STEPS, clouds, network, request
 from tests.serving.exports import trainer as make_trainer
 
 # A server has TensorFlow only. This process cannot import Keras or this library.
@@ -331,45 +327,6 @@ def test_the_learning_rate_is_the_requests(exported, adapt, kind):
     (evaluated,) = faster.evaluate([task]).tasks
     made = request(trainer, task, faster.evaluation_seed(0), learning_rate=np.float32(rate))
     np.testing.assert_allclose(adapt(kind, **made)["losses"], evaluated.training_losses, rtol=1e-5)
-
-
-@hypothesis.given(
-    examples=strategies.integers(1, 30),
-    batch_size=strategies.integers(1, 40),
-    steps=strategies.integers(0, 9),
-    seed=strategies.integers(0, 2**31 - 1),
-)
-def test_support_batches_are_those_of_an_array_task(examples, batch_size, steps, seed):
-    inputs = np.arange(examples, dtype=np.float32)[:, None]
-    targets = np.arange(examples)
-    task = leap_tf.ArrayTask("rows", (inputs, targets), (inputs, targets), batch_size)
-    batches = support_batches(
-        tf.constant(inputs),
-        tf.constant(targets),
-        tf.constant(steps),
-        tf.constant(batch_size),
-        seed=tf.constant(seed, tf.int64),
-    )
-    for step, (x, y) in enumerate(task.train_batches(seed).take(steps)):
-        np.testing.assert_array_equal(batches.at(tf.constant(step))[0], x)
-        np.testing.assert_array_equal(batches.at(tf.constant(step))[1], y)
-
-
-def test_the_loop_takes_batches_out_of_tensors():
-    model = FunctionalModel(network(dense(8, "body"), keras.layers.Dense(3)), CROSS_ENTROPY)
-    optimizer = FunctionalOptimizer(keras.optimizers.SGD(0.1), model.variables)
-    loop = InnerLoop(model, optimizer, NoMetaLearning(), range(len(model.variables)))
-    task = clouds()
-    sources = (
-        iter(task.train_batches(5)),
-        support_batches(
-            *map(tf.constant, (*task.train, 9, task.batch_size)), seed=tf.constant(5, tf.int64)
-        ),
-    )
-    results = [
-        loop.train(source, tf.constant(9), model.parameters(), model.state(0)) for source in sources
-    ]
-    np.testing.assert_array_equal(*[result.losses for result in results])
 
 
 def test_a_layer_that_assigns_its_weight_is_refused_by_name_everywhere(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import leap_tf
-from leap_tf.array_tasks import check_labels
+from leap_tf.functional.checks import check_labels
 from leap_tf.tasks import ArrayTask, FiniteTasks
 from tests.training.sinusoids import assert_same, constant_task, held_out, trainer, weights
 

@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import leap_tf
 from leap_tf.functional import FunctionalModel, FunctionalOptimizer
-from leap_tf.learners import Leap, NoMetaLearning
+from leap_tf.learners import FOMAML, MAML, Leap, NoMetaLearning
 from leap_tf.optimizer import LeapOptimizer
+from leap_tf.tasks import batches_of_few_steps
 from leap_tf.training import InnerLoop
 from tests import golden
 
@@ -25,6 +27,27 @@ def run(loop, functional, dataset, steps=100, seed=0):
     return loop.train(
         iter(dataset), tf.constant(steps), functional.parameters(), functional.state(seed)
     )
+
+
+@pytest.mark.parametrize(
+    "learner",
+    [Leap(), FOMAML(query_batches=2), MAML(query_batches=2)],
+    ids=lambda each: type(each).__name__,
+)
+def test_batches_in_memory_and_those_of_a_pipeline_train_alike(learner):
+    loop, functional = inner_loop(
+        leap_tf.mlp(), keras.optimizers.SGD(0.01), learner, keras.losses.MeanSquaredError()
+    )
+    [task] = leap_tf.Sinusoids(examples=7, batch_size=3).sample(1, np.random.default_rng(0))
+    values = functional.parameters(), functional.state(0)
+    second_order = {"second_order": learner.second_order}
+    results = [
+        loop.train(batches, 4 if learner.second_order else tf.constant(4), *values, **second_order)
+        for batches in (iter(task.train_batches(5)), batches_of_few_steps(task, 5, batches=6))
+    ]
+    assert len(results[0].losses) == 4
+    for one, other in zip(*map(tf.nest.flatten, results), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("switches", golden.SWITCHES, ids=lambda s: "-".join(map(str, s.values())))
