@@ -1,0 +1,63 @@
+"""Prints the accuracies of a few-shot sweep as CSV: docs/results/few_shot.csv.
+
+    python benchmarks/few_shot_table.py runs/few_shot
+
+A row is a finished cell. Accuracies are percentages over its test episodes, with 1.96 standard
+errors, for the statistics of the query batch (transductive) and those of the support set.
+"""
+
+import argparse
+import csv
+import json
+import pathlib
+import sys
+
+import numpy as np
+
+COLUMNS = ["episodes", "method", "seed", "test_episodes", "steps", "transductive",
+           "transductive_interval", "inductive", "inductive_interval", "meta_steps",
+           "gradient_steps", "hours"]  # fmt: skip
+
+
+def accuracy(errors):
+    """Returns the mean accuracy in percent and 1.96 standard errors of it."""
+    errors = np.asarray(errors)
+    return 100.0 * (1.0 - errors.mean()), 196.0 * errors.std(ddof=1) / len(errors) ** 0.5
+
+
+def row(folder):
+    """Returns the row of a finished run."""
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    [found] = evaluation["results"].values()
+    if found["diverged"]:
+        raise SystemExit(f"{folder.name}: {len(found['diverged'])} episodes diverged.")
+    tasks = found["tasks"]
+    transductive = accuracy([each["metrics"]["transductive_error"] for each in tasks])
+    inductive = accuracy([each["error"] for each in tasks])
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    entries = [json.loads(line) for line in lines]
+    configuration = (folder / "config.gin").read_text()
+    [seed] = [line.split("=")[1].split("#")[0].strip() for line in configuration.splitlines()
+              if line.startswith("study.seed")][-1:]  # fmt: skip
+    episodes, _, method = folder.name.rpartition("-")
+    return [
+        episodes, method, seed, len(tasks), evaluation["steps"],
+        *(f"{value:.2f}" for value in (*transductive, *inductive)),
+        len(entries), round(sum(entry["gradient_steps"] for entry in entries)),
+        f"{sum(entry['seconds'] for entry in entries) / 3600:.2f}",
+    ]  # fmt: skip
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("sweep", type=pathlib.Path, help="the folder of the sweep")
+    cells = parser.parse_args().sweep / "cells"
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for name in [cell["name"] for cell in json.loads((cells.parent / "sweep.json").read_text())]:
+        if (cells / name / "evaluation.json").exists():
+            writer.writerow(row(cells / name))
+
+
+if __name__ == "__main__":
+    main()
