@@ -133,9 +133,9 @@ def test_opening_a_task_again_traces_nothing():
                 assert batches.element_spec[0].shape[1:] == (32, 32, 3)
 
     open_all()
-    before = array_tasks._training_pipeline.cache_info(), array_tasks._test_pipeline.cache_info()
+    before = array_tasks._training_pipeline.cache_info(), array_tasks._plain_pipeline.cache_info()
     open_all()
-    after = array_tasks._training_pipeline.cache_info(), array_tasks._test_pipeline.cache_info()
+    after = array_tasks._training_pipeline.cache_info(), array_tasks._plain_pipeline.cache_info()
     assert [cache.misses for cache in after] == [cache.misses for cache in before]
 
 
