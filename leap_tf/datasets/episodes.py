@@ -22,7 +22,6 @@ from leap_tf.array_tasks import (
     OrderedBatches,
     batches_in_order,
     describe_arrays,
-    ordered_batches,
     pixels_to_floats,
 )
 from leap_tf.datasets.sources import ClassChoice, Classes, load_classes, split_classes
@@ -240,13 +239,12 @@ class Episode:
             return batches_in_order(support, endless=True)
         return ArrayTask(self.name, support, support, batch_size).train_batches(seed)
 
-    def few_batches(self, seed: int, batches: int) -> OrderedBatches:
-        """Returns the first batches of the support set, without a pipeline."""
+    def few_batches(self, seed: int, batches: int) -> OrderedBatches | None:
+        """Returns the first of these batches without a pipeline; None if they are many."""
         support, batch_size = self.episodes.draw(self.index)[0], self.episodes.batch_size
         if batch_size == len(support[1]):
             return OrderedBatches(support, tf.tile(tf.range(batch_size)[None], [batches, 1]))
-        sizes = np.array([batches, batch_size], np.int32)
-        return ordered_batches(support, *sizes, seed=np.int64(seed))
+        return ArrayTask(self.name, support, support, batch_size).few_batches(seed, batches)
 
     def query_batches(self, seed: int) -> tf.data.Dataset:
         """Returns the query set again and again, each time as one batch."""

@@ -132,6 +132,9 @@ def test_batches_of_an_episode():
     again = [each.tolist() for each, _ in parts.train_batches(1).take(6).as_numpy_iterator()]
     other = [each.tolist() for each, _ in parts.train_batches(2).take(6).as_numpy_iterator()]
     assert batches == again != other
+    gathered = whole.few_batches(1, batches=3), parts.few_batches(1, batches=6)
+    assert all(gathered[0].at(step)[0].numpy().tolist() == support for step in range(3))
+    assert [gathered[1].at(step)[0].numpy().tolist() for step in range(6)] == batches
     [(held_out, labels)] = whole.test_batches().as_numpy_iterator()
     assert (held_out.tolist(), labels.tolist()) == (query, [0, 0, 1, 1])
     asked = [each.tolist() for each, _ in whole.query_batches(0).take(2).as_numpy_iterator()]
