@@ -11,6 +11,9 @@ The unit of work is the same for all: environment steps of 32 copies of a game i
     visits      one task run more than cores at the same time, as in a meta-batch; each with one
                 emulator thread
     driver      the same agent, without Leap, under TF-Agents' DynamicStepDriver and replay buffer
+    cleanrl     with --cleanrl: CleanRL's PPO loop as A2C, with the same network, see
+                cleanrl_turns.py. ppo_atari.py wraps the emulator in Python,
+                ppo_atari_envpool.py uses a vector environment in C++, envpool
 
 Contenders take turns within each round, so a busy machine slows all of them. The median over the
 rounds is reported, with the range. On a machine that does nothing else, and with perfect overlap,
@@ -20,7 +23,9 @@ the ratio of wall times would be that of the CPU times of all threads.
 import argparse
 import collections
 import os
+import pathlib
 import statistics
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -144,11 +149,45 @@ class Driver:
             float(self._train(self._buffer.gather_all()).loss)
 
 
+class CleanRL:
+    """A script of CleanRL, in a process of its own that waits between its turns."""
+
+    runs = 1
+
+    def __init__(self, python, script, environment):
+        turns = pathlib.Path(__file__).with_name("cleanrl_turns.py").resolve()
+        self._process = subprocess.Popen(
+            [python, str(turns), str(script), environment],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.cpu_seconds = 0.0
+
+    def run(self, updates):
+        print(updates, file=self._process.stdin, flush=True)
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise SystemExit(f"{self._process.args} ended.")
+        self.cpu_seconds += float(answer.split()[1])
+
+    def close(self):
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def cpu_seconds(contender):
+    """Returns the CPU time so far of the process in which a contender runs."""
+    return contender.cpu_seconds if isinstance(contender, CleanRL) else time.process_time()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--game", default="breakout")
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--updates", type=int, default=20, help="of each contender in a round")
+    parser.add_argument("--cleanrl", type=pathlib.Path, help="a checkout of CleanRL")
+    parser.add_argument("--cleanrl_python", help="the Python of its environment")
     arguments = parser.parse_args()
     keras.utils.set_random_seed(0)
     game, cores = arguments.game, available_cores()
@@ -159,15 +198,23 @@ def main():
         "visits": TaskRuns(game, groups=1, threads=1, runs=cores + 1),
         "driver": Driver(game),
     }
+    if arguments.cleanrl:
+        name = game.title().replace("_", "")
+        for script, environment in (
+            ("ppo_atari", f"{name}NoFrameskip-v4"),
+            ("ppo_atari_envpool", f"{name}-v5"),
+        ):
+            path = arguments.cleanrl / "cleanrl" / f"{script}.py"
+            contenders[script] = CleanRL(arguments.cleanrl_python, path, environment)
     wall, cpu = ({name: [] for name in contenders} for _ in range(2))
     for index in range(arguments.rounds + 1):
         for name, contender in contenders.items():
-            started, started_cpu = time.perf_counter(), time.process_time()
+            started, started_cpu = time.perf_counter(), cpu_seconds(contender)
             contender.run(arguments.updates)
             steps = contender.runs * arguments.updates * UNROLL * COPIES
             if index:  # the first round is for warming up
                 wall[name].append((time.perf_counter() - started) / steps)
-                cpu[name].append((time.process_time() - started_cpu) / steps)
+                cpu[name].append((cpu_seconds(contender) - started_cpu) / steps)
     print(f"{game}, {COPIES} copies, {cores} cores; median of {arguments.rounds} rounds (range)")
     for name in contenders:
         line("environment steps/s", name, [1 / value for value in wall[name]], "{:8.0f}")
@@ -180,9 +227,15 @@ def main():
     for name in list(contenders)[1:]:
         line("(a) of the raw emulator, wall", name, ratios(wall["raw"], wall[name]), "{:8.3f}")
         line("(a) of the raw emulator, CPU", name, ratios(cpu["raw"], cpu[name]), "{:8.3f}")
-    for name in ("visit", "groups", "visits"):
-        line("(b) speed over the driver, wall", name, ratios(wall["driver"], wall[name]), "{:8.3f}")
-        line("(b) speed over the driver, CPU", name, ratios(cpu["driver"], cpu[name]), "{:8.3f}")
+    ours = ("visit", "groups", "visits")
+    for other in [name for name in contenders if name not in ("raw", *ours)]:
+        for name in ours:
+            what = f"(b) speed over {other}"
+            line(f"{what}, wall", name, ratios(wall[other], wall[name]), "{:8.3f}")
+            line(f"{what}, CPU", name, ratios(cpu[other], cpu[name]), "{:8.3f}")
+    for contender in contenders.values():
+        if isinstance(contender, CleanRL):
+            contender.close()
     print("CPU ms of an update, alone and one after the other; median (range)")
     for name, values in parts(game, arguments.rounds).items():
         line("CPU ms an update", name, values, "{:8.2f}")

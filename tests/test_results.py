@@ -562,6 +562,21 @@ def test_the_benchmark_table_is_that_of_its_output(letter):
     assert float(row) == pytest.approx(measured, abs=0.006 if letter in "abd" else 0.06)
 
 
+def test_the_speeds_of_games_are_those_of_the_output():
+    output = (RESULTS / "benchmarks.txt").read_text()
+    contenders = ["raw", "visits", "visit", "groups", "driver", "ppo_atari_envpool", "ppo_atari"]
+    columns = ["environment steps/s", "updates/s", "(a) of the raw emulator, wall", "CPU ms a step"]
+    columns += ["(a) of the raw emulator, CPU"]
+    rows = rows_of("docs/atari.md", "## Speed")
+    for contender, row in zip(contenders, rows, strict=True):
+        for column, cell in zip(columns, row[1:], strict=True):
+            found = re.search(rf"^{re.escape(column)}, {contender} +([\d.]+)", output, re.M)
+            if contender != "raw" or found:  # the emulator has no updates, nor a ratio to itself
+                shown = cell.split()[0].replace(",", "")
+                last_digit = 10.0 ** -len(shown.partition(".")[2])
+                assert float(shown) == pytest.approx(float(found[1]), abs=0.501 * last_digit)
+
+
 def rows_of(document, heading):
     """The cells of the first table under a heading of a page, without its two header lines."""
     lines = table_under(document, heading).splitlines()[2:]
