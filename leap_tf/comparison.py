@@ -26,7 +26,7 @@ from leap_tf.training import (
     available_cores,
 )
 from leap_tf.training.checkpoint import describe
-from leap_tf.training.sampling import describe_tasks
+from leap_tf.training.problem import describe_study
 
 _Method = Learner | tuple[Learner, Mapping[str, Any]]
 
@@ -77,7 +77,7 @@ class Comparison:
     def methods(self) -> list[str]:
         """Names of the methods, the one with the lowest held-out error first."""
         names = dict.fromkeys(run.method for run in self.runs)
-        return sorted(names, key=lambda name: float(np.mean([r.error for r in self._of(name)])))
+        return sorted(names, key=lambda name: np.mean([run.error for run in self._of(name)]))
 
     def to_dataframe(self):
         """Returns the table as a `pandas.DataFrame` with a row for every method, best first.
@@ -216,7 +216,7 @@ def compare(
         model: returns a new built model. It is called after the seed is set.
         budget: gradient steps of one meta-training.
         learners: the methods, by name. A method may come with `MetaTrainer` arguments of its own,
-            for example `{"MAML": (leap_tf.MAML(), {"steps_per_task": 5})}`.
+            for example `{"MAML": (leap_tf.MAML(), {"steps_per_task": 5})}`, except optimizers.
         inner_factors: the inner rates that are tried, as factors of the given optimizer's rate. An
             optimizer with a schedule is taken as it is.
         meta_rates: the rates of the meta-optimizer, SGD, that are tried. The default suits Reptile
@@ -240,11 +240,10 @@ def compare(
 
         >>> import keras, leap_tf
         >>> splits = leap_tf.sinusoid_splits(validation_tasks=2, test_tasks=3)
-        >>> rates = {"inner_factors": [1.0], "meta_rates": [0.1]}
-        >>> settings = {"loss": "mse", "inner_optimizer": keras.optimizers.SGD(0.01)}
         >>> comparison = leap_tf.compare(
-        ...     splits, leap_tf.mlp, budget=40, learners=[leap_tf.Leap()], verbose=False,
-        ...     steps_per_task=5, meta_batch_size=2, **rates, **settings
+        ...     splits, leap_tf.mlp, budget=40, learners=[leap_tf.Leap()], meta_rates=[0.1],
+        ...     inner_factors=[1], loss="mse", inner_optimizer=keras.optimizers.SGD(0.01),
+        ...     steps_per_task=5, meta_batch_size=2, verbose=False
         ... )
         >>> sorted(comparison.methods)
         ['Leap', 'joint training', 'no pretraining']
@@ -260,7 +259,7 @@ def compare(
     if isinstance(model, keras.Model):
         raise TypeError("model must be a function that returns a new model, not a model.")
     splits = tasks if callable(tasks) else lambda seed: tasks
-    methods = _all_methods(learners, splits(seed=seeds[0]).train)
+    methods = _all_methods(learners, splits(seed=seeds[0]).train, settings)
     runner = _Runner(splits, model, methods, trainer, settings, steps)
     rates = runner.inner_rates(inner_factors)
     if directory is not None:
@@ -333,19 +332,9 @@ class _Runner:
 
     def use_directory(self, directory: pathlib.Path, options: dict, seed: int) -> None:
         """Keeps runs in a directory, after a check that it is of the same comparison."""
-        setup = self._probe.problem.setup
-        known = {
-            "options": options,
-            "steps": self._steps,
-            "methods": {
-                name: [describe(learner), own] for name, (learner, own) in self.methods.items()
-            },
-            "settings": self._probe.problem.get_config()
-            | {name: getattr(setup, name) for name in ("steps_per_task", "meta_batch_size")},
-            "inner_optimizer": describe(self._inner_optimizer),
-            "weights": [list(each.shape) for each in self._probe.model.weights],
-            "tasks": describe_tasks(self._tasks(seed=seed).train),
-        }
+        methods = {name: [describe(each), own] for name, (each, own) in self.methods.items()}
+        known = {"options": options, "steps": self._steps, "methods": methods}
+        known |= describe_study(self._probe.problem, self._tasks(seed=seed))
         text = json.dumps(known, indent=1, sort_keys=True, default=repr) + "\n"
         file = directory / "comparison.json"
         if file.exists() and file.read_text() != text:
@@ -418,14 +407,27 @@ class _Runner:
             return self._trainer(model=self._model(), **{**self._settings, **own, **of_run})
 
 
-def _all_methods(learners, distribution) -> dict[str, tuple[Learner, Mapping[str, Any]]]:
+def _all_methods(learners, distribution, settings) -> dict[str, tuple[Learner, Mapping[str, Any]]]:
     """Adds joint training and no pretraining to the methods."""
     if not isinstance(learners, Mapping):
-        learners = {type(learner).__name__: learner for learner in learners}
+        names = [type(learner).__name__ for learner in learners]
+        if len({*names}) < len(names):
+            raise ValueError(f"Learners of one class, {names}, need names: pass a dictionary.")
+        learners = dict(zip(names, learners))
     listed = getattr(distribution, "tasks", None)
     joint = (JointTraining(), {"task_layers": ()}) if listed is None else JointTraining(len(listed))
     methods = {**learners, _JOINT: joint, _NONE: NoMetaLearning()}
-    return {name: each if isinstance(each, tuple) else (each, {}) for name, each in methods.items()}
+    found = {
+        name: each if isinstance(each, tuple) else (each, {}) for name, each in methods.items()
+    }
+    own = {name for _, options in found.values() for name in options}
+    taken = own & {"inner_optimizer"}
+    if taken := taken | ({*own, *settings} & {"learner", "meta_optimizer", "seed", "pool"}):
+        raise ValueError(
+            f"compare() sets {sorted(taken)} itself: from `learners`, `seeds`, `workers`, "
+            "`meta_rates` of SGD and `inner_factors` of one inner_optimizer for all methods."
+        )
+    return found
 
 
 def _best_by_method(trials):
@@ -439,9 +441,8 @@ def _best_by_method(trials):
 def _mean_over_tasks(values):
     """Returns the mean and 1.96 standard errors of values by task."""
     values = values[np.isfinite(values)]
-    if len(values) < 2:
-        return _mean(values), float("nan")
-    return _mean(values), float(1.96 * values.std(ddof=1) / np.sqrt(len(values)))
+    deviation = values.std(ddof=1) if len(values) > 1 else np.nan
+    return _mean(values), float(1.96 * deviation / np.sqrt(len(values) or 1))
 
 
 def _mean(values):

@@ -86,9 +86,17 @@ def test_the_same_call_continues_and_another_is_refused(kept, monkeypatch):
     lost.unlink()
     sinusoids(directory=directory, workers=1, seeds=[0, 1])
     assert lost.read_bytes() == content
-    for other in ({"budget": 30}, {"learners": {"Leap": leap_tf.Leap(distance="energy")}}):
+    splits = leap_tf.sinusoid_splits(examples=20, validation_tasks=2, test_tasks=4)
+    for other in (
+        {"budget": 30},
+        {"learners": {"Leap": leap_tf.Leap(distance="energy")}},
+        {"tasks": leap_tf.TaskSplits(splits.train, splits.validation, splits.test[1:])},
+        {"model": lambda: leap_tf.mlp(hidden=[6], activation="tanh")},
+        {"evaluation": leap_tf.EvaluationConfig(transductive=True)},
+        {"running_statistics": "fresh"},
+    ):
         with pytest.raises(leap_tf.CheckpointMismatchError, match=r"comparison\.json"):
-            sinusoids(directory=directory, **other)
+            sinusoids(directory=directory, seeds=[0, 1], **other)
 
 
 def test_table_and_curves(kept):
@@ -199,6 +207,18 @@ def test_unusable_arguments_are_refused():
     splits = leap_tf.sinusoid_splits(validation_tasks=1, test_tasks=1)
     with pytest.raises(TypeError, match="tasks must be TaskSplits.*Received a list"):
         leap_tf.compare([*splits.test], leap_tf.mlp, **settings)
+    for arguments, name in (
+        ({"seed": 7}, "'seed'"),
+        ({"meta_optimizer": keras.optimizers.Adam()}, "'meta_optimizer'"),
+        (
+            {"learners": {"MAML": (leap_tf.MAML(), {"inner_optimizer": "adam"})}},
+            "'inner_optimizer'",
+        ),
+    ):
+        with pytest.raises(ValueError, match=rf"compare\(\) sets \[{name}\] itself"):
+            leap_tf.compare(splits, leap_tf.mlp, **arguments, **settings)
+    with pytest.raises(ValueError, match="of one class.*pass a dictionary"):
+        leap_tf.compare(splits, leap_tf.mlp, learners=[leap_tf.Leap()] * 2, **settings)
     with pytest.raises(TypeError, match="model must be a function"):
         leap_tf.compare(splits, leap_tf.mlp(), **settings)
     with pytest.raises(TypeError, match=r"such as Reptile\(\). Received: 'reptile'"):

@@ -50,6 +50,20 @@ def describe(thing: Any) -> Any:
     return json.loads(json.dumps(described, default=lambda value: type(value).__name__))
 
 
+def describe_layers(model: keras.Model) -> dict[str, Any]:
+    """Returns class and plain settings of every layer, without names, which Keras numbers."""
+    described = {}
+    for index, layer in enumerate(model._flatten_layers(include_self=False)):
+        try:
+            config = layer.get_config()
+        except NotImplementedError:  # its arguments cannot be serialized
+            config = {}
+        kinds = (bool, int, float, str, tuple)
+        kept = {name: each for name, each in config.items() if isinstance(each, kinds)}
+        described[str(index)] = {"class": type(layer).__name__} | kept | {"name": "", "seed": 0}
+    return json.loads(json.dumps(described, default=lambda value: type(value).__name__))
+
+
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Returns a phrase for each setting that differs, such as "inner.momentum: 0.0 then, 0.9 now".
 
@@ -242,9 +256,7 @@ class TrainingState:
     def load(self, path: str | pathlib.Path, tasks: Mapping[str, Any] | None = None) -> None:
         """Reads a checkpoint, all of it or nothing.
 
-        Args:
-            path: its prefix.
-            tasks: the `describe_tasks` of the present tasks, to compare with the checkpoint's.
+        The description of its tasks must be `tasks`, see `describe_tasks`.
 
         Raises:
             CheckpointUnreadableError: its files are missing or damaged.
@@ -285,6 +297,8 @@ class TrainingState:
             ) from error
         try:
             then = {name: each for name, each in self.progress.settings.items() if name != "tasks"}
+            # Earlier versions did not write down the layers.
+            then = {name: self._settings.get(name) for name in ("layers",)} | then
             changed = differences(then, self._settings)
         except RecursionError:
             changed = ["nested without end"]
@@ -381,14 +395,9 @@ class CheckpointFolder:
 
         A warning is logged for each damaged one.
 
-        Args:
-            state: the state of the training.
-            tasks: the description of the tasks to train on, see `describe_tasks`.
-            known: such descriptions, possibly {}, by folder: all folders that this training was
-                loaded from or saved to. This method adds its own folder.
-
-        Returns:
-            Whether a checkpoint was restored.
+        `tasks` is the description of the tasks to train on, see `describe_tasks`. `known` has the
+        description, possibly {}, for each folder that this training was loaded from or saved to;
+        this folder is added. Returns whether a checkpoint was restored.
 
         Raises:
             CheckpointMismatchError: the folder is of another run or other tasks. Or the training

@@ -24,7 +24,13 @@ from leap_tf.tasks import TaskSplits
 from leap_tf.training.callbacks import with_batch_hooks
 from leap_tf.training.checkpoint import describe
 from leap_tf.training.pools import Job, TaskFailedError, TaskFailure, TaskPool
-from leap_tf.training.sampling import TaskSampler, TaskSpec
+from leap_tf.training.sampling import (
+    TaskSampler,
+    TaskSpec,
+    as_distribution,
+    describe_tasks,
+    plain,
+)
 
 _LOGGER = logging.getLogger("leap_tf")
 
@@ -155,6 +161,17 @@ def settings_of(problem: Problem) -> dict[str, Any]:
     }
 
 
+def describe_study(problem: Problem, tasks: TaskSplits) -> dict[str, Any]:
+    """Returns JSON descriptions of all that the results of a supervised problem depend on."""
+    evaluated = {"validation": tasks.validation, "test": tasks.test}
+    return {
+        "settings": settings_of(problem),
+        "evaluation": plain(getattr(problem, "evaluation", None)),
+        "weights": [list(each.shape) for each in problem.variables],
+        "train": describe_tasks(tasks.train),
+    } | {part: describe_tasks(as_distribution(each)) for part, each in evaluated.items() if each}
+
+
 def training_job(problem: Problem) -> Job:
     """Returns the job that trains on tasks."""
     return dataclasses.replace(
@@ -204,17 +221,10 @@ def check_gradient(result: TaskGradient, problem: Problem) -> None:
 def evaluate_specs(
     problem: Any, pool: TaskPool, specs: Sequence[TaskSpec], callbacks: Any, stoppable: bool
 ) -> Any:
-    """Evaluates tasks on a pool and returns the summary of the problem.
-
-    Args:
-        problem: the `Problem`.
-        pool: where tasks run.
-        specs: the tasks.
-        callbacks: a Keras `CallbackList`, whose test hooks are called.
-        stoppable: whether `problem.stop_requested` ends the evaluation.
+    """Evaluates tasks on a pool, calls the test hooks, and returns the summary of the problem.
 
     Raises:
-        StopRequestedError: a stop was requested.
+        StopRequestedError: it is `stoppable`, and a stop was requested.
         Exception: the exception of a task that failed.
     """
     results: list[Any] = []

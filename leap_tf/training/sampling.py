@@ -46,13 +46,7 @@ class TaskSpec:
 class TaskSampler:
     """Samples training tasks, numbers evaluation tasks, and returns the task of a `TaskSpec`.
 
-    Args:
-        plan: how the learner samples training tasks and prepares evaluation tasks.
-        meta_batch_size: tasks in a meta-step.
-        seed: the seed of the run.
-
-    Attributes:
-        seed: the seed of the run.
+    The learner's `plan` says how. `seed` is that of the run.
     """
 
     def __init__(self, plan: TrainingPlan, meta_batch_size: int, seed: int):
@@ -88,13 +82,9 @@ class TaskSampler:
     def train_on(self, tasks: Any, must_be_own: bool) -> dict[str, Any]:
         """Sets the distribution of training tasks and returns its `describe_tasks`.
 
-        Args:
-            tasks: a distribution, a list of tasks or a single task.
-            must_be_own: whether only the training distribution of the study is allowed.
-
         Raises:
-            TypeError: it is none of these.
-            ValueError: it is not the distribution of the study.
+            TypeError: `tasks` is no distribution, list of tasks or task.
+            ValueError: it is not the training distribution of the study, and `must_be_own`.
         """
         distribution = as_distribution(tasks)
         if must_be_own and (self._study is None or distribution is not self._study.train):
@@ -248,7 +238,7 @@ def describe_tasks(distribution: TaskDistribution) -> dict[str, Any]:
     lines = [_line(task) for task in tasks]
     if fixed is None and dataclasses.is_dataclass(distribution):
         lines = [re.sub(r" CRC \w+", "", line) for line in lines]
-    described = _plain(distribution)
+    described = plain(distribution)
     described = dict(described) if isinstance(described, dict) else {"class": described}
     described["number"] = "endless" if fixed is None else len(lines)
     described |= {str(index): line for index, line in enumerate(lines[:20])}
@@ -258,13 +248,13 @@ def describe_tasks(distribution: TaskDistribution) -> dict[str, Any]:
 
 
 def _line(task):
-    found = _plain(task)
+    found = plain(task)
     found = found if isinstance(found, dict) else {"class": found}
     settings = (f"{name} {value}" for name, value in found.items() if name not in ("class", "name"))
     return ", ".join([f"{found['class']} {getattr(task, 'name', '')!r}", *settings])
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Converts a value to JSON values that are the same in every process."""
     if isinstance(value, np.generic):
         value = value.item()
@@ -275,13 +265,13 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray) or tf.is_tensor(value):
         return describe_arrays(value)
     if isinstance(value, Mapping):
-        return {str(name): _plain(each) for name, each in value.items()}
+        return {str(name): plain(each) for name, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
+        return [plain(each) for each in value]
     if isinstance(value, type) or not hasattr(value, "get_config"):
         name = getattr(value, "__qualname__", type(value).__name__)
         if isinstance(value, type) or not dataclasses.is_dataclass(value):
             return name
         fields = [each.name for each in dataclasses.fields(value) if each.name != "tasks"]
-        return {"class": name} | {each: _plain(getattr(value, each)) for each in fields}
-    return {"class": type(value).__name__} | _plain(value.get_config())
+        return {"class": name} | {each: plain(getattr(value, each)) for each in fields}
+    return {"class": type(value).__name__} | plain(value.get_config())

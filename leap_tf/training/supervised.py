@@ -16,6 +16,7 @@ from leap_tf.functional import (
     FunctionalOptimizer,
     TaskLayers,
     TotalLoss,
+    UnsupportedModelError,
     as_loss,
     check_policy,
     check_task_data,
@@ -31,7 +32,7 @@ from leap_tf.functional import (
 from leap_tf.geometry import accumulator_dtype
 from leap_tf.learners.base import Learner, MeasuredAdaptation, TrainingSetup
 from leap_tf.tasks import Task, batches_of_few_steps
-from leap_tf.training.checkpoint import describe
+from leap_tf.training.checkpoint import describe, describe_layers
 from leap_tf.training.early_stopping import StopRule, stop_batches
 from leap_tf.training.evaluation import Evaluation, EvaluationConfig, TaskEvaluation, metric_value
 from leap_tf.training.inner_loop import InnerLoop
@@ -62,6 +63,7 @@ class SupervisedProblem:
         TypeError: an optimizer or the loss is not one of Keras.
         ValueError: nothing is left to meta-learn, or the model, the learner or an optimizer is
             unsuitable.
+        UnsupportedModelError: the model computes in float16, or see `check_training_rule`.
         KerasVersionError: this version of Keras is not supported.
     """
 
@@ -87,6 +89,11 @@ class SupervisedProblem:
             raise ValueError("EvaluationConfig.metrics need a model with one output. Use error_fn.")
         self.evaluation_optimizer = self.evaluation.optimizer or setup.inner_optimizer
         check_training_rule(setup.model)  # plan() may replace the user's model by its own
+        if any(layer.compute_dtype == "float16" for layer in setup.model._flatten_layers()):
+            raise UnsupportedModelError(
+                f"{setup.model.name!r} computes in float16, in which small gradients become zero "
+                "without loss scaling. Use 'mixed_bfloat16', or train with leap_tf.LeapOptimizer."
+            )
         self.plan = learner.plan(setup)
         self.sampler = TaskSampler(self.plan, setup.meta_batch_size, whole_number("seed", seed, 0))
         self.model = self.plan.evaluation_model
@@ -106,7 +113,9 @@ class SupervisedProblem:
         )
 
     def get_config(self) -> dict[str, Any]:
-        return {"loss": describe(self.loss), "task_layers": list(self.setup.task_layers)}
+        layers = describe_layers(self.setup.model)
+        loss, task_layers = describe(self.loss), list(self.setup.task_layers)
+        return {"loss": loss, "task_layers": task_layers, "layers": layers}
 
     def train(self, spec: TaskSpec) -> TaskGradient:
         """Trains on a task and returns its meta-gradient.
@@ -328,7 +337,9 @@ class _ModelTrainer:
         )
         self.evaluation_loop = InnerLoop(
             self.model,
-            FunctionalOptimizer(problem.evaluation_optimizer, variables),
+            FunctionalOptimizer(
+                problem.evaluation_optimizer, variables, "EvaluationConfig.optimizer"
+            ),
             MeasuredAdaptation(learner, meta_indices),
             range(len(variables)),
             stopping=problem.evaluation.stopping,

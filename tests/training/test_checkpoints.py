@@ -125,7 +125,8 @@ def test_a_trainer_that_has_moved_on_does_not_overwrite_a_folder(tmp_path):
             {"loss": keras.losses.MeanAbsoluteError()},
             "loss.class: MeanSquaredError then, MeanAbsoluteError now",
         ),
-        ({"task_layers": ["head"]}, "task_layers: [] then, ['head'] now"),
+        ({"task_layers": "head"}, "task_layers: [] then, ['head'] now"),
+        ({"model": leap_tf.mlp(activation="tanh")}, ".activation: relu then, tanh now"),
     ],
 )
 def test_a_restart_with_other_settings_is_refused(tmp_path, change, message):
@@ -139,6 +140,19 @@ def test_a_restart_with_other_settings_is_refused(tmp_path, change, message):
         other.fit(leap_tf.Sinusoids(), 2, checkpoint_dir=tmp_path, verbose=False)
     assert_same(weights(other), before)
     made().fit(leap_tf.Sinusoids(), 0, checkpoint_dir=tmp_path, verbose=False)
+
+
+def test_checkpoints_of_before_the_layers_were_described_are_read(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            leap_tf.training.SupervisedProblem,
+            "get_config",
+            lambda self: {"loss": describe(self.loss), "task_layers": []},
+        )
+        trainer().fit(leap_tf.Sinusoids(), 1, checkpoint_dir=tmp_path, verbose=False)
+    resumed = trainer()
+    resumed.fit(leap_tf.Sinusoids(), 2, checkpoint_dir=tmp_path, verbose=False)
+    assert_same(weights(resumed), weights_after(2))
 
 
 def test_settings_that_are_lists_are_described():
