@@ -267,6 +267,9 @@ def as_arrays(value):
         return {name: as_arrays(each) for name, each in value.items()}
     if isinstance(value, (tuple, list)) and all(getattr(each, "shape", ()) for each in value):
         return tuple(as_arrays(each) for each in value)
+    if isinstance(value, np.ndarray) and value.dtype == object:  # as data frames of mixed columns
+        numbers = np.asarray(value.tolist())
+        return numbers if numbers.dtype.kind in "biuf" else value
     if isinstance(value, np.ndarray) or tf.is_tensor(value):
         return value
     return np.asarray(value) if hasattr(value, "shape") else tf.convert_to_tensor(value).numpy()
@@ -307,6 +310,11 @@ def check_no_text(what: str, dtypes: Sequence[Any]) -> None:
 
 def read_arrays(what: str, dataset: tf.data.Dataset, batched: bool | None = None) -> Any:
     """Returns the examples of a finite data set as arrays; see `ArrayTask.from_dataset`."""
+    if not isinstance(dataset.element_spec, tuple):
+        raise ValueError(
+            f"{what} has elements {dataset.element_spec}. They must be (inputs, targets), such as "
+            "those of tfds.load(…, as_supervised=True)."
+        )
     shapes = [spec.shape for spec in tf.nest.flatten(dataset.element_spec)]
     if batched is None:
         if any(shape.rank == 0 for shape in shapes):

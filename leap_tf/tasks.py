@@ -254,4 +254,5 @@ def _elements(batches):
         indices = itertools.count() if count is None else range(count)
         batches = map(batches.__getitem__, indices)
     for batch in batches:
-        yield as_arrays(tuple(batch) if isinstance(batch, list) else batch)
+        parts = isinstance(batch, (list, tuple))
+        yield tuple(as_arrays(each) for each in batch) if parts else as_arrays(batch)

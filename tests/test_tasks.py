@@ -187,7 +187,7 @@ def test_data_sets_are_read_into_arrays():
         (lambda data: data.repeat(), "Task 'read': train never ends.*take"),
         (lambda data: data.take(0), "Task 'read': train has no examples"),
         (lambda data: data.map(lambda x, y: (x, [y])), "Say whether they are batched=True"),
-        (lambda data: data.map(lambda x, y: {"x": x, "y": y}), "train must be .inputs, targets"),
+        (lambda data: data.map(lambda x, y: {"x": x, "y": y}), "must be .inputs, targets"),
     ],
 )
 def test_data_sets_that_cannot_be_read_are_refused(change, message):

@@ -24,7 +24,13 @@ from leap_tf.array_tasks import (
     describe_arrays,
     pixels_to_floats,
 )
-from leap_tf.datasets.sources import ClassChoice, Classes, load_classes, split_classes
+from leap_tf.datasets.sources import (
+    ClassChoice,
+    Classes,
+    check_groups,
+    load_classes,
+    split_classes,
+)
 from leap_tf.errors import whole_number
 from leap_tf.tasks import TaskSplits
 
@@ -33,7 +39,8 @@ class Episodes:
     """A distribution over few-shot episodes; a `leap_tf.TaskDistribution`.
 
     Args:
-        classes: the classes to draw from, see `load_classes`.
+        classes: the classes to draw from, see `load_classes`. Inputs of dtype uint8 are taken for
+            pixels: episodes have them as floats, divided by 255. Others stay as they are.
         ways: classes of an episode.
         shots: support examples of each class.
         queries: query examples of each class.
@@ -138,6 +145,7 @@ class Episodes:
         if available < self.ways:
             raise ValueError(f"There are {available} classes for episodes of {self.ways} ways.")
         if self.within_groups:
+            check_groups(self.classes)
             found, counts = np.unique(self.classes.groups, return_counts=True)
             counts = counts * 4 if self.quarter_turns else counts
             few = [f"'{name}' ({n})" for name, n in zip(found, counts) if n < self.ways]
@@ -303,6 +311,10 @@ def episodes(
         ('7', '8', '9')
     """
     classes = load_classes(source, **source_options)
+    if part is None and (validation_classes or test_classes):
+        raise ValueError(
+            'Say which part of the classes to draw from: "train", "validation" or "test".'
+        )
     if part is not None:
         if part not in ("train", "validation", "test"):
             raise ValueError(f'part must be "train", "validation" or "test". Received: {part!r}.')

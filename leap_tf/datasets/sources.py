@@ -21,7 +21,8 @@ from leap_tf.errors import LeapError, whole_number
 _BUILDERS = "leap_tf.datasets.builders"  # of the data sets that TFDS does not have
 _BUILT = ("facescrub", "gtsrb", "not_mnist", "unicode_alphabets")
 _CLASS_NAMES = ("pythonClassName", "python_class_name")  # of features, in their descriptions
-_IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
+_IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
+_NAME = r"\w+(/[\w.-]+)?(:[\d.*]+)?"  # of a data set, its configuration and its version
 ClassChoice = int | Sequence[str]
 _PARTS = ("train", "validation", "test")  # other splits of TFDS data sets repeat parts of these
 
@@ -48,7 +49,7 @@ def open_dataset(name: str, data_dir: str | os.PathLike | None = None) -> tfds.c
         ValueError: TFDS knows no data set of this name, its description is damaged, or its
             description names code from outside TFDS.
     """
-    if not re.fullmatch(r"\w+(/[\w.-]+)?(:[\d.*]+)?", name):
+    if not re.fullmatch(_NAME, name):
         raise ValueError(
             f"{name!r} is no name of a data set such as 'omniglot' or 'mnist:3.0.1'. Community "
             "collections ('namespace:name') are code from the network and are not opened."
@@ -105,7 +106,10 @@ def _builder(name, folder):
     try:
         return tfds.builder(name, data_dir=folder, try_gcs=False)
     except tfds.core.DatasetNotFoundError as error:
-        raise ValueError(f"TensorFlow Datasets knows no data set named {name!r}.") from error
+        raise ValueError(
+            f"TensorFlow Datasets knows no data set named {name!r}. The path of a folder needs a "
+            f"separator: './{name}'."
+        ) from error
     except (json_format.Error, TypeError) as error:  # TFDS does not check types in descriptions
         raise _damaged(name, folder) from error
 
@@ -168,6 +172,7 @@ def load_classes(
     data_dir: str | os.PathLike | None = None,
     image_size: int | None = None,
     label: str = "label",
+    batched: bool | None = None,
 ) -> Classes:
     """Reads labelled examples into memory, by class.
 
@@ -176,22 +181,25 @@ def load_classes(
             - the name of a TFDS data set with one image feature and a class label, such as
               "omniglot" or "cifar100". Its splits train, validation and test are put together. A
               data set with a feature "alphabet" has these as groups, and its images become
-              [size, size, 1], 1 for ink and 0 for paper.
+              uint8 [size, size, 1], 255 for ink and 0 for paper.
             - the path (with a separator, or a `pathlib.Path`) of a folder with a folder of images
-              for every class. Where these lie in folders themselves, those are the groups.
-            - a finite `tf.data.Dataset` of (input, label), batched or not.
+              for every class, as in cats/1.png; or with two levels of folders, groups and their
+              classes, as in greek/alpha/1.png. Hidden files and folders are left out.
+            - a finite `tf.data.Dataset` of (input, label).
             - arrays (inputs, labels). Labels are numbers or text.
             - `Classes`, which are returned as they are.
         data_dir: where prepared TFDS data sets are.
         image_size: height and width to which images of TFDS and of folders are resized. It is
             needed if their sizes differ.
         label: the name of the TFDS feature with the class.
+        batched: whether the elements of a `tf.data.Dataset` are batches. By default the shapes
+            tell.
 
     Raises:
         MissingDataError: the data set is not on this machine.
         TypeError: the source is none of these.
         ValueError: the source has no examples, no label or no single image feature, or images
-            differ in size.
+            cannot be read or differ in size.
 
     Example:
 
@@ -201,12 +209,14 @@ def load_classes(
     """
     if isinstance(source, Classes):
         return source
-    if isinstance(source, os.PathLike) or (isinstance(source, str) and os.sep in source):
-        return _from_folder(pathlib.Path(source).expanduser(), image_size)
-    if isinstance(source, str):
-        return _from_tfds(source, data_dir, image_size, label)
+    if isinstance(source, (str, os.PathLike)):
+        folder = pathlib.Path(source).expanduser()
+        found = os.sep in str(source) and folder.is_dir()
+        if isinstance(source, str) and re.fullmatch(_NAME, source) and not found:
+            return _from_tfds(source, data_dir, image_size, label)
+        return _from_folder(folder, image_size)
     if isinstance(source, tf.data.Dataset):
-        inputs, labels = read_arrays("The source", source)[:2]
+        inputs, labels = read_arrays("The source", source, batched)[:2]
         return by_class(inputs, labels)
     if isinstance(source, (tuple, list)) and len(source) == 2:
         return by_class(np.asarray(source[0]), np.asarray(source[1]))
@@ -238,9 +248,12 @@ def split_classes(
         TypeError: a number is not a whole number.
         ValueError: a name is unknown or given twice, or there are too few classes.
     """
+    if by_group:
+        check_groups(classes)
     keys = classes.groups if by_group else classes.names
     known = sorted(set(keys))
-    chosen = {"test": test, "validation": validation}
+    choices = {"test": test, "validation": validation}
+    chosen = {part: _choice(f"{part}_classes", each) for part, each in choices.items()}
     given = [name for choice in chosen.values() if not isinstance(choice, int) for name in choice]
     if unknown := set(given) - set(known):
         raise ValueError(
@@ -252,16 +265,29 @@ def split_classes(
     rest = [rest[index] for index in np.random.default_rng([seed, 0]).permutation(len(rest))]
     parts = {}
     for part, choice in chosen.items():
-        if isinstance(choice, int):
-            count = whole_number(f"{part}_classes", choice, 0)
-            if count > len(rest):
-                raise ValueError(
-                    f"{count} classes cannot be the part {part!r}: {len(rest)} are left."
-                )
-            choice, rest = rest[:count], rest[count:]
-        parts[part] = frozenset(choice)
+        count = choice if isinstance(choice, int) else 0
+        if count > len(rest):
+            raise ValueError(f"{count} classes cannot be the part {part!r}: {len(rest)} are left.")
+        drawn, rest = rest[:count], rest[count:]
+        parts[part] = frozenset(drawn if isinstance(choice, int) else choice)
     parts["train"] = frozenset(rest)
     return {part: classes.only([key in names for key in keys]) for part, names in parts.items()}
+
+
+def _choice(name: str, choice: Any) -> Any:
+    """Returns a number of classes, or their names as text."""
+    if isinstance(choice, str):
+        raise ValueError(f"{name} must be a number or a list of names. Received: {choice!r}.")
+    return [str(each) for each in choice] if np.iterable(choice) else whole_number(name, choice, 0)
+
+
+def check_groups(classes: Classes) -> None:
+    """Raises ValueError if classes have no groups."""
+    if set(classes.groups) == {""}:
+        raise ValueError(
+            "within_groups needs classes in groups, as from a folder with two levels of folders or "
+            "a TFDS data set with alphabets, and these classes have none."
+        )
 
 
 def by_class(
@@ -330,8 +356,12 @@ def _from_tfds(name, data_dir, image_size, label) -> Classes:
 def _from_folder(folder, image_size) -> Classes:
     if not folder.is_dir():
         raise ValueError(f"There is no folder {folder}.")
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _IMAGES)
-    files = [path for path in files if path.parent != folder]
+    files = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in _IMAGES and path.parent != folder
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
     if not files:
         raise ValueError(
             f"{folder} has no folders with images ({', '.join(_IMAGES)}), one folder for a class."
@@ -339,13 +369,22 @@ def _from_folder(folder, image_size) -> Classes:
     names = [path.parent.relative_to(folder).as_posix() for path in files]
     groups = [path.parent.parent.relative_to(folder).as_posix() for path in files]
 
-    def read(path):
-        pixels = tf.io.decode_image(tf.io.read_file(path), expand_animations=False)
-        return (_resized(tf.ensure_shape(pixels, [None, None, None]), image_size),)
+    inputs = [_image(path, image_size) for path in files]
+    shapes = sorted({image.shape for image in inputs})
+    if len(shapes) > 1:
+        raise ValueError(
+            f"The images of {folder} differ: {shapes[0]}, {shapes[-1]} (height, width, channels). "
+            "Give an image_size if it is the size, and convert files if it is the channels."
+        )
+    return by_class(np.stack(inputs), np.array(names), None if set(groups) == {"."} else groups)
 
-    paths = tf.data.Dataset.from_tensor_slices([str(path) for path in files])
-    (inputs,) = _stacked(paths.map(read, num_parallel_calls=2), folder)
-    return by_class(inputs, np.array(names), None if set(groups) == {"."} else groups)
+
+def _image(path, size):
+    try:
+        pixels = tf.io.decode_image(path.read_bytes(), expand_animations=False)
+    except tf.errors.InvalidArgumentError as error:
+        raise ValueError(f"TensorFlow cannot read the image {path}: {error.message}") from error
+    return _resized(pixels, size).numpy()
 
 
 def _stacked(examples, source):
@@ -354,9 +393,7 @@ def _stacked(examples, source):
     except tf.errors.InvalidArgumentError as error:
         if "batch" not in str(error):
             raise
-        raise ValueError(
-            f"The images of {source} differ in size or channels. Give an image_size."
-        ) from error
+        raise ValueError(f"The images of {source} differ in size. Give an image_size.") from error
     return [np.concatenate(parts) for parts in zip(*batches)]
 
 

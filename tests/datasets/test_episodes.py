@@ -207,6 +207,9 @@ class TestSplits:
             ({"test_classes": ["1"], "validation_classes": ["1"]}, "'1' is given twice"),
             ({"test_classes": 7}, "7 classes cannot be the part 'test': 6 are left"),
             ({"part": "tset"}, "part must be"),
+            ({"part": None, "test_classes": 2}, "Say which part of the classes to draw from"),
+            ({"test_classes": "12"}, "test_classes must be a number or a list of names"),
+            ({"within_groups": True}, "within_groups needs classes in groups"),
         ],
     )
     def test_impossible_splits_are_refused(self, arguments, message):
@@ -236,8 +239,38 @@ class TestSources:
         assert classes.inputs.shape == (12, 2, 2, 3)
         assert classes.inputs[:3, 0, 0, 0].tolist() == [0, 40, 80]
         assert load_classes(f"{tmp_path}/X", image_size=2).names == ("a", "b")
-        with pytest.raises(ValueError, match="differ in size or channels. Give an image_size"):
+        with pytest.raises(
+            ValueError, match=r"differ: \(4, 4, 3\), \(6, 4, 3\).*Give an image_size"
+        ):
             load_classes(tmp_path)
+
+    def test_hidden_files_are_left_out_and_unreadable_ones_named(self, tmp_path):
+        for name in ("a/1.png", "a/.ipynb_checkpoints/1.png", "b/1.png", "b/2.webp", ".c/1.png"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            PIL.Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / name)
+        classes = load_classes(tmp_path)
+        assert (classes.names, classes.sizes.tolist()) == (("a", "b"), [1, 2])
+        assert classes.groups == ("", "")
+        PIL.Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "b/3.png")
+        with pytest.raises(ValueError, match=r"\(2, 2, 1\), \(2, 2, 3\).*convert files"):
+            load_classes(tmp_path, image_size=2)
+        (tmp_path / "b/3.png").write_bytes(b"")
+        with pytest.raises(ValueError, match="cannot read the image .*b/3.png"):
+            load_classes(tmp_path)
+
+    def test_classes_are_named_by_numbers_too(self):
+        source = np.zeros((12, 2), "float32"), np.repeat(np.arange(6), 2)
+        chosen = episodes(source, 2, 1, 1, part="test", test_classes=np.array([4, 5]))
+        assert chosen.classes.names == ("4", "5")
+        drawn = episodes(source, 2, 1, 1, part="test", test_classes=np.int64(3))
+        assert len(drawn.classes.names) == 3
+
+    def test_elements_of_a_data_set(self):
+        examples = tf.data.Dataset.from_tensor_slices((np.zeros((4, 2)), [0, 1, 0, 1]))
+        classes = load_classes(examples.batch(2, drop_remainder=True), batched=True)
+        assert classes.sizes.tolist() == [2, 2]
+        with pytest.raises(ValueError, match="as_supervised=True"):
+            load_classes(examples.map(lambda x, y: {"image": x, "label": y}))
 
     def test_a_tfds_data_set_without_groups(self, tfds_subset):
         classes = load_classes("cifar100", data_dir=tfds_subset)
@@ -257,7 +290,8 @@ class TestSources:
         ("source", "error", "message"),
         [
             (3, TypeError, "int is no source of episodes"),
-            ("no/such/folder", ValueError, "no folder no/such/folder"),
+            ("./no/such/folder", ValueError, "no folder no/such/folder"),
+            ("no_such_folder", ValueError, "path of a folder needs a separator: './no_such"),
             ((np.zeros((3, 2)), [0, 1]), ValueError, "one label for each example"),
         ],
     )
