@@ -2,6 +2,7 @@
 
 import operator
 import reprlib
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -10,6 +11,11 @@ class LeapError(Exception):
 
     Each of them also derives from the built-in error that fits, such as ValueError.
     """
+
+
+def names(given: str | Iterable[str]) -> tuple[str, ...]:
+    """Returns names as a tuple; a string is one name."""
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 def whole_number(name: str, number: Any, least: int) -> int:

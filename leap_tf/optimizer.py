@@ -24,6 +24,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from leap_tf.errors import names
 from leap_tf.functional import (
     OptimizerReset,
     OptimizerWrapper,
@@ -130,13 +131,12 @@ class LeapOptimizer(OptimizerWrapper):
         self.geometry = PathGeometry(
             distance, include_loss, stabilizer, metric, per_segment=per_segment, scaled=scaled
         )
-        self.task_layers = tuple(task_layers)
+        self.task_layers = names(task_layers)
         check_policy(running_statistics)
         self.running_statistics = running_statistics
         self._statistics = StatisticsRecorder(self.task_layers, running_statistics == "learned")
         self.seed = seed
-        self._loss = None
-        self._in_task = False
+        self._loss, self._in_task = None, False
         self._model: weakref.ref[keras.Model] | None = None
         self.inner_optimizer = inner_optimizer
 

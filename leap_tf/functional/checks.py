@@ -260,9 +260,11 @@ def check_labels(task: ArrayTask, units: int, ignored: int | None = None) -> Non
 
 def label_advice(task: Any, units: int) -> str:
     """Returns what to do about a label that is not below the number of outputs of a model."""
-    if getattr(task, "classes", None) is not None:
-        return f"The task has classes={task.classes}; number its labels from 0."
+    classes = getattr(task, "classes", None)
+    if classes is not None and classes <= units:
+        return f"The task has classes={classes}; number its labels from 0."
     return (
         f"The model has {units} outputs. Number the labels from 0 and give it as many outputs as "
-        "labels, or name its output layer in task_layers and give each task its `classes`."
+        "labels, or let a Dense layer without a layer behind it be its output layer, name that in "
+        "task_layers, and give each task its `classes`."
     )

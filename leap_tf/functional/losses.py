@@ -31,7 +31,7 @@ class TotalLoss(keras.losses.Loss):
             if the model returns one.
 
     Raises:
-        ValueError: a loss is not a mean over the batch.
+        ValueError: a loss is not a mean over the batch, or ignores a class.
     """
 
     def __init__(self, losses: Sequence[keras.losses.Loss] | Mapping[str, keras.losses.Loss]):
@@ -39,6 +39,8 @@ class TotalLoss(keras.losses.Loss):
         self.losses = losses
         for loss in tf.nest.flatten(losses):
             check_mean(loss)
+            if _ignored_class(loss) is not None:
+                raise ValueError("ignore_class is not supported in models with several outputs.")
 
     def __call__(self, y_true, y_pred, sample_weight=None):
         parts = zip(*self.by_output(y_true, y_pred))
@@ -119,13 +121,17 @@ def _example_losses(loss, targets, outputs):
     Raises:
         ValueError: targets would be broadcast to the single output of an example.
     """
+    mask = mask_of(outputs)
     shapes = [tf.TensorShape(each.shape) for each in (targets, outputs)]
     if shapes[0].rank == shapes[1].rank and shapes[1][-1] == 1 and shapes[0][-1] not in (1, None):
         raise ValueError(f"targets are {shapes[0]}, and the model's outputs {shapes[1]}")
+    if shapes[1].rank == 1:  # a loss takes the mean over the last dimension
+        targets, outputs = (tf.reshape(each, [-1, 1]) for each in (targets, outputs))
     dtype = loss.dtype or outputs.dtype
     values = loss.call(tf.cast(targets, dtype), tf.cast(outputs, dtype))
+    if not values.shape.rank:
+        raise ValueError(f"{type(loss).__name__}.call() must return one loss for each example")
     values = tf.reshape(values, [tf.shape(values)[0], -1])
-    mask = mask_of(outputs)
     if mask is None:
         return tf.reduce_mean(values, axis=-1)
     counts = tf.cast(tf.reshape(mask, [tf.shape(values)[0], -1]), values.dtype)
@@ -155,3 +161,17 @@ def mask_of(outputs):
     """Returns which outputs count, as booleans, if the model's layers computed a mask."""
     mask = getattr(outputs, "_keras_mask", None)
     return None if mask is None else tf.cast(mask, tf.bool)
+
+
+def counted(loss: keras.losses.Loss, targets: Any, outputs: Any) -> tf.Tensor | None:
+    """Returns which outputs count in a loss, by the model's mask and by `ignore_class`, if any."""
+    mask, ignored = mask_of(outputs), _ignored_class(loss)
+    if ignored is None:
+        return mask
+    valid = tf.reshape(targets != tf.cast(ignored, targets.dtype), tf.shape(outputs)[:-1])
+    return valid if mask is None else mask & valid
+
+
+def _ignored_class(loss):
+    sparse = isinstance(loss, keras.losses.SparseCategoricalCrossentropy)
+    return loss.get_config().get("ignore_class") if sparse else None

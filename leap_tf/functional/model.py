@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from leap_tf.array_tasks import ArrayTask, check_no_text
 from leap_tf.functional.checks import UnsupportedModelError, check_labels, check_training_rule
-from leap_tf.functional.losses import ErrorFunction, TotalLoss, check_mean, default_error, mask_of
+from leap_tf.functional.losses import ErrorFunction, TotalLoss, check_mean, counted, default_error
 from leap_tf.tasks import Task, batches_of
 
 
@@ -188,6 +188,8 @@ class FunctionalModel:
             UnsupportedModelError: calling the model assigns a trainable weight, or a variable that
                 does not belong to it.
         """
+        if tf.nest.is_nested(batch.sample_weight):
+            raise ValueError("sample_weight must be one tensor, which all outputs share.")
         outputs, new_state, regularization = self._call(parameters, state, batch.inputs, training)
         loss = self.loss(batch.targets, outputs, sample_weight=batch.sample_weight)
         if (training if penalties is None else penalties) and regularization:
@@ -195,7 +197,9 @@ class FunctionalModel:
                 [tf.reduce_sum(tf.cast(penalty, loss.dtype)) for penalty in regularization]
             )
         errors = tf.cast(self.error(batch.targets, outputs), tf.float32)
-        mask = mask_of(outputs)
+        if not errors.shape.rank:
+            raise ValueError("error_fn must return one error for each example, not their mean.")
+        mask = counted(self.loss, batch.targets, outputs)
         weights = _weights_of(errors, batch.sample_weight, mask)
         errors, weights = tf.reshape(errors, [-1]), tf.reshape(weights, [-1])
         if self.loss.reduction == "mean_with_sample_weight":
@@ -371,6 +375,11 @@ def _weights_of(errors, sample_weight, mask):
     if sample_weight is not None:
         given = tf.cast(sample_weight, errors.dtype)
         if given.shape.rank == errors.shape.rank + 1:
+            if given.shape[-1] != 1:
+                raise ValueError(
+                    f"sample_weight has the shape {given.shape}, and there is one error for each "
+                    "example. Give one weight for each, or an error_fn with as many errors."
+                )
             given = tf.squeeze(given, -1)
         weights *= _with_rank(given, errors.shape.rank)
     if mask is not None:

@@ -29,6 +29,7 @@ class FunctionalOptimizer:
         optimizer: a Keras optimizer, with any schedule, clipping or weight decay. It is copied
             from its configuration, not changed.
         variables: the variables whose values will be updated, in order.
+        role: the argument's name, for messages.
 
     Raises:
         TypeError, ValueError: the optimizer scales the loss, wraps other optimizers, or is refused
@@ -36,8 +37,13 @@ class FunctionalOptimizer:
         KerasVersionError: this version of Keras is not supported.
     """
 
-    def __init__(self, optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable]):
-        check_optimizer(optimizer, role="inner_optimizer")
+    def __init__(
+        self,
+        optimizer: keras.optimizers.Optimizer,
+        variables: Sequence[keras.Variable],
+        role: str = "inner_optimizer",
+    ):
+        check_optimizer(optimizer, role)
         scales = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
         if scales or optimizer.loss_scale_factor:
             raise ValueError(

@@ -241,8 +241,8 @@ def _recorded_weights(layer: keras.Layer) -> list[_Weight]:
         random.setstate(state)
     if any(id(weight) not in initializers for weight in copy.weights):
         raise ValueError(
-            f"The layer {layer.name!r} creates weights without add_weight, so they cannot get new "
-            "values for every task."
+            f"The layer {layer.name!r} creates weights without add_weight, or layers in its "
+            "build(), so they cannot get new values for every task."
         )
     return [
         _Weight(original, layer.name, tuple(weight.shape), initializers[id(weight)])

@@ -230,7 +230,7 @@ class HardAttentionModel(keras.Model):
         for block, mask, taken in zip(self.blocks, masks, reserved):
             factors = _gradient_factors(block, taken, reserved_before)
             values = _call_with_gradient_factors(block, values, factors, training)
-            values *= _repeat_to(values.shape[-1], mask)
+            values *= tf.cast(_repeat_to(values.shape[-1], mask), values.dtype)
             reserved_before = taken
         for layer in self.reshaping:
             values = layer(values)

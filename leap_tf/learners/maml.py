@@ -15,7 +15,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from leap_tf.errors import whole_number
+from leap_tf.errors import names, whole_number
 from leap_tf.geometry import Tensors
 from leap_tf.learners.base import (
     Directions,
@@ -160,7 +160,7 @@ class ANIL(MAML):
 
     def __init__(self, adapted_layers: Sequence[str] = ("head",), query_batches: int = 1):
         super().__init__(query_batches)
-        self.adapted_layers = tuple(adapted_layers)
+        self.adapted_layers = names(adapted_layers)
         self._adapted: list[bool] = []
 
     def build(self, variables: Sequence[keras.Variable]) -> list[keras.Variable]:

@@ -13,6 +13,7 @@ MODEL_CARD.md, model_card.json    see `leap_tf.serving.model_card`
 import dataclasses
 import os
 import pathlib
+import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -97,6 +98,7 @@ def export(
     specs = _input_specs(model, inputs)
     weight_names(model)  # checks that they differ
     _check_can_be_read(model)
+    whole_number("query_batch_size", query_batch_size, 1)
     archive = keras.export.ExportArchive()
     archive.track(model)
     archive.add_variable_collection("learner", problem.learner_variables)
@@ -104,23 +106,25 @@ def export(
     images = [spec.dtype.is_floating and spec.shape.rank == 4 for spec in tf.nest.flatten(specs)]
     if any(images):
         variants["_uint8"] = _with_pixels(specs, images, prepare_uint8)
-    try:
-        for suffix, (of_variant, prepare) in variants.items():
-            signatures = Signatures(
-                problem, of_variant, prepare, query_batch_size, limits or Limits()
-            )
-            for name in ("serving_default", "adapt", "adapt_weights"):
-                endpoint = getattr(signatures, name)
-                archive.add_endpoint(name + suffix, endpoint, signatures.specs(name))
-        archive.write_out(folder / "saved_model", verbose=False)
-    except UnsupportedModelError as error:
-        raise error.without_trace() from error
-    _portable_model(model).save(folder / "model.keras")
-    meta_steps = problem.setup.meta_optimizer.iterations if is_model else trained.meta_step
-    card = describe_model(problem, int(meta_steps), folder)
-    if is_model:
-        card["method"] |= {"steps_per_task": None, "meta_batch_size": None}  # loops of the user
-    write_model_card(card, folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as unfinished:
+        made = pathlib.Path(unfinished) / folder.name
+        try:
+            for suffix, variant in variants.items():
+                signatures = Signatures(problem, *variant, query_batch_size, limits or Limits())
+                for name in ("serving_default", "adapt", "adapt_weights"):
+                    endpoint = getattr(signatures, name)
+                    archive.add_endpoint(name + suffix, endpoint, signatures.specs(name))
+            archive.write_out(made / "saved_model", verbose=False)
+        except UnsupportedModelError as error:
+            raise error.without_trace() from error
+        _portable_model(model).save(made / "model.keras")
+        meta_steps = problem.setup.meta_optimizer.iterations if is_model else trained.meta_step
+        card = describe_model(problem, int(meta_steps), made)
+        if is_model:
+            card["method"] |= {"steps_per_task": None, "meta_batch_size": None}  # the user's loops
+        write_model_card(card, made)
+        made.rename(folder)
 
 
 def _problem_of(model: keras.Model) -> SupervisedProblem:

@@ -281,10 +281,6 @@ def checked_callbacks(callbacks: Any, learner_has_variables: bool) -> list:
 
     Mode "auto" becomes "min" or "max" if the monitored metric is one of `fit`.
 
-    Args:
-        callbacks: as Keras's `fit` takes them.
-        learner_has_variables: whether the learner has variables in addition to those of the model.
-
     Raises:
         TypeError: an element is not a Keras callback.
         ValueError: a callback does not work in meta-training. The message names an alternative.
@@ -319,11 +315,7 @@ def callback_list(
 ) -> keras.callbacks.CallbackList:
     """Returns a `CallbackList`, with a progress display if `verbose` and there is no other one.
 
-    Args:
-        callbacks: in the order in which they are called.
-        model: the initialization.
-        epochs, steps: meta-steps, and tasks in one of them.
-        verbose: whether to show progress.
+    `epochs` are meta-steps, and `steps` the tasks in one of them.
     """
     has_bar = any(isinstance(each, keras.callbacks.ProgbarLogger) for each in callbacks)
     display = [ProgressDisplay()] if verbose and not has_bar else []
@@ -355,11 +347,8 @@ def with_batch_hooks(
 ) -> Iterator[Result]:
     """Yields results in order, and calls a hook before each and one after it.
 
-    Args:
-        results: the results of tasks, in order.
-        count: the number of tasks.
-        begin, end: the hooks. Both get the index of a task, `end` also the logs of its result.
-        logs: returns the logs of a result; by default its metrics, and nothing for a failure.
+    Both hooks get the index of a task, of which there are `count`. `end` also gets the `logs` of
+    its result, by default its metrics, and nothing for a failure.
     """
     if count:
         begin(0)

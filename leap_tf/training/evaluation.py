@@ -80,7 +80,7 @@ class TaskEvaluation:
         name: the task's name.
         error: mean error on the held-out examples after the last step.
         loss: mean loss on them.
-        examples: the number of held-out examples.
+        examples: the number of held-out examples; of outputs if each example has several.
         training_errors: [K] error on training batch i before gradient step i.
         training_losses: [K] loss on training batch i before gradient step i.
         path_length: length of the gradient path on the loss surface (eq. 7 with p = 1).

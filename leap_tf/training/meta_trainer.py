@@ -14,7 +14,7 @@ from typing import Any
 
 import keras
 
-from leap_tf.errors import whole_number
+from leap_tf.errors import names, whole_number
 from leap_tf.learners import Leap, Learner, TrainingSetup, with_meta_optimizer
 from leap_tf.tasks import Task, TaskDistribution
 from leap_tf.training.callbacks import (
@@ -81,8 +81,8 @@ class MetaTrainer:
         model: a built Keras model. Its weights are the initialization and are updated in place.
         loss: the Keras loss of every task, or its name. A model with several outputs takes a list
             of them, or a dictionary if it returns one; the loss is their sum.
-        inner_optimizer: a Keras optimizer that has not been built, or its name. It trains on tasks
-            and is reset for each.
+        inner_optimizer: a Keras optimizer that has not been built, or its name. A copy, with its
+            settings of now, trains on each task.
         meta_optimizer: a Keras optimizer that has not been built, or its name. It updates the
             initialization. For the default, which suits any number of steps, see
             `leap_tf.learners.with_meta_optimizer`. MAML and its variants have no default.
@@ -142,7 +142,7 @@ class MetaTrainer:
             meta_optimizer=meta,
             steps_per_task=whole_number("steps_per_task", steps_per_task, 1),
             meta_batch_size=whole_number("meta_batch_size", meta_batch_size, 1),
-            task_layers=tuple(task_layers),
+            task_layers=names(task_layers),
             running_statistics=running_statistics,
             stopping=stopping,
         )
@@ -176,8 +176,8 @@ class MetaTrainer:
             problem.variables, meta_optimizer, problem.sampler.seed, settings_of(problem)
         )
         self._known_folders: dict[pathlib.Path, Mapping[str, Any]] = {}  # folder: its tasks
-        self._stop_requested = False
-        self.was_stopped = False
+        # `_continues`: whether the next fit() continues one that was interrupted.
+        self._stop_requested = self._continues = self.was_stopped = False
 
     def __repr__(self) -> str:
         setup, name = self.problem.setup, type(self.problem.learner).__name__
@@ -288,16 +288,16 @@ class MetaTrainer:
         if not self._state.progress.warn_if_finished(meta_steps):
             steps = len(self.problem.sampler.training_specs(self.meta_step))
         self.model.stop_training = False
-        history = keras.callbacks.History()
-        progress = self._state.progress
+        history, progress = keras.callbacks.History(), self._state.progress
         logs: dict[str, Any] = {}
         with shown_as_optimizer(self.model, self.meta_optimizer):
             shown = {"epochs": meta_steps, "steps": steps, "verbose": verbose}
             hooks = callback_list([HealthWarnings(), *callbacks, history], self.model, **shown)
             hooks.on_train_begin()
             progress.restore_history(history)
-            if restored:
+            if restored or self._continues:
                 restore_callback_state(self._state, callbacks)
+            self._continues = True
             try:
                 while progress.meta_step < meta_steps and not progress.stopped:
                     epoch = progress.meta_step
@@ -320,7 +320,7 @@ class MetaTrainer:
             finally:  # save before on_train_end, in which EarlyStopping may replace the weights
                 if progress.meta_step or not meta_steps:
                     folder.save(self._state)
-            self._stop_requested = False
+            self._stop_requested, self._continues = False, self.was_stopped
             end_training(hooks, logs, self.was_stopped)
         return history
 
@@ -402,8 +402,7 @@ class MetaTrainer:
         if not isinstance(self.problem, SupervisedProblem):
             raise ValueError("adapt() is for supervised tasks. For games, use problem.adapt().")
         [task] = as_tasks(task)
-        steps = whole_number("steps", steps, 1)
-        return self.problem.adapt(task, self.evaluation_seed(0), steps)
+        return self.problem.adapt(task, self.evaluation_seed(0), whole_number("steps", steps, 1))
 
     def evaluation_seed(self, index: int) -> int:
         """Returns the seed that `evaluate` gives the task at this index of its tasks."""
@@ -420,6 +419,7 @@ class MetaTrainer:
         """
         path = pathlib.Path(path).expanduser()
         self._state.load(path)
+        self._continues = not self._state.progress.stopped
         self._known_folders[path.resolve().parent] = self._state.tasks
 
     def _make_meta_step(self, epoch, tolerated_failures, hooks) -> dict[str, Any]:

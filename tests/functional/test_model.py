@@ -14,7 +14,7 @@ from leap_tf.functional import (
     UnsupportedModelError,
     layer_variables,
 )
-from leap_tf.functional.losses import default_error
+from leap_tf.functional.losses import TotalLoss, default_error
 from leap_tf.serialization import SavedArrays
 
 
@@ -285,6 +285,63 @@ def test_masked_outputs_count_neither_in_the_loss_nor_in_errors(weights):
         training=False,
     )
     np.testing.assert_allclose(by_step.weights, [first, first, 0.0, second, 0.0, 0.0])
+
+
+def of_identity(loss, targets, outputs, sample_weight=None, error=None):
+    """Evaluates a model whose outputs are its inputs."""
+    shape = np.shape(outputs)[1:]
+    layers = [keras.Input(shape), keras.layers.Rescaling(1.0)]
+    network = keras.Sequential([*layers, keras.layers.BatchNormalization(epsilon=0.0)])
+    functional = FunctionalModel(network, loss, error)
+    batch = Batch(tf.constant(outputs), tf.constant(targets), sample_weight)
+    return functional.evaluate(
+        functional.parameters(), functional.state(0), batch, training=False
+    ), network
+
+
+def test_an_ignored_class_counts_neither_in_the_loss_nor_in_errors():
+    """Two of four labels count, and one of them is wrong."""
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1)
+    outputs = [[[2.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [3.0, 0.0]]]
+    result, _ = of_identity(loss, [[0, -1], [1, -1]], outputs)
+    np.testing.assert_array_equal(result.weights, [1.0, 0.0, 1.0, 0.0])
+    assert float(result.error) == 0.5
+    assert float(result.loss_weight) == 2.0
+    expected = (np.log(1 + np.exp(-2.0)) + np.log(1 + np.exp(1.0))) / 2
+    assert float(result.loss) == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(ValueError, match="ignore_class is not supported"):
+        TotalLoss([loss, keras.losses.MeanSquaredError()])
+
+
+def test_outputs_without_a_last_dimension():
+    """Errors 1 and 4; Keras's loss is their mean."""
+    layers = [keras.layers.Dense(1, use_bias=False), keras.layers.Reshape(())]
+    network = keras.Sequential([keras.Input((1,)), *layers])
+    network.layers[0].kernel.assign([[1.0]])
+    functional = FunctionalModel(network, keras.losses.MeanSquaredError())
+    batch = Batch(tf.constant([[1.0], [2.0]]), tf.constant([0.0, 0.0]), None)
+    result = functional.evaluate(
+        functional.parameters(), functional.state(0), batch, training=False
+    )
+    np.testing.assert_allclose(result.errors, [1.0, 4.0])
+    assert float(result.loss) == 2.5
+
+
+class MeanOfAll(keras.losses.Loss):
+    def call(self, y_true, y_pred):
+        return keras.ops.mean(keras.ops.square(y_true - y_pred))
+
+
+def test_errors_and_weights_that_do_not_belong_to_examples_are_refused():
+    mse, ones = keras.losses.MeanSquaredError(), np.ones((2, 3, 1), "float32")
+    for options, message in (
+        ({"error": lambda targets, outputs: tf.reduce_mean(outputs)}, "one error for each example"),
+        ({"sample_weight": tf.ones((2, 3))}, "sample_weight has the shape .2, 3."),
+        ({"sample_weight": (tf.ones(2), tf.ones(2))}, "sample_weight must be one tensor"),
+        ({"loss": MeanOfAll()}, "MeanOfAll.call.. must return one loss for each example"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            of_identity(**{"loss": mse, "targets": ones, "outputs": ones} | options)
 
 
 def quiet_outputs(network, inputs):

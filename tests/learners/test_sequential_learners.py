@@ -97,6 +97,21 @@ def sequential_trainer(learner, model=None, steps=4):
     )
 
 
+@pytest.mark.parametrize("learner", [HAT(tasks=6, steps_per_epoch=4), ProgressiveNets(tasks=6)])
+def test_bfloat16_is_near_float32(learner):
+    errors = []
+    for policy in ("float32", "mixed_bfloat16"):
+        keras.mixed_precision.set_dtype_policy(policy)
+        try:
+            keras.utils.set_random_seed(0)
+            trainer = sequential_trainer(learner)
+        finally:
+            keras.mixed_precision.set_dtype_policy("float32")
+        history = trainer.fit(TestHAT().tasks(), 3, verbose=False).history
+        errors.append(history["final_loss"])
+    np.testing.assert_allclose(*errors, rtol=0.1)
+
+
 # -- HAT ------------------------------------------------------------------------------------
 
 

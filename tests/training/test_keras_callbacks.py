@@ -278,6 +278,34 @@ def test_the_best_of_a_model_checkpoint_outlives_a_restart(tmp_path):
         assert best == lowest
 
 
+@pytest.mark.parametrize("how", ["interrupted", "loaded"])
+def test_callbacks_remember_after_an_interruption_and_after_load(tmp_path, how):
+    """A plateau of three meta-steps, of which two were before the interruption."""
+
+    class Interrupt(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 3:
+                raise KeyboardInterrupt
+
+    def plateau():
+        return keras.callbacks.ReduceLROnPlateau(
+            "loss", factor=0.1, patience=3, min_delta=1e9, min_lr=0.0
+        )
+
+    learner = short()
+    before = float(learner.meta_optimizer.learning_rate)
+    with pytest.raises(KeyboardInterrupt):
+        fit(plateau(), Interrupt(), meta_steps=6, learner=learner)
+    if how == "loaded":
+        learner.save(tmp_path / "saved")
+        learner = short()
+        learner.load(tmp_path / "saved")
+    fit(plateau(), meta_steps=4, learner=learner)
+    assert float(learner.meta_optimizer.learning_rate) == pytest.approx(0.1 * before)
+    fit(plateau(), meta_steps=6, learner=learner)  # begins anew, since the last fit() had ended
+    assert float(learner.meta_optimizer.learning_rate) == pytest.approx(0.1 * before)
+
+
 def test_modes_of_other_metrics_and_of_the_user_stay():
     def mode(monitor, given="auto"):
         (callback,) = checked_callbacks(keras.callbacks.EarlyStopping(monitor, mode=given), False)
