@@ -12,6 +12,8 @@ import os
 import re
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -99,6 +101,8 @@ def train() -> None:
     gin_param = gin_param_flag("Binding that overrides the files, such as 'study.seed = 1'.")
     output_dir = path_flag("output_dir", "Folder of the run.", required=True)
     data_dir, module, pool = data_dir_flag(), module_flag(), pool_flags()
+    if sweep := os.environ.get("LEAP_TF_SWEEP"):
+        threading.Thread(target=_stop_after, args=[int(sweep)], daemon=True).start()
 
     def program(commands):
         commands.train(
@@ -111,6 +115,13 @@ def train() -> None:
         )
 
     start(program, train.__doc__, parallel_tasks=0)
+
+
+def _stop_after(parent: int) -> None:
+    """Stops this process, with a checkpoint, when its parent has ended: a sweep that was killed."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def evaluate() -> None:
@@ -178,10 +189,12 @@ def sweep() -> None:
     The same command continues a sweep that was stopped, and skips finished cells.
     """
     gin_file = path_flag("gin_file", f"{_GIN_FILE}, of the sweep.", required=True)
-    gin_param = gin_param_flag("Binding that overrides the sweep's file.")
+    gin_param = gin_param_flag("Binding over the sweep's file, of 'sweep' or a macro.")
     output_dir = path_flag("output_dir", "Folder of the sweep.", required=True)
     workers = flags.DEFINE_integer(
-        "workers", os.cpu_count(), "Number of cells that run at the same time, each on one core."
+        "workers",
+        os.cpu_count(),
+        "Number of cells that run at the same time. Bind MetaTrainer.pool = 1 for one core a cell.",
     )
     data_dir, module = data_dir_flag(), module_flag()
 

@@ -47,7 +47,7 @@ from leap_tf.experiments.config import (
     parse_configuration,
     read_configuration,
 )
-from leap_tf.experiments.run_directory import RunDirectory, changed_bindings
+from leap_tf.experiments.run_directory import RunDirectory, bindings_of, changed_bindings
 from leap_tf.experiments.sweep import Sweep
 from leap_tf.serialization import write_atomically
 from leap_tf.training import MetaTrainer, Study
@@ -217,12 +217,7 @@ def train(
 ) -> None:
     """Trains and evaluates the configured study in `output_dir`, or continues a run there.
 
-    Args:
-        pool: where tasks run. Results are the same on every pool, and a run can be continued on
-            another one.
-
-    Raises:
-        ClusterError: the pool cannot start.
+    Results are the same on every pool. Raises ClusterError if the pool cannot start.
     """
     run, own = _opened(output_dir, modules)
     config = read_configuration(gin_files, gin_params)
@@ -283,14 +278,9 @@ def export(
     checkpoint: Path | None = None,
     modules: Sequence[Path] = (),
 ) -> None:
-    """Exports the learned initialization of a run for serving.
+    """Exports the learned initialization of a run, or a checkpoint, for serving.
 
-    Args:
-        export_dir: the folder to write; "export" in the run's folder by default.
-        checkpoint: prefix of a checkpoint to export instead of the learned initialization.
-
-    Raises:
-        FileExistsError: the export exists already.
+    The new folder is `export_dir`, by default "export" in the run's folder.
     """
     run, _ = _opened(output_dir, modules)
     _changed(
@@ -340,17 +330,23 @@ def sweep(
 
     Args:
         gin_file: configuration file that binds `sweep`. Files that it names are relative to it.
-        gin_params: bindings that override that file. They do not reach the cells.
+        gin_params: bindings of `sweep` and of macros that override that file.
         output_dir: the sweep's folder.
         workers: number of cells that run at the same time.
         train_command: the command that starts the training program, without flags.
 
     Raises:
+        ConfigurationError: something else than `sweep` is bound.
         SweepError: the folder holds a different sweep, or cells failed. Other errors are raised
             before any cell is started.
     """
     own = user_modules.load_modules(modules)
-    read_configuration([gin_file], gin_params)
+    bound = bindings_of(read_configuration([gin_file], gin_params))
+    if lost := [name for name in bound if "." in name and not name.startswith("sweep.")]:
+        raise ConfigurationError(
+            f"{', '.join(lost)} would not reach the cells. Bind it in sweep.bindings, or in a file "
+            "of sweep.gin_files."
+        )
     gin_files, cells = configured_cells()
     running = Sweep(
         cells,

@@ -35,17 +35,10 @@ def describe_run(
     requests: Sequence[Mapping[str, str]],
     evaluation: Mapping | None,
 ) -> dict:
-    """Returns the content of a run's model card.
+    """Returns the content of a run's model card, as plain values.
 
-    Args:
-        study: the study whose trainer holds the exported values.
-        run: the run's folder.
-        export: the folder with `saved_model`.
-        requests: "task", "file" and "signature" of each example request.
-        evaluation: the run's evaluation of exactly this initialization, or None.
-
-    Returns:
-        Plain numbers, strings, lists and dictionaries.
+    `export` has `saved_model`, `requests` "task", "file" and "signature" of each example request.
+    `evaluation` is that of exactly this initialization, or None.
     """
     metrics = read_metrics(run.metrics) if run.metrics.exists() else []
     # A checkpoint sets the trainer's meta-step. Without one the run's file has it.
@@ -173,13 +166,8 @@ def request_of(
 ) -> dict[str, np.ndarray | np.generic]:
     """Returns the inputs with which `adapt` of a served model repeats the evaluation of a task.
 
-    Inputs are prepared, except pixels, which are for `adapt_uint8`.
-
-    Args:
-        trainer: the trainer that evaluates.
-        task: a held-out task without sample weights.
-        steps: gradient steps.
-        seed: the seed of the task in the evaluation.
+    Inputs are prepared, except pixels, which are for `adapt_uint8`. The held-out `task` has no
+    sample weights, and `seed` is that of its evaluation.
     """
     problem, prepare = trainer.problem, tf.identity if _has_pixels(task) else task.prepare
     loss = problem.loss

@@ -79,7 +79,8 @@ def changed_bindings(then: str, now: str) -> dict[str, str]:
     }
 
 
-_META_STEPS_BINDINGS = {"meta_train.meta_steps", "atari_meta_train.meta_steps"}
+# Their defaults are those of `study.meta_train` and of `atari.study.meta_train`.
+_META_STEPS_BINDINGS = {"meta_train.meta_steps": "100", "atari_meta_train.meta_steps": "100"}
 _RESULTS = (  # what depends on the number of meta-steps
     "initialization.keras", "initialization.json", "learner.npz", "encoder", "evaluation.json",
     "evaluation_again.json", "evaluation", "export", "plots", "policies",
@@ -92,10 +93,10 @@ def extended_from(present: str, config: str) -> int | None:
     It extends it if it differs only in a larger number of meta-steps.
     """
     changed = changed_bindings(present, config)
-    if len(changed) != 1 or not changed.keys() <= _META_STEPS_BINDINGS:
+    if len(changed) != 1 or not changed.keys() <= {*_META_STEPS_BINDINGS}:
         return None
     ((name, now),) = changed.items()
-    before = bindings_of(present).get(name, "")
+    before = bindings_of(present).get(name, _META_STEPS_BINDINGS[name])
     grows = before.isdigit() and now.isdigit() and int(now) > int(before)
     return int(before) if grows else None
 
@@ -218,6 +219,17 @@ class RunDirectory:
             ) from error
         self._lock = lock
 
+    def is_in_use(self) -> bool:
+        """Returns whether another process has locked the folder."""
+        if not (self.path / "lock").exists():
+            return False
+        try:
+            with (self.path / "lock").open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
+
     def require_config(self) -> pathlib.Path:
         """Returns the path of the run's configuration; raises RunDirectoryError without one."""
         if not self.config.exists():
@@ -301,12 +313,8 @@ class CachingPool:
         folder/<hash of all weights>/<place>_<seed>_<steps>.npz
 
     with the weights at the start of the meta-step, so results of other meta-steps are never used.
-    Results of variables that cannot be serialized (bfloat16) are not cached.
-
-    Args:
-        pool: the pool that trains on the tasks.
-        folder: the folder of the cache, used by this pool only. Results of other meta-steps in it
-            are deleted.
+    Everything else in the folder is deleted. Results of variables that cannot be serialized
+    (bfloat16) are not cached.
     """
 
     def __init__(self, pool: TaskPool, folder: str | os.PathLike):

@@ -60,17 +60,10 @@ class ResultsError(LeapError, ValueError):
 
 
 def collect(folders: Iterable[str | os.PathLike]) -> dict[str, bytes]:
-    """Collects runs into the files that `read` reads. The same runs give the same bytes.
+    """Collects runs into files for `read_results`, {name: content}; equal runs give equal bytes.
 
-    Args:
-        folders: each of a sweep, of a run, of measurements of Jacobian precision, or of several
-            such folders.
-
-    Returns:
-        From the name of each file to its content.
-
-    Raises:
-        ResultsError: a folder holds no run, or a file does not have its form.
+    Each folder is of a sweep, of a run, of Jacobian measurements, or of several such folders.
+    Raises ResultsError if a folder holds no run, or a file does not have its form.
     """
     rows: dict[str, list[dict]] = {file: [] for file in COLUMNS}
     for folder in (pathlib.Path(each).expanduser() for each in folders):
@@ -90,6 +83,7 @@ def collect(folders: Iterable[str | os.PathLike]) -> dict[str, bytes]:
                 for step, rho in zip(record["steps"], record["rho"], strict=True):
                     row = {**record, "step": int(step), "rho": _number(rho)}
                     rows["jacobian.csv"].append(row | {name: row[name] for name in required})
+    _tell_apart(rows["runs.csv.gz"])
     names = [row["run"] for row in rows["runs.csv.gz"]]
     if len(set(names)) < len(names):
         raise ResultsError(f"Two runs are {max(names, key=names.count)}. Pass each to --runs once.")
@@ -121,11 +115,20 @@ def _runs_in(folder: pathlib.Path) -> Iterator[tuple[str, pathlib.Path, dict]]:
             yield from _runs_in(folder / child)
 
 
+def _tell_apart(rows):
+    """Makes the folder an axis of runs outside sweeps that have the same method and seed."""
+    alone = [row for row in rows if not row["gin_files"]]
+    keys = [(row["sweep"], row["method"], row["seed"]) for row in alone]
+    for row, key in zip(alone, keys):
+        if keys.count(key) > 1:
+            row["axis.run"] = row["run"].rpartition("/")[2]
+
+
 def _add_run(rows, sweep, folder, entry):
     run, name = RunDirectory(folder), f"{sweep}/{entry['name']}"
     config = run.config.read_text(errors="replace") if run.config.exists() else ""
     settings, axes = "\n".join([config, *entry["bindings"]]), dict(entry["values"])
-    learner = setting(settings, "MetaTrainer.learner").strip("@()").split("/")[-1].lower()
+    learner = re.split("[/.]", setting(settings, "MetaTrainer.learner").strip("@()"))[-1].lower()
     row = {
         "run": name,
         "sweep": sweep,
@@ -210,7 +213,8 @@ def natural_order(names: Iterable[str]) -> list[str]:
 def setting(configuration: str, name: str) -> str:
     """Returns what a configuration binds to a name last, such as "study.seed"; "" if nothing."""
     pattern = rf"^{re.escape(name)}\s*=\s*(.+?)\s*(?:#.*)?$"
-    return next(iter(re.findall(pattern, configuration, re.M)[-1:]), "").strip("'\"")
+    found = next(iter(re.findall(pattern, configuration, re.M)[-1:]), "").strip("'\"")
+    return setting(configuration, found[1:]) if found.startswith("%") else found  # a macro
 
 
 @contextlib.contextmanager

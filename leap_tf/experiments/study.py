@@ -85,6 +85,11 @@ def meta_train(
     callbacks: list[keras.callbacks.Callback] = [*loggers]
     early_stopping = None
     if patience is not None:
+        if not study.tasks.validation or not monitor.startswith("val_"):
+            raise ValueError(
+                f"patience needs validation tasks, and {monitor=} to be one of their metrics, such "
+                "as 'val_error'."
+            )
         early_stopping = keras.callbacks.EarlyStopping(
             monitor, mode="min", patience=patience, restore_best_weights=True
         )

@@ -151,15 +151,11 @@ class Sweep:
         return left
 
     def run(self, workers: int) -> None:
-        """Runs the unfinished cells.
-
-        Args:
-            workers: number of cells that run at the same time.
+        """Runs the unfinished cells, `workers` of them at the same time.
 
         Raises:
             ValueError: `workers` is below 1.
-            SweepError: the folder holds a sweep over other axes, or cells failed. The message
-                names their logs.
+            SweepError: the folder holds a sweep over other axes, or cells failed.
         """
         if workers < 1:
             raise ValueError(f"workers must be at least 1. Received: workers={workers}.")
@@ -225,14 +221,22 @@ class Sweep:
             process.terminate()
 
     def _train(self, cell) -> int:
+        run = self._run(cell.name)
+        while run.is_in_use() and not self._stopped:  # by a cell of a sweep that was killed
+            time.sleep(1.0)
         if self._stopped:
             return 1
         command = self.command(cell)
         with self._log(cell.name).open("a") as log:
             print(f"{time.strftime('%F %T')}  {shlex.join(command)}", file=log, flush=True)
             # In a new session, so that Ctrl-C reaches only the sweep, which then stops its cells.
+            environment = os.environ | {"LEAP_TF_SWEEP": str(os.getpid())}
             process = subprocess.Popen(
-                command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
             )
             self._running[cell.name] = process
             if self._stopped:

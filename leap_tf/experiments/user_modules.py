@@ -142,18 +142,11 @@ def record_of(modules: Sequence[UserModule]) -> str:
 
 
 def check_modules(folder: pathlib.Path, modules: Sequence[UserModule], same_run: bool) -> None:
-    """Checks that a command names the modules of the run in a folder.
+    """Checks that `modules`, which a command names, are those of the run in a folder.
 
-    A run without a record has none yet, and any modules are right.
-
-    Args:
-        folder: the run's folder.
-        modules: the modules that the command names.
-        same_run: whether the results count as results of this run. Another source is then an
-            error, and a warning otherwise.
-
-    Raises:
-        UserModuleError: a module is missing, is not of the run, or has another source.
+    A run without a record has none yet, and any modules are right. Another source is a warning
+    unless the results count as results of the `same_run`. Otherwise what differs is a
+    UserModuleError.
     """
     record = folder / RECORD
     if not record.exists():

@@ -1,5 +1,6 @@
 """Tests of the binaries in processes of their own: finished, killed, stopped, misused."""
 
+import inspect
 import json
 import pathlib
 import signal
@@ -19,6 +20,7 @@ from leap_tf.experiments.run_directory import (
     extended_from,
     set_aside,
 )
+from leap_tf.experiments.study import meta_train
 from leap_tf.training import read_metrics
 from tests.runs import (
     command,
@@ -186,6 +188,19 @@ def test_a_missing_gin_file_is_named(tmp_path):
 )
 def test_a_run_is_extended_by_meta_steps_alone(now, before):
     assert extended_from("a = 1\nmeta_train.meta_steps = 20\n", now) == before
+
+
+def test_a_run_of_the_default_number_of_meta_steps_is_extended():
+    default = inspect.signature(meta_train).parameters["meta_steps"].default
+    now = f"a = 1\nmeta_train.meta_steps = {default + 1}\n"
+    assert extended_from("a = 1\n", now) == default
+
+
+def test_early_stopping_needs_validation(tmp_path):
+    bindings = "meta_train.patience = 2", "meta_train.monitor = 'error'"
+    result = run("train.py", tmp_path / "x", *bindings)
+    assert "patience needs validation tasks" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_what_is_set_aside_is_never_written_over(tmp_path):

@@ -134,6 +134,18 @@ def test_methods_and_seeds_of_single_runs_come_from_their_configuration(tmp_path
     assert table["finished"].tolist() == [1, 0]
 
 
+def test_single_runs_of_one_method_and_seed_are_told_apart_by_their_folders(tmp_path):
+    for name, rate in (("x", 0.1), ("y", 0.2)):
+        run = tmp_path / "runs" / name
+        run.mkdir(parents=True)
+        text = "SEED = 3\nstudy.seed = %SEED\nMetaTrainer.learner = @learners.Reptile()\n"
+        (run / "config.gin").write_text(f"{text}meta/SGD.learning_rate = {rate}\n")
+    table = read(tmp_path / "tables", tmp_path / "runs").runs
+    assert table["axis.run"].tolist() == ["x", "y"]
+    assert table["method"].tolist() == ["reptile", "reptile"]
+    assert table["seed"].tolist() == ["3", "3"]
+
+
 def test_the_last_line_of_metrics_may_be_cut_short(tmp_path):
     write_sweep(tmp_path / "s", [({"method": "leap", "seed": "0"}, outcome(task(0.5)))])
     file = next(tmp_path.rglob("metrics.jsonl"))

@@ -13,6 +13,7 @@ import gin
 import pytest
 
 from leap_tf.experiments import commands
+from leap_tf.experiments.run_directory import RunDirectory
 from leap_tf.experiments.sweep import cells_of
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -136,6 +137,29 @@ def test_a_cell_that_fails_is_named_and_the_others_finish(tmp_path):
         sweep_here(tmp_path, text)
     finished = sorted(path.parent.name for path in tmp_path.glob("out/cells/*/evaluation.json"))
     assert finished == ["none-1"]
+
+
+def test_bindings_that_would_not_reach_the_cells_are_refused(tmp_path):
+    with pytest.raises(SystemExit, match=r"meta_train.meta_steps would not reach the cells"):
+        sweep_here(tmp_path, SWEEP + "\nmeta_train.meta_steps = 5\n")
+    assert not (tmp_path / "out").exists()
+
+
+def test_cells_end_with_a_sweep_that_is_killed(tmp_path):
+    process = start_sweep(tmp_path, SWEEP.replace("meta_steps = 3", "meta_steps = 100000"))
+    metrics = tmp_path / "out" / "cells" / "leap-1" / "metrics.jsonl"
+    while process.poll() is None and not (metrics.exists() and metrics.read_text()):
+        time.sleep(0.05)
+    process.kill()
+    process.communicate(timeout=60)
+    run = RunDirectory(metrics.parent)
+    for _ in range(600):
+        if not run.is_in_use():
+            break
+        time.sleep(0.1)
+    assert not run.is_in_use()
+    log = (tmp_path / "out" / "logs" / "leap-1.log").read_text()
+    assert "The same command continues from there" in log
 
 
 def test_a_stopped_sweep_stops_its_cells_and_saves(tmp_path):

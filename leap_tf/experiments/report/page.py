@@ -26,7 +26,7 @@ def write_report(
     title go to the top of that section, those before the first title to the top of the page.
 
     Args:
-        output_dir: where the page goes, and the tables if they are collected; made if need be.
+        output_dir: where the page goes, and the tables if they are collected.
         results: folder with the tables of a study, or with a folder of tables for each study.
         runs: folders of runs and sweeps, to collect the tables from instead.
         study: "omniglot" or "multi_cv" for its layout; the name of the tables' folder by default.

@@ -83,7 +83,8 @@ def _any_sweep(page, results, sweep):
         keys = list(scores[axes].drop_duplicates().itertuples(index=False, name=None))
         for key in sorted(keys, key=lambda key: in_order(scores["method"]).index(key[0])):
             label = " · ".join(filter(None, [look(key[0]).label, _named(axes[1:], key[1:])]))
-            row = look(key[0]) if label == look(key[0]).label else look(label, len(groups))
+            known = look(key[0], len(groups))
+            row = known if label == known.label else look(label, len(groups))
             if initialization == FRESH:
                 alone = len(keys) == 1 and row != look("none")
                 label = look("none").label if alone else f"{label}, no pretraining"
@@ -221,7 +222,7 @@ def _table1_long(page, results, sweep):
             rows.append([row.label, final, f"{theirs}", error, area, length,
                          f"{cost.iloc[0]:,.0f}", _duration(cost.iloc[1])])  # fmt: skip
         note = f"{number} pretraining alphabets, {_listed(of['tasks'], ' or ')} held-out tasks."
-        page.table("by_protocol", ["method, outer rate", *header], rows, note)
+        page.table("by_protocol", ["method, rate", *header], rows, note)
     _paths(page, results, sweep, "Theorem 1 by the paper's protocol")
 
 
