@@ -6,8 +6,6 @@ The unit of work is the same for all: environment steps of 32 copies of a game i
 
     raw         the emulator alone, with actions drawn before: the limit
     visit       the training loop of leap_tf.atari, observed by Leap
-    groups      the same with the copies in two groups; the agent acts for one while the other is
-                emulated
     visits      one task run more than cores at the same time, as in a meta-batch; each with one
                 emulator thread
     driver      the same agent, without Leap, under TF-Agents' DynamicStepDriver and replay buffer
@@ -73,21 +71,16 @@ class Raw:
 
     def run(self, updates):
         for actions in self._actions[: updates * UNROLL]:
-            self._environment.start_step(actions)
-            self._environment.end_step()
+            self._environment.play(actions)
 
 
 class TaskRuns:
     """The training loop, once or several times at a time."""
 
-    def __init__(self, game, groups, threads, runs=1):
+    def __init__(self, game, threads, runs=1):
         self.runs = runs
-        copies = COPIES // groups
-        playing = [
-            [AtariEnvironment(game, copies, emulator_threads=threads) for _ in range(groups)]
-            for _ in range(runs)
-        ]
-        self._agent = traced_agent(playing[0][0], leap_tf.Leap())
+        playing = [AtariEnvironment(game, COPIES, emulator_threads=threads) for _ in range(runs)]
+        self._agent = traced_agent(playing[0], leap_tf.Leap())
         self._collectors = [UnrollCollector(each, self._agent, UNROLL, seed=0) for each in playing]
         self._states = [self._agent.start(parameters_of(self._agent)) for _ in playing]
         self._threads = ThreadPoolExecutor(runs)
@@ -193,9 +186,8 @@ def main():
     game, cores = arguments.game, available_cores()
     contenders = {
         "raw": Raw(game),
-        "visit": TaskRuns(game, groups=1, threads=cores),
-        "groups": TaskRuns(game, groups=2, threads=1),
-        "visits": TaskRuns(game, groups=1, threads=1, runs=cores + 1),
+        "visit": TaskRuns(game, threads=cores),
+        "visits": TaskRuns(game, threads=1, runs=cores + 1),
         "driver": Driver(game),
     }
     if arguments.cleanrl:
@@ -227,7 +219,7 @@ def main():
     for name in list(contenders)[1:]:
         line("(a) of the raw emulator, wall", name, ratios(wall["raw"], wall[name]), "{:8.3f}")
         line("(a) of the raw emulator, CPU", name, ratios(cpu["raw"], cpu[name]), "{:8.3f}")
-    ours = ("visit", "groups", "visits")
+    ours = ("visit", "visits")
     for other in [name for name in contenders if name not in ("raw", *ours)]:
         for name in ours:
             what = f"(b) speed over {other}"
@@ -249,20 +241,16 @@ def parts(game, rounds, repeats=10):
         "no path": traced_agent(environment, leap_tf.NoMetaLearning()),
     }
     parameters = parameters_of(agents["Leap"])
-    unroll, _ = UnrollCollector([environment], agents["Leap"], UNROLL, seed=0).collect(parameters)
+    unroll, _ = UnrollCollector(environment, agents["Leap"], UNROLL, seed=0).collect(parameters)
     states = {name: agent.start(parameters) for name, agent in agents.items()}
     noise = np.zeros((COPIES, environment.actions), np.float32)
     actions = np.zeros(COPIES, np.int32)
-
-    def emulate():
-        environment.start_step(actions)
-        environment.end_step()
 
     def update(name):
         return float(agents[name].update(states[name], [], unroll)[1].total)
 
     work = {
-        "5 steps of the emulator": (UNROLL, emulate),
+        "5 steps of the emulator": (UNROLL, lambda: environment.play(actions)),
         "acting, 5 times": (
             UNROLL,
             lambda: agents["Leap"].act(parameters, unroll.screens[0], noise).numpy(),

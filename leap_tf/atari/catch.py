@@ -81,13 +81,10 @@ class CatchEnvironment(ScreenEnvironment):
         self.balls, self.directions, self.paddles = self._starts()
         return self._screens()
 
-    def start_step(self, actions: np.ndarray) -> None:
-        self._actions = actions
-
-    def end_step(self) -> StepResult:
+    def play(self, actions: np.ndarray) -> StepResult:
         layout, (rows, columns) = self.layout, self.balls.T
         starts = rows == layout.paddle_row
-        moves = (1 - self._actions) if layout.swapped else (self._actions - 1)
+        moves = (1 - actions) if layout.swapped else (actions - 1)
         paddles = np.clip(self.paddles + moves, 0, CELLS - layout.paddle_width)
         ahead = columns + self.directions
         hits_wall = (ahead < 0) | (ahead > CELLS - layout.ball_width)
@@ -134,13 +131,7 @@ class CatchEnvironment(ScreenEnvironment):
 def catch_encoder(image_size: int = 84, filters: int = 16, units: int = 32) -> keras.Model:
     """Builds a small encoder for the family: a convolution of each cell, and a dense layer.
 
-    Args:
-        image_size: height and width of the screens in pixels, a multiple of 7.
-        filters: number of filters of the convolution.
-        units: units of the dense layer.
-
-    Returns:
-        A built model from screens to features [batch, units].
+    Returns a built model from screens to features [batch, units].
     """
     size = image_size // CELLS
     screens = keras.Input((image_size, image_size, 3))

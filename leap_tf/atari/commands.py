@@ -1,6 +1,8 @@
 """The Atari commands: meta-train, evaluate, compare, and screen games; and the logs they write.
 
-`gin_files` are configuration files, `gin_params` bindings that override them.
+`gin_files` are configuration files, `gin_params` bindings that override them, and `output_dir` is
+the folder of a run. ConfigurationError, RunDirectoryError and ClusterError are raised before a file
+is overwritten.
 """
 
 import contextlib
@@ -47,15 +49,7 @@ def train(
     output_dir: Path,
     pool: PoolChoice = THREADS,
 ) -> None:
-    """Starts or resumes meta-training of the configured study in `output_dir`.
-
-    Args:
-        output_dir: the run's folder.
-        pool: where games are played. A run can resume on another pool, with the same results.
-
-    Raises:
-        ConfigurationError, RunDirectoryError, ClusterError: no file has been overwritten.
-    """
+    """Starts or resumes meta-training of the configured study, on any pool with equal results."""
     run = RunDirectory(output_dir)
     config = read_configuration(gin_files, gin_params)
     run.check(config)
@@ -76,16 +70,7 @@ def train(
 
 
 def evaluate(gin_params: Sequence[str], output_dir: Path) -> None:
-    """Starts or resumes the evaluation of a finished run.
-
-    Args:
-        gin_params: bindings of the evaluation, such as "atari_evaluate.seeds = 3".
-        output_dir: the run's folder.
-
-    Raises:
-        ConfigurationError: a binding is not of the evaluation.
-        RunDirectoryError: the folder holds no finished run.
-    """
+    """Starts or resumes the evaluation of a finished run. Only `atari_evaluate` can be bound."""
     run = RunDirectory(output_dir)
     if others := [each for each in gin_params if not each.strip().startswith("atari_evaluate.")]:
         raise ConfigurationError(
@@ -102,15 +87,7 @@ def evaluate(gin_params: Sequence[str], output_dir: Path) -> None:
 
 
 def compare(runs: Sequence[str], output_dir: Path) -> None:
-    """Compares evaluated runs of several methods or seeds.
-
-    Args:
-        runs: each as "method=folder".
-        output_dir: the folder for the table, figures and plots.
-
-    Raises:
-        ConfigurationError, RunDirectoryError: the runs cannot be compared.
-    """
+    """Compares evaluated runs, each given as "method=folder", and writes table and figures."""
     named = []
     for run in runs:
         method, separator, folder = run.partition("=")
@@ -132,17 +109,8 @@ def screen(
     """Trains single agents from fresh encoders and compares them with random play.
 
     Random play is the same agent without learning, from the same start and for as many steps. Use
-    this to choose the settings and games of a configuration, and to check that agents learn.
-
-    Args:
-        games: names of the games.
-        seeds: seeds of the encoder and of all other random numbers.
-        updates: updates of each agent; the trainer's number by default.
-        output: a file of JSON lines to append to. Agents that are already there, with the same
-            game, seed, settings and updates, are not trained again.
-
-    Raises:
-        ConfigurationError, ValueError: the configuration cannot be used, or a game is unknown.
+    this to choose the settings and games of a configuration, and to check that agents learn. Lines
+    of JSON are appended to `output`, and agents that are there already are not trained again.
     """
     file = pathlib.Path(output) if output else None
     present = file.read_text().splitlines() if file and file.exists() else []
@@ -213,15 +181,10 @@ def _against_random_play(problem: AtariProblem, game: str, seed: int, steps: int
 
 
 class TaskRunLog:
-    """Appends a line to a file for every task run, and prints one from time to time.
+    """Appends a JSON line to a file for every task run, and prints one every `seconds` at most.
 
-    A restarted run repeats the task runs of its unfinished meta-step. Their lines differ only in
-    times and memory. `peak_memory_mb` is that of this process so far; environments are kept, so it
-    grows with every new game. With a cluster, games run in other processes.
-
-    Args:
-        path: the file of JSON lines.
-        seconds: minimum time between two printed lines.
+    A restarted run repeats the task runs of its unfinished meta-step, with the same lines but for
+    times and memory. `peak_memory_mb` is that of this process so far.
     """
 
     def __init__(self, path: str | os.PathLike, seconds: float = 10.0):

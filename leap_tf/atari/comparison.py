@@ -42,12 +42,14 @@ def compare(runs: Sequence[tuple[str, pathlib.Path]], output_dir: pathlib.Path) 
     Raises:
         RunDirectoryError: a folder holds no finished evaluation, or the runs' agents were trained
             for different numbers of updates.
-        ValueError: a method has the name of a control.
+        ValueError: a method has the name of a control, or a run is given twice.
     """
     for method, path in runs:
         if method in CONTROLS:
             raise ValueError(f"{method!r} is the name of a control. Rename the method of {path}.")
     folders = [(method, _evaluation_folder(path)) for method, path in runs]
+    if len({folder.resolve() for _, folder in folders}) < len(folders):
+        raise ValueError("A run is given twice. Its agents would count twice.")
     lengths = {folder.name for _, folder in folders}
     if len(lengths) > 1:
         raise RunDirectoryError(

@@ -1,14 +1,10 @@
 """Games as batched TF-Agents environments.
 
 `ScreenEnvironment` turns the screens, rewards and ends of several copies of a game into time steps
-with clipped rewards and discounts, and records the raw scores of whole games.
-
-    step(action) = send(action), receive()
-
-Between the two calls the game may work on threads of its own. The step after the end of an episode
-ignores its action and starts the next episode (LAST → FIRST in TF-Agents). An episode may also end
-with the loss of a life while the game continues. The step after it then plays the given action; its
-reward counts for the score, but the time step has reward 0.
+with clipped rewards and discounts, and records the raw scores of whole games. The step after the
+end of an episode ignores its action and starts the next episode (LAST → FIRST in TF-Agents). An
+episode may also end with the loss of a life while the game continues. The step after it then plays
+the given action; its reward counts for the score, but the time step has reward 0.
 """
 
 import abc
@@ -85,19 +81,14 @@ class ScreenEnvironment(py_environment.PyEnvironment, abc.ABC):
         self._reward_clip = reward_clip
         self._image_size = image_size
         self._next_seed: int | None = seed
-        self._waiting = False
 
     @abc.abstractmethod
     def start_games(self, seed: int | None) -> np.ndarray:
         """Restarts all copies and returns their screens; None continues the random state."""
 
     @abc.abstractmethod
-    def start_step(self, actions: np.ndarray) -> None:
-        """Starts a step, given [copies] int32 actions."""
-
-    @abc.abstractmethod
-    def end_step(self) -> StepResult:
-        """Waits for the started step and returns its result."""
+    def play(self, actions: np.ndarray) -> StepResult:
+        """Makes a step, given [copies] int32 actions."""
 
     @property
     def batched(self) -> bool:
@@ -117,15 +108,8 @@ class ScreenEnvironment(py_environment.PyEnvironment, abc.ABC):
         """Makes the next reset start from this seed, whatever was played before."""
         self._next_seed = seed
 
-    def send(self, actions: np.ndarray) -> None:
-        """Starts a step with [copies] integer actions."""
-        self.start_step(np.asarray(actions, np.int32))
-        self._waiting = True
-
-    def receive(self) -> ts.TimeStep:
-        """Waits for the started step and returns its time step."""
-        result = self.end_step()
-        self._waiting = False
+    def _step(self, action) -> ts.TimeStep:
+        result = self.play(np.asarray(action, np.int32))
         first, self._ended = self._ended, result.ended | result.cut_off
         self._steps += 1
         self.raw_reward = result.rewards.astype(np.float64)
@@ -150,9 +134,6 @@ class ScreenEnvironment(py_environment.PyEnvironment, abc.ABC):
         return episodes
 
     def _reset(self) -> ts.TimeStep:
-        if self._waiting:
-            self.end_step()
-            self._waiting = False
         screens = self.start_games(self._next_seed)
         self._next_seed = None
         self._ended = np.zeros(self._copies, bool)
@@ -161,10 +142,6 @@ class ScreenEnvironment(py_environment.PyEnvironment, abc.ABC):
         self._episodes = []
         self.raw_reward = np.zeros(self._copies)
         return ts.restart(screens, batch_size=self._copies)
-
-    def _step(self, action) -> ts.TimeStep:
-        self.send(action)
-        return self.receive()
 
 
 class AtariEnvironment(ScreenEnvironment):
@@ -263,11 +240,8 @@ class AtariEnvironment(ScreenEnvironment):
         screens, _ = self._emulator.reset(seed=seed)
         return screens[:, 0]
 
-    def start_step(self, actions: np.ndarray) -> None:
-        self._emulator.send(actions)
-
-    def end_step(self) -> StepResult:
-        screens, rewards, ended, cut_off, info = self._emulator.recv()
+    def play(self, actions: np.ndarray) -> StepResult:
+        screens, rewards, ended, cut_off, info = self._emulator.step(actions)
         no_lives = info["lives"] == 0 if self._life_loss_ends else True
         return StepResult(screens[:, 0], rewards, ended, cut_off, cut_off | (ended & no_lives))
 
@@ -290,11 +264,8 @@ class _FlavourEmulator:
             console.start_game()
         return self._screens(), {}
 
-    def send(self, actions: np.ndarray) -> None:
-        self._actions = actions
-
-    def recv(self) -> tuple[Any, ...]:
-        results = [console.step(action) for console, action in zip(self._consoles, self._actions)]
+    def step(self, actions: np.ndarray) -> tuple[Any, ...]:
+        results = [console.step(action) for console, action in zip(self._consoles, actions)]
         rewards, ended, cut_off, lives = map(np.array, zip(*results))
         return self._screens(), rewards, ended, cut_off, {"lives": lives}
 

@@ -1,7 +1,7 @@
 """The inner loop of a game: an agent acts for some steps, learns from them, and so on.
 
     for each update:
-        for each of T steps, for each group:  act ── send the actions ── (the emulator works)
+        for each of T steps:  act, then step the emulators
         update the parameters on the whole unroll
 
 `TracedAgent` acts and learns as functions of tensors, traced once for each number of actions:
@@ -37,7 +37,7 @@ from leap_tf.training import inner_step
 class Unroll(NamedTuple):
     """T transitions of B copies of a game, time-major."""
 
-    screens: Sequence[tf.Tensor]  # uint8, of steps 0 to T: one tensor per step and group of copies
+    screens: Sequence[tf.Tensor]  # [B, height, width, 3] uint8 of each step from 0 to T
     actions: tf.Tensor  # [T, B] int32
     rewards: tf.Tensor  # [T, B] float32
     discounts: tf.Tensor  # [T, B] float32, those of the environment
@@ -96,13 +96,11 @@ class TracedAgent:
 
     def _update(self, state: AgentState, learner_values: Sequence[tf.Tensor], unroll: Unroll):
         steps, copies = unroll.actions.shape
-        groups = len(unroll.screens) // (steps + 1)
         # The last step only bootstraps. Outside the tape its forward pass is cheaper.
-        last = tf.concat(unroll.screens[-groups:], 0)
-        _, bootstrap = forward(self.model, state.parameters, last)
+        _, bootstrap = forward(self.model, state.parameters, unroll.screens[-1])
         with tf.GradientTape() as tape:
             tape.watch(state.parameters)
-            screens = tf.concat(unroll.screens[:-groups], 0)
+            screens = tf.concat(unroll.screens[:-1], 0)
             logits, values = forward(self.model, state.parameters, screens)
             values = tf.reshape(tf.concat([values, bootstrap], 0), [steps + 1, copies])
             loss = actor_critic_loss(
@@ -133,52 +131,37 @@ class TracedAgent:
 class UnrollCollector:
     """Plays a game with an agent, in unrolls of some steps.
 
-    The constructor resets the environments, groups of copies of one game, which must have been
-    seeded. The unrolls are then a function of the seeds and the parameters. `seed` is that of the
-    noise that draws actions.
+    The constructor resets the environment, which must have been seeded. The unrolls are then a
+    function of the seeds and the parameters. `seed` is that of the noise that draws actions.
     """
 
-    def __init__(
-        self, environments: Sequence[ScreenEnvironment], agent: TracedAgent, steps: int, seed: int
-    ):
-        self._environments = environments
+    def __init__(self, environment: ScreenEnvironment, agent: TracedAgent, steps: int, seed: int):
+        self._environment = environment
         self._agent = agent
         self._steps = steps
         self._random = np.random.default_rng(seed)
-        self._time_steps = [environment.reset() for environment in environments]
+        self._time_step = environment.reset()
 
     def collect(self, parameters: list[tf.Tensor]) -> tuple[Unroll, float]:
-        """Plays one unroll. While the emulator of one group works, the agent acts for the next.
+        """Plays one unroll.
 
         Returns:
             The unroll, and the mean raw reward per step of a copy.
         """
-        environments, time_steps = self._environments, self._time_steps
-        screens, actions, history = [], [], []
-        raw = 0.0
-        # Drawn for all groups at once, so that it does not depend on the number of groups.
-        copies = [environment.batch_size for environment in environments]
-        shape = (self._steps, sum(copies), environments[0].actions)
-        drawn = self._random.gumbel(size=shape).astype(np.float32)
-        noise = np.split(drawn, np.cumsum(copies)[:-1], axis=1)
-        for t in range(self._steps + 1):
-            for group, environment in enumerate(environments):
-                if t:
-                    time_steps[group] = environment.receive()
-                    raw += environment.raw_reward.sum()
-                screens.append(tf.convert_to_tensor(time_steps[group].observation))
-                if t < self._steps:
-                    chosen = self._agent.act(parameters, screens[-1], noise[group][t]).numpy()
-                    environment.send(chosen)
-                    actions.append(chosen)
-            fields = ((step.step_type, step.reward, step.discount) for step in time_steps)
-            history.append([np.concatenate(groups) for groups in zip(*fields)])
-        step_types, rewards, discounts = (np.stack(arrays) for arrays in zip(*history))
-        unroll = Unroll(
-            screens,
-            np.concatenate(actions).reshape(self._steps, -1),
-            rewards[1:],
-            discounts[1:],
-            step_types == ts.StepType.LAST,
+        environment = self._environment
+        time_steps, screens, actions, raw = [self._time_step], [], [], 0.0
+        shape = (self._steps, environment.batch_size, environment.actions)
+        for noise in self._random.gumbel(size=shape).astype(np.float32):
+            screens.append(tf.convert_to_tensor(time_steps[-1].observation))
+            actions.append(self._agent.act(parameters, screens[-1], noise).numpy())
+            time_steps.append(environment.step(actions[-1]))
+            raw += environment.raw_reward.sum()
+        self._time_step = time_steps[-1]
+        screens.append(tf.convert_to_tensor(self._time_step.observation))
+        step_types, rewards, discounts = (
+            np.stack([getattr(each, name) for each in time_steps])
+            for name in ("step_type", "reward", "discount")
         )
+        is_last = step_types == ts.StepType.LAST
+        unroll = Unroll(screens, np.stack(actions), rewards[1:], discounts[1:], is_last)
         return unroll, raw / rewards[1:].size

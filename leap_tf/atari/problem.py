@@ -51,40 +51,30 @@ class EnvironmentPool:
 
     Args:
         make_environment: called as make_environment(game=name).
-        groups: number of environments per use, together one batch. The agent acts for one group
-            while the emulator threads of another one work.
-
-    Raises:
-        ValueError: `groups` is below 1.
     """
 
-    def __init__(self, make_environment: Callable[..., ScreenEnvironment], groups: int = 1):
+    def __init__(self, make_environment: Callable[..., ScreenEnvironment]):
         self._make_environment = make_environment
-        self._groups = whole_number("groups", groups, 1)
-        self._idle: dict[str, list[list[ScreenEnvironment]]] = collections.defaultdict(list)
+        self._idle: dict[str, list[ScreenEnvironment]] = collections.defaultdict(list)
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
-    def borrow(self, game: str, seed: int) -> Iterator[list[ScreenEnvironment]]:
-        """Lends environments of a game until the block ends.
+    def borrow(self, game: str, seed: int) -> Iterator[ScreenEnvironment]:
+        """Lends an environment of a game until the block ends.
 
         Args:
             game: name of the game.
-            seed: seed of the next reset; copy i, counted over all groups, uses seed + i.
+            seed: seed of the next reset; copy i uses seed + i.
         """
         with self._lock:
             idle = self._idle[game]
-            environments = idle.pop() if idle else []
-        if not environments:
-            environments = [self._make_environment(game=game) for _ in range(self._groups)]
-        copies = 0
-        for environment in environments:
-            environment.seed(seed + copies)
-            copies += environment.batch_size
-        yield environments
-        # After an error the environments may be broken, so they are not reused.
+            environment = idle.pop() if idle else None
+        environment = environment or self._make_environment(game=game)
+        environment.seed(seed)
+        yield environment
+        # After an error the environment may be broken, so it is not reused.
         with self._lock:
-            self._idle[game].append(environments)
+            self._idle[game].append(environment)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -287,15 +277,14 @@ class AtariProblem:
         values = encoder or [variable.value for variable in self._shared]
         learner_values = [tf.convert_to_tensor(each.value) for each in self.learner_variables]
         curves: dict[str, Any] = {name: [] for name in CURVES}
-        with self.environment_pool.borrow(game, game_seed) as environments:
-            agent = self._agent(environments[0].actions, evaluating)
+        with self.environment_pool.borrow(game, game_seed) as environment:
+            agent = self._agent(environment.actions, evaluating)
             start = [tf.convert_to_tensor(value) for value in values]
             if len(start) < len(trained_variables(agent.model)):
                 start += fresh_heads(agent.model, head_seed, self._value_gain)
-            copies = sum(environment.batch_size for environment in environments)
-            frame_skip = environments[0].frame_skip
+            copies, frame_skip = environment.batch_size, environment.frame_skip
             frames_per_update = self.unroll * copies * frame_skip
-            collector = UnrollCollector(environments, agent, self.unroll, action_seed)
+            collector = UnrollCollector(environment, agent, self.unroll, action_seed)
             started = time.perf_counter()
             state = agent.start(start)
             for update in range(1, steps + 1):
@@ -308,7 +297,7 @@ class AtariProblem:
                 curves["raw_rewards"].append(raw_reward)
                 if on_update:
                     on_update(Progress(game, update, steps, update * frames_per_update))
-            episodes = [episode for each in environments for episode in each.take_episodes()]
+            episodes = environment.take_episodes()
             seconds = time.perf_counter() - started
         curves = {name: np.array(values, np.float32) for name, values in curves.items()}
         evaluation = GameEvaluation(

@@ -104,13 +104,8 @@ def atari_meta_train(
 ) -> None:
     """Starts or resumes meta-training, and saves the learned encoder in the run's folder.
 
-    The encoder is saved as `initialization.keras`, and as a SavedModel in `encoder/`.
-
-    Args:
-        study: the study to train.
-        run: the run's folder.
-        meta_steps: total number of meta-updates; 0 saves the fresh encoder.
-        checkpoint_seconds, verbose: as for `MetaTrainer.fit`.
+    It is saved as `initialization.keras`, and as a SavedModel in `encoder/`; the fresh one if
+    `meta_steps` is 0. See `MetaTrainer.fit` for the other arguments.
     """
     trainer = study.trainer
     trainer.fit(
@@ -200,8 +195,8 @@ def atari_evaluate(
         if pictures and kind == comparison.LEARNED and start == 0:
             agent = trained_agent(trainer.model, parameters)
             save_policy(agent, run.path / "policies" / game)
-            with trainer.problem.environment_pool.borrow(game, seed) as environments:
-                comparison.save_frame_strip(agent, environments[0], run.plots / f"{game}.png")
+            with trainer.problem.environment_pool.borrow(game, seed) as environment:
+                comparison.save_frame_strip(agent, environment, run.plots / f"{game}.png")
         file = comparison.cell_file(folder, *cell)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, json.dumps(evaluation.as_record()) + "\n")

@@ -54,12 +54,9 @@ class ColourBandit(ScreenEnvironment):
         self._age = 0
         return self._draw()
 
-    def start_step(self, actions):
-        self._choices = actions
-
-    def end_step(self):
+    def play(self, actions):
         starts = self._age == self.episode_steps
-        rewards = np.zeros(self.batch_size) if starts else (self._choices == self._colour) * 1.0
+        rewards = np.zeros(self.batch_size) if starts else (actions == self._colour) * 1.0
         self._age = 0 if starts else self._age + 1
         ended = np.full(self.batch_size, self._age == self.episode_steps)
         return StepResult(self._draw(), rewards, ended, np.zeros_like(ended), ended)
@@ -70,13 +67,13 @@ class ColourBandit(ScreenEnvironment):
         return np.ascontiguousarray(np.broadcast_to(COLOURS[self._colour][:, None, None], shape))
 
 
-def bandits(copies=4, groups=1):
+def bandits(copies=4):
     """Returns a pool of bandits, whose names end in their number of actions."""
 
     def make(game):
         return ColourBandit(game, copies, actions=int(game[-1]), image_size=SIZE)
 
-    return EnvironmentPool(make, groups)
+    return EnvironmentPool(make)
 
 
 def problem(encoder=None, games=BANDITS, **options):

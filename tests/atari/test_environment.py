@@ -68,16 +68,6 @@ def test_games_are_a_function_of_their_seed(sticky_actions):
     )
 
 
-def test_a_reset_discards_an_unfinished_step():
-    environment = AtariEnvironment("breakout", copies=2)
-    environment.reset()
-    environment.send(np.zeros(2))
-    environment.seed(3)
-    first = environment.reset().observation
-    environment.seed(3)
-    np.testing.assert_array_equal(environment.reset().observation, first)
-
-
 def test_episodes_end_in_last_and_start_with_first():
     environment = AtariEnvironment("breakout", copies=2, seed=1)
     assert np.all(environment.reset().step_type == ts.StepType.FIRST)

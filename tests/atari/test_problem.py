@@ -26,7 +26,7 @@ from leap_tf.atari.problem import EnvironmentPool, Game, TaskRunStoppedError, Tr
 from leap_tf.geometry import PathGeometry, PathPoint, extend_path, start_path
 from leap_tf.serialization import SerializationError, decode, encode
 from leap_tf.training.problem import training_job
-from tests.atari.small import ColourBandit, assert_same, bandits, problem, small_encoder, task
+from tests.atari.small import ColourBandit, assert_same, problem, small_encoder, task
 
 
 def test_an_agent_learns_the_bandit_on_atari_sized_screens():
@@ -81,16 +81,7 @@ def test_games_with_other_actions_share_the_encoder():
         assert trained_agent(agent.encoder, parameters).outputs[0].shape == (None, actions)
 
 
-def test_groups_are_one_batch():
-    agent = problem(environment_pool=bandits(copies=2, groups=2))
-    evaluation = agent.evaluate(task(seed=1, steps=4))
-    assert evaluation.copies == 4
-    assert evaluation.frames_per_update == 4 * 5
-    assert evaluation.updates == 4
-
-
-@pytest.mark.parametrize("groups", [1, 2])
-def test_screens_actions_and_rewards_belong_together(groups):
+def test_screens_actions_and_rewards_belong_together():
     agent = TracedAgent(
         actor_critic(small_encoder(), 3),
         RMSProp(),
@@ -99,11 +90,8 @@ def test_screens_actions_and_rewards_belong_together(groups):
         loss=ActorCriticLoss(),
     )
     parameters = [variable.value for variable in trained_variables(agent.model)]
-    environments = [
-        ColourBandit(copies=4 // groups, actions=3, seed=group, image_size=16)
-        for group in range(groups)
-    ]
-    collector = UnrollCollector(environments, agent, steps=5, seed=0)
+    environment = ColourBandit(copies=4, actions=3, image_size=16)
+    collector = UnrollCollector(environment, agent, steps=5, seed=0)
     for _ in range(3):
         unroll, raw = collector.collect(parameters)
         screens = tf.concat(unroll.screens, 0).numpy().reshape(6, 4, 16, 16, 3)
@@ -155,8 +143,8 @@ def test_the_path_is_made_of_unrolls_and_their_loss():
     shared = range(len(encoder.trainable_variables))
     learner = leap_tf.Leap()
     agent = TracedAgent(model, keras.optimizers.SGD(0.1), learner, shared, loss=settings)
-    environments = [ColourBandit(copies=4, image_size=16, seed=7)]
-    collector = UnrollCollector(environments, agent, steps=5, seed=0)
+    environment = ColourBandit(copies=4, image_size=16, seed=7)
+    collector = UnrollCollector(environment, agent, steps=5, seed=0)
     state = agent.start([tf.identity(variable.value) for variable in trained_variables(model)])
     path = start_path(agent.meta_learned(state.parameters))
     for _ in range(4):
@@ -253,23 +241,6 @@ def test_task_runs_report_progress_and_can_be_stopped():
     observed.adapt("bandit4", seed=2, steps=4)  # the constructor's callback is for training only
 
 
-@pytest.mark.parametrize("sticky_actions", [0.0, 0.25])
-def test_groups_play_the_same_games(sticky_actions):
-    found = []
-    for groups in (1, 2):
-        keras.utils.set_random_seed(0)
-
-        def make(game, copies=4 // groups):
-            return AtariEnvironment(game, copies, sticky_actions=sticky_actions)
-
-        pool = EnvironmentPool(make, groups)
-        encoder = mnih_2013(filters=(4, 4), units=8)
-        found.append(problem(encoder, environment_pool=pool).adapt("breakout", 3, steps=3)[0])
-    one, two = found
-    np.testing.assert_array_equal(one.rewards, two.rewards)
-    np.testing.assert_allclose(one.losses, two.losses, rtol=1e-5)
-
-
 class StillEncoder(leap_tf.NoMetaLearning):
     """Does not change the variables that it observes."""
 
@@ -351,5 +322,3 @@ def test_a_pool_makes_environments_once_for_each_user():
     with pool.borrow("b", 3):
         pass
     assert made == ["a", "a", "b", "b"]
-    with pytest.raises(ValueError, match="groups must be at least 1. Received: 0"):
-        EnvironmentPool(make, groups=0)
