@@ -166,10 +166,6 @@ class RayPool:
     def map(self, job: Job, specs: Sequence[TaskSpec]) -> Generator[Any, None, None]:
         """Yields the result or the failure of each task, in the order of the tasks.
 
-        Args:
-            job: the work. Workers call the method of their problem that `job.kind` names.
-            specs: tasks of the study that the workers build.
-
         Raises:
             ClusterError: no worker could start, the workers have another study than the driver,
                 or a variable has a dtype that cannot be sent.
