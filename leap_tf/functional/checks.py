@@ -265,6 +265,6 @@ def label_advice(task: Any, units: int) -> str:
         return f"The task has classes={classes}; number its labels from 0."
     return (
         f"The model has {units} outputs. Number the labels from 0 and give it as many outputs as "
-        "labels, or let a Dense layer without a layer behind it be its output layer, name that in "
-        "task_layers, and give each task its `classes`."
+        "labels, or name its output layer, which must be a Dense layer that ends the model, in "
+        "task_layers and give each task its `classes`."
     )

@@ -180,7 +180,7 @@ class HardAttentionModel(keras.Model):
         penalty: float = 0.75,
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        super().__init__(**{"dtype": "float32", **kwargs})  # attention, whatever the layers have
         parts = split_into_blocks(original, head)
         _check_unitwise(parts)
         scale = {"largest_scale": largest_scale, "penalty": penalty}
