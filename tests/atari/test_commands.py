@@ -6,6 +6,7 @@ Each binary runs in a process of its own at least once, and its function in this
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -148,12 +149,15 @@ def test_runs_are_compared_on_the_same_starts(finished, tmp_path):
     commands.train([CONFIGURATION], [*SMALL, *untrained], other)
     commands.evaluate(["atari_evaluate.kinds = ['learned']"], other)
     commands.evaluate([], folder)
+    again = shutil.copytree(other, tmp_path / "again")  # in place of a run of another seed
+    with pytest.raises(SystemExit, match="A run is given twice"), one_line_errors():
+        commands.compare([f"Leap={other}", f"Reptile={other}"], tmp_path / "refused")
     result = run(
         command(
             "atari_compare.py",
             f"--run=Leap={folder}",
             f"--run=no pretraining={other}",
-            f"--run=no pretraining={other}",
+            f"--run=no pretraining={again}",
             f"--output_dir={tmp_path / 'compared'}",
         )
     )
