@@ -23,8 +23,8 @@ class ArrayTask:
             examples along the first dimension. A dictionary or tuple of arrays stands for the
             inputs of a model that has several.
         test: the same, held out.
-        query: the same, for the query batches of learners such as MAML, each of which has all of
-            them. Without it, these learners take the batches that follow those of the steps.
+        query: the same, for the query batches of learners such as MAML. Each query batch has all of
+            these examples. By default, the training batches after those of the steps are used.
         batch_size: examples in a training batch. Batches continue across epochs, so all have
             this size, and each example occurs once an epoch.
         classes: number of classes of a task whose targets are labels. A model's output layer that

@@ -70,7 +70,7 @@ def exit_on_signals(stop: Callable[[], None]) -> Iterator[list[int]]:
         for each in signals:
             signal.signal(each, signal.SIG_DFL)
         print(
-            "Stopping. The current meta-step is discarded; completed ones are saved.",
+            "Stopping. What is complete is saved; an unfinished meta-step will be repeated.",
             file=sys.stderr,
         )
         stop()

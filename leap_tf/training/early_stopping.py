@@ -56,10 +56,9 @@ class StopRule(Protocol):
 class StopAtError:
     """Ends training once the error has been low on enough batches in a row.
 
-    The paper's rule on Omniglot (appendix F) is an error below 2 % on 30 batches in a row. It takes
-    effect only on training images: the error on held-out drawings never gets that low. The original
-    code used them until December 2019, because its validation set was its training set by mistake.
-    The paper's configurations therefore use `on="training"`.
+    The paper's rule on Omniglot (appendix F) is an error below 2 % on 30 batches in a row. Use it
+    with `on="training"`, as the paper's configurations do: the error on held-out drawings never
+    gets that low, and the original code looked at training images by mistake until December 2019.
 
     Args:
         error: the mean error of an evaluated batch must be below this.
@@ -140,9 +139,10 @@ def _check_rule(rule, *names):
 
 
 def stop_batches(task: Task, seed: int, rule: StopRule) -> tf.data.Dataset:
-    """Returns endless batches for a stop rule, in an order that the seed decides.
+    """Returns endless batches for a stop rule. The seed decides their order.
 
-    In training, a task without `validation_batches` is stopped by its `test_batches`. Evaluation
+    Held-out examples are cut into batches in their order, and the batches are shuffled. In
+    training, a task without `validation_batches` is stopped by its `test_batches`. Evaluation
     refuses that.
     """
     if rule.on == "training":

@@ -205,8 +205,8 @@ class InnerLoop:
         """Trains for `max_steps` batches, or until the iterator ends or the stop rule says so.
 
         Args:
-            batches: an iterator over training batches; or `OrderedBatches`, one more than the steps
-                and the query batches that follow them.
+            batches: an iterator over training batches; or `OrderedBatches`: those of the steps, and
+                the query batches that follow them or at least one more.
             max_steps: the largest number of gradient steps, an int32 tensor. A second-order learner
                 takes a Python number and makes all of the steps.
             parameters, state: values of the model's variables.
