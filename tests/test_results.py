@@ -100,6 +100,22 @@ def test_the_few_shot_table_is_of_its_file():
         assert [cell.replace(",", "") for cell in cells] == of_file
 
 
+def test_the_table_of_sinusoids_is_of_its_file():
+    with (RESULTS / "sinusoids.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["test_tasks"] for row in rows} == {"1000"}
+    for label, *cells in rows_of("docs/few_shot.md", "## Sinusoids"):
+        of_method = [row for row in rows if row["method"] == METHODS_OF_SINUSOIDS[label]]
+        assert [row["seed"] for row in of_method] == ["0", "1", "2"]
+        for column, cell in zip(("error_after_1", "error_after_5", "error"), cells, strict=True):
+            errors = [float(row[column]) for row in of_method]
+            seeds = ", ".join(f"{error:.2f}" for error in errors)
+            assert cell == f"{np.mean(errors):.2f} ({seeds})"
+
+
+METHODS_OF_SINUSOIDS = {"MAML": "maml", "joint training": "joint", "no pretraining": "none"}
+
+
 @pytest.mark.parametrize("sweep", ["omniglot_cpu", "unicode_cpu"])
 def test_the_tables_of_the_default_configurations(studies, sweep):
     for label, initialization in (
