@@ -1,9 +1,12 @@
-"""Prints the accuracies of a few-shot sweep as CSV: docs/results/few_shot.csv.
+"""Prints the results of a few-shot sweep as CSV: docs/results/few_shot.csv and sinusoids.csv.
 
     python benchmarks/few_shot_table.py runs/few_shot
+    python benchmarks/few_shot_table.py --sinusoids runs/few_shot_sinusoids
 
 A row is a finished cell. Accuracies are percentages over its test episodes, with 1.96 standard
-errors, for the statistics of the query batch (transductive) and those of the support set.
+errors, for the statistics of the query batch (transductive) and those of the support set. For
+sinusoids it has mean squared errors on held-out examples after one gradient step, after five, and
+at the end, with the same intervals.
 """
 
 import argparse
@@ -17,6 +20,9 @@ import numpy as np
 COLUMNS = ["episodes", "method", "seed", "test_episodes", "steps", "transductive",
            "transductive_interval", "inductive", "inductive_interval", "meta_steps",
            "gradient_steps", "hours"]  # fmt: skip
+OF_SINUSOIDS = ["method", "seed", "test_tasks", "error_after_1", "interval_after_1",
+                "error_after_5", "interval_after_5", "steps", "error", "interval",
+                "meta_steps"]  # fmt: skip
 
 
 def accuracy(errors):
@@ -48,15 +54,38 @@ def row(folder):
     ]  # fmt: skip
 
 
+def row_of_sinusoids(folder):
+    """Returns the row of a finished run on sinusoids."""
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    found = evaluation["results"]["learned initialization"]
+    if found["diverged"]:
+        raise SystemExit(f"{folder.name}: {len(found['diverged'])} tasks diverged.")
+    tasks, metrics = found["tasks"], folder / "metrics.jsonl"
+    after = {steps: [task["metrics"][f"error_after_{steps}"] for task in tasks] for steps in (1, 5)}
+    seed, _, method = folder.name.partition("-")
+    return [
+        method, seed, len(tasks), *estimate(after[1]), *estimate(after[5]),
+        evaluation["steps"], *estimate([task["error"] for task in tasks]),
+        len(metrics.read_text().splitlines()) if metrics.exists() else 0,
+    ]  # fmt: skip
+
+
+def estimate(errors):
+    """Returns the mean and 1.96 standard errors of it, as text."""
+    return f"{np.mean(errors):.3f}", f"{1.96 * np.std(errors, ddof=1) / len(errors) ** 0.5:.3f}"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sinusoids", action="store_true", help="whether its tasks are sinusoids")
     parser.add_argument("sweep", type=pathlib.Path, help="the folder of the sweep")
-    cells = parser.parse_args().sweep / "cells"
+    arguments = parser.parse_args()
+    cells = arguments.sweep / "cells"
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    writer.writerow(OF_SINUSOIDS if arguments.sinusoids else COLUMNS)
     for name in [cell["name"] for cell in json.loads((cells.parent / "sweep.json").read_text())]:
         if (cells / name / "evaluation.json").exists():
-            writer.writerow(row(cells / name))
+            writer.writerow((row_of_sinusoids if arguments.sinusoids else row)(cells / name))
 
 
 if __name__ == "__main__":

@@ -298,7 +298,7 @@ class TrainingState:
         try:
             then = {name: each for name, each in self.progress.settings.items() if name != "tasks"}
             # Earlier versions did not write down the layers.
-            then = {name: self._settings.get(name) for name in ("layers",)} | then
+            then = {"layers": self._settings.get("layers")} | then
             changed = differences(then, self._settings)
         except RecursionError:
             changed = ["nested without end"]
