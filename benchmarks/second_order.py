@@ -22,8 +22,11 @@ threads of PyTorch wait for each other by spinning.
 """
 
 import argparse
+import collections
 import os
+import pathlib
 import statistics
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -202,11 +205,43 @@ def measure(ways, rounds, pool):
         )
 
 
+def profile(ways, seed, runs=10):
+    """Prints the time of each kind of operation in our meta-gradient, by TensorFlow's profiler."""
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+    model, parts, _ = draw(ways, seed)
+    gradient = ours(model, *parts, STEPS)
+    for _ in range(5):
+        gradient()
+    with tempfile.TemporaryDirectory() as folder:
+        with tf.profiler.experimental.Profile(folder):
+            for _ in range(runs):
+                gradient()
+        (trace,) = pathlib.Path(folder).rglob("*.xplane.pb")
+        planes = xplane_pb2.XSpace.FromString(trace.read_bytes()).planes
+    times = collections.Counter()
+    for plane in planes:
+        for event in (event for line in plane.lines for event in line.events):
+            operation = plane.event_metadata[event.metadata_id].name.partition(":")[2]
+            operation = operation.removeprefix("_Mkl").removeprefix("Native")
+            if operation[:1].isalpha():  # not a function, nor one of TensorFlow's own spans
+                times[operation] += event.duration_ps / 1e9 / runs
+    print(f"{ways}-way, ms of one core a task in our operations, {sum(times.values()):.1f} in all")
+    for operation, milliseconds in times.most_common(16):
+        print(f"  {operation:32}{milliseconds:7.1f}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--ways", type=int, nargs="+", choices=WAYS, default=WAYS)
+    parser.add_argument("--profile", action="store_true", help="time our operations instead")
     arguments = parser.parse_args()
+    if arguments.profile:
+        leap_tf.configure_threads(1)
+        for ways in arguments.ways:
+            profile(ways, seed=0)
+        return
     leap_tf.configure_threads(TASKS)
     torch.set_num_threads(TASKS)
     with ThreadPoolExecutor(TASKS, initializer=torch.set_num_threads, initargs=(1,)) as pool:

@@ -593,6 +593,16 @@ def test_the_speeds_of_games_are_those_of_the_output():
                 assert float(shown) == pytest.approx(float(found[1]), abs=0.501 * last_digit)
 
 
+def test_the_times_of_meta_gradients_are_those_of_the_output():
+    output = (RESULTS / "benchmarks.txt").read_text().split("second_order.py --rounds 30", 1)[1]
+    contenders = ["leap_tf", "torch.func", "TorchOpt", "TorchOpt, two tasks at a time"]
+    pattern = r"^  {} +([\d.]+ ms a task \(.*?\)), ratio ([\d.]+);"
+    rows = rows_of("docs/few_shot.md", "## Time of a meta-gradient")
+    for contender, row in zip(contenders, rows, strict=True):
+        five, twenty, *_ = re.findall(pattern.format(re.escape(contender)), output, re.M)
+        assert row[1:] == [each.replace(" ms a task", "") for each in (*five, *twenty)]
+
+
 def rows_of(document, heading):
     """The cells of the first table under a heading of a page, without its two header lines."""
     lines = table_under(document, heading).splitlines()[2:]
