@@ -207,6 +207,17 @@ def _with_advice(error: Exception) -> str:
     return text
 
 
+def _without_effect(config):
+    """Returns the bindings of functions that nothing refers to, which gin ignores."""
+    programs = "study meta_train evaluate export sweep compare MetaTrainer EvaluationConfig"
+    parts = re.compile(r"(?:([\w/]+)/)?(?:\w+\.)*(\w+)")  # scope and function
+    referred = {parts.match(each).groups() for each in re.findall(r"@([\w/.]+)", config)}
+    used = referred | {(None, name) for _, name in referred}
+    used |= {(None, name) for name in programs.split()}
+    bound = {name: name.rpartition(".")[0] for name in bindings_of(config) if "." in name}
+    return [name for name, function in bound.items() if parts.match(function).groups() not in used]
+
+
 def train(
     gin_files: Sequence[Path],
     gin_params: Sequence[str],
@@ -222,6 +233,8 @@ def train(
     run, own = _opened(output_dir, modules)
     config = read_configuration(gin_files, gin_params)
     run.check(config)
+    for name in _without_effect(config):
+        print(f"{name} has no effect: nothing refers to its function.", file=sys.stderr)
     data_everywhere = None if data_dir is None else os.path.abspath(data_dir)
     factory = ConfiguredStudyFactory(config, data_everywhere, own)
     with pool.open(factory) as opened:

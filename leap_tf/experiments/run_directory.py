@@ -72,11 +72,8 @@ def bindings_of(text: str) -> dict[str, str]:
 def changed_bindings(then: str, now: str) -> dict[str, str]:
     """Returns the bindings that differ between two configurations, from name to the value now."""
     old, new = bindings_of(then), bindings_of(now)
-    return {
-        name: new.get(name, "nothing")
-        for name in sorted({*old, *new})
-        if old.get(name) != new.get(name)
-    }
+    changed = {name for name, _ in old.items() ^ new.items()}
+    return {name: new.get(name, "nothing") for name in sorted(changed)}
 
 
 # Their defaults are those of `study.meta_train` and of `atari.study.meta_train`.
@@ -338,7 +335,14 @@ class CachingPool:
         cached = {spec: _read(_file(folder, spec), job) for spec in specs}
 
         def write(spec: TaskSpec, result: Any) -> None:
-            _write(result, job.task_name(spec), _file(folder, spec))
+            file = _file(folder, spec)
+            try:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                with replacing(file) as partial:
+                    partial.write_bytes(encode(result))
+            except OSError as error:
+                task = job.task_name(spec)
+                _LOGGER.warning("Could not cache the result of task %s: %s", task, error)
             if job.on_result:
                 job.on_result(spec, result)
 
@@ -360,15 +364,6 @@ class CachingPool:
 
 def _file(folder, spec):
     return folder / f"{spec.index}_{spec.seed}_{spec.steps}.npz"
-
-
-def _write(result, task, file):
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(file) as partial:
-            partial.write_bytes(encode(result))
-    except OSError as error:
-        _LOGGER.warning("Could not cache the result of task %s: %s", task, error)
 
 
 def _read(file, job):

@@ -133,13 +133,7 @@ class Sweep:
         return RunDirectory(self._folder / "cells" / name)
 
     def unfinished(self) -> list[Cell]:
-        """Returns the cells without an evaluation.
-
-        Raises:
-            RunDirectoryError: a cell's folder holds a different configuration.
-            ConfigurationError: a cell's configuration cannot be read.
-            UserModuleError: a cell's run had different modules.
-        """
+        """Returns the cells without an evaluation, and checks all configurations and modules."""
         left = []
         for cell in self.cells:
             run = self._run(cell.name)

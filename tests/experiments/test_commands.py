@@ -3,6 +3,7 @@
 import inspect
 import json
 import pathlib
+import re
 import signal
 import subprocess
 
@@ -166,6 +167,16 @@ def test_bad_configurations_end_in_one_line(tmp_path, bindings, message):
         commands.train([SINUSOID], bindings, tmp_path / "run", data_dir=tmp_path)
     assert message in ended.value.code
     assert not (tmp_path / "run").exists()  # the command can be corrected and given again
+
+
+def test_bindings_without_effect_are_named(tmp_path, capsys):
+    bindings = ["MetaTrainer.meta_optimizer = @meta/SGD()"]
+    bindings += ["meta/SGD.learning_rate = 0.1", "conv_net.filters = 8", "SGD.momentum = 0.5"]
+    commands.train([SINUSOID], [*bindings, "meta_train.meta_steps = 1"], tmp_path / "run")
+    notes = re.findall(
+        "(.*) has no effect: nothing refers to its function", capsys.readouterr().err
+    )
+    assert sorted(notes) == ["conv_net.filters", "meta/Adam.learning_rate"]
 
 
 def test_a_missing_gin_file_is_named(tmp_path):
