@@ -3,21 +3,22 @@
     python benchmarks/few_shot_table.py runs/few_shot
     python benchmarks/few_shot_table.py --sinusoids runs/few_shot_sinusoids
 
-A row is a finished cell. Accuracies are percentages over its test episodes, with 1.96 standard
-errors, for the statistics of the query batch (transductive) and those of the support set. For
-sinusoids it has mean squared errors on held-out examples after one gradient step, after five, and
-at the end, with the same intervals.
+A row is a finished cell. Queries are test examples of a class in an episode. Accuracies are
+percentages over the test episodes, with 1.96 standard errors, for the statistics of the query batch
+(transductive) and running statistics. For sinusoids it has mean squared errors on held-out examples
+after one gradient step, after five, and at the end, with the same intervals.
 """
 
 import argparse
 import csv
 import json
 import pathlib
+import re
 import sys
 
 import numpy as np
 
-COLUMNS = ["episodes", "method", "seed", "test_episodes", "steps", "transductive",
+COLUMNS = ["episodes", "method", "seed", "test_episodes", "queries", "steps", "transductive",
            "transductive_interval", "inductive", "inductive_interval", "meta_steps",
            "gradient_steps", "hours"]  # fmt: skip
 OF_SINUSOIDS = ["method", "seed", "test_tasks", "error_after_1", "interval_after_1",
@@ -43,11 +44,13 @@ def row(folder):
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     entries = [json.loads(line) for line in lines]
     configuration = (folder / "config.gin").read_text()
-    [seed] = [line.split("=")[1].split("#")[0].strip() for line in configuration.splitlines()
-              if line.startswith("study.seed")][-1:]  # fmt: skip
+    seed, queries = (
+        re.search(rf"^{name} = (\d+)", configuration, re.MULTILINE)[1]
+        for name in ("study.seed", "episode_splits.queries")
+    )
     episodes, _, method = folder.name.rpartition("-")
     return [
-        episodes, method, seed, len(tasks), evaluation["steps"],
+        episodes, method, seed, len(tasks), queries, evaluation["steps"],
         *(f"{value:.2f}" for value in (*transductive, *inductive)),
         len(entries), round(sum(entry["gradient_steps"] for entry in entries)),
         f"{sum(entry['seconds'] for entry in entries) / 3600:.2f}",
