@@ -36,6 +36,7 @@ from leap_tf.errors import LeapError
 from leap_tf.experiments import user_modules
 from leap_tf.experiments.config import (
     ConfigurationError,
+    bindings_without_effect,
     configuration_file,
     configured_cells,
     configured_comparison,
@@ -207,17 +208,6 @@ def _with_advice(error: Exception) -> str:
     return text
 
 
-def _without_effect(config):
-    """Returns the bindings of functions that nothing refers to, which gin ignores."""
-    programs = "study meta_train evaluate export sweep compare MetaTrainer EvaluationConfig"
-    parts = re.compile(r"(?:([\w/]+)/)?(?:\w+\.)*(\w+)")  # scope and function
-    referred = {parts.match(each).groups() for each in re.findall(r"@([\w/.]+)", config)}
-    used = referred | {(None, name) for _, name in referred}
-    used |= {(None, name) for name in programs.split()}
-    bound = {name: name.rpartition(".")[0] for name in bindings_of(config) if "." in name}
-    return [name for name, function in bound.items() if parts.match(function).groups() not in used]
-
-
 def train(
     gin_files: Sequence[Path],
     gin_params: Sequence[str],
@@ -233,7 +223,7 @@ def train(
     run, own = _opened(output_dir, modules)
     config = read_configuration(gin_files, gin_params)
     run.check(config)
-    for name in _without_effect(config):
+    for name in bindings_without_effect(config):
         print(f"{name} has no effect: nothing refers to its function.", file=sys.stderr)
     data_everywhere = None if data_dir is None else os.path.abspath(data_dir)
     factory = ConfiguredStudyFactory(config, data_everywhere, own)

@@ -30,6 +30,7 @@ from leap_tf.datasets import alphabet_splits, episode_splits, multi_cv_splits
 from leap_tf.errors import LeapError
 from leap_tf.experiments import user_modules
 from leap_tf.experiments.export import export_run
+from leap_tf.experiments.run_directory import bindings_of
 from leap_tf.experiments.study import evaluate, meta_train, study
 from leap_tf.experiments.sweep import cells_of
 from leap_tf.models import conv_net, mlp
@@ -221,6 +222,16 @@ def parse_configuration(text: str) -> None:
 def operative_configuration() -> str:
     """Returns the bindings that have been used so far, defaults included, as text."""
     return gin.operative_config_str()
+
+
+def bindings_without_effect(configuration: str) -> list[str]:
+    """Returns the bindings of functions that nothing refers to, which gin ignores."""
+    programs = {*_TYPES, "study", "sweep", "compare", "MetaTrainer", "EvaluationConfig"}
+    parts = re.compile(r"(?:([\w/]+)/)?(?:\w+\.)*(\w+)")  # scope and function
+    referred = {parts.findall(each)[0] for each in re.findall(r"@([\w/.]+)", configuration)}
+    used = referred | {("", name) for name in {name for _, name in referred} | programs}
+    bound = {name: name.rpartition(".")[0] for name in bindings_of(configuration) if "." in name}
+    return [name for name, function in bound.items() if parts.findall(function)[0] not in used]
 
 
 def _parsed(texts):
