@@ -138,7 +138,8 @@ class ArrayTask:
             **options: see `ArrayTask`, such as `batch_size` and `classes`.
 
         Raises:
-            ValueError: a column is missing or not of numbers, or no row is left for a part.
+            ValueError: a column is missing or not of numbers, no row is left for a part, or
+                `test_share` is not in (0, 1).
 
         Example:
 
@@ -148,14 +149,15 @@ class ArrayTask:
             >>> task.train[0].shape, task.test[1].shape
             ((3, 1), (1,))
         """
-        chosen = (
-            [each for each in train.columns if each != target] if features is None else features
-        )
+        others = [each for each in train.columns if each != target]
+        chosen = others if features is None else list(features)
         if test is None:
+            if not 0.0 < test_share < 1.0:
+                raise ValueError(f"Task {name!r}: test_share must be in (0, 1), not {test_share}.")
             order = np.random.default_rng(seed).permutation(len(train))
             held_out = round(test_share * len(train))
             train, test = train.iloc[order[held_out:]], train.iloc[order[:held_out]]
-        parts = [_columns(f"Task {name!r}", frame, list(chosen), target) for frame in (train, test)]
+        parts = [_columns(f"Task {name!r}", frame, chosen, target) for frame in (train, test)]
         return cls(name, *parts, **options)
 
     def train_batches(self, seed: int) -> tf.data.Dataset:

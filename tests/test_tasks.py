@@ -234,7 +234,8 @@ def test_held_out_rows_may_be_a_data_frame_and_a_price_is_a_column():
         ({"target": "label", "features": ["a", "c"]}, r"no columns \['c'\]"),
         ({"target": "label"}, r"columns \['city'\] are not numbers.*get_dummies"),
         ({"target": "city", "features": ["a"]}, r"\['city'\] are not numbers.*factorize"),
-        ({"target": "label", "features": ["a"], "test_share": 1.0}, "train has 0 inputs"),
+        ({"target": "label", "features": ["a"], "test_share": 0.9}, "train has 0 inputs"),
+        ({"target": "label", "features": ["a"], "test_share": -0.5}, "test_share must be in"),
     ],
 )
 def test_columns_that_cannot_be_used_are_named(options, message):

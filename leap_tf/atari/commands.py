@@ -32,6 +32,7 @@ from leap_tf.experiments.config import (
     ConfigurationError,
     operative_configuration,
     read_configuration,
+    report_bindings_without_effect,
 )
 from leap_tf.experiments.run_directory import CachingPool, RunDirectory, bindings_of
 from leap_tf.serialization import write_atomically
@@ -53,6 +54,7 @@ def train(
     run = RunDirectory(output_dir)
     config = read_configuration(gin_files, gin_params)
     run.check(config)
+    report_bindings_without_effect(config)
     with pool.open(AtariStudyFactory(config)) as opened:
         log = TaskRunLog(run.path / "task_runs.jsonl")
         options = {"pool": opened} if opened else {}  # or the one of the configuration
@@ -150,9 +152,8 @@ def _key(line):
 
 def _fingerprint(config: str) -> str:
     """Returns a hash of the settings that affect a single agent."""
-    settings = sorted(
-        item for item in bindings_of(config).items() if not _OF_THE_STUDY.match(item[0])
-    )
+    bindings = sorted(bindings_of(config).items())
+    settings = [item for item in bindings if not _OF_THE_STUDY.match(item[0])]
     return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
 
 
@@ -203,7 +204,6 @@ class TaskRunLog:
             "frames": run.frames,
             "seconds": round(run.seconds, 3),
             "frames_per_second": round(run.frames / run.seconds, 1),
-            "updates_per_second": round(run.updates / run.seconds, 2),
             "loss": round(float(run.losses.mean()), 5),
             "reward": round(run.area_under_reward, 3),
             "rewards": [round(float(reward), 3) for reward in rewards],
@@ -216,8 +216,7 @@ class TaskRunLog:
             file.write(json.dumps(line) + "\n")
         self._print(
             f"{run.game}: {run.frames:,} frames, {line['frames_per_second']:.0f} frames/s, "
-            f"{line['updates_per_second']:.1f} updates/s, reward {line['reward']:.1f} per 1000 "
-            f"steps, {score}"
+            f"reward {line['reward']:.1f} per 1000 steps, {score}"
         )
 
 

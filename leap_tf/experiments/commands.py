@@ -36,7 +36,6 @@ from leap_tf.errors import LeapError
 from leap_tf.experiments import user_modules
 from leap_tf.experiments.config import (
     ConfigurationError,
-    bindings_without_effect,
     configuration_file,
     configured_cells,
     configured_comparison,
@@ -47,6 +46,7 @@ from leap_tf.experiments.config import (
     operative_configuration,
     parse_configuration,
     read_configuration,
+    report_bindings_without_effect,
 )
 from leap_tf.experiments.run_directory import RunDirectory, bindings_of, changed_bindings
 from leap_tf.experiments.sweep import Sweep
@@ -223,8 +223,7 @@ def train(
     run, own = _opened(output_dir, modules)
     config = read_configuration(gin_files, gin_params)
     run.check(config)
-    for name in bindings_without_effect(config):
-        print(f"{name} has no effect: nothing refers to its function.", file=sys.stderr)
+    report_bindings_without_effect(config)
     data_everywhere = None if data_dir is None else os.path.abspath(data_dir)
     factory = ConfiguredStudyFactory(config, data_everywhere, own)
     with pool.open(factory) as opened:
@@ -381,7 +380,7 @@ def compare(
         CheckpointMismatchError: the folder holds another comparison.
     """
     user_modules.load_modules(modules)
-    read_configuration(gin_files, gin_params)
+    report_bindings_without_effect(read_configuration(gin_files, gin_params))
     folder = pathlib.Path(output_dir)
 
     def interrupt():

@@ -15,6 +15,7 @@ import inspect
 import os
 import pathlib
 import re
+import sys
 import tokenize
 import types
 import typing
@@ -111,8 +112,7 @@ def configured_comparison(
         ConfigurationError: the configuration has no study with tasks and a model.
     """
     of_study = gin.get_bindings("study")
-    missing = {"tasks", "model"} - of_study.keys()
-    if missing:
+    if missing := {"tasks", "model"} - of_study.keys():
         raise ConfigurationError(f"The configuration does not bind study.{min(missing)}.")
     tasks = functools.partial(of_study["tasks"], data_dir=data_dir)
     trainer = of_study.get("trainer", configured_trainer)
@@ -168,9 +168,8 @@ def register_recorded() -> None:
             raise ConfigurationError(f"{name} cannot be registered: {error}") from error
 
 
-_PACKAGE = pathlib.Path(__file__).parents[1]
-_INSTALLED = _PACKAGE / "gin_configs"
-SHIPPED = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent / "gin_configs"  # a checkout's
+_INSTALLED = pathlib.Path(__file__).parents[1] / "gin_configs"  # or those of a checkout
+SHIPPED = _INSTALLED if _INSTALLED.is_dir() else _INSTALLED.parents[1] / "gin_configs"
 
 
 def configuration_file(name: str | os.PathLike) -> pathlib.Path:
@@ -224,14 +223,15 @@ def operative_configuration() -> str:
     return gin.operative_config_str()
 
 
-def bindings_without_effect(configuration: str) -> list[str]:
-    """Returns the bindings of functions that nothing refers to, which gin ignores."""
-    programs = {*_TYPES, "study", "sweep", "compare", "MetaTrainer", "EvaluationConfig"}
+def report_bindings_without_effect(configuration: str) -> None:
+    """Prints which bindings are of functions that nothing refers to, since gin ignores them."""
+    programs = {*_TYPES, "study", "compare", "atari_study", "MetaTrainer", "EvaluationConfig"}
     parts = re.compile(r"(?:([\w/]+)/)?(?:\w+\.)*(\w+)")  # scope and function
     referred = {parts.findall(each)[0] for each in re.findall(r"@([\w/.]+)", configuration)}
     used = referred | {("", name) for name in {name for _, name in referred} | programs}
-    bound = {name: name.rpartition(".")[0] for name in bindings_of(configuration) if "." in name}
-    return [name for name, function in bound.items() if parts.findall(function)[0] not in used]
+    for name in bindings_of(configuration):
+        if "." in name and parts.findall(name.rpartition(".")[0])[0] not in used:
+            print(f"{name} has no effect: nothing refers to its function.", file=sys.stderr)
 
 
 def _parsed(texts):

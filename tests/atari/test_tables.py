@@ -116,5 +116,5 @@ def test_task_runs_are_logged_and_printed_from_time_to_time(tmp_path, capsys):
     assert lines[0]["frames_per_second"] == 40.0
     assert 50 < lines[0]["peak_memory_mb"] <= lines[1]["peak_memory_mb"] < 100_000
     assert capsys.readouterr().err == (
-        "pong: 80 frames, 40 frames/s, 1.0 updates/s, reward 2.0 per 1000 steps, score 5.0\n"
+        "pong: 80 frames, 40 frames/s, reward 2.0 per 1000 steps, score 5.0\n"
     )

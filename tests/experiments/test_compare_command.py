@@ -1,5 +1,7 @@
 """The program leap-compare on a shipped configuration."""
 
+import re
+
 import gin
 import pandas as pd
 import pytest
@@ -28,13 +30,16 @@ def _no_configuration_left_behind():
 
 
 def test_a_comparison_writes_its_table_and_continues(tmp_path, capsys):
-    commands.compare(["compare/sinusoids.gin"], QUICK, tmp_path / "comparison")
+    bindings = [*QUICK, "conv_net.filters = 8"]
+    commands.compare(["compare/sinusoids.gin"], bindings, tmp_path / "comparison")
     table = pd.read_csv(tmp_path / "comparison" / "comparison.csv", index_col="method")
     assert sorted(table.index) == ["joint training", "mine", "no pretraining"]
     assert table.loc["mine", "gradient_steps"] == 8
     assert (tmp_path / "comparison" / "comparison.png").stat().st_size > 1000
     text = (tmp_path / "comparison" / "comparison.txt").read_text()
-    assert text in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert text in printed.out
+    assert re.findall("(.*) has no effect: nothing", printed.err) == ["conv_net.filters"]
     runs = {file: file.stat().st_mtime_ns for file in (tmp_path / "comparison").rglob("*.run")}
     assert len(runs) == 6  # a trial and a run of each method
     commands.compare(["compare/sinusoids.gin"], QUICK, tmp_path / "comparison")
