@@ -340,6 +340,8 @@ def _columns(what, frame, features, target):
     if missing:
         raise ValueError(f"{what}: there are no columns {missing} in {list(frame.columns)}.")
     arrays = {name: np.asarray(frame[name]) for name in [*features, target]}
+    if empty := [name for name in arrays if frame[name].isna().to_numpy().any()]:
+        raise ValueError(f"{what}: the columns {empty} have missing values. Fill or drop them.")
     other = [name for name, array in arrays.items() if array.dtype.kind not in "biuf"]
     if other:
         raise ValueError(

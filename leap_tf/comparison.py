@@ -1,6 +1,7 @@
 """A comparison of methods on a user's own tasks, at equal numbers of gradient steps."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 import shutil
@@ -9,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from os import PathLike
 from typing import Any
+from urllib.parse import quote
 
 import keras
 import numpy as np
@@ -17,7 +19,7 @@ from tqdm.auto import tqdm
 from leap_tf.errors import whole_number
 from leap_tf.learners import JointTraining, Leap, Learner, NoMetaLearning, Reptile
 from leap_tf.serialization import decode, encode, write_atomically
-from leap_tf.tasks import TaskSplits
+from leap_tf.tasks import TaskSplits, listed_tasks
 from leap_tf.training import (
     CheckpointMismatchError,
     Evaluation,
@@ -40,10 +42,8 @@ class ComparedRun:
         inner_rate: the learning rate on tasks; None if the optimizer has a schedule.
         meta_rate: the learning rate of the meta-optimizer; None for joint training and none.
         seed: the seed of initial weights, batches and task sampling.
-        budget: the number of gradient steps that meta-training was given.
-        gradient_steps: the number of gradient steps that meta-training made.
-        evaluation: the evaluation on the test tasks, or on the validation tasks if the run is a
-            trial of rates. None if meta-training diverged.
+        budget, gradient_steps: numbers of gradient steps that were allowed and made.
+        evaluation: on the test tasks; on validation tasks in trials. None if training diverged.
     """
 
     method: str
@@ -75,17 +75,18 @@ class Comparison:
 
     @property
     def methods(self) -> list[str]:
-        """Names of the methods, the one with the lowest held-out error first."""
-        names = dict.fromkeys(run.method for run in self.runs)
-        return sorted(names, key=lambda name: np.mean([run.error for run in self._of(name)]))
+        """Names of the methods, the lowest held-out error first; for divergence, see `compare`."""
+        errors = {run.method: self._errors(run.method) for run in self.runs}
+        finite = [error for of in errors.values() for error in np.concatenate(of) if error >= 0]
+        filled = functools.partial(np.nan_to_num, nan=max(finite, default=0.0))
+        return sorted(errors, key=lambda name: np.mean([filled(e).mean() for e in errors[name]]))
 
     def to_dataframe(self):
         """Returns the table as a `pandas.DataFrame` with a row for every method, best first.
 
         Columns: `inner_rate`, `meta_rate`, `seeds`, `gradient_steps` (of one run), `error` (mean
-        held-out error over tasks and seeds), `interval` (1.96 standard errors of it over
-        the tasks), `training_error` (of the last 50 batches), `area` (under the training error, in
-        percent) and `diverged` (the number of diverged adaptations).
+        held-out error of what did not diverge), `interval` (1.96 standard errors over the tasks),
+        `training_error` (of the last 50 batches), `area` (under it, in percent) and `diverged`.
 
         Raises:
             ImportError: pandas is not installed.
@@ -126,12 +127,10 @@ class Comparison:
             for kind in ("inner_rate", "meta_rate"):
                 row[kind] = "–" if row[kind] is None else f"{row[kind]:.4g}"
             row["error"] = f"{row['error']:.4f} ± {row['interval']:.4f}"
-            lines.append(
-                "{method:16}{inner_rate:>11}{meta_rate:>11}{gradient_steps:>10}{error:>19}"
-                "{training_error:>10.4f}{area:>8.2f}{diverged:>10}".format(**row)
-            )
-        lines.append("± is 1.96 standard errors over the tasks.")
-        lines.append(self._conclusion())
+            form = "{method:16}{inner_rate:>11}{meta_rate:>11}{gradient_steps:>10} {error:>18}"
+            form += " {training_error:>9.4f} {area:>7.2f}{diverged:>10}"
+            lines.append(form.format(**row))
+        lines += ["± is 1.96 standard errors over the tasks.", self._conclusion()]
         if at_end := ", ".join(self._rates_at_an_end()):
             lines.append(f"The best rate is the lowest or highest tried: {at_end}.")
         return "\n".join(lines)
@@ -139,14 +138,18 @@ class Comparison:
     def _of(self, method):
         return [run for run in self.runs if run.method == method]
 
+    def _errors(self, method):
+        """For each run the held-out errors of its tasks, NaN for what diverged."""
+        found = [run.evaluation.tasks if run.evaluation else () for run in self._of(method)]
+        errors = [[np.nan if task.diverged else task.error for task in tasks] for tasks in found]
+        return [np.array(each or [np.nan], float) for each in errors]
+
     def _by_task(self, method):
         """[tasks] mean over the seeds of the held-out error, NaN where it always diverged."""
-        errors = [
-            [np.nan if task.diverged else task.error for task in run.evaluation.tasks]
-            for run in self._of(method)
-            if run.evaluation
-        ]
-        return np.ma.masked_invalid(errors or [[np.nan]]).mean(axis=0).filled(np.nan)
+        errors = self._errors(method) or [np.array([np.nan])]
+        tasks = max(map(len, errors))
+        errors = [np.pad(e, (0, tasks - len(e)), constant_values=np.nan) for e in errors]
+        return np.ma.masked_invalid(errors).mean(axis=0).filled(np.nan)
 
     def _rows(self):
         for method in self.methods:
@@ -166,13 +169,17 @@ class Comparison:
             }
 
     def _conclusion(self):
-        best, *_ = self.methods
+        best = self.methods[0]
+        if np.isnan(self._by_task(best)).all():
+            return "Every method diverged."
         if best in (_JOINT, _NONE):
             return f"No meta-learner has a lower held-out error than {best!r} on these tasks."
         mean, half = _mean_over_tasks(self._by_task(_JOINT) - self._by_task(best))
-        found = f"{mean:.4f} ± {half:.4f} below {_JOINT!r}"
-        settled = "" if mean > half else ", too few to settle it"
-        return f"{best!r} has the lowest held-out error, {found} on the same tasks{settled}."
+        found = f"{best!r} has the lowest held-out error"
+        if not np.isfinite(mean):
+            return f"{found}. {_JOINT!r} diverged."
+        found += f", {mean:.4f} ± {half:.4f} below {_JOINT!r} on the same tasks"
+        return f"{found}." if mean > half else f"{found}, too few to settle it."
 
     def _rates_at_an_end(self):
         for method in self.methods:
@@ -205,11 +212,13 @@ def compare(
 ) -> Comparison:
     """Finds out which method pays on some tasks.
 
-    Every method makes the same number of gradient steps. Its rates are chosen in short trials by
-    the held-out error on validation tasks: first the meta rate, then the inner rate. The test
-    tasks are used once, by the runs with the chosen rates. Joint training and no pretraining are
-    always among the methods. If `task_layers` names a head and the training tasks are a list, joint
-    training has a head for every task, else one model for all.
+    Every method makes as many whole meta-steps as the budget of gradient steps has, at least one.
+    Its rates are chosen in short trials: those with the fewest diverged validation tasks and, among
+    them, the lowest held-out error; first the meta rate, then the inner rate. The test tasks are
+    used once, by the runs with the chosen rates. Where methods are ranked, what diverged counts as
+    the largest error of any task. Joint training and no pretraining are always among the methods,
+    so `stopping` cannot be used. If `task_layers` names a head and the training tasks are a list,
+    joint training has a head for every task, else one model for all.
 
     Args:
         tasks: the splits, or a function that returns them, called as tasks(seed=…).
@@ -217,19 +226,17 @@ def compare(
         budget: gradient steps of one meta-training.
         learners: the methods, by name. A method may come with `MetaTrainer` arguments of its own,
             for example `{"MAML": (leap_tf.MAML(), {"steps_per_task": 5})}`, except optimizers.
-        inner_factors: the inner rates that are tried, as factors of the given optimizer's rate. An
-            optimizer with a schedule is taken as it is.
+        inner_factors: the inner rates, as factors of the optimizer's. A schedule stays as it is.
         meta_rates: the rates of the meta-optimizer, SGD, that are tried. The default suits Reptile
             and `Leap(scaled=True)`.
         trial_share: the share of the budget that a trial gets.
         seeds: of the runs; the trials use the first.
         steps: gradient steps on evaluation tasks; `steps_per_task` by default.
-        directory: where finished runs and checkpoints are kept. The same call continues from them.
+        directory: for finished runs and checkpoints, from which the same call continues.
         workers: runs at the same time, each on one thread; one per core by default.
         verbose: whether to show progress.
         trainer: builds a trainer from the arguments of `MetaTrainer`.
-        **settings: arguments of `MetaTrainer` for all methods: `loss`, `inner_optimizer`,
-            `steps_per_task`, `meta_batch_size`, `task_layers` and others.
+        **settings: arguments of `MetaTrainer` for all methods, such as `loss`.
 
     Raises:
         TypeError: `tasks`, `model` or a learner has the wrong type.
@@ -285,8 +292,7 @@ def compare(
                 runner.stop()
                 raise
 
-        middle = rates[len(rates) // 2]
-        share = max(1, round(trial_share * budget))
+        middle, share = rates[len(rates) // 2], max(1, round(trial_share * budget))
         first = [
             ComparedRun(method, inner_rate=middle, meta_rate=rate, seed=seeds[0], budget=share)
             for method, has in has_meta_rate.items()
@@ -313,10 +319,7 @@ class _Runner:
 
     def __init__(self, tasks, model, methods, trainer, settings, steps):
         self.methods = methods
-        self._tasks = tasks
-        self._model = model
-        self._trainer = trainer
-        self._settings = settings
+        self._tasks, self._model, self._trainer, self._settings = tasks, model, trainer, settings
         self._directory: pathlib.Path | None = None
         self._building = threading.Lock()  # Keras's random numbers are global
         self._running: dict[ComparedRun, MetaTrainer] = {}
@@ -338,10 +341,8 @@ class _Runner:
         text = json.dumps(known, indent=1, sort_keys=True, default=repr) + "\n"
         file = directory / "comparison.json"
         if file.exists() and file.read_text() != text:
-            raise CheckpointMismatchError(
-                f"{directory} has the runs of another comparison, see {file}. Pass another "
-                "directory, or the arguments of that one."
-            )
+            what = f"{directory} has the runs of another comparison, see {file}."
+            raise CheckpointMismatchError(f"{what} Pass another directory, or its arguments.")
         directory.mkdir(parents=True, exist_ok=True)
         write_atomically(file, text)
         self._directory = directory
@@ -351,7 +352,7 @@ class _Runner:
         file = checkpoints = None
         if self._directory:
             parts = run.method, split, run.inner_rate, run.meta_rate, run.seed, run.budget
-            name = "_".join(map(str, parts)).replace(" ", "-")
+            name = quote("_".join(map(str, parts)), safe=" ")
             file, checkpoints = self._directory / f"{name}.run", self._directory / name
             if file.exists():
                 return decode(file.read_bytes(), ComparedRun)
@@ -371,7 +372,7 @@ class _Runner:
         trainer = self._running[run] = self._build(run)
         setup = trainer.problem.setup
         meta_steps = max(1, run.budget // (setup.steps_per_task * setup.meta_batch_size))
-        history: dict[str, list] = {}
+        history: dict[str, list] = {"gradient_steps": [0]}
         try:
             if run.method != _NONE:
                 history = trainer.fit(
@@ -383,11 +384,9 @@ class _Runner:
             del self._running[run]
         if trainer.was_stopped:
             raise KeyboardInterrupt
-        return dataclasses.replace(
-            run,
-            gradient_steps=int(sum(history.get("gradient_steps", [0]))),
-            evaluation=trainer.evaluate(getattr(splits, split), self._steps),
-        )
+        evaluation = trainer.evaluate(getattr(splits, split), self._steps)
+        steps = int(sum(history["gradient_steps"]))
+        return dataclasses.replace(run, gradient_steps=steps, evaluation=evaluation)
 
     def _build(self, run):
         learner, own = self.methods[run.method]
@@ -399,9 +398,7 @@ class _Runner:
             "learner": learner,
             "inner_optimizer": type(self._inner_optimizer).from_config(inner),
             "meta_optimizer": keras.optimizers.SGD(rate),
-            "seed": run.seed,
-            "pool": 1,
-        }
+        } | {"seed": run.seed, "pool": 1}
         with self._building:
             keras.utils.set_random_seed(run.seed)
             return self._trainer(model=self._model(), **{**self._settings, **own, **of_run})
@@ -414,15 +411,15 @@ def _all_methods(learners, distribution, settings) -> dict[str, tuple[Learner, M
         if len({*names}) < len(names):
             raise ValueError(f"Learners of one class, {names}, need names: pass a dictionary.")
         learners = dict(zip(names, learners))
-    listed = getattr(distribution, "tasks", None)
+    if taken := {_JOINT, _NONE} & {*learners}:
+        raise ValueError(f"compare() adds {sorted(taken)} itself. Give your methods other names.")
+    listed = listed_tasks(distribution)
     joint = (JointTraining(), {"task_layers": ()}) if listed is None else JointTraining(len(listed))
-    methods = {**learners, _JOINT: joint, _NONE: NoMetaLearning()}
-    found = {
-        name: each if isinstance(each, tuple) else (each, {}) for name, each in methods.items()
-    }
+    given = {**learners, _JOINT: joint, _NONE: NoMetaLearning()}.items()
+    found = {name: each if isinstance(each, tuple) else (each, {}) for name, each in given}
     own = {name for _, options in found.values() for name in options}
-    taken = own & {"inner_optimizer"}
-    if taken := taken | ({*own, *settings} & {"learner", "meta_optimizer", "seed", "pool"}):
+    reserved = {*own, *settings} & {"learner", "meta_optimizer", "seed", "pool"}
+    if taken := reserved | (own & {"inner_optimizer"}):
         raise ValueError(
             f"compare() sets {sorted(taken)} itself: from `learners`, `seeds`, `workers`, "
             "`meta_rates` of SGD and `inner_factors` of one inner_optimizer for all methods."
@@ -431,11 +428,14 @@ def _all_methods(learners, distribution, settings) -> dict[str, tuple[Learner, M
 
 
 def _best_by_method(trials):
+    def rank(trial):
+        diverged = len(trial.evaluation.diverged) if trial.evaluation else float("inf")
+        return diverged, trial.error
+
     best: dict[str, ComparedRun] = {}
-    for trial in trials:
-        if trial.method not in best or trial.error < best[trial.method].error:
-            best[trial.method] = trial
-    return list(best.values())
+    for trial in sorted(trials, key=rank):
+        best.setdefault(trial.method, trial)
+    return [best[method] for method in dict.fromkeys(trial.method for trial in trials)]
 
 
 def _mean_over_tasks(values):

@@ -369,11 +369,10 @@ class LeapOptimizer(OptimizerWrapper):
         super().build(variables)
         self._reset_inner_optimizer = OptimizerReset(self.inner_optimizer)
         # A loaded optimizer is built without the model: find layers by the paths of the variables.
-        task_layers = set(self.task_layers)
         meta_indices = [
             index
             for index, variable in enumerate(variables)
-            if not task_layers & set(variable.path.split("/"))
+            if set(self.task_layers).isdisjoint(variable.path.split("/"))
         ]
         if not meta_indices:
             raise ValueError("All trainable layers are task_layers; nothing is left to meta-learn.")

@@ -24,10 +24,7 @@ def add_accumulators(
 ) -> list[keras.Variable]:
     """Adds an accumulator variable for each variable, with its shape and the accumulator dtype.
 
-    Args:
-        add_variable: the optimizer's `add_variable(shape, dtype, name)`.
-        variables: the variables to accumulate for.
-        name: the prefix of the names.
+    `add_variable(shape, dtype, name)` is the optimizer's, and `name` the prefix of the names.
     """
     return [
         add_variable(
@@ -93,14 +90,10 @@ class PathRecorder:
     ) -> None:
         """Records a train step before it changes the variables. Runs inside train functions.
 
-        A step that dynamic loss scaling will skip adds no point.
-
-        Args:
-            loss: the unscaled loss, a scalar. If it is not finite, the task is marked as diverged,
-                even if loss scaling skips the step.
-            gradients: gradients of the loss that `optimizer` scaled, one per trainable variable and
-                of its shape; None for a variable on which the loss does not depend.
-            optimizer: the inner optimizer.
+        A step that dynamic loss scaling will skip adds no point. The loss is the unscaled one, a
+        scalar. If it is not finite, the task is marked as diverged, even if the step is skipped.
+        The gradients are of the loss that the inner `optimizer` scaled, one per trainable variable
+        and of its shape; None for a variable on which the loss does not depend.
         """
         makes_step: tf.Tensor | bool = True
         scale = optimizer.loss_scale_factor or 1.0
@@ -134,10 +127,8 @@ class PathRecorder:
     def meta_gradient(self, initialization: Sequence[keras.Variable]) -> list[tf.Tensor] | None:
         """Returns the meta-gradient of the path.
 
-        It is None if a loss, the path or a variable after the last step is not finite.
-
-        Args:
-            initialization: θ⁰, one variable for each of `meta_variables`.
+        `initialization` is θ⁰, one variable for each of `meta_variables`. The result is None if a
+        loss, the path or a variable after the last step is not finite.
 
         Raises:
             ValueError: the steps since `start` made fewer than two points.
@@ -181,9 +172,8 @@ class PathRecorder:
 class StatisticsRecorder(tf.train.experimental.PythonState):
     """Records non-trainable variables: their values at the start of tasks, and summed changes.
 
-    Args:
-        task_layers: names of layers that get new values for every task.
-        learned: whether running statistics are learned. If not, all start from the first values.
+    The layers named by `task_layers` get new values for every task. Unless running statistics are
+    `learned`, all start from the first values.
     """
 
     def __init__(self, task_layers: Sequence[str], learned: bool):

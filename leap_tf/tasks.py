@@ -24,8 +24,8 @@ class Task(Protocol):
     A task must give the same batches for the same seed on any thread. All tasks of a distribution
     must give batches of the same structure and dtypes; the number of examples may differ. A task
     may also have `classes`, the number of classes of its labels; `validation_batches()` for stop
-    rules; and `get_config()`, which returns plain values by name. Training continues from a
-    checkpoint only if these values are unchanged.
+    rules; `query_batches(seed)`, see `leap_tf.Learner`; and `get_config()`, which returns plain
+    values by name. Training continues from a checkpoint only if these values are unchanged.
     """
 
     @property
@@ -57,7 +57,11 @@ class TaskDistribution(Protocol):
     """A distribution over tasks; any object with this method is one."""
 
     def sample(self, count: int, rng: np.random.Generator) -> Sequence[Task]:
-        """Samples the `count` tasks of a meta-batch; `rng` is the only source of randomness."""
+        """Returns a list of the `count` tasks of a meta-batch; `rng` is the only randomness.
+
+        Trainers pass `default_rng([seed, 0, meta_step])`, whose first is that of `seed` alone. Draw
+        held-out tasks from another one. The attribute `tasks`, if any, is the list of all tasks.
+        """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +82,15 @@ class TaskSplits:
     def __post_init__(self):
         if not hasattr(self.train, "sample"):
             object.__setattr__(self, "train", FiniteTasks(self.train))
+        for part in ("validation", "test"):
+            if not isinstance(getattr(self, part), Sequence):  # a sequence may draw tasks by index
+                object.__setattr__(self, part, list(getattr(self, part)))
+
+
+def listed_tasks(distribution: TaskDistribution) -> Sequence[Task] | None:
+    """Returns the list of all tasks of a distribution, None if it has none."""
+    tasks = getattr(distribution, "tasks", None)
+    return tasks if isinstance(tasks, (list, tuple)) else None
 
 
 class FiniteTasks:
@@ -179,7 +192,7 @@ def sinusoid_splits(
         validation_tasks, test_tasks: number of fixed tasks.
     """
     sinusoids = Sinusoids(examples, batch_size, queries)
-    rng = np.random.default_rng([seed, 0])
+    rng = np.random.default_rng([seed, 0, 0, 1])  # training samples by [seed, 0, meta-step]
     return TaskSplits(
         train=sinusoids,
         validation=sinusoids.sample(validation_tasks, rng),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import leap_tf
-from leap_tf.comparison import ComparedRun, Comparison
+from leap_tf.comparison import ComparedRun, Comparison, _best_by_method
 
 matplotlib.use("Agg")
 CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -157,6 +157,30 @@ def test_the_conclusion_is_about_differences_by_task():
     assert "No meta-learner has a lower held-out error than 'joint training'" in text
 
 
+def test_what_diverged_counts_as_the_largest_error():
+    """Leap's mean over all tasks is (0 + 5 + 5) / 3 = 3.3, that of the task that did not is 0."""
+    runs = [
+        run_of("Leap", evaluated(0.0, np.inf, np.inf)),
+        run_of("joint training", evaluated(1.0, 2.0, 5.0)),
+        run_of("no pretraining", evaluated(3.0, 3.0, 3.0)),
+    ]
+    assert Comparison(tuple(runs), ()).methods == ["joint training", "no pretraining", "Leap"]
+    assert "Every method diverged" in str(Comparison((run_of("Leap", None),), ()))
+    trials = [
+        run_of("Leap", evaluated(0.0, np.inf), 1.0),
+        run_of("Leap", evaluated(4.0, 4.0), 0.3),
+        run_of("Leap", evaluated(3.0, 3.0), 0.1),
+        run_of("Leap", None, 3.0),
+    ]
+    [best] = _best_by_method(trials)
+    assert best.meta_rate == 0.1
+
+
+def test_seeds_may_have_different_numbers_of_test_tasks():
+    runs = [run_of(name, evaluated(*errors)) for name, errors in (("a", (1, 2)), ("a", (3, 4, 5)))]
+    assert "2.7500" in str(Comparison(tuple(runs), ()))
+
+
 def test_rates_at_the_end_of_their_range_are_named():
     trials = [run_of("Leap", evaluated(rate), rate) for rate in (0.1, 0.3, 1.0)]
     for chosen, is_named in ((0.1, True), (0.3, False)):
@@ -219,7 +243,21 @@ def test_unusable_arguments_are_refused():
             leap_tf.compare(splits, leap_tf.mlp, **arguments, **settings)
     with pytest.raises(ValueError, match="of one class.*pass a dictionary"):
         leap_tf.compare(splits, leap_tf.mlp, learners=[leap_tf.Leap()] * 2, **settings)
+    for name in ("joint training", "no pretraining"):
+        with pytest.raises(ValueError, match=rf"adds \['{name}'\] itself.*other names"):
+            leap_tf.compare(splits, leap_tf.mlp, learners={name: leap_tf.Leap()}, **settings)
     with pytest.raises(TypeError, match="model must be a function"):
         leap_tf.compare(splits, leap_tf.mlp(), **settings)
     with pytest.raises(TypeError, match=r"such as Reptile\(\). Received: 'reptile'"):
         leap_tf.compare(splits, leap_tf.mlp, learners=["reptile"], **settings)
+
+
+def test_names_that_differ_in_a_space_have_runs_of_their_own(tmp_path):
+    learners = {"a b": leap_tf.Leap(), "a-b": leap_tf.Reptile()}
+    options = {"inner_factors": [1.0], "meta_rates": [0.01], "directory": tmp_path}
+    comparison = sinusoids(learners=learners, **options)
+    assert {run.method for run in comparison.runs} == {
+        *learners,
+        "joint training",
+        "no pretraining",
+    }

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import strategies
 
+import leap_tf
 from leap_tf.tasks import (
     ArrayTask,
     FiniteTasks,
@@ -232,7 +233,8 @@ def test_held_out_rows_may_be_a_data_frame_and_a_price_is_a_column():
     [
         ({"target": "cost"}, r"no columns \['cost'\]"),
         ({"target": "label", "features": ["a", "c"]}, r"no columns \['c'\]"),
-        ({"target": "label"}, r"columns \['city'\] are not numbers.*get_dummies"),
+        ({"target": "label", "features": ["a", "city"]}, r"\['city'\] are not.*get_dummies"),
+        ({"target": "label", "features": ["gap"]}, r"columns \['gap'\] have missing values"),
         ({"target": "city", "features": ["a"]}, r"\['city'\] are not numbers.*factorize"),
         ({"target": "label", "features": ["a"], "test_share": 0.9}, "train has 0 inputs"),
         ({"target": "label", "features": ["a"], "test_share": -0.5}, "test_share must be in"),
@@ -240,7 +242,8 @@ def test_held_out_rows_may_be_a_data_frame_and_a_price_is_a_column():
 )
 def test_columns_that_cannot_be_used_are_named(options, message):
     with pytest.raises(ValueError, match=f"Task 'rows': .*{message}"):
-        ArrayTask.from_dataframe("rows", frame(3, city=["Bern", "Oslo", "Rome"]), **options)
+        rows = frame(3, city=["Bern", "Oslo", "Rome"], gap=[1.0, None, 2.0])
+        ArrayTask.from_dataframe("rows", rows, **options)
 
 
 def test_sinusoids_are_sinusoids():
@@ -252,6 +255,22 @@ def test_sinusoids_are_sinusoids():
         assert residual < 1e-8
         assert np.abs(inputs).max() <= 5
     assert not np.array_equal(task.train[0], task.test[0])
+
+
+def test_held_out_sinusoids_are_not_those_of_the_first_meta_batch():
+    splits, seen = sinusoid_splits(seed=0, validation_tasks=2, test_tasks=8), []
+
+    class Spy:
+        def sample(self, count, rng):
+            seen.append(splits.train.sample(count, rng))
+            return seen[-1]
+
+    leap_tf.MetaTrainer(leap_tf.mlp(hidden=[4]), "mse", "sgd", steps_per_task=2, seed=0).fit(
+        Spy(), 1, verbose=False
+    )
+    names = {task.name for task in seen[-1]}
+    assert len(names) == 20
+    assert names.isdisjoint(task.name for task in [*splits.validation, *splits.test])
 
 
 def test_sinusoid_splits_depend_on_the_seed():

@@ -29,15 +29,9 @@ Agents = Mapping[str, Sequence[GameEvaluation]]
 
 
 def compare(runs: Sequence[tuple[str, pathlib.Path]], output_dir: pathlib.Path) -> str:
-    """Compares evaluated runs.
+    """Compares evaluated runs, given as method and folder, and returns the table as text.
 
-    Args:
-        runs: method and folder of each run. Runs of the same method are pooled. Games and groups
-            are those of the first run.
-        output_dir: the folder to write.
-
-    Returns:
-        The table, as text.
+    Runs of the same method are pooled. Games and groups are those of the first run.
 
     Raises:
         RunDirectoryError: a folder holds no finished evaluation, or the runs' agents were trained

@@ -18,36 +18,21 @@ CURVES = ("losses", "entropies", "rewards", "raw_rewards")
 
 @dataclasses.dataclass(frozen=True)
 class GameEvaluation:
-    """Record of a task run: the training of one agent on one game.
-
-    Attributes:
-        game: name of the game.
-        seed: seed of the task run.
-        copies: number of copies played together.
-        frames_per_update: frames of all copies together between two updates.
-        frame_skip: frames per step.
-        losses, entropies: [updates] of each unroll, before its update; empty if the agent did not
-            learn.
-        rewards: [updates] clipped reward, mean per step of a copy.
-        raw_rewards: [updates] raw reward, mean per step of a copy.
-        episodes: finished games, in order.
-        seconds: duration, without creating and resetting the environments.
-        path_length, path_energy: of the gradient path of all parameters, if measured.
-    """
+    """Record of a task run: the training of one agent on one game."""
 
     game: str
     seed: int
-    copies: int
-    frames_per_update: int
-    frame_skip: int
-    losses: np.ndarray
-    entropies: np.ndarray
-    rewards: np.ndarray
-    raw_rewards: np.ndarray
-    episodes: tuple[Episode, ...]
-    seconds: float
-    path_length: float | None = None
-    path_energy: float | None = None
+    copies: int  # played together
+    frames_per_update: int  # frames of all copies together between two updates
+    frame_skip: int  # frames per step
+    losses: np.ndarray  # [updates] of each unroll, before its update; empty without learning
+    entropies: np.ndarray  # as losses
+    rewards: np.ndarray  # [updates] clipped reward, mean per step of a copy
+    raw_rewards: np.ndarray  # [updates] raw reward, mean per step of a copy
+    episodes: tuple[Episode, ...]  # finished games, in order
+    seconds: float  # duration, without creating and resetting the environments
+    path_length: float | None = None  # of the gradient path of all parameters, if measured
+    path_energy: float | None = None  # of the same path
 
     @property
     def updates(self) -> int:

@@ -143,11 +143,7 @@ class UnrollCollector:
         self._time_step = environment.reset()
 
     def collect(self, parameters: list[tf.Tensor]) -> tuple[Unroll, float]:
-        """Plays one unroll.
-
-        Returns:
-            The unroll, and the mean raw reward per step of a copy.
-        """
+        """Plays one unroll, and returns it with the mean raw reward per step of a copy."""
         environment = self._environment
         time_steps, screens, actions, raw = [self._time_step], [], [], 0.0
         shape = (self._steps, environment.batch_size, environment.actions)

@@ -48,9 +48,7 @@ class EnvironmentPool:
 
     Creating an environment takes seconds. Threads that play at the same time have different ones.
     Every use starts with a seeded reset, so results do not depend on which one a thread gets.
-
-    Args:
-        make_environment: called as make_environment(game=name).
+    `make_environment` is called as make_environment(game=name).
     """
 
     def __init__(self, make_environment: Callable[..., ScreenEnvironment]):
@@ -60,12 +58,7 @@ class EnvironmentPool:
 
     @contextlib.contextmanager
     def borrow(self, game: str, seed: int) -> Iterator[ScreenEnvironment]:
-        """Lends an environment of a game until the block ends.
-
-        Args:
-            game: name of the game.
-            seed: seed of the next reset; copy i uses seed + i.
-        """
+        """Lends an environment of a game until the block ends. Copy i is reset with seed + i."""
         with self._lock:
             idle = self._idle[game]
             environment = idle.pop() if idle else None
@@ -249,17 +242,10 @@ class AtariProblem:
     ) -> tuple[GameEvaluation, list[tf.Tensor]]:
         """Trains an agent on a game, and returns the evaluation and the trained agent.
 
-        Args:
-            game: name of the game.
-            seed: seed of the task run.
-            steps: number of updates.
-            learning: if False, the agent keeps its initial, nearly random policy: the control.
-            encoder: initial values of an encoder without heads, in place of the present ones.
-            on_update: as in the constructor, for this task run.
-
-        Returns:
-            The evaluation, and the values of `trained_variables`, from which `trained_agent` builds
-            a model.
+        Without `learning`, the agent keeps its initial, nearly random policy: the control.
+        `encoder` has initial values of an encoder without heads, in place of the present ones.
+        `on_update` is as in the constructor, for this task run. The agent is returned as the values
+        of `trained_variables`, from which `trained_agent` builds a model.
         """
         options = {"learning": learning, "encoder": encoder, "on_update": on_update}
         _, _, state, evaluation = self._run(game, seed, steps, evaluating=True, **options)

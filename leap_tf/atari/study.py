@@ -246,13 +246,10 @@ class AtariStudyFactory:
 
     Environments are not sent. A worker creates them when it first plays a game, and every task run
     starts with a seeded reset, so results are the same.
-
-    Attributes:
-        configuration: the whole gin configuration, as text.
-        environment: environment variables to set before TensorFlow is imported.
     """
 
-    configuration: str
+    configuration: str  # the whole gin configuration, as text
+    # Variables to set before TensorFlow is imported.
     environment: ClassVar[Mapping[str, str]] = {"TF_USE_LEGACY_KERAS": "1"}
 
     def __call__(self) -> Study:

@@ -27,13 +27,9 @@ if TYPE_CHECKING:
 class TaskScheduler:
     """Decides which task of a map is started next, and yields results in the order of the tasks.
 
-    Every task that `next_task` returns must come back once, by `put` or by `requeue`.
-
-    Args:
-        tasks: number of tasks.
-        ahead: a task is started only if it is less than this many places after the oldest missing
-            result, so fewer results than this wait for a slow task.
-        attempts: number of times that a task is started before it counts as failed.
+    Every task that `next_task` returns must come back once, by `put` or by `requeue`. A task is
+    started only if it is less than `ahead` places after the oldest missing result, so fewer results
+    than this wait for a slow task. It counts as failed once it was started `attempts` times.
     """
 
     def __init__(self, tasks: int, ahead: int, attempts: int):

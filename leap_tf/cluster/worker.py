@@ -43,11 +43,9 @@ class Reply:
 
 
 class TaskWorker:
-    """Holds a study and runs its tasks.
+    """Holds the study of a factory and runs its tasks.
 
-    Args:
-        factory: builds the study.
-        own_process: whether the worker has its process to itself. TensorFlow then uses one thread.
+    If the worker has its process to itself, `own_process`, TensorFlow uses one thread.
     """
 
     def __init__(self, factory: StudyFactory, own_process: bool = True):

@@ -24,13 +24,7 @@ from leap_tf.array_tasks import (
     describe_arrays,
     pixels_to_floats,
 )
-from leap_tf.datasets.sources import (
-    ClassChoice,
-    Classes,
-    check_groups,
-    load_classes,
-    split_classes,
-)
+from leap_tf.datasets.sources import ClassChoice, Classes, check_groups, load_classes, split_classes
 from leap_tf.errors import whole_number
 from leap_tf.tasks import TaskSplits
 
@@ -116,7 +110,6 @@ class Episodes:
         Elements are ((support inputs, labels), (query inputs, labels)), with inputs
         [ways · shots, …] and [ways · queries, …], those of a class together.
         """
-
         seed = tf.constant(self.seed, tf.int64)
         return tf.data.Dataset.counter().map(lambda index: self._draw(tf.stack([seed, index])))
 

@@ -366,6 +366,13 @@ def _from_folder(folder, image_size) -> Classes:
         raise ValueError(
             f"{folder} has no folders with images ({', '.join(_IMAGES)}), one folder for a class."
         )
+    present = {path.relative_to(folder).parts[0] for path in files}
+    folders = {path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != "."}
+    if lost := sorted(folders - present):
+        raise ValueError(
+            f"{folder} has folders without images ({', '.join(_IMAGES)}): {lost}. Remove them, or "
+            "convert their files. Links are not followed."
+        )
     names = [path.parent.relative_to(folder).as_posix() for path in files]
     groups = [path.parent.parent.relative_to(folder).as_posix() for path in files]
 

@@ -36,6 +36,7 @@ from leap_tf.errors import LeapError
 from leap_tf.experiments import user_modules
 from leap_tf.experiments.config import (
     ConfigurationError,
+    check_configured_evaluation,
     configuration_file,
     configured_cells,
     configured_comparison,
@@ -228,6 +229,7 @@ def train(
     factory = ConfiguredStudyFactory(config, data_everywhere, own)
     with pool.open(factory) as opened:
         study = configured_study(data_dir=data_dir, pool=opened)
+        check_configured_evaluation(study)
         run.claim(config)  # after the study, so that one that cannot be built leaves no folder
         if own:
             write_atomically(run.path / user_modules.RECORD, user_modules.record_of(own))
@@ -295,7 +297,8 @@ def export(
     )
     study = configured_study(data_dir=data_dir)
     folder = configured_export(study=study, run=run, path=export_dir, checkpoint=checkpoint)
-    print(f"SavedModel, Keras model, example requests and MODEL_CARD.md are in {folder}.")
+    requests = " example requests" if (folder / "requests").exists() else " no example requests"
+    print(f"SavedModel, Keras model,{requests} and MODEL_CARD.md are in {folder}.")
 
 
 def _opened(output_dir, modules, same_run=True):
@@ -379,9 +382,12 @@ def compare(
     Raises:
         CheckpointMismatchError: the folder holds another comparison.
     """
-    user_modules.load_modules(modules)
+    own = user_modules.load_modules(modules)
+    user_modules.check_modules(pathlib.Path(output_dir), own, same_run=True)
     report_bindings_without_effect(read_configuration(gin_files, gin_params))
     folder = pathlib.Path(output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / user_modules.RECORD, user_modules.record_of(own))
 
     def interrupt():
         raise KeyboardInterrupt

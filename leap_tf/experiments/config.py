@@ -32,11 +32,11 @@ from leap_tf.errors import LeapError
 from leap_tf.experiments import user_modules
 from leap_tf.experiments.export import export_run
 from leap_tf.experiments.run_directory import bindings_of
-from leap_tf.experiments.study import evaluate, meta_train, study
+from leap_tf.experiments.study import check_evaluation, evaluate, meta_train, study
 from leap_tf.experiments.sweep import cells_of
 from leap_tf.models import conv_net, mlp
 from leap_tf.tasks import sinusoid_splits
-from leap_tf.training import EvaluationConfig, MetaTrainer
+from leap_tf.training import EvaluationConfig, MetaTrainer, Study
 
 # Errors that gin raises for text it cannot read. Deep nesting ends in one of the last two.
 _UNREADABLE = (ValueError, TypeError, SyntaxError, tokenize.TokenError, OSError, ImportError,
@@ -101,6 +101,12 @@ configured_cells = with_configuration_errors(gin.external_configurable(cells_of,
 _configured_comparison = gin.external_configurable(
     compare, "compare", denylist=["tasks", "model", "directory", "trainer", "verbose"]
 )
+
+
+def check_configured_evaluation(study: Study) -> None:
+    """Checks the bindings of `evaluate`; raises ValueError, see `check_evaluation`."""
+    bound = gin.get_bindings("evaluate")
+    check_evaluation(study, bound.get("split", "test"), bound.get("steps"))
 
 
 def configured_comparison(

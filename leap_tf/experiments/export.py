@@ -11,7 +11,7 @@ import json
 import os
 import pathlib
 import re
-import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -134,18 +134,19 @@ def export_run(
         for index, task in enumerate(study.tasks.test)
         if isinstance(task, ArrayTask) and len(task.train) == 2  # requests have no sample weights
     }
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
     limits = Limits(max_steps, max_batch_size, max_classes)
-    export(trainer, partial, limits=limits, **_input_options(tasks.values()))
     evaluation = None if checkpoint else run.read_evaluation()
     steps = evaluation["steps"] if evaluation else trainer.problem.setup.steps_per_task
-    examples = [
-        _write_request(trainer, task, steps, index, partial / "requests")
-        for index, task in itertools.islice(tasks.items(), requests)
-    ]
-    write_model_card(describe_run(study, run, partial, examples, evaluation), partial)
-    partial.rename(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as unfinished:
+        made = pathlib.Path(unfinished) / folder.name
+        export(trainer, made, limits=limits, **_input_options(tasks.values()))
+        examples = [
+            _write_request(trainer, task, steps, index, made / "requests")
+            for index, task in itertools.islice(tasks.items(), requests)
+        ]
+        write_model_card(describe_run(study, run, made, examples, evaluation), made)
+        made.rename(folder)
     return folder
 
 
@@ -158,7 +159,7 @@ def _input_options(tasks):
 
 
 def _has_pixels(task):
-    return getattr(task.train[0], "dtype", None) == np.uint8
+    return getattr(task.train[0], "dtype", None) == np.uint8 and task.train[0].ndim == 4
 
 
 def request_of(
@@ -181,8 +182,12 @@ def request_of(
     }
     for name, inputs in (("support_x", task.train[0]), ("query_x", task.test[0])):
         request |= _named(name, tf.nest.map_structure(np.asarray, prepare(inputs)))
-    targets = zip(_named("support_y", task.train[1]).items(), sparse, strict=True)
-    request |= {name: each.astype(np.int32 if s else np.float32) for (name, each), s in targets}
+    shape = getattr(trainer.model, "output_shape", None)
+    for each, labels in zip(_named("support_y", task.train[1]).items(), sparse, strict=True):
+        name, targets = each
+        if not labels and isinstance(shape, tuple) and targets.ndim == len(shape) - 1:
+            targets = targets[..., np.newaxis]  # a loss of Keras takes [n] for outputs [n, 1]
+        request[name] = targets.astype(np.int32 if labels else np.float32)
     if sparse == [True]:
         classes = getattr(task, "classes", None) or trainer.model.output_shape[-1]
         request["num_classes"] = np.int32(classes)
@@ -195,7 +200,9 @@ def _named(name, nest):
 
 def _write_request(trainer, task, steps, index, folder):
     folder.mkdir(exist_ok=True)
-    file = folder / f"{re.sub(r'[^A-Za-z0-9]+', '_', task.name).strip('_')}.npz"
+    stem = re.sub(r"\W+", "_", task.name).strip("_")
+    file = folder / f"{stem}.npz"
+    file = folder / f"{stem}_{index}.npz" if file.exists() else file
     request = request_of(trainer, task, steps, trainer.evaluation_seed(index))
     np.savez_compressed(file, **_named("query_y", task.test[1]), **request)
     signature = "adapt_uint8" if _has_pixels(task) else "adapt"

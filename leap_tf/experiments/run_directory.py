@@ -159,7 +159,7 @@ class RunDirectory:
         """
         if self.config.exists():
             present = self.config.read_text()
-            if present != config and extended_from(present, config) is None:
+            if present != config and not self._may_become(present, config):
                 texts = present.splitlines(), config.splitlines()
                 changes = difflib.unified_diff(*texts, "in the folder", "now", n=0, lineterm="")
                 raise RunDirectoryError(
@@ -172,11 +172,20 @@ class RunDirectory:
                 f"{self.path} is not empty and holds no run. Pass a different --output_dir."
             )
 
+    def _may_become(self, present, config):
+        """Returns whether the run can take another configuration: no result depends on it yet."""
+        changed = changed_bindings(present, config)
+        only_evaluated = all(name.startswith("evaluate.") for name in changed)
+        open_end = only_evaluated and not self.evaluation.exists()
+        extends = extended_from(present, config) is not None
+        return extends or open_end or self._is_just_begun()
+
     def _is_just_begun(self):
-        """Returns whether the folder holds only files that `claim` creates before config.gin."""
-        created = {self.plots.name, "lock", partial_of(self.config).name}
-        names = {path.name for path in self.path.iterdir()}
-        return names <= created and not (self.plots.exists() and any(self.plots.iterdir()))
+        """Returns whether the folder holds only files that a start creates before any result."""
+        created = {self.plots, self.config, self.operative_config, self.environment}
+        created |= {partial_of(path) for path in created} | {self.path / "lock"}
+        results = set(self.path.iterdir()) - created
+        return not results and not (self.plots.exists() and any(self.plots.iterdir()))
 
     def claim(self, config: str) -> None:
         """Takes possession of the folder for this run and this process.

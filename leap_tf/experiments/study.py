@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import pandas as pd
 
+from leap_tf.errors import whole_number
 from leap_tf.experiments.report import figures
 from leap_tf.experiments.run_directory import RunDirectory
 from leap_tf.experiments.run_tables import FRESH, LEARNED, standard_error
@@ -85,10 +86,11 @@ def meta_train(
     callbacks: list[keras.callbacks.Callback] = [*loggers]
     early_stopping = None
     if patience is not None:
-        if not study.tasks.validation or not monitor.startswith("val_"):
+        validated = study.tasks.validation and (not meta_steps or 0 < validation_freq <= meta_steps)
+        if not validated or not monitor.startswith("val_"):
             raise ValueError(
-                f"patience needs validation tasks, and {monitor=} to be one of their metrics, such "
-                "as 'val_error'."
+                f"patience needs validation tasks, {validation_freq=} from 1 to {meta_steps=}, and "
+                f"{monitor=} to be a metric of them, such as 'val_error'."
             )
         early_stopping = keras.callbacks.EarlyStopping(
             monitor, mode="min", patience=patience, restore_best_weights=True
@@ -126,6 +128,21 @@ _OF_A_TASK = (
 )  # fmt: skip
 
 
+def check_evaluation(study: Study, split: str, steps: int | None) -> None:
+    """Checks the arguments of `evaluate`, before any training.
+
+    Raises:
+        ValueError: `split` is not one of `SPLITS` or has no tasks, or `steps` is below 1 or not
+            above all `held_out_steps`.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {SPLITS}. Received: {split!r}.")
+    if not getattr(study.tasks, split):
+        raise ValueError(f"The study has no {split} tasks to evaluate.")
+    setup, config = study.trainer.problem.setup, study.trainer.problem.evaluation
+    config.check_steps(setup.steps_per_task if steps is None else whole_number("steps", steps, 1))
+
+
 def evaluate(
     study: Study,
     run: RunDirectory,
@@ -155,11 +172,10 @@ def evaluate(
         The comparison as a table in plain text.
 
     Raises:
-        ValueError: `split` is not one of `SPLITS`.
+        ValueError: see `check_evaluation`.
         RunDirectoryError: training has not finished in this folder.
     """
-    if split not in SPLITS:
-        raise ValueError(f"split must be one of {SPLITS}. Received: {split!r}.")
+    check_evaluation(study, split, steps)
     run.require_initialization()
     trainer = study.trainer
     tasks = getattr(study.tasks, split)
@@ -204,7 +220,7 @@ def table(
         errors = _mean_and_error([task.error for task in whole], ".3f")
         areas = _mean_and_error([task.area_under_error for task in whole], ".1f")
         lost = f"  ({len(evaluation.diverged)} diverged, left out)" if evaluation.diverged else ""
-        lines.append(f"{name:24}{errors:>16}{areas:>16}  {_steps(evaluation, target_error)}{lost}")
+        lines.append(f"{name:24}{errors:>16} {areas:>15}  {_steps(evaluation, target_error)}{lost}")
         for metric in evaluation.tasks[0].metrics:
             values = _mean_and_error([task.metrics[metric] for task in whole], ".3f")
             lines.append(f"  {metric:22}{values:>16}")

@@ -37,15 +37,10 @@ class SweepError(LeapError, RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One training run of a sweep.
+    """One training run of a sweep."""
 
-    Attributes:
-        values: the cell's value on each axis, by name of the axis.
-        bindings: gin bindings that override the sweep's files.
-    """
-
-    values: Mapping[str, str]
-    bindings: tuple[str, ...]
+    values: Mapping[str, str]  # the cell's value on each axis, by name of the axis
+    bindings: tuple[str, ...]  # gin bindings that override the sweep's files
 
     @property
     def name(self) -> str:
@@ -95,25 +90,17 @@ class Sweep:
 
     The folder may hold other cells of the same axes, from earlier runs of the sweep. The index
     keeps them.
-
-    Attributes:
-        cells: the cells, in the order in which they are run.
-        gin_files: configuration files of every cell.
-        output_dir: the sweep's folder.
-        data_dir: folder of prepared data sets.
-        train_command: the command that starts the training program, without flags.
-        read_configuration: returns the whole configuration of files and bindings as text.
-        modules: modules of the user that every cell imports.
     """
 
-    cells: Sequence[Cell]
-    gin_files: Sequence[str | os.PathLike]
+    cells: Sequence[Cell]  # in the order in which they are run
+    gin_files: Sequence[str | os.PathLike]  # configuration files of every cell
     output_dir: str | os.PathLike
     _: dataclasses.KW_ONLY
-    data_dir: str | os.PathLike | None
-    train_command: Sequence[str]
+    data_dir: str | os.PathLike | None  # folder of prepared data sets
+    train_command: Sequence[str]  # starts the training program, without flags
+    # Returns the whole configuration of files and bindings as text.
     read_configuration: Callable[[Sequence[str | os.PathLike], Sequence[str]], str]
-    modules: Sequence[UserModule] = ()
+    modules: Sequence[UserModule] = ()  # modules of the user that every cell imports
 
     def __post_init__(self):
         self._folder = pathlib.Path(self.output_dir).expanduser()
@@ -224,13 +211,9 @@ class Sweep:
         with self._log(cell.name).open("a") as log:
             print(f"{time.strftime('%F %T')}  {shlex.join(command)}", file=log, flush=True)
             # In a new session, so that Ctrl-C reaches only the sweep, which then stops its cells.
-            environment = os.environ | {"LEAP_TF_SWEEP": str(os.getpid())}
+            env = os.environ | {"LEAP_TF_SWEEP": str(os.getpid())}
             process = subprocess.Popen(
-                command,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                start_new_session=True,
+                command, stdout=log, stderr=subprocess.STDOUT, env=env, start_new_session=True
             )
             self._running[cell.name] = process
             if self._stopped:

@@ -189,8 +189,8 @@ def error_context(task: Task, part: str = "a training batch") -> Iterator[None]:
     except tf.errors.OutOfRangeError as error:
         raise ValueError(
             f"Task {task.name!r} has fewer training batches than the learner's steps and query "
-            "batches together, or its stop rule has no validation batches. Repeat its data set, or "
-            "make fewer steps."
+            "batches together, too few query batches of its own, or no validation batches for its "
+            "stop rule. Repeat its data set, or make fewer steps."
         ) from error
     except UnsupportedModelError as error:
         raise error.without_trace() from error

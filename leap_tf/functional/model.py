@@ -2,10 +2,12 @@
 
 import copy
 import inspect
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from leap_tf.array_tasks import ArrayTask, check_no_text
@@ -251,6 +253,17 @@ class FunctionalModel:
                 "not own, such as Keras's global seed. Make the variable an attribute of a layer, "
                 "and give random functions a keras.random.SeedGenerator of the layer."
             )
+        nodes = [] if tf.executing_eagerly() else tf.compat.v1.get_default_graph().get_operations()
+        if wild := [node.type for node in nodes if _OWN_STATE.match(node.type)]:
+            raise UnsupportedModelError(
+                f"When it is called, the model {self.model.name!r} uses {wild[0]}, whose state is "
+                "TensorFlow's. Use keras.random with a keras.random.SeedGenerator of the layer, "
+                "keras.layers.Dropout, and variables from add_weight."
+            )
+
+
+# Operations with a state that belongs to no Keras variable: random numbers and raw variables.
+_OWN_STATE = re.compile("Random|Rng|Truncated|Parameterized|Multinomial|Stateful|Assign.*Variable")
 
 
 class _InInference(keras.layers.Layer):
@@ -332,7 +345,7 @@ def check_task_data(task: Task, inputs: Any, model: FunctionalModel, resized: bo
 
     Raises:
         ValueError: the shape of the inputs is not the model's, or labels of an `ArrayTask` are
-            outside its outputs.
+            outside its outputs, or outside [0, 1] with a binary cross-entropy.
     """
     wanted = getattr(model.model, "input_shape", None)
     if isinstance(inputs, tf.TensorSpec) and isinstance(wanted, tuple):
@@ -341,6 +354,13 @@ def check_task_data(task: Task, inputs: Any, model: FunctionalModel, resized: bo
             raise ValueError(
                 f"Task {task.name!r}: a batch of its inputs has the shape {tuple(shape)}, and the "
                 f"model takes {wanted}."
+            )
+    if isinstance(task, ArrayTask) and isinstance(model.loss, keras.losses.BinaryCrossentropy):
+        least, most = np.array(task.label_ranges).min(), np.array(task.label_ranges).max()
+        if least < 0 or most > 1:
+            raise ValueError(
+                f"Task {task.name!r} has targets from {least} to {most}, and BinaryCrossentropy "
+                "takes those from 0 to 1."
             )
     sparse = isinstance(model.loss, keras.losses.SparseCategoricalCrossentropy)
     if isinstance(task, ArrayTask) and sparse:

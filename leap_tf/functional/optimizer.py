@@ -25,11 +25,9 @@ class KerasVersionError(LeapError, ImportError):
 class FunctionalOptimizer:
     """The update rule of a Keras optimizer, as pure functions for any number of concurrent tasks.
 
-    Args:
-        optimizer: a Keras optimizer, with any schedule, clipping or weight decay. It is copied
-            from its configuration, not changed.
-        variables: the variables whose values will be updated, in order.
-        role: the argument's name, for messages.
+    The optimizer may have a schedule, clipping or weight decay. It is copied from its
+    configuration, not changed. It updates values of the variables, which are given in their order.
+    `role` is the argument's name, for messages.
 
     Raises:
         TypeError, ValueError: the optimizer scales the loss, wraps other optimizers, or is refused
@@ -61,12 +59,11 @@ class FunctionalOptimizer:
         self._variables = list(variables)
         self._rate_factor, rate = _make_scalable(self._optimizer)
         self._optimizer.build(self._variables)
-        self._initial_slots = [variable.numpy() for variable in self._optimizer.variables]
-        self._rate_index = [id(slot) for slot in self._optimizer.variables].index(id(rate))
+        slots, reference_of = self._optimizer.variables, self._optimizer.reference_of
+        self._initial_slots = [slot.numpy() for slot in slots]
+        self._rate_index = [id(slot) for slot in slots].index(id(rate))
         position = {id(variable): index for index, variable in enumerate(self._variables)}
-        references = self._optimizer.reference_of
-        slots = self._optimizer.variables
-        self._owners = [position.get(references.get(id(slot))) for slot in slots]
+        self._owners = [position.get(reference_of.get(id(slot))) for slot in slots]
 
     @property
     def resizes(self) -> bool:
@@ -79,11 +76,9 @@ class FunctionalOptimizer:
     ) -> list[tf.Tensor]:
         """Returns the slots of an unused optimizer.
 
-        Args:
-            parameters: values of the variables. The slots of one with an unknown dimension take
-                the shape of the value.
-            learning_rate: float32 rate of the first step; by default the configured one. A schedule
-                is scaled so that it starts at this rate.
+        The slots of a variable with an unknown dimension take the shape of its value among the
+        parameters. The float32 `learning_rate` is that of the first step, by default the configured
+        one. A schedule is scaled so that it starts at this rate.
 
         Raises:
             ValueError: the optimizer cannot resize, or its schedule starts at zero.
@@ -142,8 +137,7 @@ def apply_if_finite(
 ) -> bool:
     """Applies gradients unless a variable or a slot of the optimizer would overflow.
 
-    Returns:
-        Whether they were applied. If not, the variables and the optimizer keep their values.
+    Returns whether they were applied. If not, the variables and the optimizer keep their values.
     """
     touched = [*variables, *optimizer.variables]
     before = [tf.identity(variable.value) for variable in touched]
@@ -212,9 +206,7 @@ class OptimizerWrapper(keras.optimizers.Optimizer):
     ) -> None:
         """Excludes variables from the weight decay of the optimizers inside, before they are built.
 
-        Args:
-            var_list: the variables.
-            var_names: parts of the names of others.
+        They are those of `var_list`, and others whose names have one of `var_names` as a part.
         """
         inside = [self.inner_optimizer]
         while inside:

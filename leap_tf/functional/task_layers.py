@@ -133,6 +133,8 @@ def copy_with_values(model: keras.Model, values: Mapping[int, tf.Tensor]) -> ker
     """
 
     def clone(layer):
+        if hasattr(layer, "adapt"):  # preprocessing, whose weights are not all of its state
+            return layer
         settings = layer.get_config()
         if isinstance(layer, keras.layers.Dense):
             settings["units"] = int(values[id(layer.kernel)].shape[-1])
@@ -146,6 +148,9 @@ def copy_with_values(model: keras.Model, values: Mapping[int, tf.Tensor]) -> ker
             copy.build_from_config(model.get_build_config())
         for old, new in zip(model.weights, copy.weights, strict=True):
             new.assign(values[id(old)])
+        for layer in copy._flatten_layers():
+            if isinstance(layer, keras.layers.Normalization):
+                layer.finalize_state()
     except (TypeError, ValueError, NotImplementedError) as error:
         raise UnsupportedModelError(
             f"The model {model.name!r} cannot be copied. A subclass of keras.Model needs "

@@ -16,7 +16,7 @@ from leap_tf.array_tasks import one_thread_options
 from leap_tf.errors import whole_number
 from leap_tf.learners.base import TrainingPlan, TrainingSetup
 from leap_tf.learners.leap import Reptile
-from leap_tf.tasks import Task, TaskDistribution, batches_of
+from leap_tf.tasks import Task, TaskDistribution, batches_of, listed_tasks
 
 _UNKNOWN_CLASSES = 2**31 - 1  # for a task that does not state its number of classes
 _NO_CLASS = -1e9  # a logit; −∞ in float16, with the same effect
@@ -192,7 +192,7 @@ class MixedTask:
         self.name = f"mixture of {len(members)} tasks"
 
     def train_batches(self, seed: int) -> tf.data.Dataset:
-        """Returns the mixed batches, which end when one member has no more."""
+        """Returns endless mixed batches. A member whose batches end is repeated."""
         count = len(self.members)
 
         def round_order(number):
@@ -201,7 +201,7 @@ class MixedTask:
             return tf.random.experimental.stateless_shuffle(positions, round_seed)
 
         streams = [
-            batches_of(task, "train_batches", seed + position)
+            batches_of(task, "train_batches", seed + position).repeat()
             for position, task in enumerate(self.members)
         ]
         turns = tf.data.Dataset.counter().map(round_order).unbatch()
@@ -252,7 +252,7 @@ def task_numbers(distribution: TaskDistribution, most: int) -> dict[str, int]:
     Raises:
         ValueError: the distribution has no task list, over `most` tasks, or two of the same name.
     """
-    tasks = getattr(distribution, "tasks", None)
+    tasks = listed_tasks(distribution)
     if tasks is None:
         raise ValueError(
             f"{type(distribution).__name__} has no fixed list of tasks, so the model cannot hold a "
@@ -271,7 +271,7 @@ def check_head(model: keras.Model, head: str) -> keras.layers.Dense:
 
     Raises:
         ValueError: the model has several inputs or outputs, or the head is not its last layer,
-            not a linear Dense layer with a bias, or has a regularizer or constraint.
+            not a linear Dense layer with a bias that starts at 0, or is regularized or constrained.
     """
     if len(getattr(model, "inputs", None) or ()) != 1 or len(model.outputs) != 1:
         raise ValueError(
@@ -284,10 +284,11 @@ def check_head(model: keras.Model, head: str) -> keras.layers.Dense:
             f"The head {head!r} must be the model's last layer, and a Dense layer; the model has "
             f"{[f'{type(layer).__name__} {layer.name!r}' for layer in model.layers]}."
         )
-    if keras.activations.serialize(layer.activation) != "linear" or not layer.use_bias:
+    zeros = layer.use_bias and isinstance(layer.bias_initializer, keras.initializers.Zeros)
+    if keras.activations.serialize(layer.activation) != "linear" or not zeros:
         raise ValueError(
-            f"The head {head!r} must have a bias and no activation. Move the activation into the "
-            "loss with from_logits=True."
+            f"The head {head!r} must have a bias that starts at zero, and no activation. Move the "
+            "activation into the loss with from_logits=True."
         )
     if has_penalty(layer):
         raise ValueError(

@@ -79,6 +79,8 @@ class Leap(Learner):
         )
 
     def get_config(self) -> dict[str, Any]:
+        if type(self).__init__ is not Leap.__init__:
+            raise NotImplementedError(f"{type(self).__name__} must define get_config() too.")
         return dataclasses.asdict(self.geometry)
 
     def plan(self, setup: TrainingSetup) -> TrainingPlan:
@@ -126,7 +128,7 @@ class NoMetaLearning(StatelessLearner):
     """Leaves the initialization unchanged.
 
     With a random initialization this is the baseline without pretraining of Flennerhag et al.
-    (2019): every task starts from the same random weights.
+    (2019): every task starts from the same random weights and running statistics.
 
     Example:
 
@@ -135,6 +137,9 @@ class NoMetaLearning(StatelessLearner):
         >>> learner = leap_tf.NoMetaLearning()
         >>> trainer = leap_tf.MetaTrainer(leap_tf.mlp(), "mse", inner, meta, learner=learner)
     """
+
+    def plan(self, setup: TrainingSetup) -> TrainingPlan:
+        return dataclasses.replace(super().plan(setup), persistent_state=[])
 
     def end_task(self, state: tuple[()], end: TaskEnd) -> TaskUpdate:
         return TaskUpdate([tf.zeros_like(tensor) for tensor in end.initialization], metrics={})

@@ -1,11 +1,12 @@
 """MAML and its relatives: move the initialization so that a few steps from it generalise.
 
-The objective is the loss after K steps on batches that the steps have not seen, the query batches:
+The objective is the loss after K steps on the query batches:
 
     min over θ⁰ of  E_τ f_τ(θᴷ(θ⁰); query batches)
 
-See `Learner.query_batches` for their source. In few-shot tasks the task provides them. The original
-Leap code adds the last training loss to this objective by mistake; this one does not.
+In few-shot tasks the task provides them, and the steps have not seen them. Others may repeat
+training examples, see `Learner.query_batches`. The original Leap code adds the last training loss
+to this objective by mistake; this one does not.
 """
 
 import dataclasses
@@ -137,8 +138,8 @@ class FOMAML(MAML):
 class ANIL(MAML):
     """MAML whose inner loop trains only some layers, "almost no inner loop".
 
-    All other layers are meta-learned and do not change during a task, in evaluation either. Layers
-    in `task_layers` are always trained.
+    The weights of all other layers are meta-learned and do not change during a task, in evaluation
+    either, except for running statistics. Layers in `task_layers` are always trained.
 
     Source: Raghu et al., "Rapid Learning or Feature Reuse? Towards Understanding the Effectiveness
     of MAML", ICLR 2020.
@@ -148,8 +149,8 @@ class ANIL(MAML):
         query_batches: see `MAML`.
 
     Raises:
-        ValueError: `query_batches` is below 1. Later, when a trainer is made: the model has no
-            meta-learned layer of a name in `adapted_layers`.
+        ValueError: `query_batches` is below 1. Later, when a trainer is made: the model does not
+            have one meta-learned layer of each name in `adapted_layers`.
 
     Example:
 
@@ -166,7 +167,10 @@ class ANIL(MAML):
     def build(self, variables: Sequence[keras.Variable]) -> list[keras.Variable]:
         layers = [variable.path.split("/")[:-1] for variable in variables]
         for name in self.adapted_layers:
-            if not any(name in path for path in layers):
+            found = {tuple(path[: path.index(name) + 1]) for path in layers if name in path}
+            if len(found) > 1:
+                raise ValueError(f"{name!r} is the name of several layers: {sorted(found)}.")
+            if not found:
                 raise ValueError(
                     f"The model has no meta-learned layer {name!r} for ANIL to adapt; it has "
                     f"{sorted({part for path in layers for part in path})}. Layers in task_layers "

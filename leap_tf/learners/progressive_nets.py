@@ -93,9 +93,8 @@ class ProgressiveNets(SequentialLearner):
 def progressive_columns(model: keras.Model, head: str, columns: int) -> list[keras.Model]:
     """Builds columns that have the architecture of a model, see `split_into_blocks`.
 
-    Returns:
-        A model for each column, from [inputs, int32 [batch] number of the task, int32 [batch]
-        classes of the task] to logits. It uses the variables of the earlier columns, frozen.
+    Each column is a model from [inputs, int32 [batch] number of the task, int32 [batch] classes of
+    the task] to logits. It uses the variables of the earlier columns, frozen.
     """
     original = split_into_blocks(model, head)
     inputs = keras.Input(model.inputs[0].shape[1:], dtype=model.inputs[0].dtype, name="inputs")

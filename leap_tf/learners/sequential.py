@@ -33,11 +33,7 @@ _RESHAPING_LAYERS = (
 
 
 class SequentialLearner(EndpointLearner):
-    """Trains one network on one task after another.
-
-    Args:
-        tasks: the largest number of training tasks.
-    """
+    """Trains one network on one task after another. There are at most `tasks` training tasks."""
 
     def __init__(self, tasks: int = 50):
         self.tasks = whole_number("tasks", tasks, 1)
@@ -50,8 +46,7 @@ class SequentialLearner(EndpointLearner):
                 f"meta_batch_size to 1; it is {setup.meta_batch_size}."
             )
         plan = super().plan(setup)
-        decay = setup.inner_optimizer.weight_decay
-        if decay:
+        if decay := setup.inner_optimizer.weight_decay:
             raise ValueError(
                 f"inner_optimizer has weight_decay={decay}, which would shrink the weights of "
                 f"other tasks. {name} needs an optimizer without weight decay."

@@ -21,12 +21,9 @@ from leap_tf.training import InnerLoop, InnerLoopResult, SupervisedProblem
 class Adapter:
     """Adapts a model to tasks as `MetaTrainer.evaluate` does, but ignores a stop rule.
 
-    Args:
-        problem: holds the initialization and the settings of adaptation.
-        model: the problem's model as a `FunctionalModel`.
-        task_layers: names of the layers that are reinitialized for every request.
-        head: name of the layer among them that gets as many units as the task has classes; None if
-            every task has the units of the model.
+    The problem holds the initialization and the settings of adaptation. The layers named by
+    `task_layers` are reinitialized for every request. Among them, `head` gets as many units as the
+    task has classes; it is None if every task has the units of the model.
     """
 
     def __init__(
@@ -60,14 +57,10 @@ class Adapter:
         seed: tf.Tensor,
         num_classes: tf.Tensor | None,
     ) -> InnerLoopResult:
-        """Trains from the learned initialization.
+        """Trains from the learned initialization, on one batch more than the int32 `steps`.
 
-        Args:
-            batches: the training batches, one more than `steps`.
-            steps: gradient steps, int32.
-            learning_rate: float32 rate of the first step.
-            seed: int64, decides the values of task layers and dropout.
-            num_classes: int32 units of the `head`; not used without one.
+        The float32 `learning_rate` is that of the first step. The int64 seed decides the values of
+        task layers and dropout. `num_classes`, int32, are the units of the `head`, if there is one.
 
         Raises:
             InvalidArgumentError: in the graph, if the batches do not fit the model.

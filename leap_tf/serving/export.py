@@ -21,7 +21,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from leap_tf.array_tasks import as_arrays, pixels_to_floats, spec_of
+from leap_tf.array_tasks import as_arrays, spec_of
 from leap_tf.errors import whole_number
 from leap_tf.functional import (
     ErrorFunction,
@@ -29,7 +29,7 @@ from leap_tf.functional import (
     copy_with_values,
     output_layer,
 )
-from leap_tf.learners import Leap, NoMetaLearning, TrainingSetup
+from leap_tf.learners import Leap, Reptile, TrainingSetup
 from leap_tf.models import BatchNormalization, MaxPooling2D
 from leap_tf.optimizer import LeapOptimizer
 from leap_tf.serving.adapter import weight_names
@@ -42,7 +42,7 @@ from leap_tf.training import EvaluationConfig, MetaTrainer, SupervisedProblem
 def export(
     trained: MetaTrainer | keras.Model,
     path: str | os.PathLike,
-    prepare_uint8: Prepare = pixels_to_floats,
+    prepare_uint8: Prepare | None = None,
     query_batch_size: int = 500,
     *,
     inputs: Any = None,
@@ -55,7 +55,8 @@ def export(
             loss, inner optimizer, task layers, batch-norm policy, and the learner's direction. Or a
             model that is compiled with the `LeapOptimizer` that meta-trained it, and a loss.
         path: the folder to write; it must not exist.
-        prepare_uint8: from a batch of uint8 images to an input of the model, for models of images.
+        prepare_uint8: from a batch of uint8 images to an input of the model, for example divided
+            by 255. With it, signatures `…_uint8` are written too.
         query_batch_size: number of examples that are predicted together. In transductive mode
             these share their batch statistics.
         inputs: for a subclass of `keras.Model`, which does not know its inputs: a batch of them, as
@@ -104,7 +105,7 @@ def export(
     archive.add_variable_collection("learner", problem.learner_variables)
     variants = {"": (specs, lambda each: tf.nest.map_structure(tf.identity, each))}
     images = [spec.dtype.is_floating and spec.shape.rank == 4 for spec in tf.nest.flatten(specs)]
-    if any(images):
+    if prepare_uint8 and any(images):
         variants["_uint8"] = _with_pixels(specs, images, prepare_uint8)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as unfinished:
@@ -210,7 +211,8 @@ def adapt(
 ) -> keras.Model:
     """Adapts a learned initialization to a task and returns the adapted Keras model.
 
-    This is `MetaTrainer.adapt` without a trainer, for learners without variables, such as Leap.
+    This is `MetaTrainer.adapt` without a trainer, for learners that leave the steps on a task to
+    the optimizer: not for ANIL, MetaSGD or learned rates of MAML.
 
     Args:
         model: the initialization, or the path of its `.keras` file, such as the
@@ -230,6 +232,7 @@ def adapt(
     Raises:
         ValueError: the model, the optimizer or the task cannot be used, or they do not fit.
         UnsupportedModelError: the model cannot be copied.
+        FloatingPointError: training diverged.
 
     Example:
 
@@ -257,7 +260,7 @@ def adapt(
         task_layers=tuple(task_layers),
     )
     config = EvaluationConfig(error_fn=error_fn)
-    problem = SupervisedProblem(setup, loss, NoMetaLearning(), evaluation=config)
+    problem = SupervisedProblem(setup, loss, Reptile(), evaluation=config)
     return problem.adapt(task, whole_number("seed", seed, 0), steps)
 
 
@@ -311,6 +314,8 @@ def _portable_model(model: keras.Model) -> keras.Model:
         return model
 
     def clone(layer):
+        if hasattr(layer, "adapt"):  # preprocessing, whose weights are not all of its state
+            return layer
         cls = next(each for each in type(layer).__mro__ if not issubclass(each, ours))
         return cls.from_config(layer.get_config())
 

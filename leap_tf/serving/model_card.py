@@ -25,15 +25,10 @@ _STEPS = (1, 5, 20, 100)
 
 
 def describe_model(problem: SupervisedProblem, meta_steps: int, folder: pathlib.Path) -> dict:
-    """Returns the part of a model card that needs no run.
+    """Returns the part of a model card that needs no run: plain numbers, strings, lists and dicts.
 
-    Args:
-        problem: holds the exported values.
-        meta_steps: the number of meta-updates that led to them.
-        folder: the folder of the export, with `saved_model`.
-
-    Returns:
-        Plain numbers, strings, lists and dictionaries.
+    The problem holds the exported values, to which `meta_steps` meta-updates led. `folder` is that
+    of the export, with `saved_model`.
     """
     setup, config, model = problem.setup, problem.evaluation, problem.model
     packages = {name: importlib.metadata.version(name) for name in ("keras", "numpy", "tensorflow")}
@@ -102,10 +97,8 @@ def _signatures(file):
 def write_model_card(card: Mapping[str, Any], folder: pathlib.Path) -> None:
     """Writes `model_card.json` and, for human readers, `MODEL_CARD.md`.
 
-    Args:
-        card: the result of `describe_model`, to which a run adds "tasks", "evaluation", "requests",
-            "configuration", method's "gradient_steps" and environment's "trained".
-        folder: where to write.
+    The card is the result of `describe_model`, to which a run adds "tasks", "evaluation",
+    "requests", "configuration", method's "gradient_steps" and environment's "trained".
     """
     text = json.dumps(card, indent=1, allow_nan=False, ensure_ascii=False)
     (folder / "model_card.json").write_text(text + "\n", encoding="utf-8")

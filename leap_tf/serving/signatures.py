@@ -42,17 +42,11 @@ _CROSS_ENTROPIES = (
 
 
 class Limits(NamedTuple):
-    """Upper limits on the numbers in a request. They bound a server's time and memory.
+    """Upper limits on the numbers in a request. They bound a server's time and memory."""
 
-    Attributes:
-        steps: gradient steps.
-        batch_size: examples in a training batch.
-        classes: units of a reinitialized head.
-    """
-
-    steps: int = 10_000
-    batch_size: int = 1_024
-    classes: int = 10_000
+    steps: int = 10_000  # gradient steps
+    batch_size: int = 1_024  # examples in a training batch
+    classes: int = 10_000  # units of a reinitialized head
 
 
 class Settings(NamedTuple):
@@ -89,14 +83,11 @@ class _Adapted(NamedTuple):
 class Signatures:
     """The three functions of an export. Their arguments and results are flat tensors.
 
-    Args:
-        problem: holds the initialization and the settings of adaptation.
-        inputs: shape and dtype of the inputs of a request, with any number of examples: a
-            `tf.TensorSpec`, or a nest of them.
-        prepare: a function that converts a batch of such inputs to inputs of the model.
-        query_batch_size: number of examples that are predicted together, which bounds memory. In
-            transductive mode these share their batch statistics.
-        limits: the largest numbers that a request may contain.
+    The problem holds the initialization and the settings of adaptation. `inputs` is the shape and
+    dtype of the inputs of a request, with any number of examples: a `tf.TensorSpec`, or a nest of
+    them. `prepare` converts a batch of such inputs to inputs of the model. `query_batch_size`
+    examples are predicted together, which bounds memory; in transductive mode these share their
+    batch statistics.
 
     Raises:
         ValueError: the number of losses differs from the number of outputs, or two inputs or
@@ -162,13 +153,9 @@ class Signatures:
     def adapt(self, *request: tf.Tensor) -> Outputs:
         """Trains on a support set and predicts queries.
 
-        Args:
-            *request: the tensors of `specs("adapt")`: support inputs, targets and query inputs,
-                then `Settings`.
-
-        Returns:
-            Outputs for the queries; "losses" [steps], the loss of each batch before the step on
-            it; and "support_accuracy" (or "support_error") of the adapted model.
+        The request has the tensors of `specs("adapt")`: support inputs, targets and query inputs,
+        then `Settings`. Returns outputs for the queries; "losses" [steps], the loss of each batch
+        before the step on it; and "support_accuracy" (or "support_error") of the adapted model.
         """
         specs = self._examples("query_x")
         place = len(specs) + len(self._formats)
@@ -203,8 +190,7 @@ class Signatures:
         seed = tf.ensure_shape(settings.seed, (), name="seed")
         num_classes, learned_classes = settings.num_classes, self._learned_classes
         if learned_classes is not None:
-            any_number, learned = (1, self._limits.classes), (learned_classes, learned_classes)
-            bounds = any_number if self._any_classes else learned
+            bounds = (1, self._limits.classes) if self._any_classes else 2 * (learned_classes,)
             num_classes = checked_number(num_classes, "num_classes", *bounds)
         specs = [*self._examples("support_x"), *self._targets()]
         tensors = checked_examples(support, specs)

@@ -54,11 +54,8 @@ class ProgressDisplay(keras.callbacks.Callback):
     """Shows progress, speed and time left.
 
     On a terminal it shows a progress bar. Elsewhere (a file, a CI log) it prints a line at the
-    first meta-step, then at most one every `seconds`, and one at the last.
-
-    Args:
-        seconds: the least number of seconds between two printed lines.
-        stream: where to write; standard error by default.
+    first meta-step, then at most one every `seconds`, and one at the last. The stream is standard
+    error by default.
     """
 
     def __init__(self, seconds: float = 10.0, stream=None):
@@ -161,9 +158,6 @@ class TensorBoardLogger(keras.callbacks.TensorBoard):
 
     TensorFlow keeps a tensor of about 0.5 kB for every new Python number it is given, and Keras
     gives it some ten after each meta-step. NumPy numbers are not kept.
-
-    Args:
-        log_dir: the folder of events.
     """
 
     def __init__(self, log_dir: str | os.PathLike):

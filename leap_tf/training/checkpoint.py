@@ -59,7 +59,11 @@ def describe_layers(model: keras.Model) -> dict[str, Any]:
         except NotImplementedError:  # its arguments cannot be serialized
             config = {}
         kinds = (bool, int, float, str, tuple)
-        kept = {name: each for name, each in config.items() if isinstance(each, kinds)}
+        kept = {
+            name: each
+            for name, each in config.items()
+            if isinstance(each, kinds) or (each and name.endswith(("regularizer", "constraint")))
+        }
         described[str(index)] = {"class": type(layer).__name__} | kept | {"name": "", "seed": 0}
     return json.loads(json.dumps(described, default=lambda value: type(value).__name__))
 

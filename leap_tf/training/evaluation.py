@@ -71,6 +71,14 @@ class EvaluationConfig:
                     "use, call its update_state on an example and then its reset_state."
                 )
 
+    def check_steps(self, steps: int) -> None:
+        """Raises ValueError if `held_out_steps` are not all below an evaluation's steps."""
+        if late := [each for each in self.held_out_steps if each >= steps]:
+            raise ValueError(
+                f"held_out_steps has {late}, and the evaluation makes {steps} steps. It always "
+                f"measures the error after the last one. Use numbers below {steps}."
+            )
+
 
 @dataclasses.dataclass(frozen=True)
 class TaskEvaluation:

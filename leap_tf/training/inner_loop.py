@@ -37,23 +37,15 @@ from leap_tf.training.evaluation import HeldOutResult, evaluate_held_out
 
 
 class InnerLoopResult(NamedTuple):
-    """The result of training on a task.
+    """The result of training on a task for K steps."""
 
-    Attributes:
-        parameters: θᴷ.
-        state: the model's non-trainable variables after the last step.
-        losses: [K] float32, for K steps; loss i is that of batch i before gradient step i.
-        errors: [K] float32, the mean errors of the same batches before the same steps.
-        update: the learner's meta-gradient and metrics.
-        finite: whether every loss, all of θᴷ and the state, the meta-gradient and the metrics are
-            finite. Losses alone do not show NaN weights in front of a ReLU.
-    """
-
-    parameters: list[tf.Tensor]
-    state: list[tf.Tensor]
-    losses: tf.Tensor
-    errors: tf.Tensor
-    update: TaskUpdate
+    parameters: list[tf.Tensor]  # θᴷ
+    state: list[tf.Tensor]  # the model's non-trainable variables after the last step
+    losses: tf.Tensor  # [K] float32; loss i is that of batch i before gradient step i
+    errors: tf.Tensor  # [K] float32, the mean errors of the same batches before the same steps
+    update: TaskUpdate  # the learner's meta-gradient and metrics
+    # Whether every loss, all of θᴷ and the state, the meta-gradient and the metrics are finite.
+    # Losses alone do not show NaN weights in front of a ReLU.
     finite: tf.Tensor
 
 

@@ -32,19 +32,12 @@ class TaskFailedError(TaskPoolError):
 
 @dataclasses.dataclass(frozen=True)
 class TaskFailure:
-    """A task that has no result.
+    """A task that has no result."""
 
-    Attributes:
-        task: the name of the task.
-        seed: the seed of this run of the task.
-        message: the reason.
-        error: the exception, or None if the task ran in another process.
-    """
-
-    task: str
-    seed: int
-    message: str
-    error: Exception | None = None
+    task: str  # the name of the task
+    seed: int  # the seed of this run of the task
+    message: str  # the reason
+    error: Exception | None = None  # None if the task ran in another process
 
     def __str__(self) -> str:
         return f"Task {self.task!r} with seed {self.seed} failed: {self.message}"
@@ -56,48 +49,34 @@ class TaskFailure:
 
 @dataclasses.dataclass(frozen=True)
 class Job(Generic[Result]):
-    """The work of a pool on each task.
+    """The work of a pool on each task."""
 
-    Attributes:
-        kind: "train" or "evaluate": the method of the problem that a worker process calls.
-        run: runs a task in this process.
-        task_name: returns the name of a task.
-        result_type: the dataclass of the results.
-        check: checks a result from another process; raises SerializationError if it does not fit.
-        variables: all variables that results depend on. They do not change while the pool runs.
-        on_result: called with every result as soon as it is in this process, in any order and from
-            any thread. It is not called for failures.
-    """
-
-    kind: str
-    run: Callable[[TaskSpec], Result]
+    kind: str  # "train" or "evaluate": the method of the problem that a worker process calls
+    run: Callable[[TaskSpec], Result]  # runs a task in this process
     _: dataclasses.KW_ONLY
-    task_name: Callable[[TaskSpec], str]
-    result_type: type
+    task_name: Callable[[TaskSpec], str]  # returns the name of a task
+    result_type: type  # the dataclass of the results
+    # Checks a result from another process; raises SerializationError if it does not fit.
     check: Callable[[Result], None]
+    # All variables that results depend on. They do not change while the pool runs.
     variables: Sequence[keras.Variable]
+    # Called with every result as soon as it is in this process, in any order and from any thread.
+    # It is not called for failures.
     on_result: Callable[[TaskSpec, Result], None] | None = None
 
 
 class TaskPool(Protocol):
-    """Runs jobs on tasks.
+    """Runs jobs on tasks."""
 
-    Attributes:
-        remote: whether tasks run in other processes, which can only run tasks of their own study.
-    """
-
-    remote: bool
+    remote: bool  # whether tasks run in other processes, which can only run those of their study
 
     def map(
         self, job: Job[Result], specs: Sequence[TaskSpec]
     ) -> Generator[Result | TaskFailure, None, None]:
         """Yields the result or the failure of each task, in the order of the tasks.
 
-        Closing the iterator early lets started tasks finish and starts no others.
-
-        Args:
-            job: what to do with each task. The pool calls its `on_result`.
-            specs: the tasks.
+        Closing the iterator early lets started tasks finish and starts no others. The pool calls
+        the job's `on_result`.
 
         Raises:
             TaskPoolError: the pool cannot continue. The message names the likely cause.
@@ -156,12 +135,11 @@ def configure_threads(parallel_tasks: int | None = None) -> None:
         RuntimeError: TensorFlow has started already with other settings.
     """
     tasks = parallel_tasks or available_cores()
-    wanted = (1, tasks)
     present = (
         tf.config.threading.get_intra_op_parallelism_threads(),
         tf.config.threading.get_inter_op_parallelism_threads(),
     )
-    if present == wanted:
+    if present == (1, tasks):
         return
     try:
         tf.config.threading.set_intra_op_parallelism_threads(1)

@@ -24,33 +24,21 @@ from leap_tf.tasks import TaskSplits
 from leap_tf.training.callbacks import with_batch_hooks
 from leap_tf.training.checkpoint import describe
 from leap_tf.training.pools import Job, TaskFailedError, TaskFailure, TaskPool
-from leap_tf.training.sampling import (
-    TaskSampler,
-    TaskSpec,
-    as_distribution,
-    describe_tasks,
-    plain,
-)
+from leap_tf.training.sampling import TaskSampler, TaskSpec, as_distribution, describe_tasks, plain
 
 _LOGGER = logging.getLogger("leap_tf")
 
 
 @dataclasses.dataclass(frozen=True)
 class TaskGradient:
-    """The result of training on a task.
+    """The result of training on a task."""
 
-    Attributes:
-        meta_gradient: one tensor per meta-learned variable.
-        metrics: means over the steps, the last loss, and the learner's metrics. All tasks have the
-            same names, among them "gradient_steps".
-        finite: whether every loss, the adapted weights and the meta-gradient are finite.
-        state: the final value of each of the problem's `state_variables`, in their order.
-    """
-
-    meta_gradient: Sequence[tf.Tensor]
+    meta_gradient: Sequence[tf.Tensor]  # one tensor per meta-learned variable
+    # Means over the steps, the last loss, and the learner's metrics. All tasks have the same names,
+    # among them "gradient_steps".
     metrics: Mapping[str, float]
-    finite: bool
-    state: Sequence[tf.Tensor] = ()
+    finite: bool  # whether every loss, the adapted weights and the meta-gradient are finite
+    state: Sequence[tf.Tensor] = ()  # the final values of the problem's `state_variables`, in order
 
 
 class Summary(Protocol):
@@ -64,36 +52,23 @@ class Problem(Protocol):
     """Trains and evaluates on single tasks, from the present initialization.
 
     It changes no variable, so any number of threads can use one problem.
-
-    Attributes:
-        setup: the settings of meta-training.
-        learner: the meta-learner, which has been built.
-        plan: which models are trained on which tasks.
-        sampler: finds the task of a `TaskSpec`.
-        meta_variables: the meta-learned variables, those of the learner among them.
-        learner_variables: the learner's own variables.
-        state_variables: non-trainable variables that a meta-step sets to the mean of their final
-            values over its tasks.
-        variables: all variables that results depend on; what a checkpoint must hold.
-        gradient_type: the dataclass that `train` returns.
-        evaluation_type: the dataclass that `evaluate` returns.
-        on_result: None, or a function that the outer loop calls with the result of every training
-            task, in the order of the tasks.
-        stop_requested: returns whether `fit` was asked to stop. The trainer sets it. A long task
-            may call it and raise an error to end early.
     """
 
-    setup: TrainingSetup
-    learner: Learner
-    plan: TrainingPlan
-    sampler: TaskSampler
-    meta_variables: list[keras.Variable]
-    learner_variables: list[keras.Variable]
+    setup: TrainingSetup  # the settings of meta-training
+    learner: Learner  # the meta-learner, which has been built
+    plan: TrainingPlan  # which models are trained on which tasks
+    sampler: TaskSampler  # finds the task of a `TaskSpec`
+    meta_variables: list[keras.Variable]  # the meta-learned ones, the learner's among them
+    learner_variables: list[keras.Variable]  # the learner's own
+    # Non-trainable variables. A meta-step sets them to the mean of their final values over tasks.
     state_variables: list[keras.Variable]
-    variables: list[keras.Variable]
-    gradient_type: Any
-    evaluation_type: Any
+    variables: list[keras.Variable]  # all that results depend on; what a checkpoint must hold
+    gradient_type: Any  # the dataclass that `train` returns
+    evaluation_type: Any  # the dataclass that `evaluate` returns
+    # If not None, called by the outer loop with the result of every training task, in their order.
     on_result: Callable[[Any], None] | None
+    # Returns whether `fit` was asked to stop. The trainer sets it. A long task may call it and
+    # raise an error to end early.
     stop_requested: Callable[[], bool]
 
     def get_config(self) -> dict[str, Any]:
@@ -168,7 +143,7 @@ def describe_study(problem: Problem, tasks: TaskSplits) -> dict[str, Any]:
         "settings": settings_of(problem),
         "evaluation": plain(getattr(problem, "evaluation", None)),
         "weights": [list(each.shape) for each in problem.variables],
-        "train": describe_tasks(tasks.train),
+        "train": describe_tasks(tasks.train, problem.setup.meta_batch_size),
     } | {part: describe_tasks(as_distribution(each)) for part, each in evaluated.items() if each}
 
 
@@ -259,12 +234,7 @@ class MetaBatch:
     """The mean meta-gradient of a meta-batch, summed in the order of its tasks.
 
     The order does not depend on which result arrives first, so the mean has the same bits on every
-    pool.
-
-    Args:
-        meta_step: the number of the meta-step, from 1.
-        tasks: the number of its tasks.
-        tolerated_failures: the fraction of them that may fail.
+    pool. Meta-steps count from 1, and `tolerated_failures` is the fraction of tasks that may fail.
     """
 
     def __init__(self, meta_step: int, tasks: int, tolerated_failures: float = 0.0):
@@ -358,8 +328,7 @@ class MetaBatch:
         logs["meta_gradient_norm"] = float(
             tf.linalg.global_norm([tf.cast(each, widest) for each in mean])
         )
-        logs["tasks_skipped"] = self._skipped
-        logs["tasks_failed"] = len(self._failures)
+        logs |= {"tasks_skipped": self._skipped, "tasks_failed": len(self._failures)}
         return [tf.cast(each, variable.dtype) for each, variable in zip(mean, variables)], logs
 
     def _record_failure(self, failure):

@@ -18,7 +18,14 @@ import tensorflow as tf
 
 from leap_tf.array_tasks import describe_arrays
 from leap_tf.learners.base import TrainingPlan
-from leap_tf.tasks import FiniteTasks, Task, TaskDistribution, TaskSplits, checked_task
+from leap_tf.tasks import (
+    FiniteTasks,
+    Task,
+    TaskDistribution,
+    TaskSplits,
+    checked_task,
+    listed_tasks,
+)
 
 # Streams of random numbers, kept apart by the second word of their seed.
 TRAINING, VALIDATION, EVALUATION = range(3)
@@ -93,7 +100,7 @@ class TaskSampler:
                 "their own study. Give fit() the study's tasks.train, or train on threads."
             )
         self.use_distribution(distribution)
-        return describe_tasks(distribution)
+        return describe_tasks(distribution, self._meta_batch_size)
 
     def use_list(self, split: str, tasks: Sequence[Task]) -> None:
         """Sets the evaluation tasks of a split."""
@@ -136,12 +143,15 @@ class TaskSampler:
 
         Raises:
             TypeError: it is no distribution.
+            ValueError: it has fewer tasks, of which some would count twice.
         """
         if not hasattr(distribution, "sample"):
             raise TypeError(
                 f"count is for a distribution over tasks, and this is a "
                 f"{type(distribution).__name__}. Pass the tasks themselves, without count."
             )
+        if len(listed_tasks(distribution) or range(count)) < count:
+            raise ValueError(f"There are fewer than {count=} tasks. Pass them without count.")
         return distribution.sample(count, np.random.default_rng([self.seed, EVALUATION]))
 
     def evaluation_seed(self, index: int, stream: int = EVALUATION) -> int:
@@ -177,9 +187,7 @@ class TaskSampler:
             count = self._meta_batch_size
             rng = np.random.default_rng([self.seed, TRAINING, meta_step])
             tasks = self._plan.sample_tasks(self._distribution, count, meta_step, rng)
-            if not tasks:
-                what = f"{self._distribution!r} returned no tasks when asked for {count}."
-                raise ValueError(f"{what} Its sample() must return at least one task.")
+            _check_sample(self._distribution, tasks)
             specs = [
                 TaskSpec("train", meta_step, index, int(rng.integers(2**31)), self._plan.steps)
                 for index in range(len(tasks))
@@ -211,12 +219,13 @@ def as_tasks(tasks: Any) -> list[Task]:
     if isinstance(tasks, TaskSplits):
         raise TypeError("Pass one list of the TaskSplits: splits.validation or splits.test.")
     if hasattr(tasks, "sample"):
-        if not hasattr(tasks, "tasks"):
+        listed = listed_tasks(tasks)
+        if listed is None:
             raise TypeError(
-                f"{type(tasks).__name__} samples tasks without end. Pass some of them, for example "
-                "tasks.sample(20, numpy.random.default_rng(0)), or say evaluate(tasks, count=20)."
+                f"{type(tasks).__name__} samples tasks without end. Say evaluate(tasks, count=20), "
+                "or pass some of them, such as tasks.sample(20, numpy.random.default_rng([0, 1]))."
             )
-        return list(tasks.tasks)
+        return list(listed)
     if hasattr(tasks, "name"):
         return [tasks]
     data = isinstance(tasks, (str, np.ndarray, tf.data.Dataset)) or tf.is_tensor(tasks)
@@ -224,17 +233,25 @@ def as_tasks(tasks: Any) -> list[Task]:
     return [checked_task(each) for each in found]
 
 
-def describe_tasks(distribution: TaskDistribution) -> dict[str, Any]:
+def _check_sample(distribution, tasks):
+    """Raises ValueError if what a distribution returned is not a list of tasks."""
+    if not isinstance(tasks, (list, tuple)) or not tasks:
+        what = f"{distribution!r} returned {tasks!r}."
+        raise ValueError(f"{what} Its sample() must return a list of at least one task.")
+
+
+def describe_tasks(distribution: TaskDistribution, most: int = 3) -> dict[str, Any]:
     """Returns a JSON description of a task distribution, to compare it with that of a checkpoint.
 
     It has the class and the settings of the distribution (from `get_config()` or dataclass fields),
     the number of tasks, and a line for each of the first 20: its name and its settings. Further
     tasks enter by one CRC-32. The tasks are the attribute `tasks`, as in `FiniteTasks`, or else
-    three that are sampled for this purpose. Arrays enter by a CRC-32, except if a dataclass samples
-    them: its fields determine them, and their last bits depend on the processor.
+    three, `most` at most, that are sampled for this purpose. Arrays enter by a CRC-32, except if a
+    dataclass samples them: its fields determine them, and their last bits depend on the processor.
     """
-    fixed = getattr(distribution, "tasks", None)
-    tasks = distribution.sample(3, np.random.default_rng(0)) if fixed is None else fixed
+    fixed = listed_tasks(distribution)
+    tasks = distribution.sample(min(3, most), np.random.default_rng(0)) if fixed is None else fixed
+    _check_sample(distribution, tasks)
     lines = [_line(task) for task in tasks]
     if fixed is None and dataclasses.is_dataclass(distribution):
         lines = [re.sub(r" CRC \w+", "", line) for line in lines]

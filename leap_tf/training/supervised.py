@@ -140,6 +140,21 @@ class SupervisedProblem:
                 "its data set, or make smaller batches."
             )
         losses, errors = result.losses.numpy(), result.errors.numpy()
+        metrics = {
+            "loss": float(losses.mean()),
+            "error": float(errors.mean()),
+            "final_loss": float(losses[-1]),
+            "gradient_steps": steps,
+        }
+        if taken := metrics.keys() & result.update.metrics.keys():
+            raise ValueError(f"A learner's metrics cannot be named {sorted(taken)}: rename them.")
+        wanted = [tuple(each.shape) for each in trainer.meta_variables]
+        given = [tuple(each.shape) for each in result.update.meta_gradient]
+        if given != wanted:
+            raise ValueError(
+                f"{type(self.learner).__name__}.end_task() returned meta-gradients of the shapes "
+                f"{given}. The meta-learned and learner variables have {wanted}."
+            )
         ids = map(id, trainer.meta_variables)
         gradients = dict(zip(ids, result.update.meta_gradient, strict=True))
         state = dict(zip(map(id, trainer.model.model.non_trainable_variables), result.state))
@@ -150,13 +165,7 @@ class SupervisedProblem:
                 else tf.zeros(each.shape, accumulator_dtype(tf.as_dtype(each.dtype)))
                 for each in self.meta_variables
             ],
-            metrics={
-                "loss": float(losses.mean()),
-                "error": float(errors.mean()),
-                "final_loss": float(losses[-1]),
-                "gradient_steps": steps,
-                **{name: float(value) for name, value in result.update.metrics.items()},
-            },
+            metrics=metrics | {name: float(value) for name, value in result.update.metrics.items()},
             finite=bool(result.finite),
             state=[
                 tf.convert_to_tensor(state.get(id(variable), variable.value))
@@ -191,13 +200,12 @@ class SupervisedProblem:
             for metric, value in zip(self.evaluation.metrics, held_out[""].metrics)
         }
         metrics |= {f"{prefix}error": float(held_out[prefix].error) for prefix in modes if prefix}
+        self.evaluation.check_steps(spec.steps)
         for steps in self.evaluation.held_out_steps:
-            if steps >= spec.steps:
-                raise ValueError(
-                    f"held_out_steps has {steps}, and the evaluation makes {spec.steps} steps. It "
-                    f"always measures the error after the last one. Use numbers below {spec.steps}."
-                )
             earlier = self._adapt(task, dataclasses.replace(spec, steps=steps))
+            if len(earlier.losses) < steps and not self.evaluation.stopping:
+                made = len(earlier.losses)
+                raise ValueError(f"held_out_steps has {steps}; {task.name!r} gave {made} batches.")
             for prefix, transductive in modes.items():
                 result = self._held_out(task, held_out_batches, earlier, transductive)
                 metrics[f"{prefix}error_after_{steps}"] = float(result.error)
@@ -235,6 +243,10 @@ class SupervisedProblem:
                 "number with every input, so it cannot return yours. Use MetaTrainer.evaluate()."
             )
         adapted = self._adapt(task, TaskSpec("", 0, 0, seed, steps))
+        if not adapted.finite:
+            raise FloatingPointError(
+                f"Training on {task.name!r} diverged. Lower the learning rate, or check its data."
+            )
         variables = [*self.model.trainable_variables, *self.model.non_trainable_variables]
         values = [*adapted.parameters, *adapted.state]
         model = copy_with_values(self.model, dict(zip(map(id, variables), values, strict=True)))
@@ -278,7 +290,8 @@ class SupervisedProblem:
 
     def _warn_of_early_statistics(self, steps):
         """Warns once if too few steps are made to replace the initial running statistics."""
-        if self._has_warned or self.state_variables or self.evaluation.transductive:
+        learned = self.setup.running_statistics == "learned"
+        if self._has_warned or learned or self.evaluation.transductive:
             return
         left = {
             layer.name: layer.momentum**steps

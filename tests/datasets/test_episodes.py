@@ -257,6 +257,10 @@ class TestSources:
         (tmp_path / "b/3.png").write_bytes(b"")
         with pytest.raises(ValueError, match="cannot read the image .*b/3.png"):
             load_classes(tmp_path)
+        (tmp_path / "empty").mkdir()
+        (tmp_path / "linked").symlink_to(tmp_path / "a")
+        with pytest.raises(ValueError, match=r"folders without images .*\['empty', 'linked'\]"):
+            load_classes(tmp_path)
 
     def test_classes_are_named_by_numbers_too(self):
         source = np.zeros((12, 2), "float32"), np.repeat(np.arange(6), 2)
@@ -340,7 +344,7 @@ def test_both_figures_and_errors_by_steps(bars):
     assert both.mean_metric("error_after_2") == pytest.approx(earlier.error, abs=1e-7)
     assert both.mean_metric("transductive_error") == pytest.approx(transductive.error, abs=1e-7)
     assert {"error_after_1", "transductive_error_after_1"} < set(both.tasks[0].metrics)
-    with pytest.raises(ValueError, match="held_out_steps has 2, and the evaluation makes 2 steps"):
+    with pytest.raises(ValueError, match=r"held_out_steps has \[2\], and the evaluation makes 2"):
         trainer(leap_tf.MAML(), held_out_steps=[2]).evaluate(bars.test, 2)
     with pytest.raises(ValueError, match='True, False or "both"'):
         leap_tf.EvaluationConfig(transductive="neither")

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import leap_tf
 from leap_tf import __version__
 from leap_tf.experiments import commands
+from leap_tf.experiments.export import export_run
 from leap_tf.experiments.run_directory import (
     RunDirectory,
     RunDirectoryError,
@@ -22,7 +24,7 @@ from leap_tf.experiments.run_directory import (
     set_aside,
 )
 from leap_tf.experiments.study import meta_train
-from leap_tf.training import read_metrics
+from leap_tf.training import Study, read_metrics
 from tests.runs import (
     command,
     learned,
@@ -230,6 +232,7 @@ def test_what_is_set_aside_is_never_written_over(tmp_path):
 def test_a_run_directory_belongs_to_one_configuration(tmp_path):
     run_directory = RunDirectory(tmp_path / "run")
     run_directory.claim("a = 1\nb = 2\n")
+    run_directory.metrics.write_text("{}\n")
     run_directory.claim("a = 1\nb = 2\n")
     with pytest.raises(RunDirectoryError, match=r"(?s)a different configuration.*-b = 2\n\+b = 3"):
         run_directory.claim("a = 1\nb = 3\n")
@@ -244,6 +247,34 @@ def test_a_run_directory_belongs_to_one_configuration(tmp_path):
         RunDirectory(tmp_path / "other").claim("a = 1\n")
     assert len(json.loads(run_directory.environment.read_text())) == 2  # two starts
     assert [path.name for path in (tmp_path / "other").iterdir()] == ["thesis.txt"]
+
+
+def test_what_no_result_depends_on_may_change(tmp_path):
+    run_directory = RunDirectory(tmp_path / "run")
+    run_directory.claim("meta_train.validation_freq = 0\n")
+    run_directory.claim("meta_train.validation_freq = 1\n")  # nothing has been computed
+    run_directory.metrics.write_text("{}\n")
+    with pytest.raises(RunDirectoryError, match="a different configuration"):
+        run_directory.claim("meta_train.validation_freq = 2\n")
+    run_directory.claim("meta_train.validation_freq = 1\nevaluate.steps = 7\n")
+    run_directory.evaluation.write_text("{}")
+    with pytest.raises(RunDirectoryError, match="a different configuration"):
+        run_directory.claim("meta_train.validation_freq = 1\nevaluate.steps = 8\n")
+
+
+@pytest.mark.parametrize(
+    ("binding", "message"),
+    [
+        ("evaluate.split = 'tset'", "split must be one of"),
+        ("evaluate.steps = 0", "steps must be at least 1"),
+        ("EvaluationConfig.held_out_steps = [5]", r"held_out_steps has \[5\], and .* 5 steps"),
+        ("sinusoid_splits.test_tasks = 0", "no test tasks to evaluate"),
+    ],
+)
+def test_an_impossible_evaluation_is_refused_before_training(tmp_path, binding, message):
+    with pytest.raises(ValueError, match=message):
+        commands.train([SINUSOID], ["MetaTrainer.steps_per_task = 5", binding], tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_directory_is_used_by_one_process_at_a_time(tmp_path):
@@ -304,6 +335,30 @@ def test_example_requests_give_the_runs_own_figures(finished, exported):
         np.testing.assert_allclose(adapted["losses"], task["training_losses"], atol=1e-4)
         error = np.mean((adapted["outputs"] - answers) ** 2)
         assert error == pytest.approx(task["error"], rel=1e-5)
+
+
+def test_requests_of_any_name_and_shape_of_targets(tmp_path):
+    keras.utils.set_random_seed(0)
+    inputs = np.ones((8, 1), np.float32)
+    examples = inputs, np.arange(8)  # targets [n] for outputs [n, 1]
+    names = ["東京", "shop 1", "shop-1"]
+    tasks = [leap_tf.ArrayTask(name, examples, examples, batch_size=4) for name in names]
+    trainer = leap_tf.MetaTrainer(leap_tf.mlp(hidden=[2]), "mse", "sgd", steps_per_task=2)
+    study = Study(trainer, leap_tf.TaskSplits(tasks, [], tasks))
+    run_directory = RunDirectory(tmp_path / "run")
+    run_directory.claim("a = 1\n")
+    run_directory.operative_config.write_text("a = 1\n")
+    meta_train(study, run_directory, meta_steps=1, verbose=False)
+    (tmp_path / "v1.partial").mkdir()
+    folder = export_run(study, run_directory, tmp_path / "v1", requests=3)
+    assert (tmp_path / "v1.partial").exists()  # it is another's
+    requests = sorted(path.name for path in (folder / "requests").iterdir())
+    assert requests == ["shop_1.npz", "shop_1_2.npz", "東京.npz"]
+    request = dict(np.load(folder / "requests" / "shop_1_2.npz"))
+    request.pop("query_y")
+    adapt = tf.saved_model.load(folder / "saved_model").signatures["adapt"]
+    answer = adapt(**{name: tf.constant(value) for name, value in request.items()})
+    assert answer["outputs"].shape == (8, 1)
 
 
 def test_the_model_card_is_made_from_the_runs_files(finished, exported):

@@ -230,6 +230,22 @@ def test_another_source_cannot_continue_or_export_a_run(trained, write, tmp_path
         record.write_text(before)
 
 
+def test_a_comparison_asks_for_its_modules_again(write, tmp_path):
+    path = write("compared_of_a_test", "width = 1\n")
+    numbers = "compare.budget", "MetaTrainer.steps_per_task", "MetaTrainer.meta_batch_size"
+    numbers += "sinusoid_splits.validation_tasks", "sinusoid_splits.test_tasks"
+    bindings = ["compare.seeds = [0]", *(f"{name} = 2" for name in numbers)]
+    bindings += ["compare.inner_factors = [1.0]", "compare.meta_rates = [0.01]"]
+    arguments = ["compare/sinusoids.gin"], bindings, tmp_path / "comparison"
+    commands.compare(*arguments, modules=[path])
+    with pytest.raises(UserModuleError, match=f"Pass --module={path} again"):
+        commands.compare(*arguments)
+    path.write_text("width = 2\n")
+    sys.modules.pop("compared_of_a_test")
+    with pytest.raises(UserModuleError, match="compared_of_a_test.py changed since"):
+        commands.compare(*arguments, modules=[path])
+
+
 def test_files_alone_import_nothing(trained, write, tmp_path):
     """The record of a run from a stranger names a module. Only the command line imports it."""
     path = write("payload_of_a_test", f"open({str(tmp_path / 'mark')!r}, 'w').close()\n")

@@ -238,6 +238,26 @@ def test_assigned_variables_that_would_be_lost_are_refused():
         evaluated(network, batch)
 
 
+GENERATOR, COUNT = tf.random.Generator.from_seed(1), tf.Variable(0.0)
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        lambda x: x + tf.random.normal(tf.shape(x)),
+        lambda x: tf.nn.dropout(x, 0.5),
+        lambda x: x + GENERATOR.uniform(tf.shape(x)),
+        lambda x: x + COUNT.assign_add(1.0),
+    ],
+)
+def test_state_of_tensorflow_is_refused(noise):
+    network = keras.Sequential([keras.Input((4,)), keras.layers.Lambda(noise)])
+    network.add(keras.layers.Dense(2))
+    batch = Batch(tf.ones((3, 4)), tf.zeros((3, 2)))
+    with pytest.raises(UnsupportedModelError, match=r"whose state is TensorFlow's. Use keras.rand"):
+        tf.function(lambda: evaluated(network, batch).loss)()
+
+
 class Vector(keras.layers.Layer):
     """A layer that adds a loss for each example."""
 

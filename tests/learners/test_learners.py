@@ -18,10 +18,11 @@ from leap_tf.learners import (
     NoMetaLearning,
     Reptile,
     TaskEnd,
+    TaskUpdate,
     TrainingSetup,
     with_meta_optimizer,
 )
-from leap_tf.learners.joint import multi_headed
+from leap_tf.learners.joint import MixedTask, multi_headed
 from leap_tf.models import mlp
 from leap_tf.tasks import FiniteTasks, Sinusoids, TaskDistribution
 from leap_tf.training import InnerLoop, MetaTrainer, StopAtError
@@ -443,6 +444,53 @@ def test_anil_refuses_unknown_layer_names():
         )
 
 
+def test_anil_refuses_a_name_of_several_layers():
+    inner = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, name="fc")], name="enc")
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, keras.layers.Dense(2, name="fc")(inner(inputs)))
+    with pytest.raises(ValueError, match="'fc' is the name of several layers"):
+        MetaTrainer(model, CROSS_ENTROPY, "sgd", "sgd", learner=ANIL(["fc"]))
+
+
+def test_no_meta_learning_keeps_running_statistics():
+    layers = [keras.layers.BatchNormalization(momentum=0.5), keras.layers.Dense(3)]
+    trainer = trainer_with(NoMetaLearning(), model=keras.Sequential([keras.Input((4,)), *layers]))
+    before = [array.copy() for array in trainer.model.get_weights()]
+    trainer.fit(FiniteTasks([blobs(0), blobs(1)]), 2, verbose=False)
+    for then, now in zip(before, trainer.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(then, now)
+
+
+def test_a_subclass_of_leap_with_other_arguments_needs_a_configuration():
+    class Decayed(Leap):
+        def __init__(self, decay, **options):
+            super().__init__(**options)
+            self.decay = decay
+
+    with pytest.raises(NotImplementedError, match="Decayed must define get_config"):
+        trainer_with(Decayed(3.0))
+
+
+@pytest.mark.parametrize(
+    ("update", "message"),
+    [
+        (lambda gradient: (gradient, {"loss": tf.ones(())}), r"cannot be named \['loss'\]"),
+        (
+            lambda gradient: (gradient[1:], {}),
+            r"end_task\(\) returned meta-gradients of the shapes",
+        ),
+        (lambda gradient: ([tf.transpose(g) for g in gradient], {}), "of the shapes"),
+    ],
+)
+def test_what_a_learner_returns_is_checked(update, message):
+    class Own(Reptile):
+        def end_task(self, state, end):
+            return TaskUpdate(*update(super().end_task(state, end).meta_gradient))
+
+    with pytest.raises(ValueError, match=message):
+        trainer_with(Own()).fit(FiniteTasks([blobs(0)]), 1, verbose=False)
+
+
 def test_meta_sgd_learns_its_rates_and_adapts_with_them():
     trainer = TestMetaSGD().trainer()
     before = trainer.evaluate([blobs(10)], steps=5).tasks[0].training_losses
@@ -502,6 +550,18 @@ def test_a_mixture_takes_one_batch_of_each_task_a_round():
     for ((inputs, task, classes), labels), _ in zip(mixture.train_batches(7), range(4)):
         assert inputs.shape == (5, 4)
         assert task.shape == classes.shape == labels.shape == (5,)
+
+
+def test_a_member_with_few_batches_does_not_end_the_mixture():
+    class Two:
+        name = "two"
+
+        def train_batches(self, seed):
+            inputs = np.full((4, 4), 7.0, np.float32)
+            return [(inputs, np.zeros(4, np.int64))] * 2
+
+    batches = MixedTask([blobs(0), Two()]).train_batches(seed=1).take(20)
+    assert sum(float(inputs[0, 0]) == 7.0 for inputs, _ in batches) == 10
 
 
 def test_joint_training_without_task_layers_trains_one_model_on_the_mixture():
@@ -698,6 +758,9 @@ def test_heads_of_a_bank_differ_and_have_the_models_precision():
     )
     with pytest.raises(ValueError, match="regularizer"):
         multi_headed(regularised, "head", 3)
+    head = keras.layers.Dense(3, bias_initializer="ones", name="head")
+    with pytest.raises(ValueError, match="must have a bias that starts at zero"):
+        multi_headed(keras.Sequential([keras.layers.Input((4,)), head]), "head", 3)
 
 
 def test_path_lengths_with_reinitialized_and_meta_learned_heads_can_be_compared():

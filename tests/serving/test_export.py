@@ -13,6 +13,7 @@ import tensorflow as tf
 from hypothesis import strategies
 
 import leap_tf
+from leap_tf.array_tasks import pixels_to_floats
 from leap_tf.serving import Limits
 from tests.serving.exports import CROSS_ENTROPY, KINDS, STEPS, clouds, network, request
 from tests.serving.exports import trainer as make_trainer
@@ -67,7 +68,7 @@ def exported(tmp_path_factory):
         if kind not in _EXPORTS:
             trainer, make_task = KINDS[kind]()
             folder = tmp_path_factory.mktemp("exports") / kind
-            leap_tf.export(trainer, folder)
+            leap_tf.export(trainer, folder, pixels_to_floats)
             _EXPORTS[kind] = trainer, make_task, folder
         return _EXPORTS[kind]
 

@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras import layers
 
 import leap_tf
+from leap_tf.array_tasks import pixels_to_floats
 from leap_tf.serving.adapter import weight_names
 from leap_tf.serving.signatures import names_of
 from tests.serving.exports import CROSS_ENTROPY, clouds, dense, network
@@ -206,7 +207,7 @@ def test_docs_serving_md_keeps_adapted_weights_without_the_library(tmp_path):
 
 def test_inputs_and_outputs_have_the_names_of_their_keys(tmp_path):
     trainer, task, _ = several(True)
-    leap_tf.export(trainer, tmp_path / "export")
+    leap_tf.export(trainer, tmp_path / "export", pixels_to_floats)
     card = json.loads((tmp_path / "export" / "model_card.json").read_text())
     adapt = card["signatures"]["adapt"]
     settings = {"steps", "batch_size", "learning_rate", "seed"}

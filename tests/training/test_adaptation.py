@@ -307,3 +307,34 @@ def test_losses_that_do_not_fit_the_outputs_are_refused():
     )
     with pytest.raises(ValueError, match="loss must have an entry for every output.*'value'"):
         trainer_of(two_outputs(True), {"label": CROSS_ENTROPY}).evaluate(task)
+
+
+def test_preprocessing_layers_keep_what_they_learned(tmp_path):
+    rng = np.random.default_rng(0)
+    values = rng.normal(5.0, 3.0, size=(40, 3)).astype(np.float32)
+    codes = rng.integers(10, 13, size=(40, 1))
+    targets = values.sum(axis=1, keepdims=True) + codes
+    normalization, lookup = keras.layers.Normalization(), keras.layers.IntegerLookup()
+    normalization.adapt(values)
+    lookup.adapt(codes)
+    inputs = [keras.Input((3,)), keras.Input((1,), dtype="int64")]
+    embedded = keras.layers.Flatten()(keras.layers.Embedding(4, 2)(lookup(inputs[1])))
+    joined = keras.layers.Concatenate()([normalization(inputs[0]), embedded])
+    body = leap_tf.models.BatchNormalization()(keras.layers.Dense(4)(joined))
+    model = keras.Model(inputs, keras.layers.Dense(1)(body))
+    examples = (values, codes), targets.astype(np.float32)
+    task = leap_tf.ArrayTask("coded", examples, examples, batch_size=8)
+    trainer = trainer_of(model, loss="mse")
+    trainer.fit([task, task], 1, verbose=False)
+    expected = trainer.evaluate([task]).loss
+    assert trainer.adapt(task).evaluate(*examples, verbose=0) == pytest.approx(expected, rel=1e-5)
+    leap_tf.export(trainer, tmp_path / "export")
+    read = keras.saving.load_model(tmp_path / "export" / "model.keras")
+    np.testing.assert_allclose(read(list(examples[0])), model(list(examples[0])), rtol=1e-5)
+
+
+def test_an_adaptation_that_diverges_is_an_error():
+    inputs = np.ones((8, 4), np.float32)
+    task = leap_tf.ArrayTask("huge", (1e30 * inputs, inputs[:, :1]), (inputs, inputs[:, :1]), 4)
+    with pytest.raises(FloatingPointError, match="Training on 'huge' diverged"):
+        leap_tf.adapt(leap_tf.mlp(4), task, "sgd", "mse", steps=3)

@@ -97,12 +97,21 @@ def test_calls_with_arguments_out_of_range_are_refused():
     with pytest.raises(ValueError, match="no tasks to evaluate"):
         learner.evaluate([])
 
-    class Nothing:
-        def sample(self, count, rng):
-            return []
+    class Own:
+        tasks = 100  # not a list of tasks
 
-    with pytest.raises(ValueError, match="returned no tasks when asked for 5"):
-        learner.fit(Nothing(), 1, verbose=False)
+        def __init__(self, found):
+            self.found = found
+
+        def sample(self, count, rng):
+            return self.found
+
+    for found in ([], None, held_out(1)[0], iter(held_out(2))):
+        with pytest.raises(ValueError, match=r"returned .*Its sample\(\) must return"):
+            learner.fit(Own(found), 1, verbose=False)
+    learner.fit(Own(held_out(2)), 1, verbose=False)
+    with pytest.raises(ValueError, match="fewer than count=3 tasks"):
+        learner.evaluate(FiniteTasks(held_out(2)), count=3)
     wide = np.ones((8, 3), np.float32)
     with pytest.raises(
         ValueError, match=r"'wide': .*shape \(4, 3\), and the model takes \(None, 1\)"
@@ -183,6 +192,33 @@ def test_the_labels_of_arrays_are_checked_before_training(train, test, options, 
     task = ArrayTask("mine", arrays(train), arrays(test), **options)
     with pytest.raises(ValueError, match=f"^Task 'mine', {message}"):
         classifier(**fresh).evaluate([task])
+
+
+def test_targets_of_a_binary_cross_entropy_are_probabilities():
+    task = ArrayTask("signs", arrays([[1.0], [-1.0]]), arrays([[1.0]]), batch_size=2)
+    binary = trainer(loss=keras.losses.BinaryCrossentropy(from_logits=True))
+    with pytest.raises(ValueError, match=r"'signs' has targets from -1.0 to 1.0, and Binary"):
+        binary.fit([task], 1, verbose=False)
+
+
+def test_an_own_loss_is_not_broadcast():
+    class Absolute(keras.losses.Loss):
+        def call(self, y_true, y_pred):
+            return keras.ops.mean(keras.ops.abs(y_true - y_pred), axis=-1)
+
+    task = ArrayTask("flat", arrays([1.0, 2.0, 3.0]), arrays([1.0]), batch_size=3)
+    with pytest.raises(ValueError, match=r"'flat' .*targets are \(.*,\), and the model's outputs"):
+        trainer(loss=Absolute()).fit([task], 1, verbose=False)
+    trainer(loss="mse").fit([task], 1, verbose=False)
+
+
+def test_an_error_after_steps_that_were_not_made_is_refused():
+    config = leap_tf.EvaluationConfig(held_out_steps=[6])
+    task = constant_task("short", 1.0)
+    batches = task.train_batches(0).take(4)
+    task.train_batches, task.few_batches = lambda seed: batches, lambda seed, count: None
+    with pytest.raises(ValueError, match="held_out_steps has 6; 'short' gave 4 batches"):
+        trainer(evaluation=config).evaluate([task], steps=8)
 
 
 def test_a_class_that_the_loss_ignores_is_no_label():
