@@ -44,8 +44,14 @@ def mnih_2013(
 ) -> keras.Model:
     """Builds the encoder of "Playing Atari with Deep Reinforcement Learning", section 4.1.
 
-    It has two convolutions and a dense layer. Returns a built model from screens, [batch,
-    image_size, image_size, 3] pixels 0–255, to features [batch, units].
+    Args:
+        image_size: height and width of the screens in pixels.
+        filters: numbers of filters of the two convolutions.
+        units: units of the dense layer.
+
+    Returns:
+        A built model from screens, [batch, image_size, image_size, 3] pixels 0–255, to features
+        [batch, units].
     """
     layers = keras.layers
     screens = keras.Input((image_size, image_size, 3))
@@ -61,10 +67,15 @@ def actor_critic(
 ) -> keras.Model:
     """Builds linear heads "policy" and "value" on an encoder and shares its variables.
 
-    The encoder is a built model from screens to [batch, features]. The result is a model from
-    screens to logits [batch, actions] and values [batch]. `value_gain` is the Euclidean norm of the
-    value head's initial weights. No global random generator is used, so other threads may run at
-    the same time.
+    It uses no global random generator, so other threads may run at the same time.
+
+    Args:
+        encoder: a built model from screens to [batch, features], without non-trainable variables.
+        actions: number of the game's actions.
+        value_gain: Euclidean norm of the value head's initial weights.
+
+    Returns:
+        A model from screens to logits [batch, actions] and values [batch].
 
     Raises:
         ValueError: the encoder has non-trainable variables, such as those of batch norm.
@@ -86,9 +97,10 @@ def actor_critic(
 
 def encoder_of(model: keras.Model) -> keras.Model:
     """Returns the encoder of an actor-critic. A model of another kind is an encoder itself."""
-    if _GAINS.keys() <= {layer.name for layer in model.layers}:
-        return next(each for each in model.layers if isinstance(each, keras.Model))
-    return model
+    is_agent = _GAINS.keys() <= {layer.name for layer in model.layers}
+    return (
+        next(each for each in model.layers if isinstance(each, keras.Model)) if is_agent else model
+    )
 
 
 def trained_agent(model: keras.Model, parameters: Sequence[tf.Tensor]) -> keras.Model:
@@ -146,11 +158,17 @@ def _initializer(name, seed, gain):
 
 @dataclasses.dataclass(frozen=True)
 class ActorCriticLoss:
-    """Weights of the loss. The paper gives discount and entropy cost, but no value cost."""
+    """Weights of the loss. The paper gives discount and entropy cost, but no value cost.
 
-    discount: float = 0.99  # γ
-    entropy_cost: float = 0.01  # weight of the policy's entropy, which is subtracted from the loss
-    value_cost: float = 1.0  # weight of the critic's loss, half its squared error
+    Args:
+        discount: γ.
+        entropy_cost: weight of the policy's entropy, which is subtracted from the loss.
+        value_cost: weight of the critic's loss, half its squared error.
+    """
+
+    discount: float = 0.99
+    entropy_cost: float = 0.01
+    value_cost: float = 1.0
 
 
 class LossParts(NamedTuple):
@@ -237,10 +255,16 @@ class RMSProp(keras.optimizers.Optimizer):
         outside (Torch, the default)   Δθ = − α g / (√v + ε)
         inside (Keras, TensorFlow)     Δθ = − α g / √(v + ε)
 
-    with v ← ρ v + (1 − ρ) g². The learning rate α may be a schedule, and ρ is `decay`. Inside the
-    root, ε acts like √ε on the scale of gradients: ε = 10⁻⁴ damps all gradients below 10⁻², the
-    scale of a mean loss's gradients. Appendix H of the Leap paper names its constants α = 0.99 and
-    ε = 10⁻⁴ as Torch does, and the original code uses Torch.
+    with v ← ρ v + (1 − ρ) g². Inside the root, ε acts like √ε on the scale of gradients: ε = 10⁻⁴
+    damps all gradients below 10⁻², the scale of a mean loss's gradients. Appendix H of the Leap
+    paper names its constants α = 0.99 and ε = 10⁻⁴ as Torch does, and the original code uses Torch.
+
+    Args:
+        learning_rate: α, or a schedule.
+        decay: ρ.
+        epsilon: ε.
+        epsilon_inside_root: whether ε is inside the root.
+        name, **kwargs: as for `keras.optimizers.Optimizer`.
     """
 
     def __init__(

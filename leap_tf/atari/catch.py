@@ -52,8 +52,12 @@ class CatchEnvironment(ScreenEnvironment):
     An episode is one ball. It falls by a row a step, and bounces off the walls. In the paddle's row
     the episode ends, with reward 1 if the paddle touches the ball and 0 otherwise, so a mean score
     is the share of balls that are caught. Actions 0, 1, 2 move the paddle by −1, 0, 1 columns.
-    The name of a game is "catch/" and the seed of its layout. `copies` run together, `seed` is that
-    of the first reset, and `image_size` is the height and width of the screens, a multiple of 7.
+
+    Args:
+        game: "catch/" and the seed of the layout.
+        copies: number of copies that run together.
+        seed: seed of the first reset.
+        image_size: height and width of the screens in pixels, a multiple of 7.
 
     Attributes:
         layout: the game's layout.

@@ -27,8 +27,11 @@ class ActorCriticNetwork(network.Network):
 
     It returns ((logits, values), network_state) for screens with any number of outer dimensions.
     TF-Agents' networks are layers of Keras 2, which do not find the variables of Keras 3 layers:
-    an agent would silently leave the encoder untrained. The network therefore lists them. The model
-    is one of `actor_critic`.
+    an agent would silently leave the encoder untrained. The network therefore lists them.
+
+    Args:
+        observation_spec: specification of the screens.
+        model: built by `actor_critic`.
     """
 
     def __init__(self, observation_spec: types.TensorSpec, model: keras.Model):
@@ -97,9 +100,17 @@ class ActorCriticAgent(tf_agent.TFAgent):
     update. The buffer then holds the newest T + 1 steps; the action of the first was chosen before
     the last update.
 
-    The specs are those of the environment, the model is one of `actor_critic`, `unroll` is T, and
-    `train_step_counter` counts updates. The optimizer is one of Keras 3 and may clip; `RMSProp` has
-    the paper's constants. The attribute `network` is the trained network.
+    Args:
+        time_step_spec: of the environment.
+        action_spec: of the environment.
+        model: built by `actor_critic`.
+        optimizer: a Keras 3 optimizer, which may clip; `RMSProp` has the paper's constants.
+        loss: weights of the loss.
+        unroll: T.
+        train_step_counter: counts updates.
+
+    Attributes:
+        network: the trained network.
     """
 
     def __init__(

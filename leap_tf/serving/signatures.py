@@ -42,11 +42,17 @@ _CROSS_ENTROPIES = (
 
 
 class Limits(NamedTuple):
-    """Upper limits on the numbers in a request. They bound a server's time and memory."""
+    """Upper limits on the numbers in a request. They bound a server's time and memory.
 
-    steps: int = 10_000  # gradient steps
-    batch_size: int = 1_024  # examples in a training batch
-    classes: int = 10_000  # units of a reinitialized head
+    Attributes:
+        steps: gradient steps.
+        batch_size: examples in a training batch.
+        classes: units of a reinitialized head.
+    """
+
+    steps: int = 10_000
+    batch_size: int = 1_024
+    classes: int = 10_000
 
 
 class Settings(NamedTuple):

@@ -31,14 +31,20 @@ _LOGGER = logging.getLogger("leap_tf")
 
 @dataclasses.dataclass(frozen=True)
 class TaskGradient:
-    """The result of training on a task."""
+    """The result of training on a task.
 
-    meta_gradient: Sequence[tf.Tensor]  # one tensor per meta-learned variable
-    # Means over the steps, the last loss, and the learner's metrics. All tasks have the same names,
-    # among them "gradient_steps".
+    Attributes:
+        meta_gradient: one tensor per meta-learned variable.
+        metrics: means over the steps, the last loss, and the learner's metrics. All tasks have the
+            same names, among them "gradient_steps".
+        finite: whether every loss, the adapted weights and the meta-gradient are finite.
+        state: the final value of each of the problem's `state_variables`, in their order.
+    """
+
+    meta_gradient: Sequence[tf.Tensor]
     metrics: Mapping[str, float]
-    finite: bool  # whether every loss, the adapted weights and the meta-gradient are finite
-    state: Sequence[tf.Tensor] = ()  # the final values of the problem's `state_variables`, in order
+    finite: bool
+    state: Sequence[tf.Tensor] = ()
 
 
 class Summary(Protocol):
@@ -52,23 +58,36 @@ class Problem(Protocol):
     """Trains and evaluates on single tasks, from the present initialization.
 
     It changes no variable, so any number of threads can use one problem.
+
+    Attributes:
+        setup: the settings of meta-training.
+        learner: the meta-learner, which has been built.
+        plan: which models are trained on which tasks.
+        sampler: finds the task of a `TaskSpec`.
+        meta_variables: the meta-learned variables, those of the learner among them.
+        learner_variables: the learner's own variables.
+        state_variables: non-trainable variables that a meta-step sets to the mean of their final
+            values over its tasks.
+        variables: all variables that results depend on; what a checkpoint must hold.
+        gradient_type: the dataclass that `train` returns.
+        evaluation_type: the dataclass that `evaluate` returns.
+        on_result: None, or a function that the outer loop calls with the result of every training
+            task, in the order of the tasks.
+        stop_requested: returns whether `fit` was asked to stop. The trainer sets it. A long task
+            may call it and raise an error to end early.
     """
 
-    setup: TrainingSetup  # the settings of meta-training
-    learner: Learner  # the meta-learner, which has been built
-    plan: TrainingPlan  # which models are trained on which tasks
-    sampler: TaskSampler  # finds the task of a `TaskSpec`
-    meta_variables: list[keras.Variable]  # the meta-learned ones, the learner's among them
-    learner_variables: list[keras.Variable]  # the learner's own
-    # Non-trainable variables. A meta-step sets them to the mean of their final values over tasks.
+    setup: TrainingSetup
+    learner: Learner
+    plan: TrainingPlan
+    sampler: TaskSampler
+    meta_variables: list[keras.Variable]
+    learner_variables: list[keras.Variable]
     state_variables: list[keras.Variable]
-    variables: list[keras.Variable]  # all that results depend on; what a checkpoint must hold
-    gradient_type: Any  # the dataclass that `train` returns
-    evaluation_type: Any  # the dataclass that `evaluate` returns
-    # If not None, called by the outer loop with the result of every training task, in their order.
+    variables: list[keras.Variable]
+    gradient_type: Any
+    evaluation_type: Any
     on_result: Callable[[Any], None] | None
-    # Returns whether `fit` was asked to stop. The trainer sets it. A long task may call it and
-    # raise an error to end early.
     stop_requested: Callable[[], bool]
 
     def get_config(self) -> dict[str, Any]:
