@@ -17,6 +17,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from leap_tf.errors import whole_number
+from leap_tf.functional import copy_optimizer
 from leap_tf.learners import JointTraining, Leap, Learner, NoMetaLearning, Reptile
 from leap_tf.serialization import decode, encode, write_atomically
 from leap_tf.tasks import TaskSplits, listed_tasks
@@ -391,12 +392,10 @@ class _Runner:
     def _build(self, run):
         learner, own = self.methods[run.method]
         rate = 1.0 if run.meta_rate is None else run.meta_rate
-        inner = self._inner_optimizer.get_config()
-        if run.inner_rate is not None:
-            inner["learning_rate"] = run.inner_rate
+        changes = {} if run.inner_rate is None else {"learning_rate": run.inner_rate}
         of_run = {
             "learner": learner,
-            "inner_optimizer": type(self._inner_optimizer).from_config(inner),
+            "inner_optimizer": copy_optimizer(self._inner_optimizer, **changes),
             "meta_optimizer": keras.optimizers.SGD(rate),
         } | {"seed": run.seed, "pool": 1}
         with self._building:

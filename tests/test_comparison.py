@@ -7,6 +7,7 @@ import pytest
 
 import leap_tf
 from leap_tf.comparison import ComparedRun, Comparison, _best_by_method
+from leap_tf.functional import copy_optimizer
 
 matplotlib.use("Agg")
 CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -221,6 +222,16 @@ def test_an_optimizer_with_a_schedule_keeps_it():
     schedule = keras.optimizers.schedules.CosineDecay(0.05, 10)
     comparison = sinusoids(inner_optimizer=keras.optimizers.SGD(schedule), meta_rates=[0.01])
     assert {run.inner_rate for run in comparison.runs} == {None}
+
+
+def test_exclusions_from_weight_decay_stay():
+    optimizer = keras.optimizers.AdamW(0.1, weight_decay=0.5)
+    optimizer.exclude_from_weight_decay(var_names=["head"])
+    copied = copy_optimizer(optimizer, learning_rate=0.2)
+    assert float(copied.learning_rate) == pytest.approx(0.2)
+    used = {v.path: copied._use_weight_decay(v) for v in leap_tf.mlp(hidden=[2]).weights}
+    assert used == {path: "head" not in path for path in used}
+    assert len(set(used.values())) == 2
 
 
 def test_unusable_arguments_are_refused():

@@ -52,7 +52,8 @@ class QuantileLoss(keras.losses.Loss):
         self.quantile = quantile
 
     def call(self, y_true, y_pred):
-        error = y_true - y_pred
+        # Targets may be [n] and outputs [n, 1], whose plain difference would be [n, n].
+        error = keras.ops.reshape(y_true, keras.ops.shape(y_pred)) - y_pred
         return keras.ops.mean(
             keras.ops.maximum(self.quantile * error, (self.quantile - 1) * error), axis=-1
         )

@@ -301,14 +301,16 @@ def by_class(
         groups: [examples], the group of each example's class.
 
     Raises:
-        ValueError: there are no examples, labels are not one for each of them, or a class has
-            examples in several groups.
+        ValueError: there are no examples, labels are not one for each of them, one is missing, or a
+            class has examples in several groups.
     """
     if labels.shape != inputs.shape[:1] or not len(labels):
         raise ValueError(
             f"There must be one label for each example, and at least one. Received inputs "
             f"{list(inputs.shape)} and labels {list(labels.shape)}."
         )
+    if labels.dtype.kind in "fO" and any(each is None or each != each for each in labels):
+        raise ValueError("Some labels are missing, None or NaN. Leave their examples out.")
     found, first, numbers, sizes = np.unique(
         labels, return_index=True, return_inverse=True, return_counts=True
     )

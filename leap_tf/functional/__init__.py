@@ -25,6 +25,7 @@ from leap_tf.functional.optimizer import (
     OptimizerWrapper,
     all_finite,
     apply_if_finite,
+    copy_optimizer,
 )
 from leap_tf.functional.task_layers import (
     TaskLayers,
@@ -43,7 +44,7 @@ __all__ = [
     "WrongSecondDerivativesError", "all_finite", "apply_if_finite", "as_loss",
     "check_meta_optimizer", "check_no_stopped_gradients_in", "check_optimizer", "check_policy",
     "check_task_data", "check_training_rule", "check_unused", "check_variables",
-    "copy_with_values", "default_metrics", "error_context", "layer_variables",
+    "copy_optimizer", "copy_with_values", "default_metrics", "error_context", "layer_variables",
     "meta_learned_indices", "output_layer", "running_statistics", "task_batches", "unpack_batch",
 ]
 # fmt: on

@@ -121,10 +121,7 @@ def _example_losses(loss, targets, outputs):
     """
     mask = mask_of(outputs)
     shapes = [tf.TensorShape(each.shape) for each in (targets, outputs)]
-    own = not hasattr(loss, "fn")  # Keras's own losses bring targets [n] to outputs [n, 1]
-    lacks_axis = own and shapes[0].rank == shapes[1].rank - 1 and shapes[1][-1] == 1
-    broadcast = shapes[0].rank == shapes[1].rank and shapes[0][-1] not in (1, None)
-    if lacks_axis or (broadcast and shapes[1][-1] == 1):
+    if shapes[0].rank == shapes[1].rank and shapes[1][-1] == 1 and shapes[0][-1] not in (1, None):
         raise ValueError(f"targets are {shapes[0]}, and the model's outputs {shapes[1]}")
     if shapes[1].rank == 1:  # a loss takes the mean over the last dimension
         targets, outputs = (tf.reshape(each, [-1, 1]) for each in (targets, outputs))

@@ -245,6 +245,16 @@ for _name in _SETTINGS:
     setattr(OptimizerWrapper, _name, property(operator.attrgetter(f"inner_optimizer.{_name}")))
 
 
+def copy_optimizer(
+    optimizer: keras.optimizers.Optimizer, **changes: float
+) -> keras.optimizers.Optimizer:
+    """Returns an unused copy with changed settings; exclusions from weight decay by name stay."""
+    copy = type(optimizer).from_config({**optimizer.get_config(), **changes})
+    pattern = getattr(optimizer, "_exclude_from_weight_decay_pattern", None)
+    copy._exclude_from_weight_decay_pattern = pattern
+    return copy
+
+
 def _backend_neutral_copy(optimizer, variables):
     # The class with the backend-neutral methods is the second base, so they override TensorFlow's
     # methods but not those of the optimizer.

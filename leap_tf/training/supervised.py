@@ -21,6 +21,7 @@ from leap_tf.functional import (
     check_policy,
     check_task_data,
     check_training_rule,
+    copy_optimizer,
     copy_with_values,
     default_metrics,
     error_context,
@@ -250,7 +251,8 @@ class SupervisedProblem:
         variables = [*self.model.trainable_variables, *self.model.non_trainable_variables]
         values = [*adapted.parameters, *adapted.state]
         model = copy_with_values(self.model, dict(zip(map(id, variables), values, strict=True)))
-        loss, metrics = self.loss, [_copy(metric) for metric in self.evaluation.metrics]
+        metrics = [type(each).from_config(each.get_config()) for each in self.evaluation.metrics]
+        loss = self.loss
         if isinstance(loss, TotalLoss):
             loss = loss.losses
             metrics = tf.nest.map_structure(default_metrics, loss)
@@ -258,7 +260,8 @@ class SupervisedProblem:
             metrics.append(keras.metrics.MeanMetricWrapper(self.error_fn, name="error"))
         else:
             metrics += default_metrics(loss)
-        model.compile(_copy(self.evaluation_optimizer), loss, weighted_metrics=metrics)
+        optimizer = copy_optimizer(self.evaluation_optimizer)
+        model.compile(optimizer, loss, weighted_metrics=metrics)
         return model
 
     def _adapt(self, task, spec):
@@ -312,11 +315,6 @@ class SupervisedProblem:
 
     def summarize(self, results: Sequence[TaskEvaluation]) -> Evaluation:
         return Evaluation(tuple(results))
-
-
-def _copy(configured):
-    """Returns an unused copy of an optimizer or a metric."""
-    return type(configured).from_config(configured.get_config())
 
 
 class _ModelTrainer:

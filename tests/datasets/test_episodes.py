@@ -262,6 +262,13 @@ class TestSources:
         with pytest.raises(ValueError, match=r"folders without images .*\['empty', 'linked'\]"):
             load_classes(tmp_path)
 
+    @pytest.mark.parametrize("missing", [None, np.nan])
+    def test_missing_labels_are_refused(self, missing):
+        labels = np.array(["a", missing, "b"], object)
+        for each in (labels, np.array([1.0, np.nan, 2.0])):
+            with pytest.raises(ValueError, match="Some labels are missing"):
+                load_classes((np.zeros((3, 2)), each))
+
     def test_classes_are_named_by_numbers_too(self):
         source = np.zeros((12, 2), "float32"), np.repeat(np.arange(6), 2)
         chosen = episodes(source, 2, 1, 1, part="test", test_classes=np.array([4, 5]))

@@ -201,17 +201,6 @@ def test_targets_of_a_binary_cross_entropy_are_probabilities():
         binary.fit([task], 1, verbose=False)
 
 
-def test_an_own_loss_is_not_broadcast():
-    class Absolute(keras.losses.Loss):
-        def call(self, y_true, y_pred):
-            return keras.ops.mean(keras.ops.abs(y_true - y_pred), axis=-1)
-
-    task = ArrayTask("flat", arrays([1.0, 2.0, 3.0]), arrays([1.0]), batch_size=3)
-    with pytest.raises(ValueError, match=r"'flat' .*targets are \(.*,\), and the model's outputs"):
-        trainer(loss=Absolute()).fit([task], 1, verbose=False)
-    trainer(loss="mse").fit([task], 1, verbose=False)
-
-
 def test_an_error_after_steps_that_were_not_made_is_refused():
     config = leap_tf.EvaluationConfig(held_out_steps=[6])
     task = constant_task("short", 1.0)
