@@ -266,7 +266,7 @@ def main():
     trainer = make_trainer()
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        leap_tf.export(trainer, folder / "export")
+        leap_tf.export(trainer, folder / "export", pixels_to_floats)
         signatures = tf.saved_model.load(folder / "export" / "saved_model").signatures
         if options.rounds:
             compare(trainer, signatures, options.rounds)

@@ -200,7 +200,7 @@ def _named(name, nest):
 
 def _write_request(trainer, task, steps, index, folder):
     folder.mkdir(exist_ok=True)
-    stem = re.sub(r"\W+", "_", task.name).strip("_")
+    stem = re.sub(r"[\W_]+", "_", task.name).strip("_")
     file = folder / f"{stem}.npz"
     file = folder / f"{stem}_{index}.npz" if file.exists() else file
     request = request_of(trainer, task, steps, trainer.evaluation_seed(index))
