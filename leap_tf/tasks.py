@@ -59,8 +59,9 @@ class TaskDistribution(Protocol):
     def sample(self, count: int, rng: np.random.Generator) -> Sequence[Task]:
         """Returns a list of the `count` tasks of a meta-batch; `rng` is the only randomness.
 
-        Trainers pass `default_rng([seed, 0, meta_step])`, whose first is that of `seed` alone. Draw
-        held-out tasks from another one. The attribute `tasks`, if any, is the list of all tasks.
+        Trainers pass `default_rng([seed, 0, meta_step])`. At meta-step 0 it gives the numbers of
+        `default_rng(seed)`, so draw held-out tasks with another seed. If the distribution has an
+        attribute `tasks`, it is the list of all tasks.
         """
 
 
@@ -90,7 +91,7 @@ class TaskSplits:
 def listed_tasks(distribution: TaskDistribution) -> Sequence[Task] | None:
     """Returns the list of all tasks of a distribution, None if it has none."""
     tasks = getattr(distribution, "tasks", None)
-    return tasks if isinstance(tasks, (list, tuple)) else None
+    return tasks if isinstance(tasks, Sequence) else None
 
 
 class FiniteTasks:

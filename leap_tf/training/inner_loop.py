@@ -44,8 +44,8 @@ class InnerLoopResult(NamedTuple):
     losses: tf.Tensor  # [K] float32; loss i is that of batch i before gradient step i
     errors: tf.Tensor  # [K] float32, the mean errors of the same batches before the same steps
     update: TaskUpdate  # the learner's meta-gradient and metrics
-    # Whether every loss, all of θᴷ and the state, the meta-gradient and the metrics are finite.
-    # Losses alone do not show NaN weights in front of a ReLU.
+    # True if the losses and all numbers above but the errors are finite. Losses can be finite while
+    # weights in front of a ReLU are NaN.
     finite: tf.Tensor
 
 
