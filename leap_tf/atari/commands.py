@@ -166,7 +166,7 @@ def _against_random_play(problem: AtariProblem, game: str, seed: int, steps: int
 
     with ThreadPoolExecutor(2) as executor:
         agent, control = executor.map(play, [True, False])
-    reward, random_reward = agent.final_reward(), control.final_reward()
+    reward, random_reward = agent.final_reward, control.final_reward
     return {
         "frames": agent.frames,
         "wall_seconds": round(time.perf_counter() - started, 1),
@@ -211,7 +211,7 @@ class TaskRunLog:
             "score": run.score,
             "peak_memory_mb": round(peak / (2**20 if sys.platform == "darwin" else 2**10)),
         }
-        score = "no game finished" if run.score is None else f"score {run.score:.1f}"
+        score = "too few games for a score" if run.score is None else f"score {run.score:.1f}"
         with self._path.open("a") as file:
             file.write(json.dumps(line) + "\n")
         self._print(

@@ -162,7 +162,7 @@ class AtariEnvironment(ScreenEnvironment):
         frame_skip: frames per step, during which the action is repeated.
         max_pool: whether the screen is the maximum of the last two frames.
         no_op_max: an episode starts with a random number of no-op frames, fewer than this. In games
-            that start on "fire", the last of them is "fire"; there is at least this one.
+            that start on "fire", the first of them is "fire"; there is at least this one.
         fire_on_reset: whether to press "fire" in games that start on it.
         reward_clip: rewards are clipped to ± this value.
         sticky_actions: probability of repeating the previous action instead.
@@ -303,12 +303,12 @@ class _Console:
         emulator, settings = self._emulator, self._settings
         emulator.reset_game()
         fires = settings["use_fire_reset"] and Action.FIRE in self._actions
+        if fires:
+            emulator.act(Action.FIRE)
         for _ in range(int(self._random.integers(max(1, settings["noop_max"]))) - fires):
             emulator.act(Action.NOOP)
             if emulator.game_over(with_truncation=False):
                 emulator.reset_game()
-        if fires:
-            emulator.act(Action.FIRE)
         self._frames = [emulator.getScreenRGB()]
         self._steps, self._lives, self._over = 0, emulator.lives(), False
 
@@ -327,9 +327,9 @@ class _Console:
                 break
         self._steps += 1
         before, self._lives = self._lives, emulator.lives()
-        cut_off = self._steps >= settings["max_num_frames_per_episode"] // settings["frameskip"]
+        cut_off = self._steps * settings["frameskip"] >= settings["max_num_frames_per_episode"]
         self._over = ended or cut_off
-        ended |= settings["life_loss_info"] and self._lives < before
+        ended |= settings["life_loss_info"] and 0 < self._lives < before
         return reward, ended, cut_off, self._lives
 
     def screen(self) -> np.ndarray:
@@ -378,6 +378,12 @@ def check_game(name: str) -> None:
         check_emulated(name)
 
 
+def plain_name(name: str) -> str:
+    """Returns the name of a known game, without mode and difficulty if they are its first."""
+    game = name.partition("/")[0]
+    return game if game != "catch" and name == flavours(game)[0] else name
+
+
 def check_emulated(name: str) -> None:
     """Checks that the emulator has a game or a flavour of this name; raises ValueError."""
     game, separator, _ = name.partition("/")
@@ -389,7 +395,7 @@ def check_emulated(name: str) -> None:
 
 def layout_seed(name: str) -> int:
     """Returns the number in the name of a `CatchEnvironment`; raises ValueError without one."""
-    if not re.fullmatch(r"catch/\d{1,9}", name):
+    if not re.fullmatch(r"catch/(0|[1-9]\d{0,8})", name):
         raise ValueError(f"{name!r} must be catch/ and a number of up to nine digits: 'catch/17'.")
     return int(name.removeprefix("catch/"))
 

@@ -51,26 +51,19 @@ class GameEvaluation:
 
     @property
     def score(self) -> float | None:
-        """Mean score of the last quarter of the finished games, None if no game finished."""
-        if not self.episodes:
+        """Mean score of the last quarter of the finished games.
+
+        None if fewer than two a copy finished: the first ones to finish are not typical.
+        """
+        if len(self.episodes) < 2 * self.copies:
             return None
         last = self.episodes[-max(1, len(self.episodes) // 4) :]
         return float(np.mean([episode.score for episode in last]))
 
+    @property
     def final_reward(self) -> float:
-        """Returns the mean clipped reward per 1000 steps over the last quarter of the updates."""
+        """Mean clipped reward per 1000 steps over the last quarter of the updates."""
         return 1e3 * float(self.rewards[-max(1, self.updates // 4) :].mean())
-
-    def frames_to_reward(self, target: float, share: float = 0.1) -> int | None:
-        """Returns the frames until the running mean reward per 1000 steps reaches `target`.
-
-        The mean is over a `share` of all updates. None if it does not reach the target.
-        """
-        window = max(1, round(share * self.updates))
-        sums = np.cumsum([0.0, *np.asarray(self.rewards, np.float64)])
-        means = 1e3 * (sums[window:] - sums[:-window]) / window
-        reached = np.flatnonzero(means >= target)
-        return int(reached[0] + window) * self.frames_per_update if reached.size else None
 
     def frames_to_score(self, target: float, window: int = 10) -> int | None:
         """Returns the frames until the mean score of the last `window` games reaches `target`.
@@ -122,7 +115,7 @@ class GameEvaluations:
         return {
             "loss": float(np.mean([game.losses.mean() for game in self.games])),
             "reward": float(np.mean([game.area_under_reward for game in self.games])),
-            "final_reward": float(np.mean([game.final_reward() for game in self.games])),
+            "final_reward": float(np.mean([game.final_reward for game in self.games])),
         }
 
 

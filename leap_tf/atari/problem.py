@@ -26,7 +26,7 @@ from leap_tf.atari.actor_critic import (
     fresh_heads,
     trained_variables,
 )
-from leap_tf.atari.environments import ScreenEnvironment, check_game
+from leap_tf.atari.environments import ScreenEnvironment, check_game, plain_name
 from leap_tf.atari.evaluation import CURVES, GameEvaluation, GameEvaluations
 from leap_tf.atari.inner_loop import AgentState, TracedAgent, UnrollCollector
 from leap_tf.errors import LeapError, whole_number
@@ -82,7 +82,8 @@ class Game:
 
 def games(names: list[str]) -> list[Game]:
     """Returns the games of these names; raises ValueError if one is unknown or given twice."""
-    repeated = sorted({name for name in names if names.count(name) > 1})
+    plain = [plain_name(name) for name in names]
+    repeated = sorted({name for name in plain if plain.count(name) > 1})
     if repeated:
         raise ValueError(f"Games are given more than once: {', '.join(repeated)}.")
     return [Game(name) for name in names]
@@ -215,7 +216,7 @@ class AtariProblem:
                 "final_loss": float(evaluation.losses[-1]),
                 "entropy": float(evaluation.entropies.mean()),
                 "reward": evaluation.area_under_reward,
-                "final_reward": evaluation.final_reward(),
+                "final_reward": evaluation.final_reward,
                 "gradient_steps": evaluation.updates,
                 **{name: float(value) for name, value in update.metrics.items()},
             },

@@ -25,7 +25,7 @@ from leap_tf.atari.actor_critic import (
     trained_agent,
 )
 from leap_tf.atari.catch import CatchEnvironment, catch_encoder
-from leap_tf.atari.environments import AtariEnvironment, check_game
+from leap_tf.atari.environments import AtariEnvironment, check_game, plain_name
 from leap_tf.atari.evaluation import GameEvaluation
 from leap_tf.atari.problem import AtariProblem, EnvironmentPool, OnUpdate, TrainedGame
 from leap_tf.atari.problem import games as games_of
@@ -167,8 +167,8 @@ def atari_evaluate(
     games = list(dict.fromkeys(game for group in groups.values() for game in group))
     for game in [*games, *(target_scores or {})]:
         check_game(game)
-    trained = {task.name for task in getattr(study.tasks.train, "tasks", ())}
-    if trained := trained & {*groups.get("held out", ())}:
+    trained = {plain_name(task.name) for task in getattr(study.tasks.train, "tasks", ())}
+    if trained := trained & {plain_name(game) for game in groups.get("held out", ())}:
         raise ValueError(f"Held-out games are among the games of training: {sorted(trained)}.")
     if seeds < 1 or (updates is not None and updates < 1):
         raise ValueError(f"seeds and updates must be at least 1. Received: {seeds}, {updates}.")
@@ -216,7 +216,8 @@ def atari_evaluate(
         found[game].setdefault(kind, []).append(
             comparison.read_cell(comparison.cell_file(folder, kind, game, start))
         )
-    return comparison.write_comparison(found, groups, folder, target_scores or {})
+    agents = {game: {kind: [of] for kind, of in kinds.items()} for game, kinds in found.items()}
+    return comparison.write_comparison(agents, groups, folder, target_scores or {})
 
 
 configured_study = with_configuration_errors(

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import leap_tf
 from leap_tf.atari import commands
 from leap_tf.atari.comparison import read_cell
 from leap_tf.atari.environments import AtariEnvironment
@@ -24,6 +23,7 @@ from leap_tf.atari.study import configured_study
 from leap_tf.experiments.commands import one_line_errors
 from leap_tf.experiments.config import read_configuration
 from leap_tf.experiments.run_directory import RunDirectory
+from leap_tf.learners.sequential import SequentialLearner
 from leap_tf.training import read_metrics
 from tests.faults.kills import atari, attack
 
@@ -166,16 +166,20 @@ def test_runs_are_compared_on_the_same_starts(finished, tmp_path):
     summary = json.loads((tmp_path / "compared" / "summary.json").read_text())
     breakout = summary["groups"]["held out"]["breakout"]
     assert set(breakout) == {"Leap", "no pretraining", "fresh", "random policy"}
-    assert len(breakout["no pretraining"]["area"]["values"]) == 4
-    assert len(breakout["no pretraining"]["gain"]["values"]) == 2  # the starts, not the agents
+    assert breakout["no pretraining"]["agents"] == [2, 2]
+    assert len(breakout["no pretraining"]["gain"]["values"]) == 2  # the runs, not the agents
     assert (tmp_path / "compared" / "held_out.png").exists()
+    config = again / "config.gin"
+    config.write_text(config.read_text() + "\nAtariEnvironment.reward_clip = 9.0\n")
+    with pytest.raises(SystemExit, match="reward_clip.*equal settings"), one_line_errors():
+        commands.compare([f"Leap={folder}", f"Reptile={again}"], tmp_path / "refused")
 
 
 def test_errors_of_a_comparison_are_one_line(finished, tmp_path):
     for runs, message in (
         ("leap", "Runs must be given as method=folder"),
         (f"fresh={tmp_path}", "'fresh' is the name of a control"),
-        (f"leap={tmp_path}", "has 0 finished evaluations"),
+        (f"leap={tmp_path}", "share no finished evaluation: .* has none"),
     ):
         with pytest.raises(SystemExit, match=message), one_line_errors():
             commands.compare([runs], tmp_path)
@@ -231,7 +235,7 @@ def test_an_evaluation_keeps_the_settings_of_its_run(finished):
 
 
 def test_a_game_of_training_is_not_evaluated_as_held_out(finished):
-    groups = "atari_evaluate.groups = {'held out': ['breakout', 'pong']}"
+    groups = "atari_evaluate.groups = {'held out': ['breakout', 'pong/m0/d0']}"
     with pytest.raises(SystemExit, match=r"Held-out games are among .* training: \['pong'\]"):
         with one_line_errors():
             commands.evaluate([groups], finished[0])
@@ -244,24 +248,34 @@ def test_importing_without_legacy_keras_says_what_to_do():
 
 
 @pytest.mark.parametrize(
-    "names",
+    ("names", "task_runs"),
     [
-        ["atari_cpu"],
-        ["atari_paper"],
-        ["atari_cpu", "atari_reptile"],
-        ["atari_cpu", "atari_finetuning"],
+        (["atari_cpu"], 120),
+        (["atari_paper"], 1600),
+        (["atari_cpu", "atari_reptile"], 120),
+        (["atari_cpu", "atari_finetuning"], 120),
+        (["atari_cpu", "atari_flavours"], 60),
+        (["atari_cpu", "atari_flavours", "atari_reptile", "atari_heads"], 60),
+        (["atari_cpu", "atari_flavours", "atari_finetuning", "atari_flavours_finetuning"], 60),
     ],
-    ids=lambda names: names[-1],
+    ids=lambda value: "+".join(value) if isinstance(value, list) else "",
 )
-def test_every_configuration_builds_a_study(names):
+def test_every_configuration_builds_a_study(names, task_runs):
     read_configuration([ROOT / "gin_configs" / f"{name}.gin" for name in names])
     study = configured_study()
     games = [game.name for game in study.tasks.train.tasks]
     held_out = gin.query_parameter("atari_evaluate.groups")["held out"]
     assert not set(held_out) & set(games)
-    # Leap's steps are bounded. Those of the others must not be, or they end in other places.
-    bounded = study.trainer.meta_optimizer.global_clipnorm is not None
-    assert bounded == isinstance(study.trainer.learner, leap_tf.Leap)
+    optimizer = study.trainer.meta_optimizer
+    if isinstance(study.trainer.learner, SequentialLearner):  # ends where the last task run does
+        assert float(optimizer.learning_rate) == 1.0
+        assert optimizer.global_clipnorm is None
+    else:
+        assert float(optimizer.learning_rate) * optimizer.global_clipnorm == pytest.approx(
+            1.1, 0.02
+        )
+    meta_steps = gin.query_parameter("atari_meta_train.meta_steps")
+    assert meta_steps * study.trainer.problem.setup.meta_batch_size == task_runs
     if names == ["atari_paper"]:
         assert len(games) == 25
         assert set(held_out) == {"breakout", "space_invaders"}

@@ -5,7 +5,7 @@ import pytest
 from tf_agents.environments import tf_py_environment, utils
 from tf_agents.trajectories import time_step as ts
 
-from leap_tf.atari.environments import AtariEnvironment, available_games, flavours
+from leap_tf.atari.environments import AtariEnvironment, available_games, flavours, plain_name
 from leap_tf.atari.problem import Game, games
 from tests.atari.small import ColourBandit
 
@@ -208,6 +208,7 @@ def test_names_are_checked_before_the_emulator_is_called():
         {"no_op_max": 0, "fire_on_reset": False, "max_pool": False, "frame_skip": 3},
         {"no_op_max": 1, "life_loss_ends": True, "all_actions": True, "image_size": 42},
         {"no_op_max": 1, "max_frames": 200, "frame_skip": 1},
+        {"no_op_max": 1, "max_frames": 203},
         {"no_op_max": 1, "sticky_actions": 0.25},
     ],
     ids=str,
@@ -226,6 +227,28 @@ def test_the_plain_flavour_plays_as_the_vector_environment(options):
     episodes = game.take_episodes()
     assert episodes
     assert flavour.take_episodes() == episodes
+
+
+@pytest.mark.parametrize("name", ["breakout", "breakout/m0/d0"])
+def test_fire_is_pressed_before_the_no_ops(name):
+    options = {"frame_skip": 1, "max_pool": False}
+    plain = AtariEnvironment("breakout", 1, no_op_max=1, **options)
+    waiting = [plain.reset().observation[0]]  # after "fire" alone, then after each no-op
+    waiting += [plain.step(np.array([0])).observation[0] for _ in range(29)]
+    starts = AtariEnvironment(name, 8, seed=3, no_op_max=30, **options).reset().observation
+    waits = [[np.array_equal(start, screen) for screen in waiting].index(True) for start in starts]
+    assert len(set(waits)) > 3
+
+
+@pytest.mark.parametrize("game", ["atlantis", "wizard_of_wor"])  # their last life is number 0
+def test_a_flavour_ends_where_its_last_life_does(game):
+    options = {"no_op_max": 0, "life_loss_ends": True, "max_frames": 8003}
+    seen = [AtariEnvironment(name, 1, seed=1, **options) for name in (game, f"{game}/m0/d0")]
+    steps = [play(environment, 2100) for environment in seen]
+    assert [s.step_type.item() for s, _ in steps[0]] == [s.step_type.item() for s, _ in steps[1]]
+    episodes = [environment.take_episodes() for environment in seen]
+    assert episodes[0] == episodes[1]
+    assert episodes[0]
 
 
 def test_flavours_differ_and_are_functions_of_their_seed():
@@ -248,6 +271,12 @@ def test_flavours_are_checked_before_anything_starts():
     assert len(flavours("crazy_climber")) == 8
     assert len(flavours("space_invaders")) == 32
     assert games(["freeway/m7/d1"]) == [Game("freeway/m7/d1")]
+    with pytest.raises(ValueError, match="more than once: freeway"):
+        games(["freeway/m0/d0", "freeway"])
+    assert plain_name("centipede/m22/d0") == "centipede"
+    assert plain_name("catch/3") == "catch/3"
+    with pytest.raises(ValueError, match="catch/ and a number"):
+        Game("catch/03")
     with pytest.raises(ValueError, match="freeway has no flavour 'freeway/m8/d0'. It has: freeway"):
         games(["freeway/m0/d0", "freeway/m8/d0"])
     with pytest.raises(ValueError, match="has no flavour 'freeway/3/1'"):

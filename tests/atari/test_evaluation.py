@@ -14,8 +14,8 @@ def test_rewards_by_hand():
     of_four = evaluation()
     assert of_four.frames == 160
     assert of_four.area_under_reward == 1500
-    assert of_four.final_reward() == 3000
-    assert evaluation(rewards=8 * (0.0, 1.0)).final_reward() == 500
+    assert of_four.final_reward == 3000
+    assert evaluation(rewards=8 * (0.0, 1.0)).final_reward == 500
     metrics = GameEvaluations((of_four, evaluation(rewards=(0.0, 0.0)))).metrics()
     assert metrics == {"loss": 0.75, "reward": 750, "final_reward": 1500}
 
@@ -30,15 +30,7 @@ def test_scores_by_hand():
     assert of_four.frames_to_score(8.0, window=2) is None
     assert of_four.frames_to_score(0.0, window=5) is None
     np.testing.assert_array_equal(of_four.score_curve(4), [2.0, 5.0, np.nan, 9.0])
-    assert evaluation().score is None
-
-
-def test_frames_to_a_reward_by_hand():
-    of_four = evaluation()  # 0, 1000, 2000 and 3000 per 1000 steps, 40 frames each
-    assert of_four.frames_to_reward(1000.0, share=0.25) == 80
-    assert of_four.frames_to_reward(1000.0, share=0.5) == 120  # (1000 + 2000) / 2
-    assert of_four.frames_to_reward(0.0, share=0.5) == 80
-    assert of_four.frames_to_reward(2600.0, share=0.5) is None
+    assert evaluation(games[:3]).score is None  # fewer than two a copy
 
 
 def test_curves_are_means_of_parts():

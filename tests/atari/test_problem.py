@@ -36,8 +36,8 @@ def test_an_agent_learns_the_bandit_on_atari_sized_screens():
     evaluation, parameters = agent.adapt("bandit4", seed=0, steps=130)
     of_five_steps = 4  # the fifth starts the next episode
     best = 1000 * of_five_steps / 5
-    assert evaluation.final_reward() > 0.9 * best
-    assert evaluation.final_reward() > 3 * 1000 * evaluation.rewards[:5].mean()
+    assert evaluation.final_reward > 0.9 * best
+    assert evaluation.final_reward > 3 * 1000 * evaluation.rewards[:5].mean()
     # The parameters are those of the trained agent: it names colours of new screens.
     environment = ColourBandit(copies=64, seed=99)
     model = trained_agent(agent.encoder, parameters)

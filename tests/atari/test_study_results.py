@@ -12,7 +12,8 @@ from leap_tf.atari.evaluation import GameEvaluation
 
 ROOT = pathlib.Path(__file__).parents[2]
 GROUPS = {"held out": ["crazy_climber", "alien"], "more actions": ["krull"], "seen": ["ms_pacman"]}
-TARGETS = {"alien": 300, "crazy_climber": 9000, "krull": 2500, "ms_pacman": 500}
+TARGETS = {"alien": 300, "krull": 2500, "ms_pacman": 500}
+GAMES = [game for group in GROUPS.values() for game in group]
 NOT_KEPT = {name: [] for name in ("losses", "entropies", "raw_rewards")}
 
 
@@ -32,11 +33,11 @@ def agents():
 def test_the_page_shows_the_tables(agents, tmp_path):
     games = {
         game: {
-            "Leap": agents["leap_0", "learned", game] + agents["leap_1", "learned", game],
-            "fresh": agents["leap_0", "fresh", game],
-            "random policy": agents["leap_0", "random policy", game],
+            "Leap": [agents["leap_0", "learned", game], agents["leap_1", "learned", game]],
+            "fresh": [agents["leap_0", "fresh", game]],
+            "random policy": [agents["leap_0", "random policy", game]],
         }
-        for game in TARGETS
+        for game in GAMES
     }
     table = write_comparison(games, GROUPS, tmp_path, TARGETS)
     page = (ROOT / "docs" / "results" / "README.md").read_text()
@@ -49,7 +50,7 @@ def test_the_page_shows_the_tables(agents, tmp_path):
 def test_every_agent_had_the_same_frames_and_starts(agents):
     assert sum(map(len, agents.values())) == 4 * 5 * (3 + 1 + 3)
     assert len({agent.updates for of in agents.values() for agent in of}) == 1
-    for game in TARGETS:
+    for game in GAMES:
         starts = {tuple(a.seed for a in of) for (_, _, g), of in agents.items() if g == game}
         assert len(starts) == 1
         assert len(set(starts.pop())) == 5
