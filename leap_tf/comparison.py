@@ -30,6 +30,7 @@ from leap_tf.training import (
 )
 from leap_tf.training.checkpoint import describe
 from leap_tf.training.problem import describe_study
+from leap_tf.training.sampling import plain
 
 _Method = Learner | tuple[Learner, Mapping[str, Any]]
 
@@ -39,10 +40,9 @@ class ComparedRun:
     """A meta-training and its evaluation.
 
     Attributes:
-        method: the name of the method.
+        method, seed: its name, and the seed of initial weights, batches and task sampling.
         inner_rate: the learning rate on tasks; None if the optimizer has a schedule.
         meta_rate: the learning rate of the meta-optimizer; None for joint training and none.
-        seed: the seed of initial weights, batches and task sampling.
         budget, gradient_steps: numbers of gradient steps that were allowed and made.
         evaluation: on the test tasks; on validation tasks in trials. None if training diverged.
     """
@@ -67,8 +67,8 @@ class Comparison:
     """The results of `compare`. Print it for the table.
 
     Attributes:
-        runs: the meta-trainings with the chosen rates, for every method and seed.
-        trials: those from which the rates were chosen, evaluated on validation tasks.
+        runs, trials: the meta-trainings with the chosen rates, for every method and seed, and
+            those from which the rates were chosen, evaluated on validation tasks.
     """
 
     runs: tuple[ComparedRun, ...]
@@ -162,11 +162,11 @@ class Comparison:
                 "meta_rate": runs[0].meta_rate,
                 "seeds": len(runs),
                 "gradient_steps": runs[0].gradient_steps,
-                "error": float(np.mean([run.error for run in runs])),
+                "error": _mean(run.error for run in runs if np.isfinite(run.error)),
                 "interval": _mean_over_tasks(self._by_task(method))[1],
                 "training_error": _mean(each.mean("final_training_error") for each in found),
                 "area": _mean(each.area_under_error for each in found),
-                "diverged": sum(len(evaluation.diverged) for evaluation in found),
+                "diverged": int(sum(np.isnan(errors).sum() for errors in self._errors(method))),
             }
 
     def _conclusion(self):
@@ -180,7 +180,7 @@ class Comparison:
         if not np.isfinite(mean):
             return f"{found}. {_JOINT!r} diverged."
         found += f", {mean:.4f} ± {half:.4f} below {_JOINT!r} on the same tasks"
-        return f"{found}." if mean > half else f"{found}, too few to settle it."
+        return f"{found}." if mean > half else f"{found}: not settled by these tasks."
 
     def _rates_at_an_end(self):
         for method in self.methods:
@@ -224,24 +224,21 @@ def compare(
     Args:
         tasks: the splits, or a function that returns them, called as tasks(seed=…).
         model: returns a new built model. It is called after the seed is set.
-        budget: gradient steps of one meta-training.
+        budget, trial_share: gradient steps of one meta-training, and the share that a trial gets.
         learners: the methods, by name. A method may come with `MetaTrainer` arguments of its own,
             for example `{"MAML": (leap_tf.MAML(), {"steps_per_task": 5})}`, except optimizers.
         inner_factors: the inner rates, as factors of the optimizer's. A schedule stays as it is.
-        meta_rates: the rates of the meta-optimizer, SGD, that are tried. The default suits Reptile
-            and `Leap(scaled=True)`.
-        trial_share: the share of the budget that a trial gets.
+        meta_rates: those of SGD to try. The default suits Reptile and `Leap(scaled=True)`.
         seeds: of the runs; the trials use the first.
         steps: gradient steps on evaluation tasks; `steps_per_task` by default.
         directory: for finished runs and checkpoints, from which the same call continues.
         workers: runs at the same time, each on one thread; one per core by default.
         verbose: whether to show progress.
-        trainer: builds a trainer from the arguments of `MetaTrainer`.
-        **settings: arguments of `MetaTrainer` for all methods, such as `loss`.
+        trainer, **settings: builds a trainer from the arguments of `MetaTrainer`, and those of them
+            that are the same for all methods, such as `loss`.
 
     Raises:
-        TypeError: `tasks`, `model` or a learner has the wrong type.
-        ValueError: an argument is out of its range, or a method cannot be used on these tasks.
+        TypeError, ValueError: an argument is wrong, or a method cannot be used on these tasks.
         CheckpointMismatchError: the directory belongs to another comparison.
 
     Example:
@@ -324,6 +321,7 @@ class _Runner:
         self._directory: pathlib.Path | None = None
         self._building = threading.Lock()  # Keras's random numbers are global
         self._running: dict[ComparedRun, MetaTrainer] = {}
+        self._stopped = False
         self._probe = probe = trainer(model=model(), **{**settings, "learner": NoMetaLearning()})
         self._inner_optimizer = probe.problem.setup.inner_optimizer
         self._steps = probe.problem.setup.steps_per_task if steps is None else steps
@@ -336,14 +334,14 @@ class _Runner:
 
     def use_directory(self, directory: pathlib.Path, options: dict, seed: int) -> None:
         """Keeps runs in a directory, after a check that it is of the same comparison."""
-        methods = {name: [describe(each), own] for name, (each, own) in self.methods.items()}
+        methods = {name: [describe(each), plain(own)] for name, (each, own) in self.methods.items()}
         known = {"options": options, "steps": self._steps, "methods": methods}
         known |= describe_study(self._probe.problem, self._tasks(seed=seed))
         text = json.dumps(known, indent=1, sort_keys=True, default=repr) + "\n"
         file = directory / "comparison.json"
         if file.exists() and file.read_text() != text:
-            what = f"{directory} has the runs of another comparison, see {file}."
-            raise CheckpointMismatchError(f"{what} Pass another directory, or its arguments.")
+            what = f"{directory} has the runs of another comparison, see {file}. Pass its arguments"
+            raise CheckpointMismatchError(f"{what}, or another directory.")
         directory.mkdir(parents=True, exist_ok=True)
         write_atomically(file, text)
         self._directory = directory
@@ -365,12 +363,15 @@ class _Runner:
 
     def stop(self) -> None:
         """Ends the runs of other threads after the tasks they are at, with a checkpoint."""
-        for trainer in self._running.values():
+        self._stopped = True
+        for trainer in list(self._running.values()):
             trainer.request_stop()
 
     def _run(self, run, split, checkpoints):
         splits = self._tasks(seed=run.seed)
         trainer = self._running[run] = self._build(run)
+        if self._stopped:
+            trainer.request_stop()
         setup = trainer.problem.setup
         meta_steps = max(1, run.budget // (setup.steps_per_task * setup.meta_batch_size))
         history: dict[str, list] = {"gradient_steps": [0]}

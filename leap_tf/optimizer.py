@@ -29,6 +29,7 @@ from leap_tf.functional import (
     OptimizerReset,
     OptimizerWrapper,
     TaskLayers,
+    all_finite,
     apply_if_finite,
     check_meta_optimizer,
     check_policy,
@@ -68,8 +69,7 @@ class LeapOptimizer(OptimizerWrapper):
             start on a task. "learned": they are part of the initialization, and `meta_update` sets
             them to the mean of their final values over the tasks. "fresh": every task starts from
             the values that the model had before its first task, as in the paper.
-        seed: seed for the values of `task_layers`.
-        name: the optimizer's name.
+        seed, name: the seed of the values of `task_layers`, and the optimizer's name.
 
     Raises:
         TypeError: `inner_optimizer` or `meta_optimizer` is not a Keras optimizer.
@@ -82,7 +82,7 @@ class LeapOptimizer(OptimizerWrapper):
 
         >>> import keras, leap_tf, numpy as np
         >>> model = leap_tf.mlp()
-        >>> optimizer = leap_tf.LeapOptimizer(keras.optimizers.SGD(0.02), keras.optimizers.SGD(0.1))
+        >>> optimizer = leap_tf.LeapOptimizer(keras.optimizers.SGD(0.02))
         >>> model.compile(optimizer, loss="mse")
         >>> for task in leap_tf.Sinusoids().sample(2, np.random.default_rng(0)):
         ...     with optimizer.task(model):
@@ -171,7 +171,8 @@ class LeapOptimizer(OptimizerWrapper):
             self._recorder.stop()
             self._in_task = False
         meta_gradient = self._recorder.meta_gradient(self._initialization)
-        if meta_gradient is None:
+        state = [variable.value for variable in model.non_trainable_variables]
+        if meta_gradient is None or not all_finite(state):
             self._skipped.assign_add(1)
             return
         for total, gradient in zip(self._meta_sum, meta_gradient):

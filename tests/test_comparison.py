@@ -1,12 +1,15 @@
 """`leap_tf.compare`: which method pays on my tasks?"""
 
+import dataclasses
+
 import keras
 import matplotlib
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import leap_tf
-from leap_tf.comparison import ComparedRun, Comparison, _best_by_method
+from leap_tf.comparison import ComparedRun, Comparison, _best_by_method, _Runner
 from leap_tf.functional import copy_optimizer
 
 matplotlib.use("Agg")
@@ -150,7 +153,7 @@ def test_the_conclusion_is_about_differences_by_task():
     assert "0.3000 ± 0.1132 below 'joint training' on the same tasks." in text
     assert text.index("\njoint training") < text.index("\ndiverged")
     runs[0] = run_of("Leap", evaluated(0.1, 0.5, 0.7))
-    assert "0.0667 ± 0.1307 below 'joint training' on the same tasks, too few to" in str(
+    assert "0.0667 ± 0.1307 below 'joint training' on the same tasks: not settled" in str(
         Comparison(tuple(runs), ())
     )
     runs[1] = run_of("joint training", evaluated(0.0, 0.1, 0.1))
@@ -272,3 +275,38 @@ def test_names_that_differ_in_a_space_have_runs_of_their_own(tmp_path):
         "joint training",
         "no pretraining",
     }
+
+
+def test_a_comparison_with_own_functions_continues_in_another_process(tmp_path):
+    def error(targets, outputs):
+        return tf.abs(targets - outputs)[:, 0]
+
+    own = {"evaluation": leap_tf.EvaluationConfig(error_fn=error)}
+    sinusoids(learners={"Leap": (leap_tf.Leap(), own)}, directory=tmp_path, budget=6)
+    assert " at 0x" not in (tmp_path / "comparison.json").read_text()
+
+
+def test_a_run_that_is_built_after_ctrl_c_stops_at_once():
+    splits = leap_tf.sinusoid_splits(validation_tasks=1, test_tasks=1)
+    inner = keras.optimizers.SGD(0.02)
+    runner = _Runner(
+        lambda seed: splits,
+        leap_tf.mlp,
+        {"Leap": (leap_tf.Leap(), {})},
+        leap_tf.MetaTrainer,
+        {"loss": "mse", "inner_optimizer": inner, "steps_per_task": 2, "meta_batch_size": 1},
+        None,
+    )
+    runner.stop()
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(
+            ComparedRun("Leap", inner_rate=0.02, meta_rate=0.1, seed=0, budget=10**9), "test"
+        )
+
+
+def test_a_meta_training_that_diverged_is_counted_and_left_out_of_the_mean(kept):
+    run = next(run for run in kept[1].runs if run.method == "Leap")
+    lost = dataclasses.replace(run, seed=7, evaluation=None)
+    row = Comparison((run, lost), ()).to_dataframe().loc["Leap"]
+    assert row["error"] == run.error
+    assert row["diverged"] == 1

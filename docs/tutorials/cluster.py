@@ -92,7 +92,7 @@ _ = pathlib.Path("vibrations.gin").write_text(configuration)
 # %% [markdown]
 # ## On Ray
 #
-# This page does not start Ray; the project's tests do. After `pip install 'leap-tf[cluster]'`, one
+# This page does not start Ray; the project's tests do. With the packages of `requirements-cluster.txt`, one
 # flag runs the tasks of a meta-batch on Ray workers. A run is the same run on threads and on Ray,
 # to the bit, so you can start it on one and go on with the other:
 #
@@ -105,10 +105,11 @@ _ = pathlib.Path("vibrations.gin").write_text(configuration)
 # and name the address:
 #
 # ```bash
+# ray get-auth-token --generate           # once; the same ~/.ray/auth_token on every machine
 # ray start --head --port=6379            # on the first machine
 # ray start --address=first:6379          # on each of the others
 # leap-train --module=/shared/vibrations.py --gin_file=vibrations.gin --output_dir=runs/machines \
-#     --pool=ray --address=auto --workers=64
+#     --gin_param='meta_train.meta_steps = 60' --pool=ray --address=auto --workers=64
 # ```
 #
 # Workers may die, hang or come late. [Many machines](../cluster.md) says what happens then, and

@@ -122,8 +122,8 @@ learned_by_reptile = reptile.evaluate(test, steps=10, count=count)
 # %% [markdown]
 # ## Results
 #
-# The interval is 1.96 standard errors over the episodes. An evaluation without `fit` shows what the
-# same number of steps reaches from random weights.
+# The interval is 1.96 standard errors over the episodes. An evaluation without `fit` shows what ten
+# steps reach from random weights.
 
 # %%
 fresh = leap_tf.MetaTrainer(

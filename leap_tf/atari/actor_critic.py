@@ -160,10 +160,8 @@ def _initializer(name, seed, gain):
 class ActorCriticLoss:
     """Weights of the loss. The paper gives discount and entropy cost, but no value cost.
 
-    Args:
-        discount: γ.
-        entropy_cost: weight of the policy's entropy, which is subtracted from the loss.
-        value_cost: weight of the critic's loss, half its squared error.
+    `discount` is γ. The policy's entropy is subtracted with the weight `entropy_cost`, and the
+    critic's loss, half its squared error, is added with `value_cost`.
     """
 
     discount: float = 0.99
@@ -200,8 +198,7 @@ def actor_critic_loss(
     Args:
         logits: [T, B, actions] float32, of the policy.
         values: [T + 1, B] float32; the last one only bootstraps.
-        actions: [T, B] integers.
-        rewards: [T, B] float32.
+        actions, rewards: [T, B], integers and float32.
         discounts: [T, B] float32, the environment's: 0 where the episode ended, else 1.
         is_last: [T + 1, B] bool.
         settings: weights of the loss.
@@ -260,9 +257,7 @@ class RMSProp(keras.optimizers.Optimizer):
     paper names its constants α = 0.99 and ε = 10⁻⁴ as Torch does, and the original code uses Torch.
 
     Args:
-        learning_rate: α, or a schedule.
-        decay: ρ.
-        epsilon: ε.
+        learning_rate, decay, epsilon: α, or a schedule of it; ρ; ε.
         epsilon_inside_root: whether ε is inside the root.
         name, **kwargs: as for `keras.optimizers.Optimizer`.
     """

@@ -145,8 +145,7 @@ def atari_evaluate(
     therefore be compared pair by pair, and need the controls only once.
 
     Args:
-        study: the study, as it was built.
-        run: the folder with the learned encoder; results are written into it.
+        study, run: the study, as it was built, and the folder with the learned encoder.
         groups: names of the games of each group, such as "held out".
         seeds: number of starts per game, hence of agents of each kind.
         kinds: kinds of agents: "learned", "fresh" and "random policy".

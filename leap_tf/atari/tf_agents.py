@@ -29,9 +29,7 @@ class ActorCriticNetwork(network.Network):
     TF-Agents' networks are layers of Keras 2, which do not find the variables of Keras 3 layers:
     an agent would silently leave the encoder untrained. The network therefore lists them.
 
-    Args:
-        observation_spec: specification of the screens.
-        model: built by `actor_critic`.
+    `model` is built by `actor_critic`.
     """
 
     def __init__(self, observation_spec: types.TensorSpec, model: keras.Model):
@@ -100,17 +98,9 @@ class ActorCriticAgent(tf_agent.TFAgent):
     update. The buffer then holds the newest T + 1 steps; the action of the first was chosen before
     the last update.
 
-    Args:
-        time_step_spec: of the environment.
-        action_spec: of the environment.
-        model: built by `actor_critic`.
-        optimizer: a Keras 3 optimizer, which may clip; `RMSProp` has the paper's constants.
-        loss: weights of the loss.
-        unroll: T.
-        train_step_counter: counts updates.
-
-    Attributes:
-        network: the trained network.
+    `model` is built by `actor_critic`, and `network` makes it one of TF-Agents. `optimizer` is one
+    of Keras 3, which may clip; `RMSProp` has the paper's constants. `unroll` is T, and
+    `train_step_counter` counts updates.
     """
 
     def __init__(

@@ -119,9 +119,8 @@ def alphabet_task(
 ) -> ArrayTask:
     """Makes a classification task of one alphabet; see `alphabet_splits` for other arguments.
 
-    Args:
-        name: the name of the alphabet, which decides the task together with the seed.
-        drawings: uint8 [n, height, width] drawings by number of the character, 0 for ink.
+    The name of the alphabet decides the task together with the seed. `drawings` are uint8
+    [n, height, width], by number of the character, 0 for ink.
 
     Raises:
         ValueError: `held_out_drawings` leaves no drawing for training or for test, `augmentation`

@@ -128,10 +128,8 @@ def multi_cv_splits(
 class DataSetTask(ArrayTask):
     """An `ArrayTask` with a validation part.
 
-    Args:
-        name, train, test, **options: see `ArrayTask`.
-        classes: number of classes; targets are below it.
-        validation: inputs and targets for early stopping and the choice of learning rates.
+    `validation` has inputs and targets for early stopping and the choice of learning rates. Targets
+    are below `classes`. See `ArrayTask` for the other arguments.
 
     Raises:
         ValueError: a part is empty, or inputs and targets differ in number.

@@ -237,12 +237,9 @@ def split_classes(
 ) -> dict[str, Classes]:
     """Splits classes into the parts "train", "validation" and "test".
 
-    Args:
-        classes: the classes.
-        validation, test: how many classes these parts have, or their names. Numbers are drawn by
-            the seed, first for "test". The part "train" has the rest.
-        seed: decides which.
-        by_group: whether whole groups are split, which the numbers and names then stand for.
+    `validation` and `test` are numbers of classes, or names. Numbers are drawn by the seed, first
+    for "test". The part "train" has the rest. With `by_group`, whole groups are split, which the
+    numbers and names then stand for.
 
     Raises:
         TypeError: a number is not a whole number.
@@ -295,10 +292,8 @@ def by_class(
 ) -> Classes:
     """Sorts examples by class.
 
-    Args:
-        inputs: [examples, …].
-        labels: [examples], numbers or text; classes are named by them.
-        groups: [examples], the group of each example's class.
+    `inputs` are [examples, …]. `labels` are [examples], numbers or text, and name the classes.
+    `groups` are [examples], the group of each example's class.
 
     Raises:
         ValueError: there are no examples, labels are not one for each of them, one is missing, or a

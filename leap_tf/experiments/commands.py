@@ -71,13 +71,12 @@ def exit_on_signals(stop: Callable[[], None]) -> Iterator[list[int]]:
         received.append(number)
         for each in signals:
             signal.signal(each, signal.SIG_DFL)
-        print(
-            "Stopping. What is complete is saved; an unfinished meta-step will be repeated.",
-            file=sys.stderr,
-        )
         stop()
+        with contextlib.suppress(OSError):  # the reader of a pipe may be gone
+            print("Stopping. What is complete is saved; the rest is repeated.", file=sys.stderr)
 
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    signals = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    signals = [each for each in signals if signal.getsignal(each) is not signal.SIG_IGN]  # nohup
     previous = {number: signal.signal(number, handle) for number in signals}
     try:
         yield received
@@ -85,7 +84,8 @@ def exit_on_signals(stop: Callable[[], None]) -> Iterator[list[int]]:
         for number, handler in previous.items():
             signal.signal(number, handler)
     if received:
-        print("Stopped. The same command continues from there.", file=sys.stderr)
+        with contextlib.suppress(OSError):
+            print("Stopped. The same command continues from there.", file=sys.stderr)
         sys.exit(128 + received[0])
 
 
@@ -95,21 +95,16 @@ def stop_on_signals(trainer: MetaTrainer) -> Iterator[None]:
     with exit_on_signals(trainer.request_stop) as received:
         yield
         if received:
-            print(f"Stopped after meta-step {trainer.meta_step}.", file=sys.stderr)
+            with contextlib.suppress(OSError):
+                print(f"Stopped after meta-step {trainer.meta_step}.", file=sys.stderr)
 
 
 @dataclasses.dataclass(frozen=True)
 class PoolChoice:
     """The pool that tasks run on. It is not part of the configuration, since results are the same.
 
-    Attributes:
-        kind: "threads" for threads of this process, or "ray".
-        address: address of a running Ray cluster; None starts Ray on this machine.
-        workers: number of workers on Ray; None for one per CPU.
-        deadline: seconds after which a task on Ray counts as hanging; 1800 by default.
-
-    Raises:
-        ValueError: `kind` is unknown, or threads are given a setting of Ray.
+    `kind` is "threads" or "ray". The others are settings of Ray, which threads refuse: None starts
+    Ray on this machine, with a worker per CPU and a `deadline` of 1800 seconds for a task.
     """
 
     kind: str = "threads"
@@ -333,15 +328,10 @@ def sweep(
 ) -> None:
     """Runs the cells of a sweep that are not finished, in worker processes.
 
-    Args:
-        gin_file: configuration file that binds `sweep`. Files that it names are relative to it.
-        gin_params: bindings of `sweep` and of macros that override that file.
-        output_dir: the sweep's folder.
-        workers: number of cells that run at the same time.
-        train_command: the command that starts the training program, without flags.
+    `gin_file` and `gin_params` bind `sweep` and macros only, or a ConfigurationError is raised.
+    Files are relative to `gin_file`. `train_command` starts the training program, without flags.
 
     Raises:
-        ConfigurationError: something else than `sweep` is bound.
         SweepError: the folder holds a different sweep, or cells failed. Other errors are raised
             before any cell is started.
     """
@@ -383,10 +373,13 @@ def compare(
         CheckpointMismatchError: the folder holds another comparison.
     """
     own = user_modules.load_modules(modules)
-    user_modules.check_modules(pathlib.Path(output_dir), own, same_run=True)
-    report_bindings_without_effect(read_configuration(gin_files, gin_params))
     folder = pathlib.Path(output_dir)
+    if (folder / "runs" / "comparison.json").exists():
+        user_modules.check_modules(folder, own, same_run=True)
+    report_bindings_without_effect(read_configuration(gin_files, gin_params))
     folder.mkdir(parents=True, exist_ok=True)
+    directory = RunDirectory(folder)  # holds the lock
+    directory.lock_out_others()
     write_atomically(folder / user_modules.RECORD, user_modules.record_of(own))
 
     def interrupt():

@@ -197,12 +197,8 @@ def configuration_file(name: str | os.PathLike) -> pathlib.Path:
 def read_configuration(files: Sequence[str | os.PathLike], bindings: Sequence[str] = ()) -> str:
     """Reads gin files and bindings. Later ones override earlier ones.
 
-    Args:
-        files: at least one gin file, each as for `configuration_file`.
-        bindings: bindings that override the files, such as "meta_train.meta_steps = 10".
-
-    Returns:
-        The whole configuration as text, with bindings in gin's order.
+    `files` are at least one, each as for `configuration_file`. Returns the whole configuration as
+    text, with bindings in gin's order.
 
     Raises:
         ConfigurationError: a file is missing, cannot be read, names something that is not

@@ -20,6 +20,7 @@ from keras.losses import SparseCategoricalCrossentropy
 
 from leap_tf.experiments.run_directory import RunDirectory, describe_environment
 from leap_tf.experiments.run_tables import FRESH, LEARNED, standard_error
+from leap_tf.experiments.study import load_learned
 from leap_tf.functional import TotalLoss
 from leap_tf.serving import Limits, export
 from leap_tf.serving.model_card import describe_model, write_model_card
@@ -104,8 +105,7 @@ def export_run(
     """Exports the learned initialization of a run.
 
     Args:
-        study: a study newly built from the run's configuration.
-        run: the run's folder.
+        study, run: a study newly built from the configuration in the run's folder.
         path: the folder to write, which must not exist; by default `export` in the run's folder.
         checkpoint: prefix of a checkpoint to export instead of the learned initialization.
         requests: number of held-out tasks to write as example requests.
@@ -119,7 +119,7 @@ def export_run(
         RunDirectoryError: training has not finished, and there is no `checkpoint`.
         CheckpointMismatchError: the checkpoint is of a different run.
         CheckpointUnreadableError: the checkpoint is missing or damaged.
-        ValueError: the model cannot be served.
+        ValueError: the model cannot be served, or not for the example requests.
     """
     folder = pathlib.Path(path).expanduser() if path else run.export
     if folder.exists():
@@ -128,7 +128,7 @@ def export_run(
     if checkpoint:
         trainer.load(checkpoint)
     else:
-        run.load_learned(trainer.model, trainer.learner_variables)
+        load_learned(study, run)
     tasks = {
         index: task
         for index, task in enumerate(study.tasks.test)
@@ -137,29 +137,44 @@ def export_run(
     limits = Limits(max_steps, max_batch_size, max_classes)
     evaluation = None if checkpoint else run.read_evaluation()
     steps = evaluation["steps"] if evaluation else trainer.problem.setup.steps_per_task
+    shown = dict(itertools.islice(tasks.items(), requests))
+    batch_size = max((task.batch_size for task in shown.values()), default=0)
+    for name, value, most in (
+        ("steps", steps, max_steps),
+        ("batch_size", batch_size, max_batch_size),
+    ):
+        if shown and value > most:
+            raise ValueError(
+                f"Example requests need {name}={value}, and the served model takes at most {most}. "
+                f"Bind export.max_{name}, or export.requests = 0."
+            )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as unfinished:
         made = pathlib.Path(unfinished) / folder.name
-        export(trainer, made, limits=limits, **_input_options(tasks.values()))
+        export(trainer, made, limits=limits, **_input_options(trainer.model, tasks.values()))
         examples = [
             _write_request(trainer, task, steps, index, made / "requests")
-            for index, task in itertools.islice(tasks.items(), requests)
+            for index, task in shown.items()
         ]
         write_model_card(describe_run(study, run, made, examples, evaluation), made)
         made.rename(folder)
     return folder
 
 
-def _input_options(tasks):
+def _input_options(model, tasks):
     """Returns the tasks' own batch size of held-out examples and preparation of uint8 inputs."""
     for task in tasks:
-        pixels = {"prepare_uint8": task.prepare} if _has_pixels(task) else {}
+        pixels = {"prepare_uint8": task.prepare} if _has_pixels(model, task) else {}
         return {"query_batch_size": task.test_batch_size} | pixels
     return {}
 
 
-def _has_pixels(task):
-    return getattr(task.train[0], "dtype", None) == np.uint8 and task.train[0].ndim == 4
+def _has_pixels(model, task):
+    """Returns whether inputs are images in uint8 of the model's own size, for `adapt_uint8`."""
+    inputs, expected = task.train[0], model.inputs[0]
+    if getattr(inputs, "dtype", None) != np.uint8 or not expected.dtype.startswith("float"):
+        return False
+    return inputs.ndim == 4 and tf.TensorShape(expected.shape).is_compatible_with(inputs.shape)
 
 
 def request_of(
@@ -170,7 +185,8 @@ def request_of(
     Inputs are prepared, except pixels, which are for `adapt_uint8`. The held-out `task` has no
     sample weights, and `seed` is that of its evaluation.
     """
-    problem, prepare = trainer.problem, tf.identity if _has_pixels(task) else task.prepare
+    problem, model = trainer.problem, trainer.model
+    prepare = tf.identity if _has_pixels(model, task) else task.prepare
     loss = problem.loss
     losses = tf.nest.flatten(loss.losses) if isinstance(loss, TotalLoss) else [loss]
     sparse = [isinstance(each, SparseCategoricalCrossentropy) for each in losses]
@@ -182,11 +198,13 @@ def request_of(
     }
     for name, inputs in (("support_x", task.train[0]), ("query_x", task.test[0])):
         request |= _named(name, tf.nest.map_structure(np.asarray, prepare(inputs)))
-    shape = getattr(trainer.model, "output_shape", None)
+    shape = getattr(model, "output_shape", None)
     for each, labels in zip(_named("support_y", task.train[1]).items(), sparse, strict=True):
         name, targets = each
         if not labels and isinstance(shape, tuple) and targets.ndim == len(shape) - 1:
             targets = targets[..., np.newaxis]  # a loss of Keras takes [n] for outputs [n, 1]
+        if labels and isinstance(shape, tuple) and targets.ndim == len(shape):
+            targets = targets[..., 0]  # and labels [n, 1]
         request[name] = targets.astype(np.int32 if labels else np.float32)
     if sparse == [True]:
         classes = getattr(task, "classes", None) or trainer.model.output_shape[-1]
@@ -205,6 +223,6 @@ def _write_request(trainer, task, steps, index, folder):
     file = folder / f"{stem}_{index}.npz" if file.exists() else file
     request = request_of(trainer, task, steps, trainer.evaluation_seed(index))
     np.savez_compressed(file, **_named("query_y", task.test[1]), **request)
-    signature = "adapt_uint8" if _has_pixels(task) else "adapt"
+    signature = "adapt_uint8" if _has_pixels(trainer.model, task) else "adapt"
     path = file.relative_to(folder.parent).as_posix()
     return {"task": task.name, "file": path, "signature": signature}

@@ -183,7 +183,8 @@ class RunDirectory:
     def _is_just_begun(self):
         """Returns whether the folder holds only files that a start creates before any result."""
         created = {self.plots, self.config, self.operative_config, self.environment}
-        created |= {partial_of(path) for path in created} | {self.path / "lock"}
+        created |= {partial_of(path) for path in created}
+        created |= {self.path / "lock", self.path / "modules.json"}
         results = set(self.path.iterdir()) - created
         return not results and not (self.plots.exists() and any(self.plots.iterdir()))
 
@@ -313,14 +314,10 @@ def describe_environment() -> dict:
 class CachingPool:
     """A pool that caches the results of the tasks of the current meta-step.
 
-    A task may take an hour, and a meta-step has many tasks. Without the cache, a killed run repeats
-    its whole meta-step; with it, only the unfinished tasks of that meta-step. The files are
-
-        folder/<hash of all weights>/<place>_<seed>_<steps>.npz
-
-    with the weights at the start of the meta-step, so results of other meta-steps are never used.
-    Everything else in the folder is deleted. Results of variables that cannot be serialized
-    (bfloat16) are not cached.
+    A task may take an hour. With the cache, a killed run repeats only the unfinished tasks of its
+    meta-step. The files are `folder/<hash of all weights>/<place>_<seed>_<steps>.npz`, so results
+    of other meta-steps are never used. Everything else in the folder is deleted. Results of
+    variables that cannot be serialized (bfloat16) are not cached.
     """
 
     def __init__(self, pool: TaskPool, folder: str | os.PathLike):

@@ -107,7 +107,7 @@ def _runs_in(folder: pathlib.Path) -> Iterator[tuple[str, pathlib.Path, dict]]:
                 if name in ("", ".", "..") or set(name) & set("/\\\0"):
                     raise ValueError(f"{name!r} is not the name of a folder")
                 yield folder.resolve().name, folder / "cells" / name, entry
-    elif (folder / "config.gin").exists() and not any(folder.glob("learning_rate_*.json")):
+    elif (folder / "config.gin").exists() and not any(folder.rglob("learning_rate_*.json")):
         entry = {"name": folder.resolve().name, "values": {}, "gin_files": [], "bindings": []}
         yield folder.resolve().parent.name, folder, entry
     elif folder.is_dir():

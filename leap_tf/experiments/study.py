@@ -16,7 +16,7 @@ import pandas as pd
 
 from leap_tf.errors import whole_number
 from leap_tf.experiments.report import figures
-from leap_tf.experiments.run_directory import RunDirectory
+from leap_tf.experiments.run_directory import RunDirectory, RunDirectoryError
 from leap_tf.experiments.run_tables import FRESH, LEARNED, standard_error
 from leap_tf.serialization import replacing, write_atomically
 from leap_tf.tasks import TaskSplits
@@ -29,6 +29,8 @@ from leap_tf.training import (
     TensorBoardLogger,
     read_metrics,
 )
+from leap_tf.training.checkpoint import differences
+from leap_tf.training.sampling import describe_tasks
 
 
 def study(
@@ -69,8 +71,7 @@ def meta_train(
     """Meta-trains a study, or continues to, and writes the learned initialization to the folder.
 
     Args:
-        study: the study to train.
-        run: the run's folder.
+        study, run: the study to train and the run's folder.
         meta_steps: total number of meta-updates; 0 writes the fresh initialization.
         validation_freq: meta-steps from one validation to the next.
         validation_steps: gradient steps on a validation task; the trainer's number by default.
@@ -92,7 +93,7 @@ def meta_train(
                 f"patience needs validation tasks, {validation_freq=} from 1 to {meta_steps=}, and "
                 f"{monitor=} to be a metric of them, such as 'val_error'."
             )
-        early_stopping = keras.callbacks.EarlyStopping(
+        early_stopping = _EarlyStopping(
             monitor, mode="min", patience=patience, restore_best_weights=True
         )
         callbacks.append(early_stopping)
@@ -112,13 +113,45 @@ def meta_train(
     meta_step = trainer.meta_step
     if early_stopping and early_stopping.best_weights is not None:
         meta_step = early_stopping.best_epoch + 1
-    write_atomically(run.initialization_info, json.dumps({"meta_step": meta_step}) + "\n")
+    info = {"meta_step": meta_step, "tasks": _training_tasks(study)}
+    write_atomically(run.initialization_info, json.dumps(info) + "\n")
     run.save_learner(trainer.learner_variables)
     with replacing(run.initialization) as partial:
         trainer.model.save(partial)
     if trainer.meta_step:
         with replacing(run.plots / "learning_curve.png") as partial:
             plot_learning_curve(read_metrics(run.metrics), partial)
+
+
+def load_learned(study: Study, run: RunDirectory) -> None:
+    """Assigns what the run has learned to a study on the same data.
+
+    Raises:
+        RunDirectoryError: the training tasks are not those of the run, or as `run.load_learned`.
+    """
+    run.load_learned(study.trainer.model, study.trainer.learner_variables)
+    then = json.loads(run.initialization_info.read_text()).get("tasks")
+    if then and (changed := differences({"tasks": then}, {"tasks": _training_tasks(study)})):
+        raise RunDirectoryError(
+            f"The tasks are not those that {run.path} was trained on, so its held-out tasks may "
+            f"have been. Pass the data of the run (--data_dir). What differs: {changed[0]:.500}."
+        )
+
+
+def _training_tasks(study):
+    size = study.trainer.problem.setup.meta_batch_size
+    return json.loads(json.dumps(describe_tasks(study.tasks.train, size)))
+
+
+class _EarlyStopping(keras.callbacks.EarlyStopping):
+    """Early stopping that refuses an unknown monitor and skips meta-steps without validation."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        validated = [name for name in logs or () if name.startswith("val_")]
+        if validated and self.monitor not in validated:
+            raise ValueError(f"monitor={self.monitor!r} must be one of {validated}.")
+        if validated:
+            super().on_epoch_end(epoch, logs)
 
 
 SPLITS = ("test", "validation")
@@ -182,7 +215,7 @@ def evaluate(
     found = {}
     for name in (FRESH, LEARNED) if baseline else (LEARNED,):
         if name == LEARNED:  # the newly built study has the fresh values
-            run.load_learned(trainer.model, trainer.learner_variables)
+            load_learned(study, run)
         print(f"Adapting to {len(tasks)} held-out tasks: {name}", file=sys.stderr)
         found[name] = trainer.evaluate(tasks, steps)
     evaluations = dict(reversed(found.items()))
@@ -231,13 +264,13 @@ def as_record(evaluation: Evaluation, target_error: float) -> dict:
     """Returns an evaluation and its curves as plain values; None for numbers not finite."""
     means = ("error", "loss", "final_training_error", "area_under_error")
     return {
-        **{name: _plain(evaluation.mean(name)) for name in means},
-        **{name: _plain(evaluation.mean_metric(name)) for name in evaluation.tasks[0].metrics},
+        **_plain_values({name: evaluation.mean(name) for name in means}),
+        **_plain_values({n: evaluation.mean_metric(n) for n in evaluation.tasks[0].metrics}),
         "diverged": list(evaluation.diverged),
         "tasks": [
             {
-                **{name: _plain(getattr(task, name)) for name in _OF_A_TASK},
-                **({"metrics": dict(task.metrics)} if task.metrics else {}),
+                **_plain_values({name: getattr(task, name) for name in _OF_A_TASK}),
+                **({"metrics": _plain_values(task.metrics)} if task.metrics else {}),
                 "steps_to_target": steps,
                 "training_errors": [_plain(round(float(e), 4)) for e in task.training_errors],
                 "training_losses": [_plain(round(float(e), 4)) for e in task.training_losses],
@@ -254,10 +287,14 @@ def _plain(value):
     return float(value) if np.isfinite(value) else None
 
 
+def _plain_values(values):
+    return {name: _plain(value) for name, value in values.items()}
+
+
 def _mean_and_error(values, form):
-    if not values:
-        return "–"
-    return f"{np.mean(values):{form}} ± {standard_error(values) or 0.0:{form}}"
+    error = standard_error(values)
+    mean = f"{np.mean(values):{form}}" if values else "–"
+    return mean if error is None else f"{mean} ± {error:{form}}"
 
 
 def _steps(evaluation, target_error):

@@ -53,11 +53,8 @@ def cells_of(
 ) -> tuple[list[str], list[Cell]]:
     """Returns the configuration files of a sweep, and a cell for each combination of each grid.
 
-    Args:
-        gin_files: configuration files of every cell.
-        grids: each maps the name of an axis to its values, and each value to its gin bindings. The
-            last axis varies fastest.
-        bindings: bindings of all cells, before those of the axes.
+    Each grid maps the name of an axis to its values, and each value to its gin bindings, which
+    follow the `bindings` of all cells. The last axis varies fastest.
 
     Raises:
         ValueError: there are no cells, a value cannot be part of a folder's name, or two cells
@@ -149,19 +146,23 @@ class Sweep:
             tqdm.tqdm(total=len(self.cells), initial=len(self.cells) - len(left)) as bar,
             concurrent.futures.ThreadPoolExecutor(workers) as executor,
         ):
-            waiting = {executor.submit(self._train, cell): cell for cell in left}
-            while waiting:
-                done, _ = concurrent.futures.wait(
-                    waiting, timeout=5.0, return_when=concurrent.futures.FIRST_COMPLETED
-                )
-                for future in done:
-                    cell, code = waiting.pop(future), future.result()
-                    if code and self._stopped:
-                        continue  # it will continue with the sweep
-                    if code:
-                        failed.append(cell.name)
-                    bar.update(1)
-                bar.set_postfix_str(self._progress(failed))
+            try:
+                waiting = {executor.submit(self._train, cell): cell for cell in left}
+                while waiting:
+                    done, _ = concurrent.futures.wait(
+                        waiting, timeout=5.0, return_when=concurrent.futures.FIRST_COMPLETED
+                    )
+                    for future in done:
+                        cell, code = waiting.pop(future), future.result()
+                        if code and self._stopped:
+                            continue  # it will continue with the sweep
+                        if code:
+                            failed.append(cell.name)
+                        bar.update(1)
+                    bar.set_postfix_str(self._progress(failed))
+            except BaseException:  # or the executor would run all other cells first
+                self.stop()
+                raise
         if failed:
             logs = "\n".join(str(self._log(name)) for name in failed)
             raise SweepError(f"{len(failed)} of {len(left)} cells failed. Their logs:\n{logs}")

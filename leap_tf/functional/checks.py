@@ -50,9 +50,7 @@ def check_training_rule(model: keras.Model) -> None:
 def check_optimizer(optimizer: keras.optimizers.Optimizer, role: str) -> None:
     """Checks that every call of `apply` of an optimizer makes one gradient step.
 
-    Args:
-        optimizer: the optimizer. Those that it wraps are checked too.
-        role: the argument's name, for the message.
+    Optimizers that it wraps are checked too. `role` is the argument's name, for the message.
 
     Raises:
         TypeError: it is not a Keras optimizer.
@@ -128,13 +126,9 @@ def check_meta_optimizer(
 ) -> None:
     """Checks that an optimizer can update the initialization.
 
-    Args:
-        meta_optimizer: the optimizer.
-        others: the optimizers that train on tasks.
-
     Raises:
-        TypeError, ValueError: see `check_unused`; or it is one of the others, or divides gradients
-            by the scale of a loss.
+        TypeError, ValueError: see `check_unused`; or it is one of the `others`, which train on
+            tasks, or divides gradients by the scale of a loss.
     """
     if any(meta_optimizer is other for other in others):
         raise ValueError(

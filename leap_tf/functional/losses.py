@@ -129,6 +129,11 @@ def _example_losses(loss, targets, outputs):
     values = loss.call(tf.cast(targets, dtype), tf.cast(outputs, dtype))
     if not values.shape.rank:
         raise ValueError(f"{type(loss).__name__}.call() must return one loss for each example")
+    return _mean_of_example(values, mask)
+
+
+def _mean_of_example(values, mask):
+    """Returns the mean over all dimensions but the first, where the mask, if any, is true."""
     values = tf.reshape(values, [tf.shape(values)[0], -1])
     if mask is None:
         return tf.reduce_mean(values, axis=-1)
@@ -141,10 +146,11 @@ def _example_losses(loss, targets, outputs):
 
 def _mean_error(total, targets, outputs):
     """The mean over the outputs of the error of an example."""
-    parts = zip(*total.by_output(targets, outputs))
-    errors = [default_error(loss)(*pair) for loss, *pair in parts]
-    of_example = [tf.reduce_mean(tf.reshape(each, [tf.shape(each)[0], -1]), -1) for each in errors]
-    return tf.add_n(of_example) / len(of_example)
+    errors = []
+    for loss, target, output in zip(*total.by_output(targets, outputs)):
+        error = default_error(loss)(target, output)
+        errors.append(_mean_of_example(error, mask_of(output) if error.shape.rank > 1 else None))
+    return tf.add_n(errors) / len(errors)
 
 
 def check_mean(loss):

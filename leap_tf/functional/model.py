@@ -3,6 +3,7 @@
 import copy
 import inspect
 import re
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -143,13 +144,9 @@ class FunctionalModel:
     ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         """Returns the parameters and the state at the start of a task.
 
-        Args:
-            seed: as for `state`.
-            replaced: values by `id(variable)`, for variables that do not start from their current
-                values.
-
-        Raises:
-            UnsupportedModelError: layers were frozen or unfrozen after this object was created.
+        `seed` is that of `state`. `replaced` has values by `id(variable)`, for variables that do
+        not start from their current values. Layers that were frozen or unfrozen since this object
+        was created are an UnsupportedModelError.
         """
         if [id(variable) for variable in self.variables] != self._trainable:
             raise UnsupportedModelError(
@@ -174,14 +171,8 @@ class FunctionalModel:
     ) -> BatchResult:
         """Runs the model on a batch, as a Keras train or test step does.
 
-        Errors are weighted by sample weights and masks, as the loss is.
-
-        Args:
-            parameters: one tensor per trainable variable.
-            state: one tensor per non-trainable variable.
-            batch: n examples.
-            training: whether layers run as in training.
-            penalties: whether the loss includes regularization; by default only in training.
+        Errors are weighted by sample weights and masks, as the loss is. The loss includes
+        regularization with `penalties`, by default only in training.
 
         Returns:
             The outputs, the loss in float32 or wider, the errors, and the state after the batch.
@@ -228,7 +219,8 @@ class FunctionalModel:
         variables = [*self.variables, *self.model.non_trainable_variables]
         # `model.stateless_call` would bypass `__call__`, which casts inputs and passes `training`
         # on to nested layers.
-        with scope_of(zip(variables, [*parameters, *state]), collect_losses=True) as scope:
+        values = zip(variables, [*parameters, *state])
+        with _CALLING, scope_of(values, collect_losses=True) as scope:
             given = dict(scope.state_mapping)
             options = {"training": training} if self._takes_training else {}
             outputs = self._network(inputs, **options)
@@ -262,6 +254,7 @@ class FunctionalModel:
             )
 
 
+_CALLING = threading.RLock()  # the losses of a call are collected in the layers, for all threads
 # Operations with a state that belongs to no Keras variable: random numbers and raw variables.
 _OWN_STATE = re.compile("Random|Rng|Truncated|Parameterized|Multinomial|Stateful|Assign.*Variable")
 
@@ -277,6 +270,9 @@ class _InInference(keras.layers.Layer):
 
     def call(self, *args, **kwargs):
         return self.layer(*args, **(kwargs | {"training": False}))
+
+    def compute_mask(self, inputs, previous_mask=None):
+        return self.layer.compute_mask(inputs, previous_mask)
 
 
 def _without_randomness(model: keras.Model) -> keras.Model:

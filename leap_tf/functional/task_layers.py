@@ -39,13 +39,9 @@ class _Weight(NamedTuple):
 class TaskLayers:
     """Draws new initial values for the weights of some layers.
 
-    Args:
-        model: a built model.
-        layer_names: the names of the layers.
-
     Raises:
-        ValueError: a name in `layer_names` is not that of a layer of the model, or a layer creates
-            weights without `add_weight`.
+        ValueError: the built model has no layer of one of the names, or a layer creates weights
+            without `add_weight`.
     """
 
     def __init__(self, model: keras.Model, layer_names: Sequence[str]):
@@ -123,10 +119,8 @@ def running_statistics(model: keras.Model, task_layers: Sequence[str]) -> list[k
 def copy_with_values(model: keras.Model, values: Mapping[int, tf.Tensor]) -> keras.Model:
     """Returns a copy of a model with other values, in which a Dense layer may have other units.
 
-    Args:
-        model: a built model, which is not changed.
-        values: the value of every weight of the copy, by `id(weight)` of the model's weight. The
-            last dimension of its kernel decides the units of a Dense layer.
+    `values` has the value of every weight of the copy, by `id(weight)` of the model's weight. The
+    last dimension of its kernel decides the units of a Dense layer.
 
     Raises:
         UnsupportedModelError: the model cannot be copied, or has other weights after copying.
@@ -232,7 +226,8 @@ def _recorded_weights(layer: keras.Layer) -> list[_Weight]:
             weight = add_weight(*args, **kwargs)
             # The defaults of keras.Layer.add_weight.
             default = "glorot_uniform" if "float" in weight.dtype else "zeros"
-            initializers[id(weight)] = keras.initializers.get(kwargs.get("initializer") or default)
+            given = kwargs.get("initializer") or next(iter(args[1:2]), None)
+            initializers[id(weight)] = keras.initializers.get(given or default)
             return weight
 
         return add

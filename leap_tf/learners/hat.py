@@ -156,18 +156,11 @@ class HardAttentionModel(keras.Model):
     three [batch]. In training, progress decides s; evaluation uses s_max. All examples of a batch
     must be of one task.
 
-    Args:
-        original: a sequence of layers with a linear head. The layers are used, not copied. Between
-            layers with units, only batch normalization, pooling, element-wise activations, dropout
-            and flattening are allowed.
-        head: the name of its head.
-        tasks: the largest number of tasks, the evaluation task included.
-        largest_scale, penalty: s_max and λ.
-
-    Attributes:
-        blocks: the layers of each block.
-        embeddings: [tasks, units] of each block.
-        trained: [tasks], 1 for each task that was trained on, else 0.
+    `original` is a sequence of layers with a linear head, which are used, not copied. Between
+    layers with units, only batch normalization, pooling, element-wise activations, dropout and
+    flattening are allowed. `tasks` includes the evaluation task. `largest_scale` and `penalty` are
+    s_max and λ. `embeddings` are [tasks, units] of each of the `blocks`. `trained` is [tasks], 1
+    for each task that was trained on, else 0.
     """
 
     def __init__(

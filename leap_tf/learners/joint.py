@@ -12,8 +12,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from leap_tf.array_tasks import one_thread_options
+from leap_tf.array_tasks import ArrayTask, one_thread_options
 from leap_tf.errors import whole_number
+from leap_tf.functional.checks import check_labels
 from leap_tf.learners.base import TrainingPlan, TrainingSetup
 from leap_tf.learners.leap import Reptile
 from leap_tf.tasks import Task, TaskDistribution, batches_of, listed_tasks
@@ -220,6 +221,9 @@ class NumberedTask:
         self.number = number
         self.name = task.name
         self._task = task
+        targets = task.train[1] if isinstance(task, ArrayTask) and task.classes else None
+        if isinstance(targets, np.ndarray) and targets.dtype.kind in "iu":
+            check_labels(task, task.classes, -1)  # losses can ignore the label −1
 
     @property
     def validation_batches(self) -> Callable[[], tf.data.Dataset]:

@@ -42,7 +42,7 @@ class Leap(Learner):
     original code). The metrics of a task are `path_length` and `path_energy`, eq. 7.
 
     Choosing the meta-optimizer: with SGD inside and the length as distance, a meta-step of SGD(α),
-    with the inner learning rate α, is about as long as the way that tasks go, for any K. `scaled`
+    with the inner learning rate α, is about as long as tasks move, for any K. `scaled`
     makes this so for any inner optimizer, see `with_meta_optimizer` and docs/tuning.md.
 
     Args:

@@ -200,6 +200,10 @@ class Signatures:
             num_classes = checked_number(num_classes, "num_classes", *bounds)
         specs = [*self._examples("support_x"), *self._targets()]
         tensors = checked_examples(support, specs)
+        epochs = (steps + 1) * batch_size // tf.shape(tensors[0])[0]  # their orders are drawn first
+        message = "steps and batch_size: they need more than 1,000,000 epochs of the support set:"
+        with tf.control_dependencies([_require(epochs <= 1_000_000, message, epochs)]):
+            steps = tf.identity(steps)
         place = len(specs) - len(self._formats)
         inputs = self._pack(tensors[:place])
         classes = [num_classes] if learned_classes else [each.classes for each in self._formats]

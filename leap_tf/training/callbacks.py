@@ -106,9 +106,6 @@ class JSONLogger(keras.callbacks.Callback):
 
     Numbers that are not finite become null. A restarted run may repeat meta-steps made after its
     last checkpoint; their old lines are removed first, so each meta-step is in the file once.
-
-    Args:
-        path: the file.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -178,13 +175,11 @@ class HealthWarnings(keras.callbacks.Callback):
     """Warns once of each sign that meta-training is unhealthy. `fit` always adds this callback.
 
     - *The meta-gradient has all but vanished*: in three consecutive meta-steps its norm was below a
-      hundredth of its median so far. A network with only dead units has a gradient path of length
-      zero, so Leap can be driven towards collapse by meta-updates that are too long. The path
-      length then falls although nothing is learned. A mean over different tasks does not vanish
-      like that when meta-training converges.
+      hundredth of its median so far. Paths of a network with only dead units have length zero, so
+      meta-updates that are too long can drive Leap there. A mean over different tasks does not
+      vanish like that when meta-training converges.
     - *Meta-updates are too long*: the median of the last ten is more than 1.5 times the mean
-      distance that tasks move from the initialization (`distance_moved`). All runs of
-      docs/tuning.md beyond that ended worse than with shorter updates, or diverged.
+      distance that tasks move from the initialization (`distance_moved`), see docs/tuning.md.
     - *Meta-training makes tasks harder*: path length and loss are above the largest of the first
       ten meta-steps.
     - *Tasks are skipped*, since their loss, weights or meta-gradient are not finite.

@@ -30,13 +30,8 @@ _LOGGER = logging.getLogger("leap_tf")
 def describe(thing: Any) -> Any:
     """Returns the class and the configuration of an object as JSON values.
 
-    The names of optimizers and losses are left out, since Keras adds a counter to them.
-
-    Args:
-        thing: None, or an object with `get_config()`: an optimizer, a loss, a learner, a stop rule.
-
-    Raises:
-        TypeError: it has no `get_config()`.
+    `thing` is None or has `get_config()`, or a TypeError is raised. The names of optimizers and
+    losses are left out, since Keras adds a counter to them.
     """
     if thing is None:
         return None
@@ -47,7 +42,11 @@ def describe(thing: Any) -> Any:
         )
     config = {name: value for name, value in thing.get_config().items() if name != "name"}
     described = {"class": type(thing).__name__} | config
-    return json.loads(json.dumps(described, default=lambda value: type(value).__name__))
+    return json.loads(json.dumps(described, default=_plain))
+
+
+def _plain(value):
+    return value.item() if isinstance(value, np.generic) else type(value).__name__
 
 
 def describe_layers(model: keras.Model) -> dict[str, Any]:
@@ -64,8 +63,10 @@ def describe_layers(model: keras.Model) -> dict[str, Any]:
             for name, each in config.items()
             if isinstance(each, kinds) or (each and name.endswith(("regularizer", "constraint")))
         }
+        if layer.compute_dtype != "float32":
+            kept["compute_dtype"] = layer.compute_dtype
         described[str(index)] = {"class": type(layer).__name__} | kept | {"name": "", "seed": 0}
-    return json.loads(json.dumps(described, default=lambda value: type(value).__name__))
+    return json.loads(json.dumps(described, default=_plain))
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -125,14 +126,8 @@ class CheckpointUnreadableError(LeapError, OSError):
 class Progress(tf.train.experimental.PythonState):
     """The progress of meta-training, stored as JSON in the checkpoint.
 
-    Attributes:
-        seed: the run's seed.
-        settings: the run's settings, by name.
-        meta_step: meta-updates made.
-        stopped: whether a callback has ended the training.
-        epochs: numbers of the meta-steps in `history`.
-        history: one list of values per metric.
-        callbacks: the state of each stateful callback, in order.
+    `epochs` are the numbers of the meta-steps in `history`, `stopped` is whether a callback has
+    ended the training, and `callbacks` has the state of each stateful callback, in order.
     """
 
     FIELDS = ("seed", "settings", "meta_step", "stopped", "epochs", "history", "callbacks")
@@ -344,6 +339,8 @@ class CheckpointFolder:
 
     def __init__(self, folder: str | os.PathLike | None):
         self.path: Any = pathlib.Path(folder).expanduser().resolve() if folder else None
+        if "[" in str(self.path):
+            raise ValueError(f"TensorFlow reads no checkpoints below a folder with '[': {folder}.")
         self._last_save = time.monotonic()
 
     def save_if_due(self, state: TrainingState, seconds: float) -> None:

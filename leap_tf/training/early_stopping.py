@@ -151,4 +151,10 @@ def stop_batches(task: Task, seed: int, rule: StopRule) -> tf.data.Dataset:
         return batches.rebatch(rule.batch_size).repeat()
     held_out = "validation_batches" if hasattr(task, "validation_batches") else "test_batches"
     batches = task_batches(task, held_out).rebatch(rule.batch_size)
-    return batches.shuffle(1024, seed=seed).repeat()
+
+    @tf.function
+    def shuffled():
+        tf.random.set_seed(87654321)  # of this graph; else the order depends on the global seed
+        return batches.shuffle(1024, seed=seed).repeat()
+
+    return shuffled()

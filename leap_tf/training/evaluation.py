@@ -51,7 +51,7 @@ class EvaluationConfig:
     metrics: Sequence[keras.metrics.Metric] = ()
 
     def __post_init__(self):
-        if self.transductive not in (True, False, "both"):
+        if not isinstance(self.transductive, bool) and self.transductive != "both":
             raise ValueError(
                 f'transductive must be True, False or "both". Received: {self.transductive!r}.'
             )
@@ -267,12 +267,7 @@ class HeldOutResult(NamedTuple):
     Examples of weight 0 do not count in `error` and `examples`. They do count in the divisor of
     `loss`, as in Keras, unless its reduction is "mean_with_sample_weight".
 
-    Attributes:
-        loss: mean loss over the examples.
-        error: mean error over them.
-        examples: their number.
-        finite: whether every output is finite.
-        metrics: the result of every Keras metric.
+    `loss` and `error` are means over the `examples`. `finite` is whether every output is.
     """
 
     loss: tf.Tensor

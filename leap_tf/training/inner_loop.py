@@ -77,13 +77,9 @@ def inner_step(
 ) -> tuple[list[tf.Tensor], list[tf.Tensor], Any]:
     """Makes one gradient step on a task and lets the learner observe it.
 
-    The learner sees the parameters at `meta_indices` only. `loss` is that of the batch, a scalar. A
-    gradient is None if the loss does not depend on the parameter. Parameters, slots and the
-    learner's state are those before the step, and `step` counts from 0. With `trains_parts`,
-    missing gradients are expected, and Keras does not warn of them.
-
-    Returns:
-        Parameters, slots and the learner's state after the step.
+    The learner sees the parameters at `meta_indices` only. A gradient is None if the loss does not
+    depend on the parameter. With `trains_parts` this is expected, and Keras does not warn of it.
+    `step` counts from 0. Returns parameters, slots and the learner's state after the step.
     """
     position = [parameters[index] for index in meta_indices]
     # The learner observes zero for a missing gradient. The optimizer skips that parameter.
@@ -121,9 +117,7 @@ class InnerLoop:
     """Trains a model on tasks while a learner observes.
 
     Args:
-        model: the model and its loss.
-        optimizer: the inner optimizer.
-        learner: the meta-learner.
+        model, optimizer, learner: the model with its loss, the inner optimizer, the meta-learner.
         meta_indices: which of the model's parameters are meta-learned.
         stopping: the rule that ends a task early, or None.
         transductive: whether `evaluate` can be transductive: batch norm then uses the statistics of
@@ -134,11 +128,8 @@ class InnerLoop:
         metrics: Keras metrics of held-out examples. Their variables are not changed.
 
     Attributes:
-        train: the traced function of training: takes the arguments of `InnerLoop._train` and
-            returns an `InnerLoopResult`.
-        evaluate: the traced function of evaluation: takes an iterator over held-out batches, the
-            parameters, the state and, as a Python bool, whether to be transductive; returns a
-            `HeldOutResult`.
+        train: the traced `_train`, which returns an `InnerLoopResult`.
+        evaluate: the traced `_evaluate`, which returns a `HeldOutResult`.
 
     Raises:
         ValueError: a second-order learner has no query batches.
@@ -199,16 +190,13 @@ class InnerLoop:
         Args:
             batches: an iterator over training batches; or `OrderedBatches`: those of the steps, and
                 the query batches that follow them or at least one more.
-            max_steps: the largest number of gradient steps, an int32 tensor. A second-order learner
-                takes a Python number and makes all of the steps.
-            parameters, state: values of the model's variables.
-            learner_values: values of the learner's own variables.
+            max_steps: an int32 tensor. A second-order learner takes a Python number of steps.
+            parameters, state, learner_values: values of the model's and the learner's variables.
             stop_batches: an endless iterator over the batches that the stop rule evaluates.
             queries: an iterator over query batches; by default, the batches after the last step.
             learning_rate: the rate of the first step; the optimizer's own by default.
             second_order: whether the query gradient is taken through the steps, a Python bool.
-            multi_step: with `second_order`, the factor 1 − m/M in the weights of the query losses
-                after the earlier steps, see `MAML`. None: only the last loss counts.
+            multi_step: the factor 1 − m/M of `MAML`. None: only the last query loss counts.
 
         Raises:
             OutOfRangeError: there are too few batches for the query batches or a second-order
@@ -388,7 +376,7 @@ class InnerLoop:
         """Hides the last dimension of resizable parameters, so that one trace serves all tasks."""
         return [
             tf.compat.v1.placeholder_with_default(value, [*value.shape[:-1], None])
-            if index in self._resizable
+            if index in self._resizable and value.shape[-1] != 1  # losses fit targets [n] to it
             else value
             for index, value in enumerate(parameters)
         ]

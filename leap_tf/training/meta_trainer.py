@@ -321,7 +321,7 @@ class MetaTrainer:
                 if progress.meta_step or not meta_steps:
                     folder.save(self._state)
             self._stop_requested, self._continues = False, self.was_stopped
-            end_training(hooks, logs, self.was_stopped)
+            end_training(hooks, logs, self.was_stopped or progress.meta_step > meta_steps)
         return history
 
     def request_stop(self) -> None:

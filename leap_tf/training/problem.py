@@ -35,8 +35,7 @@ class TaskGradient:
 
     Attributes:
         meta_gradient: one tensor per meta-learned variable.
-        metrics: means over the steps, the last loss, and the learner's metrics. All tasks have the
-            same names, among them "gradient_steps".
+        metrics: means over the steps, the last loss, the learner's metrics and "gradient_steps".
         finite: whether every loss, the adapted weights and the meta-gradient are finite.
         state: the final value of each of the problem's `state_variables`, in their order.
     """
@@ -60,17 +59,13 @@ class Problem(Protocol):
     It changes no variable, so any number of threads can use one problem.
 
     Attributes:
-        setup: the settings of meta-training.
-        learner: the meta-learner, which has been built.
-        plan: which models are trained on which tasks.
+        setup, learner, plan: the settings, the learner after `build`, and its plan.
         sampler: finds the task of a `TaskSpec`.
-        meta_variables: the meta-learned variables, those of the learner among them.
-        learner_variables: the learner's own variables.
+        meta_variables: the meta-learned variables, with the `learner_variables` among them.
         state_variables: non-trainable variables that a meta-step sets to the mean of their final
             values over its tasks.
         variables: all variables that results depend on; what a checkpoint must hold.
-        gradient_type: the dataclass that `train` returns.
-        evaluation_type: the dataclass that `evaluate` returns.
+        gradient_type, evaluation_type: the dataclasses that `train` and `evaluate` return.
         on_result: None, or a function that the outer loop calls with the result of every training
             task, in the order of the tasks.
         stop_requested: returns whether `fit` was asked to stop. The trainer sets it. A long task
@@ -268,14 +263,10 @@ class MetaBatch:
         self._failures: list[TaskFailure] = []
 
     def add(self, result: TaskGradient | TaskFailure) -> bool:
-        """Adds the next result. A result that is not finite is skipped.
+        """Adds the next result, and returns whether the task has one, even one that is skipped.
 
-        Returns:
-            Whether the task has a result, even one that is skipped.
-
-        Raises:
-            TaskFailedError: more tasks failed than are tolerated. If none are tolerated, the
-                exception of the task is raised instead.
+        A result that is not finite is skipped. More failures than are tolerated are a
+        TaskFailedError; if none are tolerated, the exception of the task is raised.
         """
         if isinstance(result, TaskFailure):
             self._record_failure(result)

@@ -243,11 +243,10 @@ def _check_sample(distribution, tasks):
 def describe_tasks(distribution: TaskDistribution, most: int = 3) -> dict[str, Any]:
     """Returns a JSON description of a task distribution, to compare it with that of a checkpoint.
 
-    It has the class and the settings of the distribution (from `get_config()` or dataclass fields),
-    the number of tasks, and a line for each of the first 20: its name and its settings. Further
-    tasks enter by one CRC-32. The tasks are the attribute `tasks`, as in `FiniteTasks`, or else
-    three, `most` at most, that are sampled for this purpose. Arrays enter by a CRC-32, except if a
-    dataclass samples them: its fields determine them, and their last bits depend on the processor.
+    It has class and settings of the distribution (from `get_config()` or dataclass fields), the
+    number of tasks, and a line for each of the first 20. Further tasks enter by one CRC-32. The
+    tasks are its attribute `tasks`, or else three, `most` at most, that are sampled. Arrays enter
+    by a CRC-32, except if a dataclass samples them: their last bits depend on the processor.
     """
     fixed = listed_tasks(distribution)
     tasks = distribution.sample(min(3, most), np.random.default_rng(0)) if fixed is None else fixed

@@ -44,16 +44,9 @@ _LOGGER = logging.getLogger("leap_tf")
 
 
 class SupervisedProblem:
-    """Trains and evaluates a Keras model on supervised tasks.
+    """Trains and evaluates a Keras model on supervised tasks, as a `Problem`.
 
-    It implements `leap_tf.training.problem.Problem`.
-
-    Args:
-        setup: the settings of meta-training.
-        loss: as for `MetaTrainer`.
-        learner: the meta-learner. The problem copies it and builds the copy for this model.
-        evaluation: settings of evaluation, see `EvaluationConfig`.
-        seed: the seed of the run.
+    `loss` is as for `MetaTrainer`. The learner is copied, and the copy built for this model.
 
     Attributes:
         model: the model that evaluation adapts: the user's, or one that the learner builds from it.

@@ -6,6 +6,7 @@ import pathlib
 import re
 import signal
 import subprocess
+import sys
 
 import gin
 import keras
@@ -361,6 +362,36 @@ def test_requests_of_any_name_and_shape_of_targets(tmp_path):
     assert answer["outputs"].shape == (8, 1)
 
 
+def test_requests_with_labels_in_a_column_and_pixels_of_another_size(tmp_path):
+    keras.utils.set_random_seed(0)
+    pixels = np.arange(8 * 4 * 4, dtype=np.uint8).reshape(8, 4, 4, 1)
+    examples = pixels, np.arange(8).reshape(8, 1) % 2  # as of keras.datasets.cifar10
+
+    def grey_to_colour(pixels):
+        return tf.repeat(tf.cast(pixels, tf.float32), 3, axis=-1)
+
+    task = leap_tf.ArrayTask("grey", examples, examples, batch_size=4, prepare=grey_to_colour)
+    model = keras.Sequential(
+        [keras.Input((4, 4, 3)), keras.layers.Flatten(), keras.layers.Dense(2)]
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    trainer = leap_tf.MetaTrainer(model, loss, "sgd", steps_per_task=2)
+    study = Study(trainer, leap_tf.TaskSplits([task], [], [task]))
+    run_directory = RunDirectory(tmp_path / "run")
+    run_directory.claim("a = 1\n")
+    run_directory.operative_config.write_text("a = 1\n")
+    meta_train(study, run_directory, meta_steps=0, verbose=False)
+    with pytest.raises(ValueError, match="need steps=2, .* most 1. Bind export.max_steps"):
+        export_run(study, run_directory, tmp_path / "short", max_steps=1)
+    folder = export_run(study, run_directory, tmp_path / "v1")
+    signatures = tf.saved_model.load(folder / "saved_model").signatures
+    assert "adapt_uint8" not in signatures  # it would take images of the model's size
+    request = dict(np.load(folder / "requests" / "grey.npz"))
+    request.pop("query_y")
+    answer = signatures["adapt"](**{name: tf.constant(v) for name, v in request.items()})
+    assert answer["logits"].shape == (8, 2)
+
+
 def test_the_model_card_is_made_from_the_runs_files(finished, exported):
     folder = RunDirectory(finished[0])
     card = json.loads((exported / "model_card.json").read_text())
@@ -431,3 +462,24 @@ def test_a_second_signal_kills_whichever_it_is():
     assert stops == [1]
     assert exit_.value.code == 128 + signal.SIGTERM
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_signal_stops_a_run_whose_messages_nobody_reads(monkeypatch):
+    class Broken:
+        def write(self, text):
+            raise BrokenPipeError
+
+    stops = []
+    monkeypatch.setattr(sys, "stderr", Broken())
+    with pytest.raises(SystemExit), commands.exit_on_signals(lambda: stops.append(1)):
+        signal.raise_signal(signal.SIGINT)
+    assert stops == [1]
+
+
+def test_a_run_under_nohup_goes_on_after_the_logout():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with commands.exit_on_signals(pytest.fail):
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)

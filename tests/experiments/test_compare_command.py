@@ -8,6 +8,7 @@ import pytest
 
 from leap_tf.experiments import commands
 from leap_tf.experiments.config import ConfigurationError
+from leap_tf.experiments.run_directory import RunDirectory, RunDirectoryError
 
 QUICK = [
     "MetaTrainer.steps_per_task = 2",
@@ -44,6 +45,10 @@ def test_a_comparison_writes_its_table_and_continues(tmp_path, capsys):
     assert len(runs) == 6  # a trial and a run of each method
     commands.compare(["compare/sinusoids.gin"], QUICK, tmp_path / "comparison")
     assert {file: file.stat().st_mtime_ns for file in runs} == runs
+    other = RunDirectory(tmp_path / "comparison")
+    other.lock_out_others()
+    with pytest.raises(RunDirectoryError, match="Another process uses"):
+        commands.compare(["compare/sinusoids.gin"], QUICK, tmp_path / "comparison")
 
 
 def test_a_configuration_without_a_study_is_refused(tmp_path):

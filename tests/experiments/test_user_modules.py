@@ -237,6 +237,8 @@ def test_a_comparison_asks_for_its_modules_again(write, tmp_path):
     bindings = ["compare.seeds = [0]", *(f"{name} = 2" for name in numbers)]
     bindings += ["compare.inner_factors = [1.0]", "compare.meta_rates = [0.01]"]
     arguments = ["compare/sinusoids.gin"], bindings, tmp_path / "comparison"
+    (tmp_path / "comparison").mkdir()
+    (tmp_path / "comparison" / RECORD).write_text("[]")  # of a start that failed at once
     commands.compare(*arguments, modules=[path])
     with pytest.raises(UserModuleError, match=f"Pass --module={path} again"):
         commands.compare(*arguments)

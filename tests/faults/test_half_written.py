@@ -1,5 +1,7 @@
 """Tests that files of a run are complete, and that a restart removes the remains of a kill."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -119,3 +121,46 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
     (tmp_path / "plots" / "mine.png").write_text("precious")
     with pytest.raises(RunDirectoryError, match="not empty and holds no run"):
         RunDirectory(tmp_path).claim("a = 1\n")
+
+
+def test_a_run_is_evaluated_on_its_own_data_only(small_run, tmp_path):
+    made, run = small_run
+    meta_train(made, run, meta_steps=0, verbose=False)
+    studies.load_learned(made, run)
+    x, y = np.ones((4, 1), np.float32), np.zeros((4, 1), np.float32)
+    other = leap_tf.ArrayTask("other", (x, y), (x, y))
+    changed = dataclasses.replace(made, tasks=leap_tf.TaskSplits([other], [], [other]))
+    with pytest.raises(RunDirectoryError, match=r"not those .* trained on.*--data_dir"):
+        studies.load_learned(changed, run)
+
+
+def test_a_run_that_only_named_its_modules_can_take_another_configuration(small_run):
+    _, run = small_run
+    (run.path / "modules.json").write_text("[]")
+    run.claim("a = 2\n")
+    assert run.config.read_text() == "a = 2\n"
+
+
+def test_a_folder_that_tensorflow_cannot_read_is_refused_before_training(small_run, tmp_path):
+    made, _ = small_run
+    run = RunDirectory(tmp_path / "run[1]")
+    run.claim("a = 1\n")
+    with pytest.raises(ValueError, match=r"no checkpoints below a folder with '\['"):
+        meta_train(made, run, meta_steps=1, verbose=False)
+
+
+def test_an_unknown_monitor_is_refused_at_the_first_validation(small_run):
+    made, run = small_run
+    options = {"patience": 1, "validation_freq": 2, "verbose": False}
+    with pytest.raises(ValueError, match=r"monitor='val_eror' must be one of .*'val_error'"):
+        meta_train(made, run, meta_steps=4, monitor="val_eror", **options)
+
+
+def test_metrics_that_are_not_finite_are_recorded_as_null(small_run):
+    made, _ = small_run
+    evaluation = made.trainer.evaluate(made.tasks.test, 3)
+    metrics = {"error_after_1": float("nan")}
+    task = dataclasses.replace(evaluation.tasks[0], metrics=metrics)
+    record = studies.as_record(dataclasses.replace(evaluation, tasks=(task,)), 0.1)
+    assert record["tasks"][0]["metrics"] == {"error_after_1": None}
+    assert record["error_after_1"] is None

@@ -130,3 +130,16 @@ def test_a_schedule_that_starts_at_zero_cannot_be_scaled():
     optimizer = FunctionalOptimizer(keras.optimizers.SGD(schedule), [variable])
     with pytest.raises(ValueError, match="starts at zero"):
         optimizer.initial_slots([tf.constant([1.0])], 0.5)
+
+
+def test_an_initializer_given_by_position_is_used():
+    class Scale(keras.layers.Layer):
+        def build(self, shape):
+            self.scale = self.add_weight((shape[-1],), "ones", name="scale")
+
+        def call(self, inputs):
+            return inputs * self.scale
+
+    model = keras.Sequential([keras.Input((3,)), Scale(name="scale"), keras.layers.Dense(1)])
+    (value,) = TaskLayers(model, ["scale"]).draw(0).values()
+    np.testing.assert_array_equal(value, [1.0, 1.0, 1.0])

@@ -1,6 +1,8 @@
 """Models and layers as functions: checks, default errors, and reinitialized layers."""
 
 import random
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
@@ -462,3 +464,41 @@ def test_saved_arrays_round_trip():
     for a, b in zip(arrays.value, other.value, strict=True):
         np.testing.assert_array_equal(a, b)
         assert a.dtype == b.dtype
+
+
+def test_threads_do_not_lose_each_others_penalties():
+    class Slow(keras.layers.Layer):
+        def call(self, inputs):
+            time.sleep(0.05)
+            return inputs
+
+    penalized = keras.layers.Dense(2, activity_regularizer="l2")
+    model = keras.Sequential([keras.Input((3,)), penalized, Slow()])
+    functional = FunctionalModel(model, keras.losses.MeanSquaredError())
+    batch = Batch(tf.ones([4, 3]), tf.zeros([4, 2]))
+    parameters = [variable.value for variable in functional.variables]
+
+    def loss(_):
+        return float(functional.evaluate(parameters, [], batch, training=True).loss)
+
+    with ThreadPoolExecutor(4) as threads:
+        losses = list(threads.map(loss, range(8)))
+    assert losses == [loss(None)] * 8
+
+
+def test_the_error_of_several_outputs_leaves_out_masked_steps():
+    inputs = keras.Input((4, 2))
+    masked = keras.layers.Masking()(inputs)
+    outputs = [
+        keras.layers.Dense(2, bias_initializer=keras.initializers.Constant([9.0, 0.0]))(masked)
+        for _ in range(2)
+    ]
+    losses = [keras.losses.SparseCategoricalCrossentropy(from_logits=True)] * 2
+    functional = FunctionalModel(keras.Model(inputs, outputs), TotalLoss(losses))
+    x = np.zeros((1, 4, 2), np.float32)
+    x[:, :2] = 1e-6  # the last two steps are masked
+    labels = tf.constant([[1, 0, 0, 0]])  # the first is wrong, since all outputs say 0
+    parameters = [variable.value for variable in functional.variables]
+    batch = Batch(tf.constant(x), (labels, labels))
+    found = functional.evaluate(parameters, [], batch, training=False)
+    np.testing.assert_allclose(found.errors, [0.5])

@@ -53,8 +53,8 @@ train_atari() {
     --gin_param='AtariProblem.steps_per_task = 4' --gin_param='AtariEnvironment.copies = 2'
 }
 
-test_base() { tests tests/geometry tests/models tests/test_readme.py; }
-test_cluster() { tests tests/cluster/test_messages.py tests/cluster/test_task_board.py; }
+test_base() { tests tests/test_geometry.py tests/test_models.py tests/test_readme.py; }
+test_cluster() { tests tests/cluster/test_worker.py tests/cluster/test_scheduler.py; }
 test_atari() { TF_USE_LEGACY_KERAS=1 tests tests/atari/test_agent.py tests/atari/test_trainer.py; }
 
 # row PYTHON EXTRA FROM IMPORT TRAIN TESTS INSTALL…

@@ -724,3 +724,19 @@ def test_gradients_of_some_variables_only_are_refused():
     optimizer.scale_loss(tf.constant(1.0))
     with pytest.raises(ValueError, match="all 4 variables"):
         optimizer.apply([tf.zeros((3, 4))], model.trainable_variables[:1])
+
+
+def test_a_task_that_leaves_infinite_running_statistics_is_skipped():
+    keras.utils.set_random_seed(0)
+    layers = [keras.Input((2,)), keras.layers.BatchNormalization(), keras.layers.Dense(1)]
+    model = keras.Sequential(layers)
+    model.compile(LeapOptimizer(keras.optimizers.SGD(0.01)), loss="mse")
+    x = np.ones((8, 2), np.float32)
+    with model.optimizer.task(model):
+        model.fit(x, x[:, :1], epochs=3, verbose=0)
+    with model.optimizer.task(model):
+        model.fit(x, x[:, :1], epochs=3, verbose=0)
+        model.layers[0].moving_variance.assign([np.inf, 1.0])
+    assert model.optimizer.skipped_tasks == 1
+    model.optimizer.meta_update()
+    assert np.isfinite(model.layers[0].moving_variance.numpy()).all()

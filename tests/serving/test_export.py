@@ -216,6 +216,13 @@ def refused(adapt, made, name, **changes):
 @pytest.mark.parametrize(
     ("name", "change"),
     [
+        (
+            "1,000,000 epochs",
+            lambda r: (
+                {name: r[name][:1] for name in ("support_x", "support_y")}
+                | {"steps": np.int32(10_000), "batch_size": np.int32(1024)}
+            ),
+        ),
         ("support_x", lambda r: {"support_x": r["support_x"][:, :4]}),
         ("support_x", lambda r: {"support_x": r["support_x"][..., 0]}),
         ("support_x", lambda r: {"support_x": np.repeat(r["support_x"], 3, axis=-1)}),

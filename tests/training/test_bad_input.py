@@ -268,3 +268,26 @@ def test_one_optimizer_has_one_role():
         trainer(inner_optimizer=one, meta_optimizer=one)
     with pytest.raises(ValueError, match="Pass two optimizers"):
         trainer(meta_optimizer=one, evaluation=leap_tf.EvaluationConfig(optimizer=one))
+
+
+@pytest.mark.parametrize("learner", [leap_tf.JointTraining(1), leap_tf.HAT(1, steps_per_epoch=2)])
+def test_labels_outside_the_classes_of_a_task_are_refused_by_learners_with_heads(learner):
+    x, labels = np.ones((6, 4), np.float32), np.array([1, 2, 3, 1, 2, 3])
+    task = leap_tf.ArrayTask("one-based", (x, labels), (x, labels), classes=3)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    trainer = leap_tf.MetaTrainer(
+        leap_tf.mlp(inputs=4, outputs=5, hidden=[3]),
+        loss,
+        "sgd",
+        learner=learner,
+        steps_per_task=2,
+        meta_batch_size=1,
+        task_layers=["head"],
+    )
+    with pytest.raises(ValueError, match=r"one-based.*label 3 is outside \[0, 3\)"):
+        trainer.fit([task], 1, verbose=False)
+
+
+def test_transductive_is_a_bool_or_both():
+    with pytest.raises(ValueError, match=r'True, False or "both". Received: 1'):
+        leap_tf.EvaluationConfig(transductive=1)

@@ -11,7 +11,7 @@ import pytest
 
 import leap_tf
 from leap_tf.learners import ANIL
-from leap_tf.training.checkpoint import describe, differences
+from leap_tf.training.checkpoint import describe, describe_layers, differences
 from leap_tf.training.sampling import describe_tasks
 from tests.training.sinusoids import assert_same, trainer, weights, weights_after
 
@@ -312,3 +312,19 @@ def test_a_fit_with_nothing_to_do_says_so(tmp_path, caplog):
         ended.fit(leap_tf.Sinusoids(), 4, checkpoint_dir=tmp_path, verbose=False)
         assert messages() == []
         assert ended.meta_step == 4
+
+
+def test_other_precision_and_other_numbers_are_other_settings():
+    def described(dtype):
+        return describe_layers(
+            keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, dtype=dtype)])
+        )
+
+    assert described("mixed_bfloat16") != described("float32")
+    assert "compute_dtype" not in described("float32")["0"]  # as in earlier checkpoints
+
+    class Rule:
+        def get_config(self):
+            return {"rate": np.float32(0.5)}
+
+    assert describe(Rule()) == {"class": "Rule", "rate": 0.5}

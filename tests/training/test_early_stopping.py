@@ -8,6 +8,7 @@ import tensorflow as tf
 from leap_tf.learners import MAML, Leap
 from leap_tf.tasks import ArrayTask, FiniteTasks
 from leap_tf.training import EvaluationConfig, MetaTrainer, StopAtError, StopOnPlateau
+from leap_tf.training.early_stopping import stop_batches
 
 CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
@@ -196,3 +197,16 @@ def test_random_layers_are_inactive_in_transductive_evaluation():
         (errors[rate],) = evaluating(*layers, transductive=True).evaluate([moved], steps=40).tasks
     assert errors[0.5].error == errors[0.0].error == pytest.approx(0.0)
     assert np.any(errors[0.5].training_losses != errors[0.0].training_losses)
+
+
+def test_the_order_of_held_out_batches_does_not_depend_on_the_global_seed():
+    x = np.arange(60, dtype=np.float32).reshape(60, 1)
+    task = ArrayTask("task", (x, x), (x, x))
+
+    def first(global_seed, seed=3):
+        keras.utils.set_random_seed(global_seed)
+        batches = stop_batches(task, seed, StopOnPlateau(batch_size=5))
+        return [batch[0][0].item() for batch in batches.take(6).as_numpy_iterator()]
+
+    assert first(1) == first(2)
+    assert first(1) != first(1, seed=4)

@@ -9,6 +9,7 @@ import pytest
 
 from leap_tf.learners import JointTraining
 from leap_tf.learners.joint import multi_headed
+from leap_tf.models import mlp
 from leap_tf.tasks import ArrayTask, FiniteTasks
 from leap_tf.training import MetaTrainer, TaskSpec
 
@@ -126,3 +127,17 @@ def test_a_bank_of_heads_knows_how_many_classes_each_task_has():
     moved = np.any(kernel.numpy() != before, axis=1)
     np.testing.assert_array_equal(moved, [[True] * 2 + [False] * 3, [True] * 5])
     assert joint.evaluate([Clouds(4)], steps=40).error < 0.4
+
+
+def test_a_new_head_of_one_unit_takes_targets_without_a_dimension_for_it():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(40, 3)).astype(np.float32)
+    losses = []
+    for targets in (x.sum(axis=1), x.sum(axis=1, keepdims=True)):
+        keras.utils.set_random_seed(0)
+        trainer = MetaTrainer(
+            mlp(inputs=3, hidden=[4]), "mse", "sgd", steps_per_task=20, task_layers=["head"]
+        )
+        task = ArrayTask("task", (x, targets), (x, targets), batch_size=10)
+        losses.append(trainer.evaluate([task]).loss)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)

@@ -195,3 +195,30 @@ def test_numpy_numbers_are_accepted(tmp_path):
             leap_tf.MetaTrainer(
                 leap_tf.mlp(), MSE, keras.optimizers.SGD(), keras.optimizers.SGD(), **options
             )
+
+
+def test_a_call_that_was_passed_long_ago_does_not_bring_back_the_best_weights(tmp_path):
+    class StopAt(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 4:
+                trainer.request_stop()
+
+    def fit(meta_steps, *callbacks):
+        highest = {"mode": "max", "patience": 50}  # the loss of the first meta-step
+        best = keras.callbacks.EarlyStopping("loss", restore_best_weights=True, **highest)
+        options = {"callbacks": [best, *callbacks], "checkpoint_dir": tmp_path, "verbose": False}
+        trainer.fit(leap_tf.Sinusoids(), meta_steps, **options)
+        return [variable.numpy() for variable in trainer.model.variables]
+
+    def new_trainer():
+        keras.utils.set_random_seed(0)
+        options = {"steps_per_task": 3, "meta_batch_size": 2}
+        return leap_tf.MetaTrainer(leap_tf.mlp(hidden=[4]), "mse", "sgd", **options)
+
+    trainer = new_trainer()
+    fit(2)
+    stopped = fit(6, StopAt())
+    assert trainer.meta_step == 4
+    trainer = new_trainer()  # the script is run again
+    for value, other in zip(fit(2), stopped, strict=True):
+        np.testing.assert_array_equal(value, other)

@@ -208,3 +208,22 @@ def test_targets_are_never_broadcast_to_one_output():
     wide = ArrayTask("wide", (INPUTS, np.zeros((len(INPUTS), 3), "float32")), (INPUTS, TARGETS))
     with pytest.raises(ValueError, match=r"'wide' cannot be trained on.*targets are .*3\)"):
         short().fit([wide], 1, verbose=False)
+
+
+def test_masks_pass_recurrent_layers_with_dropout_in_transductive_evaluation():
+    rng = np.random.default_rng(0)
+    x = rng.integers(1, 9, size=(12, 6))
+    x[:, 4:] = 0  # padding
+    inputs = keras.Input((6,), dtype="int32")
+    hidden = keras.layers.Embedding(9, 4, mask_zero=True)(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.LSTM(3, dropout=0.5)(hidden)))
+    examples = x, x.sum(axis=1) % 2
+    trainer = leap_tf.MetaTrainer(
+        model,
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        "sgd",
+        steps_per_task=2,
+        evaluation=leap_tf.EvaluationConfig(transductive="both"),
+    )
+    (found,) = trainer.evaluate([leap_tf.ArrayTask("task", examples, examples)]).tasks
+    assert found.metrics["transductive_error"] == found.error  # there is no batch norm

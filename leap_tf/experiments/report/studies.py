@@ -150,7 +150,7 @@ def _trials(page, results, sweep):
         trials = dict(list(own.groupby(axes, sort=False))) if axes else {(): own}
         means = {key: of[[*MEASURES]].mean(skipna=False) for key, of in trials.items()}
         chosen = min((key for key in trials if means[key]["area"] >= 0), default=None,
-                     key=lambda key: means[key]["area"])  # fmt: skip
+                     key=lambda k: (trials[k]["diverged"].sum(), means[k]["area"]))  # fmt: skip
         for key, of in trials.items():
             areas = [of.loc[of["axis.heldout"] == name, "area"].mean() for name in held_out]
             cells = [f"{value:.1f}".replace("nan", "–") for value in (*areas, *means[key])]
