@@ -645,7 +645,7 @@ def test_the_screening_of_atari_games():
 def test_the_screening_of_flavours():
     lines = measured("flavour_screening")
     assert {(line["seed"], line["updates"]) for line in lines} == {(301, 600)}
-    rows = rows_of("docs/atari.md", "## Flavours")
+    rows = rows_of("docs/atari.md", "Screening of flavours with one seed")
     assert rows == [["factor over random play", *(factor(line) for line in lines)]]
 
 
