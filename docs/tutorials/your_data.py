@@ -37,7 +37,8 @@ def shop_data(shop, days=120):
 # Inputs should have similar scales in all tasks. If you normalize, use the statistics of the
 # examples to train on. Scaling that all tasks share belongs into the model, for example as an
 # adapted `keras.layers.Normalization`: it is saved with it. Repeat all other preparation when a new
-# task arrives. Tasks may differ in size: each makes `steps_per_task` gradient steps and counts alike.
+# task arrives. Tasks may differ in size: each makes `steps_per_task` gradient steps and counts
+# alike.
 
 
 # %%
@@ -85,9 +86,10 @@ table = table.assign(sales=sales, shop="shop 0")
 # ## Meta-train
 #
 # Any Keras model will do, with dense, convolutional, recurrent or other layers. Its weights are the
-# first initialization, so a pretrained model can be passed. Set `trainable` of layers before. `MetaTrainer` takes a model, a loss and an inner optimizer, which trains on each
-# task. `steps_per_task` is the number of gradient steps on a task. `meta_batch_size` is the number
-# of tasks in a *meta-step*, which is one update of the initialization.
+# first initialization, so a pretrained model can be passed. Set `trainable` of layers before.
+# `MetaTrainer` takes a model, a loss and an inner optimizer, which trains on each task.
+# `steps_per_task` is the number of gradient steps on a task. `meta_batch_size` is the number of
+# tasks in a *meta-step*, which is one update of the initialization.
 #
 # Every task starts from the initialization and from the optimizer's initial state. Optimizers
 # cannot be shared: give each trainer a new one.
@@ -213,8 +215,8 @@ print(comparison)
 # `trainer.model` has the learned initialization. Save it like any Keras model. `leap_tf.adapt`
 # loads the file, trains on the new task, and returns a compiled Keras model. Use the loss, the
 # optimizer and about the number of steps of meta-training. To choose fewer steps, evaluate
-# validation tasks with `EvaluationConfig(held_out_steps=[5, 10, 20])`. If a new shop has no held-out
-# examples, give `ArrayTask` those to train on as `test` too: `adapt` does not read them.
+# validation tasks with `EvaluationConfig(held_out_steps=[5, 10, 20])`. If a new shop has no
+# held-out examples, give `ArrayTask` those to train on as `test` too: `adapt` does not read them.
 # `trainer.adapt(new_shop)` does the same in the program that meta-trained.
 
 # %%

@@ -137,11 +137,9 @@ def _shared_evaluation(paths):
 def summarise(agents: Agents, target_score: float | None = None) -> dict:
     """Returns the figures of one game, for each kind of agent such as "fresh".
 
-    They are the `spread` of the area under the clipped reward, of the last quarter's reward and of
-    the score; each agent's frames to the target score if there is one; mean and standard error of
-    `reward_curves`; and the gain in area over fresh agents on the same starts. The values of a
-    spread are means of runs if there are several, otherwise the values of the run's agents. Rewards
-    are per 1000 steps of a copy.
+    They are the `spread` of area, last quarter and score, over runs if there are several, otherwise
+    over agents; `reward_curves`; the gain in area over fresh agents on the same starts; and each
+    agent's frames to the target score, if any. Rewards are per 1000 steps of a copy.
     """
     summary = {}
     for kind, of_kind in agents.items():
@@ -163,7 +161,6 @@ def summarise(agents: Agents, target_score: float | None = None) -> dict:
         if FRESH in agents and kind != FRESH:
             fresh = _areas(agents[FRESH][0])
             gains = [difference(_areas(run), fresh) for run in of_kind]
-            # The chance that matters is that of meta-training: one run of it settles nothing.
             several = {str(number): gain.mean for number, gain in enumerate(gains) if gain.values}
             gain = gains[0] if len(gains) == 1 else Estimate(several)
             figure["gain"] = spread(list(gain.values.values()))

@@ -221,8 +221,11 @@ class NumberedTask:
         self.number = number
         self.name = task.name
         self._task = task
-        targets = task.train[1] if isinstance(task, ArrayTask) and task.classes else None
-        if isinstance(targets, np.ndarray) and targets.dtype.kind in "iu":
+        if (
+            isinstance(task, ArrayTask)
+            and task.classes
+            and np.asarray(task.train[1]).dtype.kind in "iu"
+        ):
             check_labels(task, task.classes, -1)  # losses can ignore the label −1
 
     @property
