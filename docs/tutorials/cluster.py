@@ -92,9 +92,9 @@ _ = pathlib.Path("vibrations.gin").write_text(configuration)
 # %% [markdown]
 # ## On Ray
 #
-# This page does not start Ray; the project's tests do. With the packages of `requirements-cluster.txt`, one
-# flag runs the tasks of a meta-batch on Ray workers. A run is the same run on threads and on Ray,
-# to the bit, so you can start it on one and go on with the other:
+# This page does not start Ray; the project's tests do. With the packages of
+# `requirements-cluster.txt`, one flag runs the tasks of a meta-batch on Ray workers. A run is the
+# same run on threads and on Ray, to the bit, so you can start it on one and go on with the other:
 #
 # ```bash
 # leap-train --module=vibrations.py --gin_file=vibrations.gin --output_dir=runs/machines \
