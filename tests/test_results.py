@@ -649,6 +649,18 @@ def test_the_screening_of_flavours():
     assert rows == [["factor over random play", *(factor(line) for line in lines)]]
 
 
+def test_all_meta_steps_over_flavours_reached_their_bounds():
+    norms = {"leap_0": [], "reptile_0": []}
+    for line in measured("flavours_metrics"):
+        norms[line["run"]].append(line["meta_gradient_norm"])
+    assert all(len(of) == 15 for of in norms.values())
+    assert min(norms["leap_0"]) > 0.0449  # global_clipnorm is 0.045
+    least, most = min(norms["reptile_0"]), max(norms["reptile_0"])
+    sentence = f"displacements of {least:.2f} to {most:.2f} were multiplied by "
+    sentence += f"{1.1 / most:.1f} to {1.1 / least:.1f}"
+    assert sentence in " ".join((ROOT / "docs" / "atari.md").read_text().split())
+
+
 def test_the_sizes_of_meta_gradients():
     sizes = {
         (line["distance"], line["include_loss"], line["game"]): line["meta_gradient_norm"]
