@@ -154,7 +154,7 @@ def stop_batches(task: Task, seed: int, rule: StopRule) -> tf.data.Dataset:
 
     @tf.function
     def shuffled():
-        tf.random.set_seed(87654321)  # of this graph; else the order depends on the global seed
+        tf.random.set_seed(87654321)  # TensorFlow's default, for this graph; not the global seed
         return batches.shuffle(1024, seed=seed).repeat()
 
     return shuffled()
